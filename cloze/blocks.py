@@ -1,0 +1,153 @@
+"""Token ids -> examples of at most max_seq_length. No token is lost.
+
+Two ways to cut: ``Blocks`` runs documents together, ``Lines`` keeps lines apart. Both are sequences of examples
+``{"input_ids": int64 [length], "example": its number}``, and ``"word_starts": bool [length]`` where words are known.
+An example is cut out of the token file when it is asked for; nothing is copied or stored.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Template:
+    """The special tokens around an example, and the one between two documents, as BERT's [CLS] ... [SEP]."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    separator: tuple[int, ...]
+
+    def room(self, max_seq_length: int) -> int:
+        """Tokens of text that fit into an example."""
+        return max_seq_length - len(self.prefix) - len(self.suffix)
+
+    def example(self, pieces: list[np.ndarray], number: int) -> dict:
+        return {"input_ids": np.concatenate([self.prefix, *pieces, self.suffix]).astype(np.int64), "example": number}
+
+    def word_starts(self, pieces: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.ones(len(self.prefix)), *pieces, np.ones(len(self.suffix))]).astype(bool)
+
+
+class Blocks:
+    """Documents joined with a separator between them and cut every ``room`` tokens; the last block is short.
+
+    With room for 3 tokens and the separator 9, the documents [1 2] [3 4 5 6] become [1 2 9] [3 4 5] [6].
+
+    Args:
+        tokens: ids of the whole corpus, [total].
+        spans: where each document to use begins and ends in them, [documents, 2].
+        template: the special tokens.
+        max_seq_length: tokens in a block, special ones included.
+        word_starts: whether a word begins at each token, [total], or None.
+    """
+
+    def __init__(self, tokens, spans, template: Template, max_seq_length: int, word_starts=None):
+        self.tokens, self.spans, self.template, self.starts = tokens, spans, template, word_starts
+        self.room = template.room(max_seq_length)
+        self.separator = np.array(template.separator, dtype=np.int64)
+        # Where each document ends in the joined text, its separator counted; the last one has none.
+        self.ends = np.cumsum(spans[:, 1] - spans[:, 0] + len(self.separator))
+        self.total = int(self.ends[-1]) - len(self.separator)
+
+    def __len__(self) -> int:
+        return math.ceil(self.total / self.room)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each example, special ones included."""
+        lengths = np.full(len(self), self.room)
+        lengths[-1] = self.total - self.room * (len(self) - 1)
+        return lengths + len(self.template.prefix) + len(self.template.suffix)
+
+    def __getitem__(self, number: int) -> dict:
+        start, stop = number * self.room, min((number + 1) * self.room, self.total)
+        example = self.template.example(self.pieces(self.tokens, self.separator, start, stop), int(number))
+        if self.starts is not None:
+            separator_starts = np.ones(len(self.separator))
+            example["word_starts"] = self.template.word_starts(self.pieces(self.starts, separator_starts, start, stop))
+        return example
+
+    def pieces(self, values: np.ndarray, separator: np.ndarray, start: int, stop: int) -> list[np.ndarray]:
+        """What stands between ``start`` and ``stop`` of the joined text, document by document."""
+        found = []
+        document = int(np.searchsorted(self.ends, start, side="right"))
+        while start < stop:
+            first, last = self.spans[document]
+            length = last - first
+            offset = start - (self.ends[document] - length - len(separator))
+            taken = values[first + offset : min(first + offset + stop - start, last)]
+            rest = separator[max(offset - length, 0) :][: stop - start - len(taken)]
+            found += [taken, rest]
+            start += len(taken) + len(rest)
+            document += 1
+        return found
+
+
+class Lines:
+    """A line is an example; one that is longer than ``room`` is split into several, or cut off with ``truncate``.
+
+    With room for 3 tokens, the lines [1 2] [3 4 5 6] become [1 2] [3 4 5] [6]; truncated, [1 2] [3 4 5].
+    Arguments as those of Blocks, with lines for documents. Lines without a token are left out.
+    """
+
+    def __init__(self, tokens, spans, template: Template, max_seq_length: int, word_starts=None, truncate=False):
+        self.tokens, self.template, self.word_starts = tokens, template, word_starts
+        room = template.room(max_seq_length)
+        lengths = spans[:, 1] - spans[:, 0]
+        pieces = np.minimum(lengths, 1) if truncate else -(-lengths // room)
+        piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        self.begins = np.repeat(spans[:, 0], pieces) + piece * room
+        self.ends = np.minimum(self.begins + room, np.repeat(spans[:, 1], pieces))
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each example, special ones included."""
+        return self.ends - self.begins + len(self.template.prefix) + len(self.template.suffix)
+
+    def __getitem__(self, number: int) -> dict:
+        span = slice(self.begins[number], self.ends[number])
+        example = self.template.example([self.tokens[span]], int(number))
+        if self.word_starts is not None:
+            example["word_starts"] = self.template.word_starts([self.word_starts[span]])
+        return example
+
+
+def cut_stream(
+    documents: Iterable[list[tuple[np.ndarray, np.ndarray | None]]],
+    template: Template,
+    max_seq_length: int,
+    line_by_line: bool,
+    truncate: bool,
+) -> Iterator[dict]:
+    """The examples of ``Blocks`` or ``Lines`` in their order, from a stream of documents, in bounded memory.
+
+    A document is a list of units (lines, or the whole text), each the ids of its tokens and where words start.
+    """
+    number = 0
+    room = template.room(max_seq_length)
+    separator = np.array(template.separator, dtype=np.int64)
+    tokens, starts = np.empty(0, np.int64), np.empty(0, bool)
+    for position, document in enumerate(documents):
+        for ids, word_starts in document:
+            joint = separator if position and not line_by_line else separator[:0]
+            tokens = np.concatenate([tokens, joint, ids])
+            known = word_starts is not None
+            starts = np.concatenate([starts, np.ones(len(joint), bool), word_starts]) if known else None
+            while len(tokens) > room or (line_by_line and len(tokens)):
+                yield stream_example(template, tokens[:room], starts if starts is None else starts[:room], number)
+                number += 1
+                cut = len(tokens) if truncate else room
+                tokens, starts = tokens[cut:], starts if starts is None else starts[cut:]
+    if len(tokens):
+        yield stream_example(template, tokens, starts, number)
+
+
+def stream_example(template: Template, tokens: np.ndarray, starts: np.ndarray | None, number: int) -> dict:
+    example = template.example([tokens], number)
+    return example if starts is None else example | {"word_starts": template.word_starts([starts])}

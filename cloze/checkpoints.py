@@ -1,0 +1,116 @@
+"""Finding, pruning and making room for checkpoints."""
+
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+from cloze.arguments import TrainingArguments, UserError
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+
+
+def list_checkpoints(output_dir: str) -> dict[int, Path]:
+    """Checkpoints by step, ascending. Those without a trainer_state.json, written last, are incomplete and left out."""
+    found = {}
+    for path in Path(output_dir).glob("checkpoint-*"):
+        match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if match and (path / "trainer_state.json").is_file():
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Path | None:
+    """Check that output_dir can be written to, and find the checkpoint to go on from: what is there is not lost.
+
+    Args:
+        keep: the model to start from; it may not be overwritten.
+    """
+    output_dir = Path(training_args.output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        probe = output_dir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--output_dir {output_dir} cannot be written to ({error.strerror}): give a folder of yours"
+        ) from None
+    if not training_args.do_train:
+        return None
+    if keep is not None and Path(keep).is_dir() and output_dir.samefile(keep):
+        raise UserError(f"--output_dir {output_dir} is the model to start from: give another folder")
+    checkpoints = list_checkpoints(training_args.output_dir)
+    if training_args.overwrite_output_dir:
+        for path in checkpoints.values():
+            shutil.rmtree(path)
+        return None
+    asked = training_args.resume_from_checkpoint
+    if asked not in (None, "True", "true"):
+        if not (Path(asked) / "trainer_state.json").is_file():
+            raise UserError(f"--resume_from_checkpoint {asked} is no checkpoint: it has no trainer_state.json")
+        return Path(asked)
+    if checkpoints:
+        return list(checkpoints.values())[-1]
+    if asked is not None:
+        raise UserError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint-*: leave the flag out")
+    if any((output_dir / name).exists() for name in MODEL_FILES):
+        raise UserError(
+            f"--output_dir {output_dir} holds a model already and no checkpoint to go on from: "
+            "give another folder, or --overwrite_output_dir"
+        )
+    return None
+
+
+def prune(output_dir: str, keep: int | None, newest: int, best: int | None) -> None:
+    """Delete the oldest checkpoints of this run but ``keep``; never the newest or the best.
+
+    Ordered by step, not by time of change, which copying alters (huggingface/transformers#26961); checkpoints beyond
+    the newest step are of an earlier run, and none of our business (huggingface/transformers#37260).
+    """
+    if keep is None:
+        return
+    steps = {step: path for step, path in list_checkpoints(output_dir).items() if step <= newest}
+    protected = {newest, best} & set(steps)
+    spare = [step for step in steps if step not in protected]
+    for step in spare[: max(0, len(steps) - max(keep, len(protected)))]:
+        logger.info("Deleting %s, as save_total_limit is %d", steps[step], keep)
+        shutil.rmtree(steps[step])
+
+
+def check_disk(training_args: TrainingArguments, num_parameters: int, free: int | None = None) -> None:
+    """Compare the free disk with what the run will keep there: an error if not one checkpoint fits, else a warning.
+
+    A checkpoint has the weights and, for Adam, two more values a weight; the finished model has the weights again.
+
+    Args:
+        free: bytes to reckon with instead of those that are free in output_dir.
+    """
+    weights = 4 * num_parameters
+    checkpoint = weights * (1 if training_args.save_only_model else 3)
+    free = shutil.disk_usage(training_args.output_dir).free if free is None else free
+    if training_args.save_strategy == "no":
+        checkpoint = kept = 0
+    else:
+        # A new checkpoint is written before the oldest is deleted.
+        kept = (training_args.save_total_limit or 1) + 1
+    if free < checkpoint + weights:
+        raise UserError(
+            f"--output_dir {training_args.output_dir}: {gigabytes(free)} of disk are free, a checkpoint and the model "
+            f"take about {gigabytes(checkpoint + weights)}: make room, or use another disk"
+        )
+    if free < kept * checkpoint + weights:
+        logger.warning(
+            "DISK: about %s will be written to %s (%d checkpoints, model), %s are free: lower --save_total_limit",
+            gigabytes(kept * checkpoint + weights),
+            os.path.abspath(training_args.output_dir),
+            kept,
+            gigabytes(free),
+        )
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

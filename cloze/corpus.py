@@ -1,0 +1,309 @@
+"""Files, globs, folders, Hub names -> documents. A document is a list of lines; a row of a table is one line."""
+
+import csv
+import glob
+import gzip
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+import zstandard
+
+from cloze.arguments import DataTrainingArguments, ModelArguments, UserError
+
+logger = logging.getLogger(__name__)
+
+FORMATS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
+COMPRESSED = {".gz": gzip.open, ".zst": zstandard.open}
+
+
+@dataclass(frozen=True)
+class FileCorpus:
+    """Text files and tables on disk."""
+
+    files: tuple[Path, ...]
+    text_column: str | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.files[0]) if len(self.files) == 1 else f"{self.files[0]} and {len(self.files) - 1} more files"
+
+    @property
+    def identity(self) -> list:
+        """What a cache of this corpus depends on: every file's path, size and time of change, and the column."""
+        stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
+        return [stats, self.text_column]
+
+    def documents(self) -> Iterator[list[str]]:
+        for path in self.files:
+            reader = read_text if file_format(path) == ".txt" else read_table
+            yield from reader(path) if reader is read_text else reader(path, self.text_column)
+
+
+@dataclass(frozen=True)
+class HubCorpus:
+    """One split of a data set of the datasets library, in memory map or streamed."""
+
+    name: str
+    rows: datasets.Dataset | datasets.IterableDataset
+    text_column: str | None = None
+
+    @property
+    def identity(self) -> list:
+        return [self.rows._fingerprint, self.text_column]
+
+    def documents(self) -> Iterator[list[str]]:
+        column = None
+        for number, row in enumerate(self.rows):
+            column = column or choose_column(row, self.text_column, self.name)
+            yield from text_of(row, column, f"{self.name}, row {number}")
+
+
+Corpus = FileCorpus | HubCorpus
+
+
+def read_documents(corpus: Corpus) -> Iterator[list[str]]:
+    """The corpus's documents; UserError if there is not one."""
+    documents = corpus.documents()
+    first = next(documents, None)
+    if first is None:
+        raise UserError(f"{corpus.name} holds no text: it is empty, or all its lines are blank")
+    yield first
+    yield from documents
+
+
+def find_corpora(
+    data_args: DataTrainingArguments, model_args: ModelArguments, do_train: bool, do_eval: bool
+) -> tuple[Corpus | None, Corpus | None]:
+    """The training and the validation corpus. Without the latter, part of the former is to be held out."""
+    if data_args.dataset_name:
+        return load_hub(data_args, model_args, do_train, do_eval)
+    column = data_args.text_column
+    # Without --do_train the training text still matters: the documents held out of it are evaluated.
+    needs_train = data_args.train_file and (do_train or not data_args.validation_file)
+    train = FileCorpus(find_files(data_args.train_file, "--train_file"), column) if needs_train else None
+    needs_validation = data_args.validation_file and do_eval
+    validation = (
+        FileCorpus(find_files(data_args.validation_file, "--validation_file"), column) if needs_validation else None
+    )
+    return train, validation
+
+
+def find_files(patterns: Sequence[str], flag: str) -> tuple[Path, ...]:
+    """Files that the patterns name, in a fixed order, each once. A folder stands for the text and tables below it."""
+    found: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            matches = sorted(p for p in path.rglob("*") if p.is_file() and file_format(p) in FORMATS)
+            problem = f"folder {pattern} holds no {' '.join(FORMATS)} file (or .gz, .zst of one)"
+        elif path.exists():
+            matches, problem = [path], ""
+        else:
+            matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+            problem = f"{pattern} is not there: check the path (seen from {Path.cwd()})"
+        if not matches:
+            raise UserError(f"{flag}: {problem}")
+        found += matches
+    for path in found:
+        if file_format(path) not in FORMATS:
+            raise UserError(f"{flag}: {path} is not of a known format: {' '.join(FORMATS)}, or .gz, .zst of one")
+    return tuple(dict.fromkeys(found))
+
+
+def file_format(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+
+
+def open_binary(path: Path) -> io.BufferedIOBase:
+    return COMPRESSED.get(path.suffix, open)(path, "rb")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, with or without byte-order mark, each with its line feed."""
+    number = 0
+    try:
+        with open_binary(path) as file:
+            for number, line in enumerate(file, 1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield text.replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise UserError(
+            f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8: convert the file, as by iconv -t UTF-8"
+        ) from None
+    except (OSError, EOFError, zstandard.ZstdError) as error:
+        raise UserError(f"{path} cannot be read after line {number}: {error}") from None
+
+
+def read_text(path: Path) -> Iterator[list[str]]:
+    """Documents of a text file: blank lines separate them; where there are none, each line is one."""
+    paragraphs = has_blank_lines_between(path)
+    document: list[str] = []
+    for line in read_lines(path):
+        line = line.strip()
+        if line:
+            document.append(line)
+        if document and not (line and paragraphs):
+            yield document
+            document = []
+    if document:
+        yield document
+
+
+def has_blank_lines_between(path: Path) -> bool:
+    text_before = blank_before = False
+    for line in read_lines(path):
+        if not line.strip():
+            blank_before = text_before
+        elif blank_before:
+            return True
+        else:
+            text_before = True
+    return False
+
+
+def read_table(path: Path, text_column: str | None) -> Iterator[list[str]]:
+    """Documents of a table: the text of each row, rows without text left out."""
+    column = None
+    for where, row in read_rows(path):
+        column = column or choose_column(row, text_column, str(path))
+        yield from text_of(row, column, where)
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row, and where it stands."""
+    kind = file_format(path)
+    if kind in (".csv", ".tsv"):
+        return read_csv(path, "\t" if kind == ".tsv" else ",")
+    if kind == ".parquet":
+        return read_parquet(path)
+    if kind == ".json" and starts_with_bracket(path):
+        return read_json(path)
+    return read_json_lines(path)
+
+
+def read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(read_lines(path), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, None)
+        for row in filter(None, reader):
+            where = f"{path}, line {reader.line_num}"
+            if len(row) != len(header):
+                raise UserError(f"{where}: {len(row)} fields, but the header has {len(header)}: put text in quotes")
+            yield where, dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}: check the quotes around the text") from None
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(read_lines(path), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{where}: not JSON ({error.msg}): every line must be an object") from None
+            yield where, check_row(row, where)
+
+
+def starts_with_bracket(path: Path) -> bool:
+    return next((line.lstrip()[0] for line in read_lines(path) if line.strip()), "") == "["
+
+
+def read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        rows = json.loads("".join(read_lines(path)))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    for number, row in enumerate(rows):
+        yield f"{path}, row {number}", check_row(row, f"{path}, row {number}")
+
+
+def check_row(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f'{where}: not an object such as {{"text": "..."}}')
+    return row
+
+
+def read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    try:
+        with open_binary(path) as file:
+            # A parquet file is read from its end, which a compressed stream cannot do.
+            source = io.BytesIO(file.read()) if path.suffix in COMPRESSED else file
+            for batch in pyarrow.parquet.ParquetFile(source).iter_batches():
+                for row in batch.to_pylist():
+                    yield f"{path}, row {number}", row
+                    number += 1
+    except (OSError, EOFError, zstandard.ZstdError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as parquet: {error}") from None
+
+
+def choose_column(row: dict[str, Any], text_column: str | None, where: str) -> str:
+    """The column that holds the text: the one asked for, else `text`, else the only one with strings."""
+    columns = f"columns: {', '.join(map(str, row))}"
+    if text_column is not None:
+        if text_column not in row:
+            raise UserError(f"--text_column {text_column} is not in {where} ({columns})")
+        return text_column
+    if "text" in row:
+        return "text"
+    strings = [name for name, value in row.items() if isinstance(value, str)]
+    if len(strings) != 1:
+        raise UserError(f"{where}: which column holds the text? give --text_column NAME ({columns})")
+    return strings[0]
+
+
+def text_of(row: dict[str, Any], column: str, where: str) -> Iterator[list[str]]:
+    if column not in row:
+        raise UserError(f"{where}: no {column!r} (columns: {', '.join(row)})")
+    text = row[column]
+    if text is not None and not isinstance(text, str):
+        raise UserError(f"{where}: {column!r} holds {type(text).__name__}, not text: give --text_column NAME")
+    if text and text.strip():
+        yield [text.strip()]
+
+
+def load_hub(
+    data_args: DataTrainingArguments, model_args: ModelArguments, do_train: bool, do_eval: bool
+) -> tuple[Corpus | None, Corpus | None]:
+    name = data_args.dataset_name
+    try:
+        splits = datasets.load_dataset(
+            name,
+            data_args.dataset_config_name,
+            cache_dir=model_args.cache_dir,
+            token=model_args.token,
+            streaming=data_args.streaming,
+        )
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"--dataset_name {name} cannot be loaded: {str(error)[:300]}") from None
+    corpora = {split: HubCorpus(f"{name} ({split})", rows, data_args.text_column) for split, rows in splits.items()}
+    validation = corpora.get("validation") if do_eval else None
+    if "train" not in corpora and (do_train or validation is None):
+        raise UserError(f"--dataset_name {name} has no split named train (splits: {', '.join(corpora)})")
+    if data_args.streaming and do_eval and validation is None:
+        raise UserError(f"--dataset_name {name} has no validation split to evaluate on while streaming: drop --do_eval")
+    return corpora.get("train") if do_train or validation is None else None, validation
+
+
+def split_documents(num_documents: int, percentage: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the documents to train on and of those held out (at least one), each in ascending order."""
+    held_out = max(1, round(num_documents * percentage / 100))
+    if held_out >= num_documents:
+        raise UserError(
+            f"--validation_split_percentage {percentage} of {num_documents} documents leaves none to train on: "
+            "give --validation_file, or separate documents by blank lines"
+        )
+    order = rng.permutation(num_documents)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])

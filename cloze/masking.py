@@ -1,0 +1,115 @@
+"""Masks for masked language modelling (Devlin et al., 2018, section 3.1), reproducible example by example."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DataCollatorForLanguageModeling
+
+IGNORED = -100
+
+
+@dataclass
+class MaskingCollator(DataCollatorForLanguageModeling):
+    """Pads examples to a batch and masks it.
+
+    ``[{"input_ids": [2, 7, 8, 3], "example": 0, "epoch": 1}, ...]`` becomes ``{"input_ids", "attention_mask",
+    "labels"}``, int64 [batch, length], where labels are -100 but for the tokens to predict, as in
+    ``input_ids [[2, 4, 8, 3]]``, ``labels [[-100, 7, -100, -100]]``.
+
+    What differs from the parent: masks depend on (seed, epoch, example) alone, wherever the example is collated; an
+    example without an epoch, as in evaluation, has the same masks for ever, whatever the seed; random replacements are
+    never special tokens (huggingface/transformers#15342); whole words keep the shares of masked, random and unchanged
+    tokens, which the parent sets to 100 % masked, and take O(length) memory.
+    """
+
+    seed: int = 0
+    whole_words: bool = False
+    pad_to: int | None = None
+    ordinary_ids: np.ndarray = field(init=False, repr=False)
+    special: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        ids = np.array(sorted(self.tokenizer.get_vocab().values()))
+        self.special = np.isin(np.arange(ids[-1] + 1), self.tokenizer.all_special_ids)
+        self.ordinary_ids = ids[~self.special[ids]]
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        lengths = [len(example["input_ids"]) for example in examples]
+        longest = self.pad_to or max(lengths)
+        if self.pad_to_multiple_of:
+            longest = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        shape = (len(examples), longest)
+        input_ids = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        real = np.zeros(shape, dtype=bool)
+        word_starts = np.ones(shape, dtype=bool)
+        draws = np.zeros((3, *shape))
+        for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
+            input_ids[row, :length] = example["input_ids"]
+            real[row, :length] = True
+            rng = example_rng(self.seed, example.get("epoch"), example["example"])
+            draws[:, row, :length] = rng.random((3, length))
+            if self.whole_words:
+                word_starts[row, :length] = example["word_starts"]
+        input_ids, labels = mask_tokens(
+            input_ids,
+            real & ~self.special[input_ids],
+            draws,
+            self.mlm_probability,
+            self.mask_replace_prob,
+            self.random_replace_prob,
+            self.tokenizer.mask_token_id,
+            self.ordinary_ids,
+            word_starts if self.whole_words else None,
+        )
+        batch = {"input_ids": input_ids, "attention_mask": real.astype(np.int64), "labels": labels}
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def example_rng(seed: int, epoch: int | None, example: int) -> np.random.Generator:
+    """The generator of one example in one epoch; without an epoch, the one of its evaluation.
+
+    Philox is a counter-based generator (Salmon et al., 2011): any stream of it is reached at once.
+    """
+    key, stream = ((0, 0), 0) if epoch is None else ((seed, 1), epoch)
+    return np.random.Generator(np.random.Philox(key=key, counter=(0, example, stream, 0)))
+
+
+def mask_tokens(
+    input_ids: np.ndarray,
+    maskable: np.ndarray,
+    draws: np.ndarray,
+    mlm_probability: float,
+    mask_replace_prob: float,
+    random_replace_prob: float,
+    mask_id: int,
+    ordinary_ids: np.ndarray,
+    word_starts: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose tokens to predict, and replace most of them.
+
+    Args:
+        input_ids: int64 [batch, length].
+        maskable: bool [batch, length], false on padding and special tokens.
+        draws: uniform in [0, 1), [3, batch, length]: which tokens are chosen, what is done with them, random tokens.
+        mlm_probability: chance of a token, or of a word, to be chosen.
+        mask_replace_prob: of those, the share replaced by ``mask_id``.
+        random_replace_prob: of those, the share replaced by one of ``ordinary_ids``; the rest is left as it is.
+        word_starts: bool [batch, length], if whole words are to be chosen.
+
+    Returns:
+        The new ids and the labels, -100 where nothing is to be predicted, both int64 [batch, length].
+    """
+    choice, action, replacement = draws
+    if word_starts is not None:
+        # Every token of a word shares the draw of the word's first.
+        first = np.maximum.accumulate(np.where(word_starts, np.arange(input_ids.shape[1]), 0), axis=1)
+        choice = np.take_along_axis(choice, first, axis=1)
+    chosen = maskable & (choice < mlm_probability)
+    labels = np.where(chosen, input_ids, IGNORED)
+    masked = np.where(chosen & (action < mask_replace_prob), mask_id, input_ids)
+    randomised = chosen & (action >= mask_replace_prob) & (action < mask_replace_prob + random_replace_prob)
+    random_ids = ordinary_ids[(replacement * len(ordinary_ids)).astype(np.int64)]
+    return np.where(randomised, random_ids, masked), labels

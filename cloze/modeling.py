@@ -1,0 +1,167 @@
+"""Config and model, from a checkpoint or from scratch, and the checks that replace device-side asserts."""
+
+import difflib
+import logging
+
+import torch
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModelForMaskedLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from cloze.arguments import ModelArguments, UserError
+from cloze.tokenization import num_ids
+
+logger = logging.getLogger(__name__)
+
+# Where neither the model nor the tokenizer sets a limit, as upstream has it.
+LONGEST_BY_DEFAULT = 1024
+
+
+def load_config(model_args: ModelArguments) -> PretrainedConfig:
+    """The config of the checkpoint, or the default one of ``model_type`` with ``config_overrides``."""
+    name = model_args.config_name or model_args.model_name_or_path
+    if name is None:
+        config = new_config(model_args)
+    else:
+        flag = "--config_name" if model_args.config_name else "--model_name_or_path"
+        try:
+            config = AutoConfig.from_pretrained(name, **hub_arguments(model_args))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{flag} {name}: no model: give a folder with a config.json, or a name on the Hub ({str(error)[:150]})"
+            ) from None
+    own_code = getattr(config, "auto_map", {})
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING and "AutoModelForMaskedLM" not in own_code:
+        raise UserError(
+            f"{name or '--model_type'}: {config.model_type} has no masked-language-modelling head: use an encoder "
+            "such as bert, distilbert, roberta, electra, albert, modernbert or deberta-v2"
+        )
+    return config
+
+
+def hub_arguments(model_args: ModelArguments) -> dict:
+    return {
+        "cache_dir": model_args.cache_dir,
+        "revision": model_args.model_revision,
+        "token": model_args.token,
+        "trust_remote_code": model_args.trust_remote_code,
+    }
+
+
+def new_config(model_args: ModelArguments) -> PretrainedConfig:
+    if model_args.model_type not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(model_args.model_type, CONFIG_MAPPING.keys(), n=1)
+        hint = f"did you mean {close[0]}?" if close else "bert, distilbert, roberta, electra, ... are known"
+        raise UserError(f"--model_type {model_args.model_type} is not known: {hint}")
+    config = CONFIG_MAPPING[model_args.model_type]()
+    if model_args.config_overrides:
+        for name in (pair.partition("=")[0] for pair in model_args.config_overrides.split(",")):
+            if not hasattr(config, name):
+                close = difflib.get_close_matches(name, config.to_dict(), n=1)
+                hint = f": did you mean {close[0]}?" if close else ""
+                raise UserError(f"--config_overrides: {model_args.model_type} has no setting {name!r}{hint}")
+        try:
+            config.update_from_string(model_args.config_overrides)
+        except ValueError as error:
+            raise UserError(
+                f"--config_overrides {model_args.config_overrides}: {error}: write name=value,..."
+            ) from None
+    return config
+
+
+def fit_config(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a new model the tokenizer's vocabulary and special tokens."""
+    config.vocab_size = num_ids(tokenizer)
+    for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
+        if hasattr(config, f"{name}_token_id"):
+            setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+
+
+def check_model(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_seq_length: int | None, trust_remote_code: bool
+) -> int:
+    """Raise UserError for what would fail inside the model, and return the sequence length to use."""
+    name = type(tokenizer).__name__
+    if tokenizer.mask_token_id is None:
+        raise UserError(f"the tokenizer ({name}) has no mask token: use that of a masked language model")
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer ({name}) has no padding token: use that of a masked language model")
+    if num_ids(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {num_ids(tokenizer):,} tokens, the model's vocabulary {config.vocab_size:,}: "
+            "use the model's own tokenizer (leave out --tokenizer_name), or train from scratch with --model_type"
+        )
+    positions = count_positions(outline(config, trust_remote_code), config)
+    if max_seq_length is None:
+        return min(positions or LONGEST_BY_DEFAULT, tokenizer.model_max_length, LONGEST_BY_DEFAULT)
+    if positions and max_seq_length > positions:
+        raise UserError(
+            f"--max_seq_length {max_seq_length} is more than the model's {positions} positions: lower it"
+            + (", or raise max_position_embeddings in --config_overrides" if not config.name_or_path else "")
+        )
+    return max_seq_length
+
+
+def outline(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model without memory for its weights, to be looked at before anything is loaded."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForMaskedLM.from_config(config, trust_remote_code=trust_remote_code)
+    except (ValueError, TypeError, RuntimeError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(f"the config builds no {config.model_type} model: {error}: check --config_overrides") from None
+
+
+def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | None:
+    """How many tokens the model can tell apart by position, or None where it sets no limit.
+
+    RoBERTa and its kin number positions from padding_idx + 1, so that of 514 only 512 are of use
+    (huggingface/transformers#10832); it shows in the padding_idx of the embedding.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - unused
+    return getattr(config, "max_position_embeddings", None)
+
+
+def load_model(model_args: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
+    """The checkpoint's weights with a masked-LM head, or a new model. Says which weights are new."""
+    dtype = model_args.dtype if model_args.dtype == "auto" else getattr(torch, model_args.dtype)
+    if model_args.model_name_or_path is None:
+        logger.info("Training a new %s from scratch", config.model_type)
+        return AutoModelForMaskedLM.from_config(
+            config, dtype=None if dtype == "auto" else dtype, trust_remote_code=model_args.trust_remote_code
+        )
+    verbosity = transformers_logging.get_verbosity()
+    # Its table of missing and unexpected weights says less plainly what follows below.
+    transformers_logging.set_verbosity_error()
+    try:
+        model, loading = AutoModelForMaskedLM.from_pretrained(
+            model_args.model_name_or_path,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            **hub_arguments(model_args),
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--model_name_or_path {model_args.model_name_or_path}: the weights cannot be loaded: {str(error)[:300]}"
+        ) from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        logger.warning(
+            "NEW WEIGHTS: %s does not hold these, they start from random values and have to be trained: %s",
+            model_args.model_name_or_path,
+            ", ".join(missing),
+        )
+    return model

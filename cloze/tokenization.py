@@ -1,0 +1,186 @@
+"""Load a tokenizer, or train one from the corpus; text -> token ids."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from tokenizers import Tokenizer, trainers
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
+
+from cloze.arguments import ModelArguments, UserError
+from cloze.blocks import Template
+from cloze.corpus import Corpus, read_documents
+
+logger = logging.getLogger(__name__)
+
+WORDPIECE_TYPES = ("bert", "distilbert", "electra")
+BYTE_LEVEL_TYPES = ("roberta", "modernbert")
+# Kinds of tokenizer that say to which word a token belongs.
+WORD_MODELS = ("WordPiece", "BPE", "Unigram")
+
+# Text is handed to the tokenizer in portions of about this many characters.
+PORTION = 1_000_000
+
+
+def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that the arguments name, or None if one has to be trained."""
+    name = model_args.tokenizer_name or model_args.model_name_or_path
+    if name is None:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(
+            name,
+            cache_dir=model_args.cache_dir,
+            use_fast=model_args.use_fast_tokenizer,
+            revision=model_args.model_revision,
+            token=model_args.token,
+            trust_remote_code=model_args.trust_remote_code,
+        )
+    # Depending on what is wrong, transformers raises OSError to TypeError, and the tokenizers library bare Exception.
+    except Exception as error:
+        flag = "--tokenizer_name" if model_args.tokenizer_name else "--model_name_or_path"
+        raise UserError(
+            f"{flag} {name}: no tokenizer could be loaded ({str(error)[:200]}): give --tokenizer_name PATH"
+        ) from None
+
+
+def train_or_load_trained(corpus: Corpus, model_args: ModelArguments, cache: Path) -> PreTrainedTokenizerBase:
+    """Train a tokenizer of the kind that ``model_type`` uses, or take the one trained from the same text before."""
+    kind = model_args.model_type
+    if kind not in WORDPIECE_TYPES + BYTE_LEVEL_TYPES:
+        raise UserError(
+            f"--model_type {kind}: give --tokenizer_name PATH; tokenizers are trained here for "
+            f"{', '.join(WORDPIECE_TYPES)} (WordPiece) and {', '.join(BYTE_LEVEL_TYPES)} (byte-level BPE)"
+        )
+    key = hash_of(["tokenizer", corpus.identity, kind, model_args.vocab_size, model_args.do_lower_case])
+    path = cache / f"tokenizer-{key}"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            train = train_wordpiece if kind in WORDPIECE_TYPES else train_byte_level
+            tokenizer = train(corpus, model_args.vocab_size, model_args.do_lower_case)
+            tokenizer.save_pretrained(f"{path}.partial")
+            os.replace(f"{path}.partial", path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    logger.info("Tokenizer: %s, %s tokens, trained on %s", type(tokenizer).__name__, f"{len(tokenizer):,}", corpus.name)
+    return tokenizer
+
+
+def train_wordpiece(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
+    """BERT's tokenizer. Accents are kept, even in lower case: in many languages they tell words apart."""
+    backend: Tokenizer = BertTokenizer(do_lower_case=lower_case, strip_accents=False).backend_tokenizer
+    special = list(backend.get_added_tokens_decoder().values())
+    # The trainer numbers characters inside words in the order of a hash map, which differs from run to run and then
+    # decides between merges of equal count. Given beforehand in a fixed order, they make training reproducible.
+    alphabet: set[str] = set()
+    for text in texts_of(corpus):
+        alphabet.update(backend.normalizer.normalize_str(text))
+    continuing = [f"##{character}" for character in sorted(alphabet) if not character.isspace()]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=[str(token) for token in special] + continuing, show_progress=False
+    )
+    backend.train_from_iterator(texts_of(corpus), trainer)
+    vocabulary = backend.get_vocab(with_added_tokens=False)
+    return BertTokenizer(vocab=vocabulary, do_lower_case=lower_case, strip_accents=False)
+
+
+def train_byte_level(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
+    """RoBERTa's tokenizer; ModernBERT's is of the same kind."""
+    if lower_case:
+        raise UserError("--do_lower_case is for WordPiece tokenizers (bert, distilbert, electra): drop it")
+    return RobertaTokenizer().train_new_from_iterator(
+        texts_of(corpus), vocab_size=max(vocab_size, 300), show_progress=False
+    )
+
+
+def texts_of(corpus: Corpus) -> Iterator[str]:
+    return ("\n".join(document) for document in read_documents(corpus))
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
+    """Which special tokens the tokenizer puts around a text."""
+    text = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    start = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)
+    separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    return Template(
+        prefix=tuple(whole[:start]),
+        suffix=tuple(whole[start + len(text) :]),
+        separator=() if separator is None else (separator,),
+    )
+
+
+def check_whole_words(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError for a tokenizer that does not say where words begin."""
+    name = type(tokenizer).__name__
+    if not tokenizer.is_fast:
+        raise UserError(f"--whole_word_mask: {name} is a slow tokenizer: use a fast one, or drop the flag")
+    backend = tokenizer.backend_tokenizer
+    kind = type(backend.model).__name__
+    if kind not in WORD_MODELS or backend.pre_tokenizer is None:
+        raise UserError(f"--whole_word_mask: {name} ({kind}) does not say where words begin: drop the flag")
+
+
+def encode(
+    documents: Iterable[Sequence[str]], tokenizer: PreTrainedTokenizerBase, with_words: bool
+) -> Iterator[list[tuple[np.ndarray, np.ndarray | None]]]:
+    """Each document's units as (ids [tokens], whether a word starts there [tokens] or None), without special tokens."""
+    encode_texts = encode_fast if tokenizer.is_fast else encode_slow
+    for portion in portions(documents):
+        encoded = iter(encode_texts(list(chain.from_iterable(portion)), tokenizer, with_words))
+        for document in portion:
+            yield list(islice(encoded, len(document)))
+
+
+def portions(documents: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+    portion, characters = [], 0
+    for document in documents:
+        portion.append(document)
+        characters += sum(map(len, document))
+        if characters >= PORTION:
+            yield portion
+            portion, characters = [], 0
+    if portion:
+        yield portion
+
+
+def encode_fast(texts: list[str], tokenizer, with_words: bool) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    # A tokenizer.json may come with truncation and padding switched on.
+    backend.no_truncation()
+    backend.no_padding()
+    # encode_batch_fast does not track words.
+    encode_batch = backend.encode_batch if with_words else backend.encode_batch_fast
+    for encoding in encode_batch(texts, add_special_tokens=False):
+        words = np.array(encoding.word_ids, dtype=float) if with_words else None
+        yield np.array(encoding.ids, np.int64), words if words is None else np.diff(words, prepend=-1) != 0
+
+
+def encode_slow(texts: list[str], tokenizer, with_words: bool) -> Iterator[tuple[np.ndarray, None]]:
+    assert not with_words, "check_whole_words refuses slow tokenizers"
+    for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
+        yield np.array(ids, np.int64), None
+
+
+def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Rows that an embedding needs for the tokenizer's ids; more than ``len(tokenizer)`` where ids have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Changes whenever the tokenizer would give other ids."""
+    if not tokenizer.is_fast:
+        return hash_of([type(tokenizer).__name__, tokenizer.get_vocab(), repr(tokenizer.init_kwargs)])
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return hash_of(backend.to_str())
+
+
+def hash_of(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

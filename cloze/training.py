@@ -1,0 +1,111 @@
+"""The Trainer with a loss per masked token of the whole step, and the run: resume, train, evaluate, save."""
+
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import Trainer
+
+from cloze import checkpoints
+from cloze.arguments import UserError
+from cloze.batching import EpochSampler
+from cloze.metrics import masked_lm_loss, masked_lm_sums, perplexity, summarise
+
+
+class MaskedLMTrainer(Trainer):
+    """Trainer whose loss and evaluation count masked tokens."""
+
+    # The loss below is normalised over the whole step, so that the Trainer must not divide it by the micro-batches.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, compute_metrics=summarise, **kwargs)
+        # Lets the Trainer count the labels of the whole step; up to transformers 5.17 it stands for the above, too.
+        self.model_accepts_loss_kwargs = True
+        self.real_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
+        self.evaluation_seconds = 0.0
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        # Under DataParallel the count comes once for each device.
+        num_items = num_items_in_batch.max()
+        loss = masked_lm_loss(outputs.logits, labels, num_items, self.args.label_smoothing_factor)
+        if self.args.average_tokens_across_devices:
+            # The count is that of all processes, whose gradients are then averaged.
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Sums instead of logits; no loss, as the Trainer would average it over batches (transformers#39241)."""
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.pop("labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            sums, counts = masked_lm_sums(model(**inputs).logits, labels)
+        return None, sums, counts
+
+    def evaluate(self, *args, **kwargs):
+        start = time.monotonic()
+        metrics = super().evaluate(*args, **kwargs)
+        if not metrics["eval_masked_tokens"]:
+            raise UserError("not one token of the validation set is masked: it is too small, give more text")
+        self.evaluation_seconds += time.monotonic() - start
+        return metrics
+
+    def get_batch_samples(self, *args, **kwargs):
+        samples, num_items = super().get_batch_samples(*args, **kwargs)
+        for batch in samples:
+            self.real_tokens += batch["attention_mask"].sum()
+        return samples, num_items
+
+    def _get_train_sampler(self, train_dataset=None):
+        if not hasattr(self.train_dataset, "lengths"):
+            return None
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return EpochSampler(self.train_dataset.lengths, self.args.train_sampling_strategy, batch_size, seed)
+
+    def _save_checkpoint(self, model, trial):
+        # The Trainer's own pruning goes by time of change (transformers#26961): it is switched off, and ours is used.
+        keep, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = keep
+        if self.args.should_save:
+            checkpoints.prune(self.args.output_dir, keep, self.state.global_step, self.state.best_global_step)
+
+    def create_model_card(self, *args, **kwargs):
+        """Nothing: the run writes its own, with the metrics, and before anything is pushed."""
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def run(trainer: MaskedLMTrainer, checkpoint: Path | None) -> dict[str, float]:
+    """Train and evaluate as the trainer's arguments say, save the model and upstream's files, return all metrics."""
+    args, metrics = trainer.args, {}
+    if args.do_train:
+        checkpoints.check_disk(args, count_parameters(trainer.model))
+        # The metrics of the model as it was show what training brought; a resumed run has them in its state.
+        args.eval_on_start = args.do_eval and checkpoint is None
+        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.save_model()
+        seconds = max(result.metrics["train_runtime"] - trainer.evaluation_seconds, 1e-9)
+        tokens = int(trainer.accelerator.reduce(trainer.real_tokens))
+        metrics |= result.metrics | {"train_tokens": tokens, "train_tokens_per_second": round(tokens / seconds, 1)}
+        if hasattr(trainer.train_dataset, "__len__"):
+            metrics["train_samples"] = len(trainer.train_dataset)
+        trainer.save_metrics("train", metrics)
+    if args.do_eval:
+        evaluation = trainer.evaluate()
+        evaluation["perplexity"] = perplexity(evaluation["eval_loss"])
+        if hasattr(trainer.eval_dataset, "__len__"):
+            evaluation["eval_samples"] = len(trainer.eval_dataset)
+        trainer.save_metrics("eval", evaluation)
+        metrics |= evaluation
+    if args.do_train:
+        trainer.save_state()
+    return metrics

@@ -1,0 +1,113 @@
+#!/usr/bin/env python
+"""Masked language modelling: adapt a checkpoint to one's own text, or train a new model from scratch.
+
+On a GPU:
+
+    python run_mlm.py --model_name_or_path bert-base-uncased --train_file corpus.txt --do_train --do_eval --bf16 \
+        --output_dir out
+
+On two CPU cores, in minutes, without a network:
+
+    python run_mlm.py recipes/quickstart/mlm.yaml
+
+The first argument may be a recipe, a YAML file of the flags; flags behind it win. ``--help`` lists them.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import datasets
+import numpy as np
+from transformers import set_seed
+
+from cloze import report
+from cloze.arguments import DataTrainingArguments, ModelArguments, TrainingArguments
+from cloze.checkpoints import prepare_output_dir
+from cloze.commandline import run_script, write_recipe
+from cloze.corpus import find_corpora
+from cloze.examples import make_examples
+from cloze.masking import MaskingCollator
+from cloze.modeling import check_model, fit_config, load_config, load_model
+from cloze.tokenization import load_tokenizer, train_or_load_trained
+from cloze.training import MaskedLMTrainer, run
+
+logger = logging.getLogger("cloze.run_mlm")
+
+
+def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:
+    set_seed(training_args.seed)
+    if data_args.preprocessing_num_workers:
+        os.environ["RAYON_NUM_THREADS"] = str(data_args.preprocessing_num_workers)
+    cache = Path(model_args.cache_dir or datasets.config.HF_DATASETS_CACHE) / "cloze"
+
+    # Where to go on from, and the text
+    checkpoint = prepare_output_dir(training_args, keep=model_args.model_name_or_path)
+    train_corpus, validation_corpus = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
+
+    # Config and tokenizer
+    config = load_config(model_args)
+    tokenizer = load_tokenizer(model_args)
+    if tokenizer is None:
+        tokenizer = train_or_load_trained(train_corpus or validation_corpus, model_args, cache)
+    if model_args.model_name_or_path is None:
+        fit_config(config, tokenizer)
+    max_seq_length = check_model(config, tokenizer, data_args.max_seq_length, model_args.trust_remote_code)
+
+    # Examples
+    sets = make_examples(
+        train_corpus,
+        validation_corpus,
+        tokenizer,
+        data_args,
+        max_seq_length,
+        cache,
+        seed=training_args.seed if training_args.data_seed is None else training_args.data_seed,
+        do_train=training_args.do_train,
+        do_eval=training_args.do_eval,
+    )
+
+    # Model
+    model = load_model(model_args, config)
+    logger.info("Model: %s, %.1f million parameters", type(model).__name__, model.num_parameters() / 1e6)
+
+    # Masks are drawn while batches are made, anew each epoch
+    half_precision = training_args.fp16 or training_args.bf16
+    collator = MaskingCollator(
+        tokenizer,
+        mlm_probability=data_args.mlm_probability,
+        mask_replace_prob=data_args.mask_replace_prob,
+        random_replace_prob=data_args.random_replace_prob,
+        whole_words=data_args.whole_word_mask,
+        pad_to=max_seq_length if data_args.pad_to_max_length else None,
+        pad_to_multiple_of=8 if half_precision else None,
+        seed=training_args.seed,
+    )
+
+    # Train and evaluate
+    trainer = MaskedLMTrainer(
+        model=model,
+        args=training_args,
+        data_collator=collator,
+        train_dataset=sets.train,
+        eval_dataset=sets.validation,
+        processing_class=tokenizer,
+    )
+    if trainer.is_world_process_zero():
+        write_recipe(Path(training_args.output_dir) / "recipe.yaml", model_args, data_args, training_args)
+    metrics = run(trainer, checkpoint)
+
+    # What a reader wants to know
+    if trainer.is_world_process_zero():
+        lines = report.summarise_run(trainer.state.log_history, metrics, sets.facts, training_args.output_dir)
+        filled = report.fill_in(model, tokenizer, sets.validation or sets.train, 5, np.random.default_rng(0))
+        report.show(lines, filled)
+        if training_args.do_train:
+            card = Path(training_args.output_dir) / "README.md"
+            report.write_model_card(card, lines, filled, model_args, data_args, training_args, model)
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset=data_args.dataset_name)
+
+
+if __name__ == "__main__":
+    run_script(main)
