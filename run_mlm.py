@@ -20,6 +20,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 from transformers import set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from cloze import report
 from cloze.arguments import DataTrainingArguments, ModelArguments, TrainingArguments
@@ -29,7 +30,7 @@ from cloze.corpus import find_corpora
 from cloze.examples import make_examples
 from cloze.masking import MaskingCollator
 from cloze.modeling import check_model, fit_config, load_config, load_model
-from cloze.tokenization import load_tokenizer, train_or_load_trained
+from cloze.tokenization import load_tokenizer, train_tokenizer
 from cloze.training import MaskedLMTrainer, run
 
 logger = logging.getLogger("cloze.run_mlm")
@@ -37,6 +38,10 @@ logger = logging.getLogger("cloze.run_mlm")
 
 def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:
     set_seed(training_args.seed)
+    if not training_args.should_log:
+        logging.getLogger("cloze").setLevel(logging.ERROR)
+    if training_args.disable_tqdm:
+        disable_progress_bar()
     if data_args.preprocessing_num_workers:
         os.environ["RAYON_NUM_THREADS"] = str(data_args.preprocessing_num_workers)
     cache = Path(model_args.cache_dir or datasets.config.HF_DATASETS_CACHE) / "cloze"
@@ -47,9 +52,16 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
 
     # Config and tokenizer
     config = load_config(model_args)
-    tokenizer = load_tokenizer(model_args)
+    tokenizer = load_tokenizer(model_args, checkpoint)
     if tokenizer is None:
-        tokenizer = train_or_load_trained(train_corpus or validation_corpus, model_args, cache)
+        tokenizer = train_tokenizer(
+            train_corpus or validation_corpus,
+            config.model_type,
+            model_args.vocab_size,
+            model_args.do_lower_case,
+            cache,
+            data_args.overwrite_cache,
+        )
     if model_args.model_name_or_path is None:
         fit_config(config, tokenizer)
     max_seq_length = check_model(config, tokenizer, data_args.max_seq_length, model_args.trust_remote_code)
@@ -69,10 +81,12 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
 
     # Model
     model = load_model(model_args, config)
-    logger.info("Model: %s, %.1f million parameters", type(model).__name__, model.num_parameters() / 1e6)
+    origin = model_args.model_name_or_path or "scratch"
+    model_fact = f"{type(model).__name__}, {model.num_parameters() / 1e6:.1f} million parameters, from {origin}"
+    logger.info("Model: %s", model_fact)
 
     # Masks are drawn while batches are made, anew each epoch
-    half_precision = training_args.fp16 or training_args.bf16
+    multiple_of_8 = (training_args.fp16 or training_args.bf16) and max_seq_length % 8 == 0
     collator = MaskingCollator(
         tokenizer,
         mlm_probability=data_args.mlm_probability,
@@ -80,7 +94,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
         random_replace_prob=data_args.random_replace_prob,
         whole_words=data_args.whole_word_mask,
         pad_to=max_seq_length if data_args.pad_to_max_length else None,
-        pad_to_multiple_of=8 if half_precision else None,
+        pad_to_multiple_of=8 if multiple_of_8 else None,
         seed=training_args.seed,
     )
 
@@ -99,8 +113,9 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
 
     # What a reader wants to know
     if trainer.is_world_process_zero():
-        lines = report.summarise_run(trainer.state.log_history, metrics, sets.facts, training_args.output_dir)
-        filled = report.fill_in(model, tokenizer, sets.validation or sets.train, 5, np.random.default_rng(0))
+        facts = {"model": model_fact, **sets.facts}
+        lines = report.summarise_run(trainer.state.log_history, metrics, facts, training_args.output_dir)
+        filled = report.fill_in(model, tokenizer, sets.shown, 5, np.random.default_rng(0))
         report.show(lines, filled)
         if training_args.do_train:
             card = Path(training_args.output_dir) / "README.md"

@@ -4,6 +4,7 @@ import sys
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
+import torch
 import transformers
 
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
@@ -139,6 +140,9 @@ class TrainingArguments(transformers.TrainingArguments):
         super().__post_init__()
         # The collator needs the example's number, which no model's forward takes.
         self.remove_unused_columns = False
+        # Every process reads its own part of a stream; dispatched from the first one, masks would not differ.
+        self.accelerator_config.dispatch_batches = False
+        self.dataloader_pin_memory &= torch.accelerator.is_available()
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} is less than 1")

@@ -81,12 +81,15 @@ def prune(output_dir: str, keep: int | None, newest: int, best: int | None) -> N
         shutil.rmtree(steps[step])
 
 
-def check_disk(training_args: TrainingArguments, num_parameters: int, free: int | None = None) -> None:
+def check_disk(
+    training_args: TrainingArguments, keep: int | None, num_parameters: int, free: int | None = None
+) -> None:
     """Compare the free disk with what the run will keep there: an error if not one checkpoint fits, else a warning.
 
     A checkpoint has the weights and, for Adam, two more values a weight; the finished model has the weights again.
 
     Args:
+        keep: checkpoints kept at a time.
         free: bytes to reckon with instead of those that are free in output_dir.
     """
     weights = 4 * num_parameters
@@ -96,7 +99,7 @@ def check_disk(training_args: TrainingArguments, num_parameters: int, free: int 
         checkpoint = kept = 0
     else:
         # A new checkpoint is written before the oldest is deleted.
-        kept = (training_args.save_total_limit or 1) + 1
+        kept = (keep or 1) + 1
     if free < checkpoint + weights:
         raise UserError(
             f"--output_dir {training_args.output_dir}: {gigabytes(free)} of disk are free, a checkpoint and the model "

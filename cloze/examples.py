@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,18 @@ logger = logging.getLogger(__name__)
 # Above this, "words" are sentences of a script without spaces, which the tokenizer cannot tell apart.
 MOST_TOKENS_A_WORD = 5
 
+SHOWN = 50
+
 
 @dataclass
 class ExampleSets:
-    """Either set is None if it is not asked for. ``facts`` say what they are made of, for reports."""
+    """Either set is None if it is not asked for. ``facts`` say what they are made of; ``shown`` are a few to look at,
+    of the validation set if there is one."""
 
     train: EpochExamples | StreamedExamples | None = None
     validation: Subset | StreamedExamples | None = None
     facts: dict[str, str] = field(default_factory=dict)
+    shown: list[dict] = field(default_factory=list)
 
 
 def make_examples(
@@ -71,16 +76,18 @@ def make_examples(
         sets.train = EpochExamples(examples, data_args.max_train_samples)
         sets.facts["training text"] = describe(train, prepared, training_documents)
         sets.facts["training examples"] = describe_examples(sets.train.lengths, data_args, max_seq_length)
-        report_example(tokenizer, examples[0])
+        sets.shown = [examples[number] for number in range(min(SHOWN, len(sets.train)))]
     if do_eval:
         source, documents = (prepared, held_out) if validation is None else (tokenize(validation), None)
         examples = cut(source, documents)
-        count = min(len(examples), data_args.max_eval_samples or len(examples))
-        sets.validation = Subset(examples, range(count))
-        sets.facts["validation text"] = describe(validation or train, source, documents)
-        sets.facts["validation examples"] = describe_examples(examples.lengths[:count], data_args, max_seq_length)
+        sets.validation = Subset(examples, range(len(examples))[: data_args.max_eval_samples])
+        lengths = examples.lengths[: data_args.max_eval_samples]
+        sets.facts["held-out text"] = describe(validation or train, source, documents)
+        sets.facts["held-out examples"] = describe_examples(lengths, data_args, max_seq_length)
+        sets.shown = [examples[number] for number in range(min(SHOWN, len(lengths)))]
     for name, fact in sets.facts.items():
         logger.info("%s: %s", name.capitalize(), fact)
+    logger.info("An example: %s", tokenizer.decode(sets.shown[0]["input_ids"])[:300])
     return sets
 
 
@@ -114,14 +121,16 @@ def stream_examples(
         return cut_stream(encoded, template, max_seq_length, data_args.line_by_line, data_args.truncate_long_lines)
 
     sets = ExampleSets()
-    for name, corpus in (("training", train), ("validation", validation)):
+    for name, corpus in (("training", train), ("held-out", validation)):
         if corpus is not None:
             # Read now, so that text that cannot be read is found before the model is loaded.
-            first = next(stream(corpus), None)
-            if first is None:
+            sets.shown = list(islice(stream(corpus), SHOWN))
+            if not sets.shown:
                 raise UserError(f"{corpus.name}: the tokenizer finds no token in the text: is it the right one?")
-            report_example(tokenizer, first)
             sets.facts[f"{name} text"] = f"{corpus.name}, streamed"
+            logger.info(
+                "%s text, for example: %s", name.capitalize(), tokenizer.decode(sets.shown[0]["input_ids"])[:300]
+            )
     if train is not None:
         sets.train = StreamedExamples(partial(stream, train), seed, data_args.max_train_samples)
     if validation is not None:
@@ -141,7 +150,3 @@ def describe(corpus: Corpus, prepared: TokenizedCorpus, documents: np.ndarray | 
 def describe_examples(lengths: np.ndarray, data_args: DataTrainingArguments, max_seq_length: int) -> str:
     kind = "lines" if data_args.line_by_line else "blocks"
     return f"{len(lengths):,} {kind} of up to {max_seq_length} tokens, {lengths.mean():.0f} on average"
-
-
-def report_example(tokenizer: PreTrainedTokenizerBase, example: dict) -> None:
-    logger.info("An example: %s", tokenizer.decode(example["input_ids"])[:300])

@@ -136,7 +136,6 @@ def load_model(model_args: ModelArguments, config: PretrainedConfig) -> PreTrain
     """The checkpoint's weights with a masked-LM head, or a new model. Says which weights are new."""
     dtype = model_args.dtype if model_args.dtype == "auto" else getattr(torch, model_args.dtype)
     if model_args.model_name_or_path is None:
-        logger.info("Training a new %s from scratch", config.model_type)
         return AutoModelForMaskedLM.from_config(
             config, dtype=None if dtype == "auto" else dtype, trust_remote_code=model_args.trust_remote_code
         )

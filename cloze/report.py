@@ -38,19 +38,23 @@ def summarise_run(history: Sequence[dict], metrics: dict, facts: dict[str, str],
             after = tuple(f"{old}, {new} after" for old, new in zip(change, after, strict=True))
         lines["masked perplexity"], lines["masked accuracy"] = after
     if "train_runtime" in metrics:
-        lines["model"] = output_dir
+        lines["saved in"] = output_dir
     return lines
 
 
 @torch.no_grad()
 def fill_in(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples, count: int, rng: np.random.Generator
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[dict],
+    count: int,
+    rng: np.random.Generator,
 ) -> list[str]:
     """Words of the text hidden one by one, each with the model's three best guesses and the true word."""
     model.eval()
     lines = []
     for number in rng.permutation(len(examples)):
-        ids = examples[int(number)]["input_ids"]
+        ids = examples[number]["input_ids"]
         words = [i for i, token in enumerate(ids) if is_word(tokenizer, int(token))]
         if not words:
             continue

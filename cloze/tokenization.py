@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -28,9 +29,9 @@ WORD_MODELS = ("WordPiece", "BPE", "Unigram")
 PORTION = 1_000_000
 
 
-def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that the arguments name, or None if one has to be trained."""
-    name = model_args.tokenizer_name or model_args.model_name_or_path
+def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that the arguments name, or that of the checkpoint to go on from, or None: train one."""
+    name = model_args.tokenizer_name or model_args.model_name_or_path or checkpoint
     if name is None:
         return None
     try:
@@ -50,22 +51,24 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase | None
         ) from None
 
 
-def train_or_load_trained(corpus: Corpus, model_args: ModelArguments, cache: Path) -> PreTrainedTokenizerBase:
+def train_tokenizer(
+    corpus: Corpus, model_type: str, vocab_size: int, lower_case: bool, cache: Path, overwrite: bool
+) -> PreTrainedTokenizerBase:
     """Train a tokenizer of the kind that ``model_type`` uses, or take the one trained from the same text before."""
-    kind = model_args.model_type
-    if kind not in WORDPIECE_TYPES + BYTE_LEVEL_TYPES:
+    if model_type not in WORDPIECE_TYPES + BYTE_LEVEL_TYPES:
         raise UserError(
-            f"--model_type {kind}: give --tokenizer_name PATH; tokenizers are trained here for "
+            f"a new {model_type} needs --tokenizer_name PATH; tokenizers are trained here for "
             f"{', '.join(WORDPIECE_TYPES)} (WordPiece) and {', '.join(BYTE_LEVEL_TYPES)} (byte-level BPE)"
         )
-    key = hash_of(["tokenizer", corpus.identity, kind, model_args.vocab_size, model_args.do_lower_case])
-    path = cache / f"tokenizer-{key}"
+    train = train_wordpiece if model_type in WORDPIECE_TYPES else train_byte_level
+    path = cache / f"tokenizer-{hash_of([train.__name__, corpus.identity, vocab_size, lower_case])}"
+    cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        if not path.exists():
-            train = train_wordpiece if kind in WORDPIECE_TYPES else train_byte_level
-            tokenizer = train(corpus, model_args.vocab_size, model_args.do_lower_case)
-            tokenizer.save_pretrained(f"{path}.partial")
-            os.replace(f"{path}.partial", path)
+        if overwrite or not path.exists():
+            partial = Path(f"{path}.partial")
+            train(corpus, vocab_size, lower_case).save_pretrained(partial)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(partial, path)
     tokenizer = AutoTokenizer.from_pretrained(path)
     logger.info("Tokenizer: %s, %s tokens, trained on %s", type(tokenizer).__name__, f"{len(tokenizer):,}", corpus.name)
     return tokenizer

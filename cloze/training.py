@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import Trainer
 
 from cloze import checkpoints
@@ -23,6 +22,8 @@ class MaskedLMTrainer(Trainer):
         super().__init__(*args, compute_metrics=summarise, **kwargs)
         # Lets the Trainer count the labels of the whole step; up to transformers 5.17 it stands for the above, too.
         self.model_accepts_loss_kwargs = True
+        # The Trainer prunes by time of change (transformers#26961), and at the end even the newest: ours is used.
+        self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.real_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.evaluation_seconds = 0.0
 
@@ -67,28 +68,20 @@ class MaskedLMTrainer(Trainer):
         return EpochSampler(self.train_dataset.lengths, self.args.train_sampling_strategy, batch_size, seed)
 
     def _save_checkpoint(self, model, trial):
-        # The Trainer's own pruning goes by time of change (transformers#26961): it is switched off, and ours is used.
-        keep, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = keep
+        super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            checkpoints.prune(self.args.output_dir, keep, self.state.global_step, self.state.best_global_step)
+            newest, best = self.state.global_step, self.state.best_global_step
+            checkpoints.prune(self.args.output_dir, self.save_total_limit, newest, best)
 
     def create_model_card(self, *args, **kwargs):
         """Nothing: the run writes its own, with the metrics, and before anything is pushed."""
-
-
-def count_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def run(trainer: MaskedLMTrainer, checkpoint: Path | None) -> dict[str, float]:
     """Train and evaluate as the trainer's arguments say, save the model and upstream's files, return all metrics."""
     args, metrics = trainer.args, {}
     if args.do_train:
-        checkpoints.check_disk(args, count_parameters(trainer.model))
+        checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
         # The metrics of the model as it was show what training brought; a resumed run has them in its state.
         args.eval_on_start = args.do_eval and checkpoint is None
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
