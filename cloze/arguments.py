@@ -1,8 +1,7 @@
 """The scripts' settings as dataclasses, and the checks that need nothing but the settings."""
 
 import sys
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 import transformers
@@ -131,10 +130,10 @@ class TrainingArguments(transformers.TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start afresh: the checkpoints in output_dir are removed."}
     )
+    # What was asked for, before transformers derives other settings from it.
+    asked: dict = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
-        # What was asked for, before transformers derives other settings from it: this goes into recipe.yaml.
-        self.asked = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != default_of(f)}
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
         super().__post_init__()
@@ -150,10 +149,6 @@ class TrainingArguments(transformers.TrainingArguments):
             raise UserError(f"--save_total_limit {self.save_total_limit} is less than 1: use --save_strategy no")
         if self.train_sampling_strategy == "batch_rebalance":
             raise UserError("--train_sampling_strategy batch_rebalance is for other losses: use group_by_length")
-
-
-def default_of(setting: Field) -> Any:
-    return setting.default if setting.default_factory is MISSING else setting.default_factory()
 
 
 def check_together(data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:

@@ -69,8 +69,9 @@ class Parser(HfArgumentParser):
 
 def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
     """Call ``main(model_args, data_args, training_args)``; a UserError becomes one line on stderr and exit code 2."""
-    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)
-    logging.getLogger("cloze").setLevel(logging.INFO)
+    log = logging.getLogger("cloze")
+    log.setLevel(logging.INFO)
+    log.handlers = [logging.StreamHandler(sys.stdout)]
     try:
         main(*parse(sys.argv[1:] if argv is None else argv))
     except UserError as error:
@@ -81,6 +82,7 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataTrainingArguments, TrainingArguments]:
     """Resolve ``[RECIPE] --flag value ...`` into dataclasses, values coerced by the fields' types."""
     parser = Parser((ModelArguments, DataTrainingArguments, TrainingArguments))
+    defaults = vars(parser.parse_args([]))
     argv, recipe_argv = list(argv), []
     if argv and not argv[0].startswith("-"):
         recipe = argv.pop(0)
@@ -99,6 +101,9 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataTrainingArguments, T
         # transformers checks its own settings, and says in the message which flag is wrong.
         raise UserError(f"{error}") from None
     model_args, data_args, training_args = arguments
+    names = [f.name for f in dataclasses.fields(training_args) if f.init]
+    asked = {name: getattr(namespace, name) for name in names}
+    training_args.asked = {name: value for name, value in asked.items() if value != defaults[name]}
     check_reporting(training_args.report_to)
     check_together(data_args, training_args)
     return model_args, data_args, training_args
@@ -174,7 +179,8 @@ def update_flag(argument: str, *values: str) -> list[str]:
 
 def known_settings(parser: HfArgumentParser) -> dict[str, type]:
     """Every setting's name and declared type."""
-    return {name: hint for dtype in parser.dataclass_types for name, hint in typing.get_type_hints(dtype).items()}
+    hints = [(dtype, typing.get_type_hints(dtype)) for dtype in parser.dataclass_types]
+    return {f.name: types[f.name] for dtype, types in hints for f in dataclasses.fields(dtype) if f.init}
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import logging
-import string
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,7 +67,7 @@ def fill_in(
         guesses = [f"{tokenizer.decode([token]).strip()} {share:.0%}" for token, share in pairs]
         hidden_special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
         text = tokenizer.decode([token for token in window if token not in hidden_special])
-        lines.append(f"{text.strip()}\n    {', '.join(guesses)}   (the text has: {truth})")
+        lines.append(f"{text.strip().removeprefix('##')}\n    {', '.join(guesses)}   (the text has: {truth})")
         if len(lines) == count:
             break
     return lines
@@ -76,7 +75,8 @@ def fill_in(
 
 def is_word(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
     text = tokenizer.decode([token]).strip()
-    return token not in tokenizer.all_special_ids and len(text) > 3 and not set(text) & set(string.punctuation)
+    # In scripts with an alphabet the shortest words tell little.
+    return token not in tokenizer.all_special_ids and text.isalpha() and (len(text) > 3 or not text.isascii())
 
 
 def show(lines: dict[str, str], filled: Sequence[str]) -> None:
@@ -101,8 +101,8 @@ def write_model_card(
         metadata["base_model"] = model_args.model_name_or_path
     origin = model_args.model_name_or_path or f"a new {model.config.model_type}"
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch", "datasets"))
-    rows = "\n".join(f"| {name} | {text} |" for name, text in lines.items())
-    words = "\n".join(f"- {line.replace(chr(10), '<br>')}" for line in filled)
+    rows = "\n".join(f"| {name} | {text} |" for name, text in lines.items() if name != "saved in")
+    words = "\n\n".join(filled)
     path.write_text(
         f"""---
 {yaml.safe_dump(metadata, sort_keys=False)}---

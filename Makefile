@@ -1,0 +1,23 @@
+PYTHON ?= python3
+
+.PHONY: quickstart test lint
+
+# Trains a small BERT from scratch on the bundled sample: two CPU cores, minutes, no network once installed.
+quickstart: .venv/installed
+	.venv/bin/python run_mlm.py recipes/quickstart/mlm.yaml
+
+test: .venv/installed-test
+	.venv/bin/python -m pytest
+
+lint: .venv/installed-test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+.venv/installed: requirements.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q -r requirements.txt
+	touch $@
+
+.venv/installed-test: .venv/installed requirements-test.txt
+	.venv/bin/python -m pip install -q -r requirements-test.txt
+	touch $@

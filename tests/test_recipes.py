@@ -1,0 +1,53 @@
+"""Every recipe is parsed, documented, and run for two steps with a tiny model of its family."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import FAMILIES, SAMPLE
+
+from cloze.commandline import parse
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+MLM = sorted(path.relative_to(RECIPES) for path in RECIPES.glob("*/mlm.yaml"))
+SMALL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(RECIPES.parent)
+
+
+@pytest.mark.parametrize("recipe", MLM, ids=str)
+def test_recipe_trains_a_tiny_model_of_its_family(recipe, checkpoint, run_mlm_script, tmp_path):
+    model_args, _, _ = parse([f"recipes/{recipe}"])
+    if model_args.model_type:
+        model = ("--config_overrides", SMALL, "--vocab_size", 300)
+    else:
+        family = next(family for family in sorted(FAMILIES) if model_args.model_name_or_path.startswith(family))
+        model = ("--model_name_or_path", checkpoint(family))
+    code, _, errors = run_mlm_script(
+        f"recipes/{recipe}", *model, "--train_file", SAMPLE, "--max_seq_length", 32, "--max_steps", 2,
+        "--gradient_accumulation_steps", 2, "--dataloader_num_workers", 0, "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("recipe", MLM, ids=str)
+def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
+    text = (RECIPES / recipe).read_text()
+    assert re.findall(r"^# (model|data|trainer)\b", text, re.M) == ["model", "data", "trainer"]
+    settings = yaml.safe_load(text)
+    batch, accumulation = settings["per_device_train_batch_size"], settings.get("gradient_accumulation_steps", 1)
+    tokens = batch * accumulation * settings["max_seq_length"]
+    factors = re.search(r"# trainer: (.*) tokens a step", text)[1]
+    assert int(factors.replace(",", "").split(" = ")[-1]) == tokens
+    assert factors.startswith(f"{batch} blocks")
+
+
+def test_the_table_of_recipes_lists_them_all():
+    table = (RECIPES / "README.md").read_text()
+    listed = set(re.findall(r"`([\w-]+/[\w-]+\.yaml)`", table))
+    assert listed == {str(path.relative_to(RECIPES)) for path in RECIPES.glob("*/*.yaml")}
