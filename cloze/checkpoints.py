@@ -34,7 +34,7 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Pa
         output_dir.mkdir(parents=True, exist_ok=True)
         probe = output_dir / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have been faster
     except OSError as error:
         raise UserError(
             f"--output_dir {output_dir} cannot be written to ({error.strerror}): give a folder of yours"
@@ -45,8 +45,9 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Pa
         raise UserError(f"--output_dir {output_dir} is the model to start from: give another folder")
     checkpoints = list_checkpoints(training_args.output_dir)
     if training_args.overwrite_output_dir:
-        for path in checkpoints.values():
-            shutil.rmtree(path)
+        if training_args.process_index == 0:
+            for path in checkpoints.values():
+                shutil.rmtree(path)
         return None
     asked = training_args.resume_from_checkpoint
     if asked not in (None, "True", "true"):

@@ -1,172 +1,324 @@
 """What a user can get wrong ends in one line that names the culprit and the cure, with exit code 2 and no traceback."""
 
 import gzip
+import shlex
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
 from pathlib import Path
+
+import pytest
+import zstandard
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForMaskedLM, EsmConfig, EsmTokenizer, GPT2Config, PreTrainedTokenizerFast
 
 import run_mlm
 
-SCRIPT = Path(run_mlm.__file__)
+LONG = b"a text that is longer than the part that is left of it\n" * 99
 
-# Cases run in a folder of these files, of links to tiny checkpoints (bert, roberta), and of what the fixture adds.
+# The cases run in a folder of these files and of the models that ``workplace`` adds.
 FILES = {
-    "words.txt": "The moon is far.\nThe sun is farther.\nThe stars are farther still.\n",
-    "one.txt": "A single line, thus a single document.\n",
-    "empty.txt": "",
-    "blank.txt": "\n \n\t\n\r\n",
-    "notes.docx": "not text",
-    "latin1.txt": "one\ntwo\nd\xe9j\xe0 vu\n".encode("latin-1"),
-    "pictures/cat.png": "not text",
-    "books.csv": "title,author\nEmma,Austen\n",
-    "empty.csv": "text,author\n",
-    "comma.csv": "text,year\nEmma,1815\nWar, and Peace,1869\n",
-    "quote.csv": 'text,year\nEmma,1815\n"Ulysses,1922\n',
-    "broken.jsonl": '{"text": "good"}\n{"text": "bad\n',
-    "bare.jsonl": '{"text": "good"}\n"bad"\n',
-    "numbers.json": '[{"text": "good"}, {"text": 42}]',
-    "broken.json": '[{"text": "good"},\n {"text": }]',
-    "broken.txt.gz": gzip.compress(b"a long text that ends too early " * 9)[:-20],
-    "broken.txt.zst": "not zstandard",
-    "broken.parquet": "not parquet",
-    "hub/train.jsonl": '{"title": "Emma", "author": "Austen"}\n',
-    "good.yaml": "model_name_or_path: bert\ndo_train: true\ntrain_file: words.txt\n",
-    "recipe.txt": "do_train: true\n",
-    "unknown.yaml": "lerning_rate: 1e-4\n",
-    "list.yaml": "- do_train\n- do_eval\n",
-    "python.yaml": "seed: !!python/object/apply:os.system ['touch executed']\n",
-    "syntax.yaml": "do_train: true\noutput_dir: [out\nseed: 1\n",
-    "syntax.json": '{"do_train": true,\n "seed": }\n',
-    "number.yaml": "learning_rate: fast\n",
-    "null.yaml": "learning_rate: null\n",
+    "words.txt": b"The moon is far.\nThe sun is farther.\nThe stars are farther still.\n",
+    "one.txt": b"A single line, thus a single document.\n",
+    "empty.txt": b"",
+    "blank.txt": b"\n \n\t\n\r\n",
+    "notes.docx": b"not text",
+    "pictures/cat.png": b"not text",
+    "latin1.txt": b"one\ntwo\nd\xe9j\xe0 vu\n",
+    "latin1.csv": b"text\nd\xe9j\xe0 vu\n",
+    "no.txt.gz": b"not gzip",
+    "cut.txt.gz": gzip.compress(LONG)[:-20],
+    "no.txt.zst": b"not zstandard",
+    "cut.txt.zst": zstandard.compress(LONG)[:-20],
+    "books.csv": b"title,author\nEmma,Austen\n",
+    "header.csv": b"text,author\n",
+    "comma.csv": b"text,year\nEmma,1815\nWar, and Peace,1869\n",
+    "quote.csv": b'text,year\nEmma,1815\n"Ulysses,1922\n',
+    "broken.jsonl": b'{"text": "good"}\n{"text": "bad\n',
+    "bare.jsonl": b'{"text": "good"}\n"bad"\n',
+    "gap.jsonl": b'{"text": "good"}\n{"title": "bad"}\n',
+    "broken.json": b'[{"text": "good"},\n {"text": }]',
+    "numbers.json": b'[{"text": "good"}, {"text": 42}]',
+    "broken.parquet": b"not parquet",
+    "hub/train.jsonl": b'{"title": "Emma", "author": "Austen"}\n',
+    "good.yaml": b"train_file: words.txt\n",
+    "recipe.txt": b"do_train: true\n",
+    "unknown.yaml": b"lerning_rate: 1e-4\n",
+    "list.yaml": b"- do_train\n- do_eval\n",
+    "python.yaml": b"do_train: true\nseed: !!python/object/apply:os.mkdir [executed]\n",
+    "syntax.yaml": b"do_train: true\noutput_dir: [out\nseed: 1\n",
+    "syntax.json": b'{"do_train": true,\n "seed": }\n',
+    "number.yaml": b"learning_rate: fast\n",
+    "null.yaml": b"learning_rate: null\n",
+    "taken/config.json": b"{}",
 }
 
-MODEL = "--model_name_or_path bert"
-TRAIN = f"{MODEL} --do_train --train_file words.txt"
-READ = f"{MODEL} --do_train --train_file"
-SCRATCH = "--model_type bert --tokenizer_name bert --do_train --train_file words.txt"
+Case = namedtuple("Case", "name argv culprit cure")
 
-CASES = {
-    # Text
-    "file missing": (f"{READ} nowhere.txt", "--train_file: nowhere.txt is not there", "check the path"),
-    "validation file missing": (f"{TRAIN} --do_eval --validation_file nowhere.txt", "--validation_file", "check the path"),
-    "file empty": (f"{READ} empty.txt", "empty.txt holds no text", "it is empty"),
-    "only blank lines": (f"{READ} blank.txt", "blank.txt holds no text", "lines are blank"),
-    "folder without text": (f"{READ} pictures", "folder pictures holds no", ".txt .csv .tsv"),
-    "glob without matches": (f"{READ} shards/*.txt", "shards/*.txt is not there", "check the path"),
-    "wrong extension": (f"{READ} notes.docx", "notes.docx is not of a known format", ".txt .csv .tsv"),
-    "not UTF-8": (f"{READ} latin1.txt", "latin1.txt, line 3: byte 0xe9", "iconv"),
-    "broken gzip": (f"{READ} broken.txt.gz", "broken.txt.gz cannot be read", "xx"),
-    "broken zstandard": (f"{READ} broken.txt.zst", "broken.txt.zst cannot be read", "xx"),
+# Behind these flags, which are right, stand those of a case; a flag given twice has its last value.
+RIGHT = "--model_name_or_path bert --train_file words.txt --do_train "
+MISTAKES = [
+    # Files
+    Case("file missing", "--train_file nowhere.txt", "--train_file: nowhere.txt is not there", "check the path"),
+    Case("validation missing", "--do_eval --validation_file nowhere.txt", "--validation_file: nowhere.txt", "check"),
+    Case("file name empty", "--train_file ''", "--train_file", "give"),
+    Case("file empty", "--train_file empty.txt", "empty.txt holds no text", "it is empty"),
+    Case("blank lines only", "--train_file blank.txt", "blank.txt holds no text", "its lines are blank"),
+    Case("folder without text", "--train_file pictures", "folder pictures holds no", ".txt .csv .tsv .json .jsonl"),
+    Case("glob without match", "--train_file shards/*.txt", "shards/*.txt is not there", "check the path"),
+    Case("format unknown", "--train_file one.txt notes.docx", "notes.docx is not of a known format", ".txt .csv .tsv"),
+    Case("not UTF-8", "--train_file latin1.txt", "latin1.txt, line 3: byte 0xe9 is not UTF-8", "iconv"),
+    Case("csv not UTF-8", "--train_file latin1.csv", "latin1.csv, line 2: byte 0xe9 is not UTF-8", "iconv"),
+    Case("no gzip", "--train_file no.txt.gz", "no.txt.gz cannot be read after line 0: Not a gzip", "again"),
+    Case("gzip cut off", "--train_file cut.txt.gz", "cut.txt.gz cannot be read", "again"),
+    Case("no zstandard", "--train_file no.txt.zst", "no.txt.zst cannot be read", "again"),
+    Case("zstandard cut off", "--train_file cut.txt.zst", "cut.txt.zst cannot be read", "again"),
+    Case("no parquet", "--train_file broken.parquet", "broken.parquet cannot be read as parquet", "again"),
     # Tables
-    "csv without the column": (f"{READ} books.csv --text_column body", "--text_column body", "columns: title, author"),
-    "csv with two columns of text": (f"{READ} books.csv", "books.csv", "give --text_column NAME (columns: title, author)"),
-    "csv without rows": (f"{READ} empty.csv", "empty.csv holds no text", "it is empty"),
-    "csv row with too many fields": (f"{READ} comma.csv", "comma.csv, line 3: 3 fields", "put text in quotes"),
-    "csv quote not closed": (f"{READ} quote.csv", "quote.csv, line 3", "check the quotes"),
-    "jsonl line broken": (f"{READ} broken.jsonl", "broken.jsonl, line 2: not JSON", "every line must be an object"),
-    "jsonl line no object": (f"{READ} bare.jsonl", "bare.jsonl, line 2: not an object", '{"text": "..."}'),
-    "json broken": (f"{READ} broken.json", "broken.json, line 2: not JSON", "xx"),
-    "json text no string": (f"{READ} numbers.json", "numbers.json, row 1: 'text' holds int", "give --text_column NAME"),
-    "broken parquet": (f"{READ} broken.parquet", "broken.parquet cannot be read as parquet", "xx"),
-    # Data sets
-    "data set and file": (f"{TRAIN} --dataset_name hub", "--dataset_name and --train_file", "give one of them"),
-    "data set missing": (f"{MODEL} --do_train --dataset_name nowhere", "--dataset_name nowhere cannot be loaded", "xx"),
-    "data set with two columns of text": (f"{MODEL} --do_train --dataset_name hub", "hub (train)", "--text_column NAME (columns: title, author)"),
-    "streaming without steps": (f"{TRAIN} --streaming", "--streaming", "give --max_steps N"),
-    "streaming holds nothing out": (f"{TRAIN} --streaming --max_steps 1 --do_eval", "--streaming cannot hold", "give --validation_file"),
-    "streamed data set holds nothing out": (f"{MODEL} --do_train --do_eval --dataset_name hub --streaming --max_steps 1", "no validation split", "drop --do_eval"),
-    # Recipes
-    "recipe missing": ("nowhere.yaml", "recipe nowhere.yaml is not there", "give the path"),
-    "recipe with wrong suffix": ("recipe.txt", "recipe.txt is not a recipe", ".yaml, .yml or .json"),
-    "recipe with unknown key": ("unknown.yaml", "unknown.yaml: unknown setting 'lerning_rate'", "did you mean learning_rate?"),
-    "recipe no mapping": ("list.yaml", "list.yaml holds no mapping", "`flag: value` lines"),
-    "recipe with Python in it": ("python.yaml", "python.yaml, line 1", "`flag: value` lines"),
-    "recipe with wrong YAML": ("syntax.yaml", "syntax.yaml, line 3", "`flag: value` lines"),
-    "recipe with wrong JSON": ("syntax.json", "syntax.json, line 2", "`flag: value` lines"),
-    "recipe with bad number": ("number.yaml", "number.yaml: --learning_rate", "invalid float value: 'fast'"),
-    "recipe with null": ("null.yaml", "null.yaml: learning_rate is empty", "give it a value, or leave the line out"),
-    "recipe not first": (f"--do_eval {MODEL} good.yaml", "good.yaml", "xx"),
+    Case("column missing", "--train_file books.csv --text_column body", "--text_column body", "columns: title, author"),
+    Case("two columns", "--train_file books.csv", "books.csv", "give --text_column NAME (columns: title, author)"),
+    Case("no rows", "--train_file header.csv", "header.csv holds no text", "it is empty"),
+    Case("too many fields", "--train_file comma.csv", "comma.csv, line 3: 3 fields", "put text in quotes"),
+    Case("quote left open", "--train_file quote.csv", "quote.csv, line 3", "check the quotes"),
+    Case("jsonl broken", "--train_file broken.jsonl", "broken.jsonl, line 2: not JSON", "every line must be an object"),
+    Case("jsonl without object", "--train_file bare.jsonl", "bare.jsonl, line 2: not an object", '{"text": "..."}'),
+    Case("jsonl with a gap", "--train_file gap.jsonl", "gap.jsonl, line 2: no 'text'", "columns: title"),
+    Case("json broken", "--train_file broken.json", "broken.json, line 2: not JSON", "array of objects"),
+    Case("text no string", "--train_file numbers.json", "numbers.json, row 1: 'text' holds int", "--text_column NAME"),
+    # Data
+    Case("data set and file", "--dataset_name hub", "--dataset_name and --train_file", "give one of them"),
+    Case("stream without steps", "--streaming", "--streaming", "give --max_steps N"),
+    Case(
+        "stream not split", "--streaming --max_steps 1 --do_eval", "--streaming cannot hold", "give --validation_file"
+    ),
+    Case("nothing left", "--train_file one.txt --do_eval", "of 1 documents leaves none", "give --validation_file"),
+    Case("0 % held out", "--validation_split_percentage 0", "--validation_split_percentage 0", "within 0 and 100"),
+    Case("all held out", "--validation_split_percentage 100", "--validation_split_percentage 100", "within 0 and 100"),
+    Case("no training samples", "--max_train_samples 0", "--max_train_samples 0", "leave it out"),
+    Case("no evaluation samples", "--max_eval_samples 0", "--max_eval_samples 0", "leave it out"),
+    Case("cut lines of blocks", "--truncate_long_lines", "--truncate_long_lines", "goes with --line_by_line"),
+    # Masks
+    Case("nothing masked", "--mlm_probability 0", "--mlm_probability 0.0", "within 0 and 1"),
+    Case("more than all masked", "--mlm_probability 1.5", "--mlm_probability 1.5", "within 0 and 1"),
+    Case("negative share", "--mask_replace_prob -1", "--mask_replace_prob -1.0", "between 0 and 1"),
+    Case("shares above 1", "--random_replace_prob 0.3", "--random_replace_prob add up to more than 1", "lower one"),
+    Case(
+        "whole words, slow tokenizer",
+        "--model_name_or_path esm --whole_word_mask",
+        "--whole_word_mask: EsmTokenizer is a slow tokenizer",
+        "drop the flag",
+    ),
     # Flags
-    "flag misspelt": (f"{READ} words.txt --trainfile x", "unknown argument --trainfile", "did you mean --train_file?"),
-    "flag like no other": (f"{TRAIN} --xyzzy", "unknown argument --xyzzy", "--help lists the flags"),
-    "bad number": (f"{TRAIN} --learning_rate fast", "--learning_rate", "invalid float value: 'fast'"),
-    "bad optimizer": (f"{TRAIN} --optim adamm", "--optim: invalid choice: 'adamm'", "adamw_torch"),
-    "bad precision": (f"{TRAIN} --dtype float8", "--dtype: invalid choice: 'float8'", "bfloat16"),
-    "nothing to do": (MODEL, "nothing to do", "--do_train, --do_eval"),
-    "nothing to train on": (f"{MODEL} --do_train", "--do_train without text", "--train_file FILE or --dataset_name NAME"),
-    "nothing to evaluate on": (f"{MODEL} --do_eval", "--do_eval without text", "--validation_file FILE or --dataset_name NAME"),
-    "sequences too short": (f"{TRAIN} --max_seq_length 7", "--max_seq_length 7", "give 8 or more"),
-    "nothing masked": (f"{TRAIN} --mlm_probability 0", "--mlm_probability 0.0", "within 0 and 1"),
-    "more than all masked": (f"{TRAIN} --mlm_probability 1.5", "--mlm_probability 1.5", "within 0 and 1"),
-    "share above 1": (f"{TRAIN} --mask_replace_prob 2", "--mask_replace_prob 2.0", "between 0 and 1"),
-    "shares above 1": (f"{TRAIN} --mask_replace_prob 0.8 --random_replace_prob 0.3", "--random_replace_prob add up to more than 1", "lower one"),
-    "truncation without lines": (f"{TRAIN} --truncate_long_lines", "--truncate_long_lines", "--line_by_line"),
-    "no training samples": (f"{TRAIN} --max_train_samples 0", "--max_train_samples 0", "leave it out"),
-    "no evaluation samples": (f"{TRAIN} --max_eval_samples 0", "--max_eval_samples 0", "leave it out"),
-    "split that leaves nothing": (f"{READ} one.txt --do_eval", "of 1 documents leaves none", "give --validation_file"),
-    "split of 0 %": (f"{TRAIN} --do_eval --validation_split_percentage 0", "--validation_split_percentage 0", "within 0 and 100"),
-    "split of 100 %": (f"{TRAIN} --do_eval --validation_split_percentage 100", "--validation_split_percentage 100", "within 0 and 100"),
-    "no checkpoint kept": (f"{TRAIN} --save_total_limit 0", "--save_total_limit 0", "--save_strategy no"),
-    "empty batches": (f"{TRAIN} --per_device_train_batch_size 0", "--per_device_train_batch_size 0", "less than 1"),
-    "no accumulation": (f"{TRAIN} --gradient_accumulation_steps 0", "--gradient_accumulation_steps 0", "less than 1"),
-    "tracker not installed": (f"{TRAIN} --report_to wandb", "--report_to wandb", "pip install wandb"),
-    "best model without evaluation": (f"{TRAIN} --load_best_model_at_end", "load_best_model_at_end", "strategy"),
-    "negative seed": (f"{TRAIN} --seed -1", "--seed -1", "xx"),
-    "half precision without GPU": (f"{TRAIN} --fp16", "fp16", "xx"),
-    "negative workers": (f"{TRAIN} --dataloader_num_workers -1", "xx", "xx"),
-    "cache_dir a file": (f"{TRAIN} --cache_dir words.txt", "--cache_dir words.txt", "xx"),
-    "no train file": (f"{READ} '' ", "--train_file", "xx"),
-    "no model path": ("--model_name_or_path '' --do_train --train_file words.txt", "--model_name_or_path", "xx"),
-    "push offline": (f"{TRAIN} --push_to_hub", "--push", "xx"),
-    "bnb": (f"{TRAIN} --optim adamw_bnb_8bit", "--push", "xx"),
-    "best metric": (f"{TRAIN} --load_best_model_at_end --eval_strategy epoch --save_strategy epoch --metric_for_best_model fun", "--push", "xx"),
-    "eval_steps 0": (f"{TRAIN} --eval_strategy steps --eval_steps 0 --max_steps 1", "--push", "xx"),
-    "save_steps 0": (f"{TRAIN} --save_steps 0 --max_steps 1", "--push", "xx"),
-    "epochs 0": (f"{TRAIN} --num_train_epochs 0", "--push", "xx"),
-    "epochs neg": (f"{TRAIN} --num_train_epochs -1", "--push", "xx"),
-    "lr neg": (f"{TRAIN} --learning_rate -1 --max_steps 1", "--push", "xx"),
-    "smooth": (f"{TRAIN} --label_smoothing_factor 3 --max_steps 1", "--push", "xx"),
-    "deepspeed": (f"{TRAIN} --deepspeed nowhere.json --max_steps 1", "--push", "xx"),
-    "fsdp": (f"{TRAIN} --fsdp full_shard --max_steps 1", "--push", "xx"),
-    "lrkw": (f"{TRAIN} --lr_scheduler_kwargs {{a:1}} --max_steps 1", "--push", "xx"),
-    "lrkw2": (f"{TRAIN} --lr_scheduler_kwargs {{\"a\":1}} --max_steps 1", "--push", "xx"),
-    "optim args": (f"{TRAIN} --optim_args beta --max_steps 1", "--push", "xx"),
-    "optim target": (f"{TRAIN} --optim galore_adamw --max_steps 1", "--push", "xx"),
-    "compile": (f"{TRAIN} --torch_compile_backend foo --max_steps 1", "--push", "xx"),
-    "liger": (f"{TRAIN} --use_liger_kernel --max_steps 1", "--push", "xx"),
-    "neftune": (f"{TRAIN} --neftune_noise_alpha 5 --max_steps 1", "--push", "xx"),
-    "ddp": (f"{TRAIN} --ddp_backend foo --max_steps 1", "--push", "xx"),
-    "persist": (f"{TRAIN} --dataloader_persistent_workers --max_steps 1", "--push", "xx"),
-    "save best": (f"{TRAIN} --save_strategy best --max_steps 1", "--push", "xx"),
-    "auto find": (f"{TRAIN} --auto_find_batch_size --max_steps 1", "--push", "xx"),
-    "config hidden_act": (f"{SCRATCH} --config_overrides hidden_act=gellu", "hidden_act", "xx"),
+    Case("flag misspelt", "--trainfile words.txt", "unknown argument --trainfile", "did you mean --train_file?"),
+    Case("flag like no other", "--xyzzy", "unknown argument --xyzzy", "--help lists the flags"),
+    Case("recipe not first", "--seed 1 good.yaml", "good.yaml", "first"),
+    Case("no number", "--learning_rate fast", "--learning_rate", "invalid float value: 'fast'"),
+    Case("no such optimizer", "--optim adamm", "--optim: invalid choice: 'adamm'", "'adamw_torch'"),
+    Case("no such precision", "--dtype float8", "--dtype: invalid choice: 'float8'", "'bfloat16'"),
+    Case("no dict", "--lr_scheduler_kwargs {min_lr:0}", "--lr_scheduler_kwargs", "double quotes"),
+    Case("empty batches", "--per_device_train_batch_size 0", "--per_device_train_batch_size 0", "less than 1"),
+    Case("no accumulation", "--gradient_accumulation_steps 0", "--gradient_accumulation_steps 0", "less than 1"),
+    Case("no checkpoint kept", "--save_total_limit 0", "--save_total_limit 0", "--save_strategy no"),
+    Case("best of none", "--load_best_model_at_end", "--load_best_model_at_end", "save and eval strategy to match"),
+    Case("tracker missing", "--report_to wandb", "--report_to wandb", "pip install wandb"),
+    Case("negative seed", "--seed -1", "--seed -1", "0 or more"),
+    Case("negative learning rate", "--learning_rate -1", "--learning_rate -1", "0 or more"),
+    Case("negative workers", "--dataloader_num_workers -1", "--dataloader_num_workers -1", "0 or more"),
+    Case("labels smoothed away", "--label_smoothing_factor 3", "--label_smoothing_factor 3", "between 0 and 1"),
+    Case(
+        "best by a metric that is not",
+        "--do_eval --load_best_model_at_end --eval_strategy steps --metric_for_best_model fun",
+        "--metric_for_best_model fun",
+        "accuracy",
+    ),
+    Case("cache_dir a file", "--cache_dir words.txt", "--cache_dir words.txt", "give a folder"),
     # Model and tokenizer
-    "no model": ("--do_train --train_file words.txt", "no model", "--model_name_or_path PATH"),
-    "model and model type": (f"{TRAIN} --model_type bert", "--model_type", "give one of the two"),
-    "overrides of a checkpoint": (f"{TRAIN} --config_overrides hidden_size=32", "--config_overrides", "drop it"),
-    "override unknown": (f"{SCRATCH} --config_overrides hiden_size=32", "'hiden_size'", "did you mean hidden_size?"),
-    "override not a number": (f"{SCRATCH} --config_overrides hidden_size=big", "hidden_size=big", "write name=value"),
-    "override without value": (f"{SCRATCH} --config_overrides hidden_size", "--config_overrides hidden_size", "write name=value"),
-    "overrides that build no model": (f"{SCRATCH} --config_overrides hidden_size=32,num_attention_heads=5", "bert", "check --config_overrides"),
-    "model type unknown": ("--model_type brt --do_train --train_file words.txt", "--model_type brt", "did you mean bert?"),
-    "model type without masks": ("--model_type gpt2 --do_train --train_file words.txt", "gpt2 has no masked-language", "use an encoder such as bert"),
-    "new model without tokenizer": ("--model_type albert --do_train --train_file words.txt", "a new albert needs", "--tokenizer_name PATH"),
-    "vocabulary too small": ("--model_type bert --vocab_size 10 --do_train --train_file words.txt", "--vocab_size 10", "at least 100"),
-    "lower case without WordPiece": ("--model_type roberta --do_lower_case --do_train --train_file words.txt", "--do_lower_case", "drop it"),
-    "model missing": ("--model_name_or_path nowhere --do_train --train_file words.txt", "--model_name_or_path nowhere", "give a folder with a config.json"),
-    "folder no model": ("--model_name_or_path pictures --do_train --train_file words.txt", "--model_name_or_path pictures", "give a folder with a config.json"),
-    "checkpoint without masks": ("--model_name_or_path gpt2 --do_train --train_file words.txt", "gpt2 has no masked-language", "use an encoder such as bert"),
-    "tokenizer missing": (f"{TRAIN} --tokenizer_name nowhere", "--tokenizer_name nowhere", "give --tokenizer_name PATH"),
-    "tokenizer without mask": (f"{TRAIN} --tokenizer_name no_mask", "no mask token", "use that of a masked language model"),
-    "tokenizer without padding": (f"{TRAIN} --tokenizer_name no_pad", "no padding token", "use that of a masked language model"),
-    "tokenizer too large": (f"{TRAIN} --tokenizer_name large", "1,000 tokens", "leave out --tokenizer_name"),
-    "whole words of a slow tokenizer": ("--model_name_or_path esm --do_train --train_file words.txt --whole_word_mask", "--whole_word_mask: EsmTokenizer is a slow", "drop the flag"),
-    "sequences beyond the positions": (f"{TRAIN} --max_seq_length 67", "--max_seq_length 67", "66 positions: lower it"),
-    "sequences beyond RoBERTa's positions": ("--model_name_or_path roberta --do_train --train_file words.txt --max_seq_length 65", "--max_seq_length 65", "64 positions: lower it"),
+    Case("model and type", "--model_type bert", "--model_type", "give one of the two"),
+    Case("checkpoint overridden", "--config_overrides hidden_size=32", "--config_overrides", "drop it"),
+    Case("model missing", "--model_name_or_path nowhere", "--model_name_or_path nowhere", "folder with a config.json"),
+    Case("no model there", "--model_name_or_path hub", "--model_name_or_path hub", "folder with a config.json"),
+    Case("model without masks", "--model_name_or_path gpt2", "gpt2 has no masked-language", "such as bert, distilbert"),
+    Case("tokenizer missing", "--tokenizer_name nowhere", "--tokenizer_name nowhere", "give --tokenizer_name PATH"),
+    Case("tokenizer without mask", "--tokenizer_name no_mask", "no mask token", "use that of a masked language model"),
+    Case("tokenizer without pad", "--tokenizer_name no_pad", "no padding token", "use that of a masked language model"),
+    Case("tokenizer too large", "--tokenizer_name large", "1,000 tokens, the model's", "leave out --tokenizer_name"),
+    Case("too short", "--max_seq_length 7", "--max_seq_length 7 is too short", "give 8 or more"),
+    Case("too long for BERT", "--max_seq_length 67", "--max_seq_length 67", "the model's 66 positions: lower it"),
+    # Of RoBERTa's 66 positions, those up to the padding token's id, here 0, are not for text.
+    Case(
+        "too long for RoBERTa",
+        "--model_name_or_path roberta --max_seq_length 66",
+        "--max_seq_length 66",
+        "the model's 65 positions: lower it",
+    ),
     # Output
-    "output_dir a file": (f"{TRAIN} --output_dir words.txt", "--output_dir words.txt cannot be written to", "give a folder"),
-    "output_dir below a file": (f"{TRAIN} --output_dir words.txt/out", "--output_dir words.txt/out cannot be written to", "give a folder"),
-    "output_dir the model": (f"{TRAIN} --output_dir ../{{x}}bert", "is the model to start from", "give another folder"),
-    "output_dir taken": (f"{TRAIN} --output_dir taken", "--output_dir taken holds a model already", "--overwrite_output_dir"),
-    "checkpoint missing": (f"{TRAIN} --resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere", "xx"),
-    "no checkpoint yet": (f"{TRAIN} --resume_from_checkpoint True", "--resume_from_checkpoint", "leave the flag out"),
-}
+    Case("output_dir a file", "--output_dir words.txt", "--output_dir words.txt", "give a folder of yours"),
+    Case("output_dir below a file", "--output_dir words.txt/out", "--output_dir words.txt/out", "give a folder"),
+    Case("output_dir the model", "--output_dir ./bert", "bert is the model to start from", "give another folder"),
+    Case("output_dir taken", "--output_dir taken", "taken holds a model already", "give another folder"),
+    Case("no such checkpoint", "--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere", "checkpoint-"),
+    Case("no checkpoint yet", "--resume_from_checkpoint True", "--resume_from_checkpoint", "leave the flag out"),
+]
+
+TEXT = "--train_file words.txt --do_train"
+ALONE = [
+    # Recipes
+    Case("recipe missing", "nowhere.yaml", "recipe nowhere.yaml is not there", "give the path of a file"),
+    Case("recipe of wrong suffix", "recipe.txt", "recipe.txt is not a recipe", "a .yaml, .yml or .json file"),
+    Case("recipe key", "unknown.yaml", "unknown.yaml: unknown setting 'lerning_rate'", "did you mean learning_rate?"),
+    Case("recipe no mapping", "list.yaml", "list.yaml holds no mapping", "plain `flag: value` lines"),
+    Case("recipe with Python", "python.yaml", "python.yaml, line 2", "plain `flag: value` lines"),
+    Case("recipe no YAML", "syntax.yaml", "syntax.yaml, line 3", "plain `flag: value` lines"),
+    Case("recipe no JSON", "syntax.json", "syntax.json, line 2", "plain `flag: value` lines"),
+    Case("recipe without number", "number.yaml", "number.yaml: --learning_rate", "invalid float value: 'fast'"),
+    Case("recipe with null", "null.yaml", "null.yaml: learning_rate is empty", "give it a value, or leave the line"),
+    # Nothing to do
+    Case("no model", TEXT, "no model", "--model_name_or_path PATH to adapt one, or --model_type bert"),
+    Case("no task", "--model_name_or_path bert", "nothing to do", "add --do_train, --do_eval or both"),
+    Case("no training text", "--model_name_or_path bert --do_train", "--do_train without text", "--train_file FILE"),
+    Case("no held-out text", "--model_name_or_path bert --do_eval", "--do_eval without text", "--validation_file FILE"),
+    # From scratch
+    Case("type unknown", f"{TEXT} --model_type brt", "--model_type brt", "did you mean bert?"),
+    Case("type without masks", f"{TEXT} --model_type gpt2", "gpt2 has no masked-language", "an encoder such as bert"),
+    Case("no tokenizer", f"{TEXT} --model_type albert", "a new albert needs", "--tokenizer_name PATH"),
+    Case("few words", f"{TEXT} --model_type bert --vocab_size 10", "--vocab_size 10 is too small", "at least 100"),
+    Case("lower case", f"{TEXT} --model_type roberta --do_lower_case", "--do_lower_case is for WordPiece", "drop it"),
+    *(
+        Case(f"override {override}", f"{TEXT} --model_type bert --config_overrides {override}", culprit, cure)
+        for override, culprit, cure in [
+            ("hiden_size=32", "bert has no setting 'hiden_size'", "did you mean hidden_size?"),
+            ("hidden_size=big", "--config_overrides hidden_size=big", "write name=value"),
+            ("hidden_size", "--config_overrides hidden_size", "write name=value"),
+            ("hidden_size=32,num_attention_heads=5", "hidden size (32) is not a multiple", "check --config_overrides"),
+            ("hidden_act=gellu", "gellu", "check --config_overrides"),
+        ]
+    ),
+    # Data sets
+    *(
+        Case(f"data set {name}", f"--model_name_or_path bert --do_train {argv}", culprit, cure)
+        for name, argv, culprit, cure in [
+            ("missing", "--dataset_name nowhere", "--dataset_name nowhere cannot be loaded", "check the name"),
+            ("of two columns", "--dataset_name hub", "hub (train)", "--text_column NAME (columns: title, author)"),
+            ("not split", "--dataset_name hub --streaming --max_steps 1 --do_eval", "no validation", "drop --do_eval"),
+        ]
+    ),
+]
+
+# Only the Trainer knows better than these.
+LATE = [
+    Case("optimizer missing", "--optim galore_adamw", "galore_torch", "pip install"),
+    Case("best by nothing", "--do_eval --save_strategy best", "metric_for_best_model", "save_strategy"),
+    Case("Hub out of reach", "--push_to_hub --max_steps 1", "--push_to_hub", "Hub"),
+]
+
+
+def parametrize(cases):
+    return pytest.mark.parametrize(
+        ("argv", "culprit", "cure"), [pytest.param(*case[1:], id=case.name) for case in cases]
+    )
+
+
+@pytest.fixture(scope="module")
+def workplace(checkpoint, tmp_path_factory):
+    """A folder of FILES, a BERT, a RoBERTa, a GPT-2, an ESM with a slow tokenizer, and three tokenizers that misfit."""
+    folder = tmp_path_factory.mktemp("workplace")
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    for family in ("bert", "roberta"):
+        shutil.copytree(checkpoint(family), folder / family)
+    GPT2Config(n_layer=1, n_embd=8, n_head=1).save_pretrained(folder / "gpt2")
+    (folder / "vocab.txt").write_text("<cls>\n<pad>\n<eos>\n<unk>\nA\nC\nD\n<mask>")
+    EsmTokenizer(folder / "vocab.txt").save_pretrained(folder / "esm")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = EsmConfig(vocab_size=8, pad_token_id=1, mask_token_id=7, **sizes)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder / "esm")
+    mask, pad = {"mask_token": "[MASK]"}, {"pad_token": "[PAD]"}
+    for name, size, special in (("no_mask", 9, pad), ("no_pad", 9, mask), ("large", 1000, mask | pad)):
+        vocabulary = ["[UNK]", "[PAD]", "[MASK]", *(f"word{number}" for number in range(3, size))]
+        backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(vocabulary)}, "[UNK]"))
+        PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **special).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def error_of(workplace, run_mlm_script, monkeypatch, tmp_path):
+    """``error_of(argv)`` runs run_mlm.py in the workplace and gives its error, having checked its form."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
+
+    def run(argv: str) -> str:
+        output = [] if "--output_dir" in argv else ["--output_dir", tmp_path / "out"]
+        code, _, error = run_mlm_script(*shlex.split(argv), *output)
+        assert code == 2, error
+        assert error.startswith("error: ")
+        assert error.endswith("\n")
+        assert error.count("\n") == 1, error
+        assert "Traceback" not in error
+        return error
+
+    return run
+
+
+@parametrize([case._replace(argv=RIGHT + case.argv) for case in MISTAKES] + ALONE)
+def test_mistake_is_named_with_its_cure_before_a_model_is_loaded(argv, culprit, cure, error_of, monkeypatch):
+    """Numbers 19 and 20 of the mistakes are among them."""
+    monkeypatch.setattr(run_mlm, "load_model", lambda *_: pytest.fail("the model is loaded"))
+    error = error_of(argv)
+    assert culprit in error
+    assert cure in error
+
+
+@parametrize([case._replace(argv=RIGHT + case.argv) for case in LATE])
+def test_what_the_trainer_refuses_is_one_line_too(argv, culprit, cure, error_of):
+    error = error_of(argv)
+    assert culprit in error
+    assert cure in error
+
+
+@pytest.mark.parametrize("damage", [lambda weights: weights.unlink(), lambda weights: weights.write_bytes(b"cut")])
+def test_weights_missing_or_broken(damage, error_of, workplace, tmp_path):
+    shutil.copytree(workplace / "bert", tmp_path / "broken")
+    damage(tmp_path / "broken" / "model.safetensors")
+    error = error_of(f"{RIGHT} --model_name_or_path {tmp_path}/broken")
+    assert f"--model_name_or_path {tmp_path}/broken: the weights cannot be loaded" in error
+
+
+def test_recipe_executes_nothing(error_of, workplace):
+    error_of("python.yaml")
+    assert not (workplace / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "--train_file nowhere.txt",
+        "--train_file nowhere.txt --overwrite_output_dir",
+        "--max_seq_length 999 --overwrite_output_dir",
+        "--model_name_or_path nowhere --overwrite_output_dir",
+        "--model_name_or_path {out}/checkpoint-5 --overwrite_output_dir",
+        "--overwrite_output_dir --save_total_limit 1",  # fails for the disk
+    ],
+)
+def test_failed_run_leaves_output_dir_as_it_was(argv, error_of, monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(10, 10, 0))
+    out = tmp_path / "out"
+    files = ["config.json", "model.safetensors", "recipe.yaml", "README.md", "notes.txt", "train_results.json"]
+    files += [f"checkpoint-5/{name}" for name in ("trainer_state.json", "config.json", "model.safetensors")]
+    (out / "checkpoint-5").mkdir(parents=True)
+    for name in files:
+        (out / name).write_text(f"precious {name}")
+    error_of(RIGHT + argv.format(out=out))
+    assert {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()} == {
+        name: f"precious {name}" for name in files
+    }
+
+
+def test_real_process_exits_with_2_and_one_line(workplace):
+    argv = [sys.executable, Path(run_mlm.__file__), *shlex.split(RIGHT), "--train_file", "latin1.txt"]
+    process = subprocess.run(argv, cwd=workplace, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr == (
+        "error: latin1.txt, line 3: byte 0xe9 is not UTF-8: convert the file, as by iconv -t UTF-8\n"
+    )

@@ -19,6 +19,10 @@ def join(documents):
     return tokens, np.stack([ends[:-1], ends[1:]], axis=1)
 
 
+def all_of(examples):
+    return [examples[number] for number in range(len(examples))]
+
+
 def ids_of(examples):
     return [example["input_ids"].tolist() for example in examples]
 
@@ -50,10 +54,11 @@ def corpora(draw):
 
 def test_blocks_join_documents_and_cut():
     blocks = Blocks(*join([[1, 2], [3, 4, 5, 6]]), TEMPLATE, max_seq_length=5)
-    assert ids_of(blocks) == [[CLS, 1, 2, JOINT, SEP], [CLS, 3, 4, 5, SEP], [CLS, 6, SEP]]
+    examples = all_of(blocks)
+    assert ids_of(examples) == [[CLS, 1, 2, JOINT, SEP], [CLS, 3, 4, 5, SEP], [CLS, 6, SEP]]
     assert blocks.lengths.tolist() == [5, 5, 3]
-    assert [example["example"] for example in blocks] == [0, 1, 2]
-    assert all(example["input_ids"].dtype == np.int64 for example in blocks)
+    assert [example["example"] for example in examples] == [0, 1, 2]
+    assert all(example["input_ids"].dtype == np.int64 for example in examples)
 
 
 @pytest.mark.parametrize(
@@ -65,16 +70,17 @@ def test_blocks_join_documents_and_cut():
 )
 def test_lines_are_split_or_cut_off(truncate, expected):
     lines = Lines(*join([[1, 2], [], [3, 4, 5, 6]]), TEMPLATE, max_seq_length=5, truncate=truncate)
-    assert ids_of(lines) == expected
+    examples = all_of(lines)
+    assert ids_of(examples) == expected
     assert lines.lengths.tolist() == [len(ids) for ids in expected]
-    assert [example["example"] for example in lines] == list(range(len(expected)))
+    assert [example["example"] for example in examples] == list(range(len(expected)))
 
 
 def test_word_starts_stand_beside_their_tokens():
     starts = np.array([1, 0, 1, 0, 0, 1], dtype=bool)
     blocks = Blocks(*join([[1, 2], [3, 4, 5, 6]]), TEMPLATE, 5, starts)
     expected = [[1, 1, 0, 1, 1], [1, 1, 0, 0, 1], [1, 1, 1]]
-    assert [example["word_starts"].astype(int).tolist() for example in blocks] == expected
+    assert [example["word_starts"].astype(int).tolist() for example in all_of(blocks)] == expected
     assert blocks[0]["word_starts"].dtype == bool
 
 
@@ -90,7 +96,7 @@ def test_blocks_hold_every_token_once(corpus, template, room):
     if not expected:
         return
     blocks = Blocks(tokens, spans, template, room + len(template.prefix + template.suffix), starts)
-    examples = list(blocks)
+    examples = all_of(blocks)
     assert ids_of(examples) == [[*template.prefix, *text, *template.suffix] for text in expected]
     assert all(len(text) == room for text in expected[:-1])
     assert blocks.lengths.tolist() == [len(example["input_ids"]) for example in examples]
@@ -108,7 +114,7 @@ def test_lines_hold_every_token_once(corpus, template, room, truncate):
     for line in documents:
         pieces = [list(line[i : i + room]) for i in range(0, len(line), room)]
         expected += pieces[:1] if truncate else pieces
-    examples = [lines[number] for number in range(len(lines))]
+    examples = all_of(lines)
     assert ids_of(examples) == [[*template.prefix, *text, *template.suffix] for text in expected]
     assert lines.lengths.tolist() == [len(example["input_ids"]) for example in examples]
     check_word_starts(examples, tokens, starts)
@@ -130,10 +136,9 @@ def test_a_stream_gives_the_same_examples(corpus, template, room, kind):
     streamed = list(cut_stream(documents, template, max_seq_length, kind != "blocks", kind == "truncated"))
     if kind == "blocks":
         has_any = expected_blocks([tokens[start:stop] for start, stop in spans], template, room)
-        examples = list(Blocks(tokens, spans, template, max_seq_length, starts)) if has_any else []
+        examples = all_of(Blocks(tokens, spans, template, max_seq_length, starts)) if has_any else []
     else:
-        lines = Lines(tokens, spans, template, max_seq_length, starts, kind == "truncated")
-        examples = [lines[number] for number in range(len(lines))]
+        examples = all_of(Lines(tokens, spans, template, max_seq_length, starts, kind == "truncated"))
     assert ids_of(streamed) == ids_of(examples)
     assert [example["example"] for example in streamed] == list(range(len(examples)))
     for mine, theirs in zip(streamed, examples, strict=True):
@@ -157,12 +162,20 @@ def test_no_text_gives_no_examples(cut, spans):
     assert examples.lengths.tolist() == []
 
 
+@pytest.mark.parametrize("cut", [Blocks, Lines])
+def test_a_number_too_large_is_an_error(cut):
+    """Without it, a loop over a sequence never ends."""
+    examples = cut(*join([[1, 2], [3, 4, 5]]), TEMPLATE, 5)
+    with pytest.raises(IndexError):
+        examples[len(examples)]
+
+
 @pytest.mark.parametrize("count", [999, 1000, 1001, 2500])
 def test_no_remainder_is_dropped_every_thousand_documents(count):
     """Mistake 6: upstream loses the remainder of each 1,000 texts, and small corpora altogether."""
     tokens, spans = join([[7, 8, 9]] * count)
     blocks = Blocks(tokens, spans, TEMPLATE, 130)
-    text = np.concatenate([example["input_ids"][1:-1] for example in blocks])
+    examples = ids_of(all_of(blocks))
     assert len(blocks) == -(-(4 * count - 1) // 128)
-    assert text.tolist() == ([7, 8, 9, JOINT] * count)[:-1]
-    assert all(example["input_ids"][0] == CLS and example["input_ids"][-1] == SEP for example in blocks)
+    assert sum([ids[1:-1] for ids in examples], []) == ([7, 8, 9, JOINT] * count)[:-1]
+    assert all(ids[0] == CLS and ids[-1] == SEP for ids in examples)
