@@ -48,14 +48,14 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
 
     # Where to go on from, and the text
     checkpoint = prepare_output_dir(training_args, keep=model_args.model_name_or_path)
-    train_corpus, validation_corpus = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
+    corpora = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
 
     # Config and tokenizer
     config = load_config(model_args)
     tokenizer = load_tokenizer(model_args, checkpoint)
     if tokenizer is None:
         tokenizer = train_tokenizer(
-            train_corpus or validation_corpus,
+            corpora[0] or corpora[1],
             config.model_type,
             model_args.vocab_size,
             model_args.do_lower_case,
@@ -67,17 +67,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
     max_seq_length = check_model(config, tokenizer, data_args.max_seq_length, model_args.trust_remote_code)
 
     # Examples
-    sets = make_examples(
-        train_corpus,
-        validation_corpus,
-        tokenizer,
-        data_args,
-        max_seq_length,
-        cache,
-        seed=training_args.seed if training_args.data_seed is None else training_args.data_seed,
-        do_train=training_args.do_train,
-        do_eval=training_args.do_eval,
-    )
+    sets = make_examples(corpora, tokenizer, data_args, training_args, max_seq_length, cache)
 
     # Model
     model = load_model(model_args, config)
@@ -107,7 +97,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
         eval_dataset=sets.validation,
         processing_class=tokenizer,
     )
-    if trainer.is_world_process_zero():
+    if training_args.do_train and trainer.is_world_process_zero():
         write_recipe(Path(training_args.output_dir) / "recipe.yaml", model_args, data_args, training_args)
     metrics = run(trainer, checkpoint)
 

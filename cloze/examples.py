@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import Subset
 from transformers import PreTrainedTokenizerBase
 
-from cloze.arguments import DataTrainingArguments, UserError
+from cloze.arguments import DataTrainingArguments, TrainingArguments, UserError
 from cloze.batching import EpochExamples, StreamedExamples
 from cloze.blocks import Blocks, Lines, Template, cut_stream
 from cloze.corpus import Corpus, split_documents
@@ -37,23 +37,25 @@ class ExampleSets:
 
 
 def make_examples(
-    train: Corpus | None,
-    validation: Corpus | None,
+    corpora: tuple[Corpus | None, Corpus | None],
     tokenizer: PreTrainedTokenizerBase,
     data_args: DataTrainingArguments,
+    training_args: TrainingArguments,
     max_seq_length: int,
     cache: Path,
-    seed: int,
-    do_train: bool,
-    do_eval: bool,
 ) -> ExampleSets:
-    """Prepare the corpora and cut them into examples; with no validation corpus, hold out some training documents."""
+    """Prepare the training and the validation corpus and cut them into examples.
+
+    With no validation corpus, some documents of the training corpus are held out.
+    """
     if data_args.whole_word_mask:
         check_whole_words(tokenizer)
     template = template_of(tokenizer)
+    seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
     if data_args.streaming:
-        return stream_examples(train, validation, tokenizer, data_args, template, max_seq_length, seed)
+        return stream_examples(corpora, tokenizer, data_args, template, max_seq_length, seed)
 
+    train, validation = corpora
     tokenize = partial(
         prepare,
         tokenizer=tokenizer,
@@ -66,18 +68,18 @@ def make_examples(
     sets = ExampleSets()
     training_documents = held_out = None
     prepared = None if train is None else tokenize(train)
-    if prepared is not None and do_eval and validation is None:
+    if prepared is not None and training_args.do_eval and validation is None:
         rng = np.random.default_rng(seed)
         training_documents, held_out = split_documents(
             prepared.num_documents, data_args.validation_split_percentage, rng
         )
-    if do_train:
+    if training_args.do_train:
         examples = cut(prepared, training_documents)
         sets.train = EpochExamples(examples, data_args.max_train_samples)
         sets.facts["training text"] = describe(train, prepared, training_documents)
         sets.facts["training examples"] = describe_examples(sets.train.lengths, data_args, max_seq_length)
         sets.shown = [examples[number] for number in range(min(SHOWN, len(sets.train)))]
-    if do_eval:
+    if training_args.do_eval:
         source, documents = (prepared, held_out) if validation is None else (tokenize(validation), None)
         examples = cut(source, documents)
         sets.validation = Subset(examples, range(len(examples))[: data_args.max_eval_samples])
@@ -113,7 +115,7 @@ def check_words(corpus: TokenizedCorpus) -> None:
 
 
 def stream_examples(
-    train: Corpus | None, validation: Corpus | None, tokenizer, data_args, template, max_seq_length: int, seed: int
+    corpora: tuple[Corpus | None, Corpus | None], tokenizer, data_args, template, max_seq_length: int, seed: int
 ) -> ExampleSets:
     def stream(corpus: Corpus):
         documents = unit_texts(corpus, data_args.line_by_line)
@@ -121,7 +123,7 @@ def stream_examples(
         return cut_stream(encoded, template, max_seq_length, data_args.line_by_line, data_args.truncate_long_lines)
 
     sets = ExampleSets()
-    for name, corpus in (("training", train), ("held-out", validation)):
+    for name, corpus in zip(("training", "held-out"), corpora, strict=True):
         if corpus is not None:
             # Read now, so that text that cannot be read is found before the model is loaded.
             sets.shown = list(islice(stream(corpus), SHOWN))
@@ -131,6 +133,7 @@ def stream_examples(
             logger.info(
                 "%s text, for example: %s", name.capitalize(), tokenizer.decode(sets.shown[0]["input_ids"])[:300]
             )
+    train, validation = corpora
     if train is not None:
         sets.train = StreamedExamples(partial(stream, train), seed, data_args.max_train_samples)
     if validation is not None:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -85,7 +86,9 @@ def train_wordpiece(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTra
         alphabet.update(backend.normalizer.normalize_str(text))
     continuing = [f"##{character}" for character in sorted(alphabet) if not character.isspace()]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=[str(token) for token in special] + continuing, show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=[str(token) for token in special] + continuing,
+        show_progress=sys.stderr.isatty(),
     )
     backend.train_from_iterator(texts_of(corpus), trainer)
     vocabulary = backend.get_vocab(with_added_tokens=False)
@@ -97,7 +100,7 @@ def train_byte_level(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTr
     if lower_case:
         raise UserError("--do_lower_case is for WordPiece tokenizers (bert, distilbert, electra): drop it")
     return RobertaTokenizer().train_new_from_iterator(
-        texts_of(corpus), vocab_size=max(vocab_size, 300), show_progress=False
+        texts_of(corpus), vocab_size=vocab_size, show_progress=sys.stderr.isatty()
     )
 
 

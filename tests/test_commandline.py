@@ -1,6 +1,7 @@
 """Defaults < recipe < command line; values of the declared types; flags of old; a written recipe reads back."""
 
 import dataclasses
+import functools
 import json
 import shlex
 
@@ -11,7 +12,8 @@ from cloze.arguments import DataTrainingArguments
 from cloze.commandline import DROPPED, RENAMED, REPLACED, parse, write_recipe
 
 # What no run can do without.
-LEAST = ["--model_name_or_path", "model", "--train_file", "text.txt", "--do_train"]
+LEAST = {"model_name_or_path": "model", "train_file": "text.txt", "do_train": True}
+LEAST_ARGV = [f"--{name}={value}" for name, value in LEAST.items()]
 
 # A value for each flag of old, unlike the default of today's flag; True for switches.
 OLD_VALUES = {
@@ -55,13 +57,14 @@ def resolve(tmp_path):
     """``resolve(*argv, recipe=...)`` gives all settings; the recipe is a mapping or the text of a YAML file."""
 
     def run(*argv, recipe=None, suffix=".yaml") -> dict:
-        argv = [*LEAST, *map(str, argv)]
+        first = LEAST_ARGV
         if recipe is not None:
             path = tmp_path / f"recipe{suffix}"
-            dump = json.dumps if suffix == ".json" else yaml.safe_dump
-            path.write_text(recipe if isinstance(recipe, str) else dump(recipe), encoding="utf-8")
-            argv = [str(path), *argv]
-        return {name: value for part in settings_of(parse(argv)) for name, value in part.items()}
+            dump = json.dumps if suffix == ".json" else functools.partial(yaml.safe_dump, sort_keys=False)
+            path.write_text(dump(LEAST) + recipe if isinstance(recipe, str) else dump(LEAST | recipe), "utf-8")
+            first = [str(path)]
+        arguments = parse([*first, *map(str, argv)])
+        return {name: value for part in settings_of(arguments) for name, value in part.items()}
 
     return run
 
@@ -154,7 +157,7 @@ def test_hyphens_do_for_underscores(resolve):
 def test_string_survives_command_line_recipe_and_written_recipe(value, resolve, tmp_path):
     assert resolve(f"--run_name={value}")["run_name"] == value
     assert resolve(recipe={"run_name": value})["run_name"] == value
-    arguments = parse([*LEAST, f"--run_name={value}", f"--text_column={value}"])
+    arguments = parse([*LEAST_ARGV, f"--run_name={value}", f"--text_column={value}"])
     write_recipe(tmp_path / "written.yaml", *arguments)
     _, data_args, training_args = parse([str(tmp_path / "written.yaml")])
     assert (training_args.run_name, data_args.text_column) == (value, value)
@@ -183,9 +186,11 @@ def test_renamed_flag_sets_todays_with_one_warning(name, from_recipe, resolve, w
 
 
 @FROM_EITHER
-@pytest.mark.parametrize(("name", "today"), REPLACED.items())
-def test_replaced_switch_sets_todays_flag_with_one_warning(name, today, from_recipe, resolve, warnings):
-    flag, value = today.split("=")
+@pytest.mark.parametrize(
+    ("name", "flag", "value"),
+    [("group_by_length", "train_sampling_strategy", "group_by_length"), ("adafactor", "optim", "adafactor")],
+)
+def test_replaced_switch_sets_todays_flag_with_one_warning(name, flag, value, from_recipe, resolve, warnings):
     assert give(resolve, from_recipe, name, True)[flag] == value
     assert warnings.messages == [f"--{name} is now --{flag} {value}"]
     assert give(resolve, from_recipe, name, False)[flag] == resolve()[flag] != value
@@ -217,6 +222,14 @@ def test_old_switch_needs_no_value(name, resolve, warnings):
 @pytest.mark.parametrize("name", OLD_SWITCHES)
 def test_old_switch_switched_off_is_the_default(name, from_recipe, resolve):
     assert give(resolve, from_recipe, name, False) == resolve()
+
+
+@pytest.mark.parametrize(
+    "name", ["use_auth_token", "push_to_hub_model_id", "block_size", "group_by_length", "logging_dir"]
+)
+def test_old_flag_that_is_null_in_a_recipe_is_the_default(name, resolve):
+    """As in recipes that a program has written."""
+    assert resolve(recipe={name: None}) == resolve()
 
 
 @pytest.mark.parametrize(
@@ -268,14 +281,14 @@ def test_tutorial_command_of_upstream():
     ],
 )
 def test_written_recipe_reads_back_the_same(argv, tmp_path):
-    arguments = parse([*LEAST, *shlex.split(argv)])
+    arguments = parse([*LEAST_ARGV, *shlex.split(argv)])
     write_recipe(tmp_path / "recipe.yaml", *arguments)
     assert settings_of(parse([str(tmp_path / "recipe.yaml")])) == settings_of(arguments)
 
 
 def test_written_recipe_keeps_a_null_that_is_not_the_default(resolve, tmp_path):
     (tmp_path / "recipe.yaml").write_text("save_total_limit: null\n")
-    write_recipe(tmp_path / "written.yaml", *parse([str(tmp_path / "recipe.yaml"), *LEAST]))
+    write_recipe(tmp_path / "written.yaml", *parse([str(tmp_path / "recipe.yaml"), *LEAST_ARGV]))
     assert parse([str(tmp_path / "written.yaml")])[2].save_total_limit is None
 
 
@@ -289,7 +302,7 @@ def test_written_recipe_of_a_model_from_scratch_reads_back_the_same(tmp_path):
 
 @pytest.mark.parametrize("flag", ["--token", "--hub_token", "--use_auth_token", "--push_to_hub_token"])
 def test_token_is_never_written(flag, tmp_path):
-    arguments = parse([*LEAST, flag, "hf_secret"])
+    arguments = parse([*LEAST_ARGV, flag, "hf_secret"])
     assert "hf_secret" in (arguments[0].token, arguments[2].hub_token)
     write_recipe(tmp_path / "recipe.yaml", *arguments)
     assert "hf_secret" not in (tmp_path / "recipe.yaml").read_text()

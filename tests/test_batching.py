@@ -1,0 +1,155 @@
+"""The order of examples: each once an epoch, reproducible, whatever the workers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from cloze.batching import EpochExamples, EpochSampler, StreamedExamples, shuffle
+
+STRATEGIES = ["random", "sequential", "group_by_length"]
+LENGTHS = np.random.default_rng(0).integers(8, 128, size=1003)
+
+
+def order_of(strategy, seed, epoch, lengths=LENGTHS):
+    sampler = EpochSampler(lengths, strategy, 16, seed)
+    sampler.set_epoch(epoch)
+    assert len(sampler) == len(lengths)
+    keys = list(sampler)
+    assert {key[0] for key in keys} == {epoch}
+    assert {type(key[1]) for key in keys} == {int}
+    return [key[1] for key in keys]
+
+
+# Examples that are at hand
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("count", [1, 5, 16, 1003])
+def test_every_example_once_an_epoch(strategy, count):
+    for epoch in (0, 1, 7):
+        assert sorted(order_of(strategy, 3, epoch, LENGTHS[:count])) == list(range(count))
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_order_depends_on_seed_and_epoch_alone(strategy):
+    orders = {(seed, epoch): order_of(strategy, seed, epoch) for seed in (0, 1, 42) for epoch in (0, 1, 2)}
+    assert len(set(map(tuple, orders.values()))) == 9
+    assert orders == {key: order_of(strategy, *key) for key in orders}
+
+
+def test_sequential_order():
+    assert order_of("sequential", 0, 0) == order_of("sequential", 1, 5) == list(range(1003))
+
+
+def padding(order):
+    lengths = LENGTHS[order][:992].reshape(-1, 16)
+    return (lengths.max(1, keepdims=True) - lengths).mean()
+
+
+def test_examples_of_similar_length_are_grouped():
+    """Random batches of lengths up to 128 have 50 tokens of padding an example, grouped ones 4 or 5."""
+    assert padding(order_of("random", 0, 0)) > 40
+    assert padding(order_of("group_by_length", 0, 0)) < 6
+
+
+class Squares:
+    lengths = np.arange(1, 11)
+
+    def __getitem__(self, number):
+        return {"square": number * number}
+
+
+@pytest.mark.parametrize(("limit", "length"), [(None, 10), (4, 4), (99, 10)])
+def test_examples_are_marked_with_the_epoch(limit, length):
+    examples = EpochExamples(Squares(), limit)
+    assert len(examples) == length
+    assert examples.lengths.tolist() == list(range(1, length + 1))
+    assert examples[5, 3] == {"square": 9, "epoch": 5}
+
+
+# Examples that are made while they are read
+
+
+def numbers(dataset, workers=0, batch_size=4):
+    return [
+        example["example"]
+        for batch in DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list)
+        for example in batch
+    ]
+
+
+def stream():
+    return ({"example": number} for number in range(103))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("limit", "count"), [(None, 103), (50, 50), (1, 1), (500, 103)])
+def test_every_streamed_example_once(workers, limit, count):
+    assert sorted(numbers(StreamedExamples(stream, 0, limit), workers)) == list(range(count))
+    assert sorted(numbers(StreamedExamples(stream, None, limit), workers)) == list(range(count))
+
+
+def test_streamed_training_is_shuffled_by_seed_and_epoch():
+    def order(seed, epoch):
+        dataset = StreamedExamples(stream, seed)
+        dataset.set_epoch(epoch)
+        assert {example["epoch"] for example in dataset} == {epoch}
+        return numbers(dataset)
+
+    orders = {(seed, epoch): order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(set(map(tuple, orders.values()))) == 4
+    assert list(range(103)) not in orders.values()
+    assert orders == {key: order(*key) for key in orders}
+
+
+def test_streamed_evaluation_is_in_order_and_has_no_epoch():
+    dataset = StreamedExamples(stream, None)
+    dataset.set_epoch(3)
+    assert list(dataset) == list(stream())
+    assert numbers(StreamedExamples(stream, None, 10)) == list(range(10))
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_learn_of_a_new_epoch(persistent):
+    """Mistake 8: workers that outlive an epoch would give its masks, and its order, again."""
+    dataset = StreamedExamples(stream, 0)
+    loader = DataLoader(dataset, 4, num_workers=2, persistent_workers=persistent, collate_fn=list)
+    epochs = []
+    for epoch in (0, 1, 2):
+        dataset.set_epoch(epoch)
+        epochs.append([example for batch in loader for example in batch])
+    assert [{example["epoch"] for example in examples} for examples in epochs] == [{0}, {1}, {2}]
+    assert len({tuple(example["example"] for example in examples) for examples in epochs}) == 3
+
+
+# The buffer
+
+
+@given(st.integers(0, 60), st.integers(1, 70), st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_shuffle_is_a_permutation_within_its_buffer(count, buffer_size, seed):
+    """What comes out at place i was among the first i + buffer_size, and no more than those were read."""
+    read = []
+
+    def source():
+        for number in range(count):
+            read.append(number)
+            yield number
+
+    order = []
+    for place, number in enumerate(shuffle(source(), np.random.default_rng(seed), buffer_size)):
+        assert number < place + buffer_size
+        assert len(read) <= place + buffer_size + 1
+        order.append(number)
+    assert sorted(order) == list(range(count))
+
+
+def test_shuffle_with_room_for_all_is_uniform():
+    """Each of 6 examples at each of 6 places equally often, within 5 standard deviations of the chi-square."""
+    counts = np.zeros((6, 6))
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        counts[np.arange(6), list(shuffle(iter(range(6)), rng, 10))] += 1
+    assert abs(((counts - 500) ** 2 / 500).sum() - 25) < 5 * np.sqrt(2 * 25)

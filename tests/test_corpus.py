@@ -1,0 +1,287 @@
+"""Which files a corpus is made of, which documents are held out, and data sets of the datasets library on disk."""
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from cloze.arguments import DataTrainingArguments, ModelArguments, UserError
+from cloze.corpus import FileCorpus, HubCorpus, find_corpora, find_files, read_documents, split_documents
+
+TREE = {
+    "b.txt": "b",
+    "a.txt": "a",
+    "a.csv": "text\nc",
+    "notes.md": "no format of ours",
+    "deep/10.txt.gz": "",
+    "deep/2.jsonl.zst": "",
+    "deep/er/x.txt": "x",
+    "deep/er/picture.png": "",
+    "empty/readme": "",
+    "odd name [1].txt": "brackets",
+}
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """The current folder, with TREE in it."""
+    names = list(TREE)
+    random.Random(0).shuffle(names)  # the order of making is that of listing on some file systems
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(TREE[name])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("patterns", "files"),
+    [
+        ("a.txt", "a.txt"),
+        ("b.txt a.txt", "b.txt a.txt"),  # as given
+        ("*.txt", "a.txt|b.txt|odd name [1].txt"),
+        ("[ab].txt", "a.txt b.txt"),
+        ("?.csv ?.txt", "a.csv a.txt b.txt"),
+        ("**/*.txt", "a.txt|b.txt|deep/er/x.txt|odd name [1].txt"),
+        ("deep", "deep/10.txt.gz deep/2.jsonl.zst deep/er/x.txt"),
+        ("deep/", "deep/10.txt.gz deep/2.jsonl.zst deep/er/x.txt"),
+        (".", "a.csv|a.txt|b.txt|deep/10.txt.gz|deep/2.jsonl.zst|deep/er/x.txt|odd name [1].txt"),
+        ("a.txt a.txt", "a.txt"),
+        ("b.txt *.txt", "b.txt|a.txt|odd name [1].txt"),
+        ("deep/er deep", "deep/er/x.txt deep/10.txt.gz deep/2.jsonl.zst"),
+        ("a.txt ./a.txt deep/../a.txt {tree}/a.txt", "a.txt"),
+    ],
+)
+def test_files_come_once_and_in_a_fixed_order(patterns, files, tree):
+    found = find_files(patterns.format(tree=tree).split(), "--train_file")
+    assert found == tuple(Path(name) for name in files.split("|" if "|" in files else " "))
+
+
+def test_file_with_brackets_in_its_name_is_found_by_its_name(tree):
+    assert find_files(["odd name [1].txt"], "--train_file") == (Path("odd name [1].txt"),)
+
+
+def test_home_folder_is_understood(tree, monkeypatch):
+    monkeypatch.setenv("HOME", str(tree))
+    assert find_files(["~/a.txt"], "--train_file") == (tree / "a.txt",)
+
+
+@pytest.mark.parametrize("pattern", ["nowhere.txt", "*.text", "empty", "notes.md", "*.md"])
+def test_pattern_without_text_is_an_error_with_the_flag(pattern, tree):
+    with pytest.raises(UserError, match=r"^--validation_file: .*") as error:
+        find_files(["a.txt", pattern], "--validation_file")
+    assert pattern.removeprefix("*") in str(error.value)
+
+
+def test_documents_of_several_files_follow_each_other(tree):
+    corpus = FileCorpus(find_files(["b.txt", "a.csv", "deep/er"], "--train_file"))
+    assert list(read_documents(corpus)) == [["b"], ["c"], ["x"]]
+
+
+def test_file_ends_its_last_document(tree):
+    (tree / "a.txt").write_text("one\n\ntwo")
+    assert list(FileCorpus((Path("a.txt"), Path("b.txt"))).documents()) == [["one"], ["two"], ["b"]]
+
+
+def test_corpus_without_a_document_is_an_error(tree):
+    (tree / "a.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"a\.txt holds no text"):
+        next(read_documents(FileCorpus((Path("a.txt"),))))
+
+
+def test_identity_changes_with_what_the_documents_depend_on(tree):
+    """Number 17 of the mistakes: a cache keyed too loosely, or never hit again."""
+    path, other = Path("a.txt"), Path("b.txt")
+    identity = FileCorpus((path,)).identity
+    stat = path.stat()
+    assert FileCorpus((path.resolve(),)).identity == identity
+    assert FileCorpus((path,), "text").identity != identity
+    assert FileCorpus((other,)).identity != identity
+    assert FileCorpus((path, other)).identity not in (identity, FileCorpus((other, path)).identity)
+
+    path.write_text("longer")  # at the same time
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert FileCorpus((path,)).identity != identity
+    path.write_text("A")  # of the same length
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert FileCorpus((path,)).identity != identity
+    path.write_text("a")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert FileCorpus((path,)).identity == identity
+
+
+# Held-out documents
+
+
+@pytest.mark.parametrize(
+    ("documents", "percentage", "held_out"), [(100, 5, 5), (2, 5, 1), (10, 1e-9, 1), (60, 10, 6), (1000, 99.9, 999)]
+)
+def test_split_is_disjoint_complete_and_of_the_size_asked_for(documents, percentage, held_out):
+    train, validation = split_documents(documents, percentage, np.random.default_rng(0))
+    assert len(validation) == held_out
+    assert sorted([*train, *validation]) == list(range(documents))
+    assert list(train) == sorted(train)
+    assert list(validation) == sorted(validation)
+
+
+def test_split_depends_on_the_seed_alone_and_is_spread_over_the_text():
+    """The first documents of a corpus are often not like the others."""
+    splits = [split_documents(1000, 10, np.random.default_rng(seed))[1] for seed in (1, 1, 2)]
+    assert list(splits[0]) == list(splits[1])
+    assert list(splits[0]) != list(splits[2])
+    quarters, _ = np.histogram(splits[0], bins=4, range=(0, 1000))
+    assert quarters.min() >= 10
+
+
+@pytest.mark.parametrize(("documents", "percentage"), [(1, 5), (2, 90), (10, 99)])
+def test_split_that_leaves_nothing_to_train_on_is_an_error(documents, percentage):
+    with pytest.raises(UserError, match=f"of {documents} documents leaves none to train on: give --validation_file"):
+        split_documents(documents, percentage, np.random.default_rng(0))
+
+
+# What is read for what is asked
+
+
+MODEL = ModelArguments(model_name_or_path="model")
+
+
+def corpora(do_train=True, do_eval=True, **data):
+    return find_corpora(DataTrainingArguments(**data), MODEL, do_train, do_eval)
+
+
+@pytest.mark.parametrize(
+    ("do_train", "do_eval", "with_validation", "expected"),
+    [
+        (True, True, True, ("a.txt", "b.txt")),
+        (True, True, False, ("a.txt", None)),
+        (True, False, True, ("a.txt", None)),
+        (False, True, True, (None, "b.txt")),
+        (False, True, False, ("a.txt", None)),  # the documents held out of it are evaluated
+    ],
+)
+def test_only_what_is_needed_is_read(do_train, do_eval, with_validation, expected, tree):
+    found = corpora(do_train, do_eval, train_file="a.txt", validation_file="b.txt" if with_validation else None)
+    assert tuple(corpus and corpus.name for corpus in found) == expected
+
+
+def test_column_is_handed_on(tree):
+    (tree / "a.csv").write_text("title,body\nEmma,Woodhouse\n")
+    train, validation = corpora(train_file="a.csv", validation_file="a.csv", text_column="body")
+    assert list(train.documents()) == list(validation.documents()) == [["Woodhouse"]]
+
+
+# Data sets of the datasets library
+
+
+def write_parquet(path: Path, rows: list[dict]) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def rows_of(*texts) -> list[dict]:
+    return [{"id": number, "text": text} for number, text in enumerate(texts)]
+
+
+@pytest.fixture(params=[write_parquet, write_jsonl], ids=["parquet", "jsonl"])
+def make_hub(request, tmp_path):
+    """``make_hub(train=rows, ...)`` is the path of a data set of these splits, as on the Hub but on disk."""
+
+    def make(**splits) -> str:
+        for split, rows in splits.items():
+            request.param(tmp_path / f"{split}.{request.param.__name__.removeprefix('write_')}", rows)
+        return str(tmp_path)
+
+    return make
+
+
+STREAMED = pytest.mark.parametrize("streaming", [False, True], ids=["memory map", "streamed"])
+
+
+@STREAMED
+def test_hub_splits_are_the_corpora(make_hub, streaming):
+    name = make_hub(train=rows_of("one", "", "두 번째\u2028줄", None, " three "), validation=rows_of("four"))
+    train, validation = corpora(dataset_name=name, streaming=streaming)
+    assert isinstance(train, HubCorpus)
+    assert isinstance(train.documents(), Iterator)
+    assert list(train.documents()) == [["one"], ["두 번째\u2028줄"], ["three"]]
+    assert list(train.documents()) == [["one"], ["두 번째\u2028줄"], ["three"]], "a second time"
+    assert list(validation.documents()) == [["four"]]
+    assert (train.name, validation.name) == (f"{name} (train)", f"{name} (validation)")
+
+
+@STREAMED
+@pytest.mark.parametrize(
+    ("do_train", "do_eval", "expected"), [(True, False, (True, False)), (False, True, (False, True))]
+)
+def test_hub_split_that_is_not_needed_is_left_out(do_train, do_eval, expected, make_hub, streaming):
+    name = make_hub(train=rows_of("one"), validation=rows_of("two"))
+    found = corpora(do_train, do_eval, dataset_name=name, streaming=streaming)
+    assert tuple(corpus is not None for corpus in found) == expected
+
+
+def test_hub_without_validation_split_leaves_it_to_be_held_out(make_hub):
+    train, validation = corpora(dataset_name=make_hub(train=rows_of("one", "two"), test=rows_of("three")))
+    assert list(train.documents()) == [["one"], ["two"]]
+    assert validation is None
+
+
+def test_hub_stream_without_validation_split_cannot_be_evaluated(make_hub):
+    with pytest.raises(UserError, match="has no validation split to evaluate on while streaming: drop --do_eval"):
+        corpora(dataset_name=make_hub(train=rows_of("one")), streaming=True)
+
+
+def test_hub_without_train_split_is_an_error_that_lists_the_splits(make_hub):
+    name = make_hub(validation=rows_of("one"))
+    with pytest.raises(UserError, match=r"has no split named train \(splits: validation\)"):
+        corpora(dataset_name=name)
+    assert corpora(do_train=False, dataset_name=name)[0] is None
+
+
+def test_hub_column(make_hub):
+    name = make_hub(train=[{"title": "Emma", "body": "Woodhouse"}])
+    train, _ = corpora(dataset_name=name, text_column="body", do_eval=False)
+    assert list(train.documents()) == [["Woodhouse"]]
+    train, _ = corpora(dataset_name=name, do_eval=False)
+    with pytest.raises(UserError, match=rf"{name} \(train\): which column.*\(columns: title, body\)"):
+        next(read_documents(train))
+
+
+def test_hub_identity_changes_with_rows_and_column(make_hub):
+    """Number 17 of the mistakes."""
+
+    def identity(name, **settings):
+        return corpora(dataset_name=name, do_eval=False, **settings)[0].identity
+
+    name = make_hub(train=rows_of("one"))
+    first = identity(name)
+    assert identity(name) == first
+    assert identity(name, text_column="text") != first
+    assert identity(make_hub(train=rows_of("one", "two"))) != first
+
+
+def test_tokenizer_trained_from_a_stream_is_of_that_text(run_mlm_script, tmp_path):
+    (tmp_path / "hub").mkdir()
+    sizes = "hidden_size=8,num_hidden_layers=1,num_attention_heads=1,intermediate_size=8,max_position_embeddings=16"
+    for word in ("apples", "oranges"):
+        write_jsonl(tmp_path / "hub" / "train.jsonl", rows_of(f"{word} " * 20))
+        code, _, error = run_mlm_script(
+            *("--model_type", "bert", "--config_overrides", sizes, "--vocab_size", 100),
+            *("--dataset_name", tmp_path / "hub", "--streaming"),
+            *("--do_train", "--max_steps", 1, "--save_strategy", "no", "--output_dir", tmp_path / word),
+        )
+        assert code == 0, error
+        assert f'"{word}"' in (tmp_path / word / "tokenizer.json").read_text()
+
+
+def test_hub_name_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"--dataset_name .*nowhere cannot be loaded"):
+        corpora(dataset_name=str(tmp_path / "nowhere"))

@@ -1,0 +1,357 @@
+"""Masks: which tokens, what becomes of them, and that it depends on (seed, epoch, example) alone."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import AddedToken
+from torch.utils.data import DataLoader, Subset
+from transformers import DataCollatorForLanguageModeling
+
+from cloze.batching import EpochExamples, EpochSampler
+from cloze.blocks import Blocks, Lines
+from cloze.masking import IGNORED, MaskingCollator, mask_tokens
+from cloze.tokenization import encode, template_of
+
+KINDS = ["wordpiece", "byte_level", "unigram"]
+SIGMAS = 5
+
+
+def assert_share(count, total, share):
+    """``count`` of ``total`` is what a chance of ``share`` may give, within 5 standard deviations."""
+    assert abs(count - total * share) < SIGMAS * np.sqrt(total * share * (1 - share)), (count / total, share)
+
+
+def ordinary_ids_of(tokenizer):
+    return sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+
+
+def make_examples(tokenizer, count, length, seed=0):
+    """Random ordinary tokens between the tokenizer's special ones."""
+    template = template_of(tokenizer)
+    text = np.random.default_rng(seed).choice(ordinary_ids_of(tokenizer), (count, length))
+    return [template.example([ids], number) for number, ids in enumerate(text)]
+
+
+def in_epoch(examples, epoch):
+    return [{**example, "epoch": epoch} for example in examples]
+
+
+def masks_of(batch, row=0):
+    """A row's new ids and labels, without padding."""
+    length = int(batch["attention_mask"][row].sum())
+    return batch["input_ids"][row, :length].tolist(), batch["labels"][row, :length].tolist()
+
+
+# Given draws
+
+
+ORDINARY = np.array([5, 6, 7, 8])
+INPUT_IDS = np.array([[2, 5, 6, 7, 8, 3], [2, 8, 5, 3, 0, 0]])
+MASKABLE = np.array([[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]], dtype=bool)
+CHOICE = [[0.0, 0.14, 0.16, 0.14, 0.14, 0.0], [0.0, 0.15, 0.0, 0.0, 0.0, 0.0]]
+ACTION = [[0.0, 0.79, 0.0, 0.81, 0.95, 0.0], [0.0, 0.0, 0.8, 0.0, 0.0, 0.0]]
+REPLACEMENT = [[0.0, 0.0, 0.0, 0.99, 0.0, 0.0], [0.0, 0.0, 0.25, 0.0, 0.0, 0.0]]
+MASK = 4
+
+
+def test_single_tokens():
+    draws = np.array([CHOICE, ACTION, REPLACEMENT])
+    input_ids, labels = mask_tokens(INPUT_IDS, MASKABLE, draws, 0.15, 0.8, 0.1, MASK, ORDINARY)
+    assert input_ids.tolist() == [[2, MASK, 6, 8, 8, 3], [2, 8, 6, 3, 0, 0]]
+    assert labels.tolist() == [[-100, 5, -100, 7, 8, -100], [-100, -100, 5, -100, -100, -100]]
+    assert (input_ids.dtype, labels.dtype) == (np.int64, np.int64)
+
+
+def test_whole_words_follow_the_draw_of_their_first_token():
+    """Of the words [5 6 7] and [8], the first is chosen; in the second row the end of a word from the block before."""
+    word_starts = np.array([[1, 1, 0, 0, 1, 1], [1, 0, 1, 1, 1, 1]], dtype=bool)
+    choice = [[0.9, 0.1, 0.9, 0.9, 0.2, 0.9], [0.1, 0.9, 0.9, 0.0, 0.0, 0.0]]
+    draws = np.array([choice, ACTION, REPLACEMENT])
+    input_ids, labels = mask_tokens(INPUT_IDS, MASKABLE, draws, 0.15, 0.8, 0.1, MASK, ORDINARY, word_starts)
+    assert input_ids.tolist() == [[2, MASK, MASK, 8, 8, 3], [2, MASK, 5, 3, 0, 0]]
+    assert labels.tolist() == [[-100, 5, 6, 7, -100, -100], [-100, 8, -100, -100, -100, -100]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "random", "expected"), [(1, 0, [4, 4, 4]), (0, 1, [5, 7, 8]), (0, 0, [6, 6, 6]), (0.5, 0.5, [4, 7, 8])]
+)
+def test_shares_of_nothing_and_of_all(mask, random, expected):
+    draws = np.array([[[0.0, 0.0, 0.0]], [[0.0, 0.5, 0.999]], [[0.0, 0.5, 0.999]]])
+    text, maskable = np.array([[6, 6, 6]]), np.ones((1, 3), dtype=bool)
+    input_ids, labels = mask_tokens(text, maskable, draws, 0.15, mask, random, MASK, ORDINARY)
+    assert input_ids.tolist() == [expected]
+    assert labels.tolist() == [[6, 6, 6]]
+
+
+# Rates
+
+
+@pytest.mark.parametrize("settings", [(0.15, 0.8, 0.1), (0.3, 0.5, 0.5)])
+def test_rates_of_single_tokens(settings, tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    examples = make_examples(tokenizer, 500, 500)
+    probability, mask, random = settings
+    collator = MaskingCollator(
+        tokenizer, mlm_probability=probability, mask_replace_prob=mask, random_replace_prob=random
+    )
+    batch = collator(in_epoch(examples, 0))
+    chosen = batch["labels"] != IGNORED
+    assert_share(chosen.sum().item(), 500 * 500, probability)
+    check_actions(batch, tokenizer, mask, random)
+    # As often at each position and in each example, within 5 standard deviations of the chi-square distribution.
+    for counts in (chosen[:, 1:-1].sum(0), chosen.sum(1)):
+        chi_square = ((counts - 500 * probability) ** 2 / (500 * probability * (1 - probability))).sum().item()
+        assert abs(chi_square - 500) < SIGMAS * np.sqrt(2 * 500)
+
+
+def check_actions(batch, tokenizer, mask, random):
+    """The shares of chosen tokens that are masked, random and unchanged; a random one may be the same by chance."""
+    chosen = batch["labels"] != IGNORED
+    new, old = batch["input_ids"][chosen], batch["labels"][chosen]
+    by_chance = random / len(ordinary_ids_of(tokenizer))
+    assert_share((new == tokenizer.mask_token_id).sum().item(), len(old), mask)
+    assert_share((new == old).sum().item(), len(old), 1 - mask - random + by_chance)
+    assert_share(((new != old) & (new != tokenizer.mask_token_id)).sum().item(), len(old), random - by_chance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_replacements_are_uniform_over_ordinary_tokens(kind, tokenizers):
+    """Mistake 9: never [CLS], [PAD] or another special token."""
+    tokenizer = tokenizers[kind]
+    examples = in_epoch(make_examples(tokenizer, 400, 510), 0)
+    collator = MaskingCollator(tokenizer, mlm_probability=0.5, mask_replace_prob=0, random_replace_prob=1)
+    batch = collator(examples)
+    replacements = batch["input_ids"][batch["labels"] != IGNORED].numpy()
+    assert len(replacements) > 100_000
+    ids, counts = np.unique(replacements, return_counts=True)
+    assert ids.tolist() == ordinary_ids_of(tokenizer)
+    mean = len(replacements) / len(ids)
+    assert abs(((counts - mean) ** 2 / mean).sum() - (len(ids) - 1)) < SIGMAS * np.sqrt(2 * len(ids))
+
+
+def test_special_tokens_without_a_name_are_special_too(tokenizers):
+    """Mistake 9: ModernBERT's tokenizer.json marks <|endoftext|> and <|padding|> special; no attribute names them."""
+    tokenizer = copy.deepcopy(tokenizers["byte_level"])
+    tokenizer.backend_tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+    number = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    examples = make_examples(tokenizers["byte_level"], 100, 510)
+    for example in examples:
+        example["input_ids"][7] = number
+    batch = MaskingCollator(tokenizer, mlm_probability=1.0, mask_replace_prob=0, random_replace_prob=1)(examples)
+    assert batch["labels"][:, 7].tolist() == [IGNORED] * 100
+    assert (batch["input_ids"] == number).sum() == 100
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_and_special_tokens_are_never_chosen(kind, whole_words, tokenizers):
+    """Mistake 10: with a chance of 1, all tokens are chosen but these."""
+    tokenizer = tokenizers[kind]
+    examples = make_examples(tokenizer, 5, 20)
+    for example, cut in zip(examples, (5, 21, 9, 13, 2), strict=True):
+        example["input_ids"] = example["input_ids"][:cut]
+        example["word_starts"] = np.arange(cut) % 3 == 0
+    examples[1]["input_ids"][1:18:4] = tokenizer.all_special_ids
+    collator = MaskingCollator(tokenizer, mlm_probability=1.0, whole_words=whole_words)
+    batch = collator(examples)
+    for row, example in enumerate(examples):
+        original = example["input_ids"].tolist()
+        expected = [IGNORED if token in tokenizer.all_special_ids else token for token in original]
+        assert batch["labels"][row].tolist() == expected + [IGNORED] * (21 - len(original))
+        assert batch["attention_mask"][row].tolist() == [1] * len(original) + [0] * (21 - len(original))
+        assert batch["input_ids"][row, len(original) :].tolist() == [tokenizer.pad_token_id] * (21 - len(original))
+
+
+# On what masks depend
+
+
+def test_masks_depend_on_the_example_not_on_its_batch(tokenizers):
+    """Mistake 8: the same in any batch, at any place, with any padding."""
+    tokenizer = tokenizers["wordpiece"]
+    examples = in_epoch(make_examples(tokenizer, 12, 60), 3)
+    for example in examples:
+        example["input_ids"] = example["input_ids"][: 20 + 3 * example["example"]]
+    collator = MaskingCollator(tokenizer, seed=5)
+    alone = [masks_of(collator([example])) for example in examples]
+    assert sum(label != IGNORED for _, labels in alone for label in labels) > 30
+    wide = MaskingCollator(tokenizer, seed=5, pad_to=100)
+    for batch_size in (2, 5, 12):
+        for collate in (collator, wide):
+            order = np.random.default_rng(batch_size).permutation(12)
+            for start in range(0, 12, batch_size):
+                numbers = order[start : start + batch_size]
+                batch = collate([examples[number] for number in numbers])
+                assert [masks_of(batch, row) for row in range(len(numbers))] == [alone[number] for number in numbers]
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_masks_differ_between_examples_epochs_and_seeds(whole_words, tokenizers):
+    """Mistake 8: one text, and nothing else the same; evaluation has masks of its own, too."""
+    tokenizer = tokenizers["wordpiece"]
+    example = make_examples(tokenizer, 1, 200)[0] | {"word_starts": np.ones(202, dtype=bool)}
+    seen = set()
+    for seed in (0, 1, 2**32 - 1):
+        collator = MaskingCollator(tokenizer, seed=seed, whole_words=whole_words)
+        for epoch in (0, 1, 2):
+            for number in (0, 1, 1_000_000):
+                batch = collator([example | {"epoch": epoch, "example": number}])
+                seen.add(tuple(masks_of(batch)[1]))
+    seen.add(tuple(masks_of(collator([example]))[1]))
+    assert len(seen) == 3 * 3 * 3 + 1
+
+
+def test_masks_of_two_epochs_are_independent(tokenizers):
+    """Mistake 8: of the tokens chosen in one epoch, 15 % are chosen in the next, and so between examples."""
+    tokenizer = tokenizers["wordpiece"]
+    examples = make_examples(tokenizer, 400, 500)
+    collator = MaskingCollator(tokenizer)
+    first, second = ((collator(in_epoch(examples, epoch))["labels"] != IGNORED)[:, 1:-1] for epoch in (0, 1))
+    assert_share((first & second).sum().item(), first.sum().item(), 0.15)
+    assert_share((first[:-1] & first[1:]).sum().item(), first[:-1].sum().item(), 0.15)
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_workers_make_the_batches_that_one_process_makes(strategy, tokenizers):
+    """Mistake 8: workers, that outlive an epoch here, neither repeat each other's masks nor those of last epoch."""
+    tokenizer = tokenizers["wordpiece"]
+    text = np.random.default_rng(0).choice(ordinary_ids_of(tokenizer), 2000)
+    ends = np.arange(0, 2001, 50)
+    lines = Lines(text, np.stack([ends[:-1], ends[1:]], axis=1), template_of(tokenizer), 34)
+
+    def two_epochs(workers):
+        sampler = EpochSampler(lines.lengths, strategy, 4, seed=7)
+        loader = DataLoader(
+            EpochExamples(lines),
+            batch_size=4,
+            sampler=sampler,
+            collate_fn=MaskingCollator(tokenizer, seed=7),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+        epochs = []
+        for epoch in (0, 1):
+            sampler.set_epoch(epoch)
+            epochs.append([{name: values.tolist() for name, values in batch.items()} for batch in loader])
+        return epochs
+
+    here = two_epochs(0)
+    assert two_epochs(2) == here
+    by_text = [{unmasked(batch, row): labels for batch in epoch for row, labels in rows_of(batch)} for epoch in here]
+    assert len(by_text[0]) == 80
+    assert by_text[0].keys() == by_text[1].keys()
+    assert all(by_text[1][text] != labels for text, labels in by_text[0].items())
+
+
+def rows_of(batch):
+    return enumerate(batch["labels"])
+
+
+def unmasked(batch, row):
+    """The text that was masked, put together from what is left of it and the labels."""
+    pairs = zip(batch["input_ids"][row], batch["labels"][row], batch["attention_mask"][row], strict=True)
+    return tuple(new if label == IGNORED else label for new, label, real in pairs if real)
+
+
+def test_evaluation_masks_are_fixed_once(tokenizers):
+    """Mistake 12: the same for any seed, in any pass, in any batch."""
+    tokenizer = tokenizers["wordpiece"]
+    text = np.random.default_rng(0).choice(ordinary_ids_of(tokenizer), 3000)
+    blocks = Blocks(text, np.array([[0, 1000], [1000, 3000]]), template_of(tokenizer), 64)
+    dataset = Subset(blocks, range(len(blocks)))
+    passes = []
+    for seed, batch_size, workers in ((0, 8, 0), (0, 8, 0), (1, 8, 0), (2**31, 3, 2)):
+        collator = MaskingCollator(tokenizer, seed=seed)
+        loader = DataLoader(dataset, batch_size, collate_fn=collator, num_workers=workers)
+        passes.append([masks_of(batch, row) for batch in loader for row in range(len(batch["labels"]))])
+    assert len(passes[0]) == len(blocks) == 49
+    assert passes[1] == passes[2] == passes[3] == passes[0]
+
+
+# Whole words
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_words_are_chosen_whole(kind, tokenizers, texts):
+    """Mistake 11: in all kinds of tokenizer, at the rates of single tokens, and with the same 80/10/10."""
+    tokenizer = tokenizers[kind]
+    template = template_of(tokenizer)
+    encoded = encode([[text] for text in texts], tokenizer, with_words=True)
+    examples = [
+        {**template.example([ids], number), "word_starts": template.word_starts([starts])}
+        for number, ((ids, starts),) in enumerate(encoded)
+    ]
+    collator = MaskingCollator(tokenizer, whole_words=True)
+    batches = [collator(in_epoch(examples, epoch)) for epoch in range(12)]
+    batch = {name: torch.cat([batch[name] for batch in batches]) for name in ("input_ids", "labels", "attention_mask")}
+    assert batch["attention_mask"].sum() > 200_000
+
+    words = [words_of(encoding, tokenizer) for encoding in tokenizer(texts).encodings] * 12
+    counts = {1: [0, 0], 2: [0, 0]}  # words and chosen words of one token, and of several
+    for chosen, words_here in zip((batch["labels"] != IGNORED).tolist(), words, strict=True):
+        for word in words_here:
+            assert len({chosen[position] for position in word}) == 1
+            counts[min(2, len(word))][0] += 1
+            counts[min(2, len(word))][1] += chosen[word[0]]
+        assert sum(chosen) == sum(len(word) for word in words_here if chosen[word[0]])
+    for total, number_chosen in counts.values():
+        assert total > 20_000
+        assert_share(number_chosen, total, 0.15)
+    check_actions(batch, tokenizer, 0.8, 0.1)
+
+
+def words_of(encoding, tokenizer):
+    """Positions of each word's tokens, by the tokenizer's own word ids; [UNK] is special, and no word to predict."""
+    words: dict[int, list[int]] = {}
+    for position, (word, token) in enumerate(zip(encoding.word_ids, encoding.ids, strict=True)):
+        if word is not None and token not in tokenizer.all_special_ids:
+            words.setdefault(word, []).append(position)
+    return list(words.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("wordpiece", ["the", "moon", "'", "s", "unlikely", "tides", ",", "again"]),
+        ("byte_level", ["The", "Moon", "'s", "unlikely", "tides", ",", "again"]),
+        ("unigram", ["The", "Moon's", "unlikely", "tides,", "again"]),
+    ],
+)
+def test_words_of_a_sentence(kind, expected, tokenizers):
+    """Mistake 11: which tokens form a word, told by their text and without the library's word ids."""
+    tokenizer = tokenizers[kind]
+    ((ids, word_starts),) = next(encode([["The Moon's unlikely tides, again"]], tokenizer, with_words=True))
+    pieces = [tokenizer.convert_ids_to_tokens(int(token)) for token in ids]
+    assert len(pieces) > len(expected)
+    words = []
+    for piece, starts in zip(pieces, word_starts, strict=True):
+        if starts:
+            words.append("")
+        words[-1] += piece.removeprefix("##").strip("\u0120\u2581")
+    assert words == expected
+
+
+# Shape
+
+
+@pytest.mark.parametrize(
+    ("pad_to", "multiple", "width"), [(None, None, 13), (None, 8, 16), (40, None, 40), (30, 8, 32), (32, 8, 32)]
+)
+def test_width(pad_to, multiple, width, tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    examples = make_examples(tokenizer, 3, 11)
+    examples[1]["input_ids"] = examples[1]["input_ids"][:4]
+    batch = MaskingCollator(tokenizer, pad_to=pad_to, pad_to_multiple_of=multiple)(examples)
+    assert {name: tuple(values.shape) for name, values in batch.items()} == dict.fromkeys(
+        ["input_ids", "attention_mask", "labels"], (3, width)
+    )
+    assert {values.dtype for values in batch.values()} == {torch.int64}
+    assert batch["attention_mask"].sum(1).tolist() == [13, 4, 13]
+    assert (batch["input_ids"][1, 4:] == tokenizer.pad_token_id).all()
+
+
+def test_it_is_a_collator_of_transformers(tokenizers):
+    collator = MaskingCollator(tokenizers["wordpiece"], mlm_probability=0.2)
+    assert isinstance(collator, DataCollatorForLanguageModeling)
+    assert (collator.mlm_probability, collator.mask_replace_prob, collator.random_replace_prob) == (0.2, 0.8, 0.1)

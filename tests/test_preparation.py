@@ -1,0 +1,290 @@
+"""The prepared corpus: the tokenizer's own ids, few bytes, and a cache that is neither too loose nor never hit."""
+
+import copy
+import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from cloze import preparation
+from cloze.arguments import UserError
+from cloze.blocks import Blocks
+from cloze.corpus import FileCorpus
+from cloze.preparation import prepare
+from cloze.tokenization import template_of
+
+KINDS = ["wordpiece", "byte_level", "unigram"]
+DOCUMENTS = ["The Moon pulls. Water heaps up!\nTwice a day.", "Salt stays behind.", "Is it deep? Very.\nYes."]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path / "corpus.txt", DOCUMENTS)
+
+
+def write_corpus(path, documents):
+    path.write_text("\n\n".join(documents))
+    return FileCorpus((path,))
+
+
+def prepared(corpus, tokenizer, cache, line_by_line=False, with_words=False, overwrite=False):
+    return prepare(corpus, tokenizer, cache, line_by_line=line_by_line, with_words=with_words, overwrite=overwrite)
+
+
+def finished(cache):
+    """The folders of prepared corpora."""
+    return sorted(path for path in cache.iterdir() if path.is_dir())
+
+
+def ids_of(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def units_of(result, documents=None):
+    return [result.tokens[start:stop].tolist() for start, stop in result.spans(documents)]
+
+
+# What is written
+
+
+@pytest.mark.parametrize("with_words", [False, True])
+@pytest.mark.parametrize("line_by_line", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_those_of_the_tokenizer(kind, line_by_line, with_words, corpus, tokenizers, tmp_path):
+    tokenizer = tokenizers[kind]
+    result = prepared(corpus, tokenizer, tmp_path, line_by_line, with_words)
+    units = [unit for document in DOCUMENTS for unit in (document.split("\n") if line_by_line else [document])]
+    assert units_of(result) == [ids_of(tokenizer, unit) for unit in units]
+    assert result.num_documents == 3
+    assert result.num_sentences == 7
+    if with_words:
+        words = [tokenizer(unit, add_special_tokens=False).word_ids() for unit in units]
+        expected = [word != before for ids in words for word, before in zip(ids, [None, *ids], strict=False)]
+        assert result.word_starts.tolist() == expected
+    else:
+        assert result.word_starts is None
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(300, "uint16"), (65_536, "uint16"), (65_537, "uint32"), (70_000, "uint32")]
+)
+def test_bytes_a_token(size, dtype, tmp_path):
+    """Mistake 18: 2 bytes a token, 4 where ids do not fit, and 1 more for words."""
+    backend = Tokenizer(models.BPE({f"<{number}>": number for number in range(size)}, []))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.add_tokens([f"<{size - 1}>", "<1>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    corpus = write_corpus(tmp_path / "corpus.txt", [f"<{size - 1}> <1> <1>"] * 1000)
+    result = prepared(corpus, tokenizer, tmp_path / "cache", with_words=True)
+    assert units_of(result) == [[size - 1, 1, 1]] * 1000
+    assert result.tokens.dtype == dtype
+    (folder,) = finished(tmp_path / "cache")
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert sizes["tokens"] == 3000 * result.tokens.itemsize
+    assert sizes["word_starts"] == 3000
+    assert sum(sizes.values()) == sizes["tokens"] + 3000 + 2 * 8 * 1001 + sizes["info.json"]
+
+
+def test_the_result_is_mapped_and_not_in_memory(corpus, tokenizers, tmp_path):
+    assert isinstance(prepared(corpus, tokenizers["wordpiece"], tmp_path).tokens, np.memmap)
+
+
+@pytest.mark.parametrize("count", [999, 1001, 2500])
+def test_no_document_is_lost(count, tokenizers, tmp_path):
+    """Mistake 6: no remainder of every 1,000 texts dropped, from the text to the blocks."""
+    tokenizer = tokenizers["wordpiece"]
+    documents = [f"The {number} tides" for number in range(count)]
+    result = prepared(write_corpus(tmp_path / "corpus.txt", documents), tokenizer, tmp_path)
+    expected = ids_of(tokenizer, documents)
+    assert result.num_documents == count
+    assert units_of(result) == expected
+    blocks = Blocks(result.tokens, result.spans(), template_of(tokenizer), 64)
+    text = np.concatenate([blocks[number]["input_ids"][1:-1] for number in range(len(blocks))])
+    assert text[text != tokenizer.sep_token_id].tolist() == list(chain.from_iterable(expected))
+    assert len(text) == sum(map(len, expected)) + count - 1
+
+
+@pytest.mark.parametrize(
+    ("documents", "lines"),
+    [(None, [0, 1, 2, 3, 4]), ([0], [0, 1]), ([1], [2]), ([0, 2], [0, 1, 3, 4]), ([1, 2], [2, 3, 4]), ([], [])],
+)
+def test_spans_of_chosen_documents(documents, lines, corpus, tokenizers, tmp_path):
+    tokenizer = tokenizers["wordpiece"]
+    result = prepared(corpus, tokenizer, tmp_path, line_by_line=True)
+    chosen = None if documents is None else np.array(documents, dtype=int)
+    text = "\n".join(DOCUMENTS).split("\n")
+    assert units_of(result, chosen) == [ids_of(tokenizer, text[line]) for line in lines]
+    assert result.spans(chosen).shape == (len(lines), 2)
+
+
+def test_text_without_a_token(tokenizers, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus.txt", ["\u200b", "\u200b\u200b"])
+    with pytest.raises(UserError, match=r"corpus\.txt: the tokenizer finds no token"):
+        prepared(corpus, tokenizers["wordpiece"], tmp_path / "cache")
+    assert [path for path in finished(tmp_path / "cache") if path.suffix != ".partial"] == []
+
+
+# The cache
+
+
+def test_what_was_prepared_is_taken_again(corpus, tokenizers, tmp_path, monkeypatch, caplog):
+    """Mistake 17: a cache that is hit, by an equal tokenizer and after other uses of it, and not read again."""
+    caplog.set_level("INFO", logger="cloze")
+    tokenizer = tokenizers["wordpiece"]
+    first = units_of(prepared(corpus, tokenizer, tmp_path, with_words=True))
+    assert "Prepared" in caplog.text
+    assert "Reusing" not in caplog.text
+    monkeypatch.setattr(preparation, "read_documents", None)
+    other = copy.deepcopy(tokenizer)
+    other(["a text", "a longer text"], padding=True, truncation=True, max_length=4)
+    for each in (tokenizer, other):
+        caplog.clear()
+        assert units_of(prepared(corpus, each, tmp_path, with_words=True)) == first
+        assert f"Reusing the prepared corpus in {finished(tmp_path)[0]}" in caplog.text
+
+
+def test_overwrite_prepares_again(corpus, tokenizers, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="cloze")
+    tokenizer = tokenizers["wordpiece"]
+    first = prepared(corpus, tokenizer, tmp_path)
+    (folder,) = finished(tmp_path)
+    (folder / "tokens").write_bytes(bytes(first.tokens.nbytes))
+    assert set(prepared(corpus, tokenizer, tmp_path).tokens.tolist()) == {0}
+    caplog.clear()
+    assert units_of(prepared(corpus, tokenizer, tmp_path, overwrite=True)) == ids_of(tokenizer, DOCUMENTS)
+    assert "Reusing" not in caplog.text
+    assert finished(tmp_path) == [folder]
+
+
+def without_normalizer(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def with_a_word_more(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["behind"])
+    return tokenizer
+
+
+@pytest.mark.parametrize("change", [without_normalizer, with_a_word_more])
+def test_another_tokenizer_is_not_taken_for_the_same(change, corpus, tokenizers, tmp_path):
+    """Mistake 17: of the same class, and even the same vocabulary."""
+    tokenizer = tokenizers["wordpiece"]
+    other = change(tokenizer)
+    assert ids_of(other, DOCUMENTS) != ids_of(tokenizer, DOCUMENTS)
+    for each in (tokenizer, other, tokenizer):
+        assert units_of(prepared(corpus, each, tmp_path)) == ids_of(each, DOCUMENTS)
+    assert len(finished(tmp_path)) == 2
+
+
+def test_another_text_is_not_taken_for_the_same(corpus, tokenizers, tmp_path):
+    """Mistake 17: of the same length, or the same file beside another."""
+    tokenizer = tokenizers["wordpiece"]
+    (path,) = corpus.files
+    prepared(corpus, tokenizer, tmp_path)
+    changed = [text.replace("deep", "salt") for text in DOCUMENTS]
+    before = path.stat().st_mtime_ns
+    write_corpus(path, changed)
+    os.utime(path, ns=(before + 1, before + 1))
+    assert units_of(prepared(corpus, tokenizer, tmp_path)) == ids_of(tokenizer, changed)
+    second = tmp_path / "more.txt"
+    second.write_text("More of it")
+    both = FileCorpus((path, second))
+    assert units_of(prepared(both, tokenizer, tmp_path)) == ids_of(tokenizer, [*changed, "More of it"])
+    assert len(finished(tmp_path)) == 3
+
+
+def test_settings_are_kept_apart(corpus, tokenizers, tmp_path):
+    for _ in range(2):
+        for line_by_line in (False, True):
+            for with_words in (False, True):
+                result = prepared(corpus, tokenizers["wordpiece"], tmp_path, line_by_line, with_words)
+                assert len(result.spans()) == (5 if line_by_line else 3)
+                assert (result.word_starts is not None) == with_words
+    assert len(finished(tmp_path)) == 4
+
+
+def test_text_columns_are_kept_apart(tokenizers, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("title,body\nTides,Water heaps up\n")
+    tokenizer = tokenizers["wordpiece"]
+    for column, text in (("title", "Tides"), ("body", "Water heaps up")):
+        assert units_of(prepared(FileCorpus((path,), column), tokenizer, tmp_path)) == [ids_of(tokenizer, text)]
+
+
+def test_a_half_written_result_is_replaced(corpus, tokenizers, tmp_path):
+    """Mistake 14, of caches: what a killed process left is never read, not even in part."""
+    tokenizer = tokenizers["wordpiece"]
+    prepared(corpus, tokenizer, tmp_path)
+    (folder,) = finished(tmp_path)
+    partial = folder.with_name(folder.name + ".partial")
+    folder.rename(partial)
+    (partial / "tokens").write_bytes(b"\x01\x00\x01")
+    (partial / "info.json").unlink()
+    (partial / "left").touch()
+    assert units_of(prepared(corpus, tokenizer, tmp_path)) == ids_of(tokenizer, DOCUMENTS)
+    assert finished(tmp_path) == [folder]
+    assert not (folder / "left").exists()
+
+
+def test_an_error_leaves_no_result(corpus, tokenizers, tmp_path, monkeypatch):
+    def broken(corpus):
+        yield DOCUMENTS[:1]
+        raise OSError("disk on fire")
+
+    tokenizer = tokenizers["wordpiece"]
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "read_documents", broken)
+        with pytest.raises(OSError, match="disk on fire"):
+            prepared(corpus, tokenizer, tmp_path)
+    assert [path for path in finished(tmp_path) if path.suffix != ".partial"] == []
+    assert units_of(prepared(corpus, tokenizer, tmp_path)) == ids_of(tokenizer, DOCUMENTS)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_several_at_once_make_one_complete_result(overwrite, corpus, tokenizers, tmp_path, monkeypatch):
+    """Mistake 25: they wait for each other at the file's lock, whoever is first."""
+    tokenizer = tokenizers["wordpiece"]
+    inside, written, together = [], [], threading.Barrier(4)
+    write = preparation.write
+
+    def watched(*arguments):
+        inside.append(1)
+        assert len(inside) == 1, "two write at once"
+        write(*arguments)
+        written.append(1)
+        inside.pop()
+
+    monkeypatch.setattr(preparation, "write", watched)
+
+    def work(_):
+        together.wait()
+        return units_of(prepared(corpus, copy.deepcopy(tokenizer), tmp_path, overwrite=overwrite))
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(work, range(4)))
+    assert results == [ids_of(tokenizer, DOCUMENTS)] * 4
+    assert len(written) == (4 if overwrite else 1)
+    assert len(finished(tmp_path)) == 1
+
+
+def test_a_result_is_opened_before_the_next_process_may_remove_it(corpus, tokenizers, tmp_path, monkeypatch):
+    """Mistake 25: all processes get --overwrite_cache; one that has the lock removes the result of the one before."""
+
+    class Lock(preparation.FileLock):
+        def release(self, force=False):
+            super().release(force)
+            for folder in finished(tmp_path):
+                shutil.rmtree(folder)
+
+    monkeypatch.setattr(preparation, "FileLock", Lock)
+    tokenizer = tokenizers["wordpiece"]
+    assert units_of(prepared(corpus, tokenizer, tmp_path, overwrite=True)) == ids_of(tokenizer, DOCUMENTS)

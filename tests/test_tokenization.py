@@ -1,0 +1,216 @@
+"""Training tokenizers, and text -> ids exactly as the tokenizer itself gives them."""
+
+import copy
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SAMPLE
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+
+from cloze import tokenization
+from cloze.arguments import UserError
+from cloze.blocks import Template
+from cloze.corpus import FileCorpus
+from cloze.tokenization import check_whole_words, encode, fingerprint, num_ids, template_of, train_tokenizer
+
+KINDS = ["wordpiece", "byte_level", "unigram"]
+CORPUS = FileCorpus(tuple(sorted(SAMPLE.glob("*.txt"))))
+ACCENTS = "Die naïve Ärztin sah über 한국어 und 漢字 hinweg, déjà vu in Łódź.\n"
+
+
+@pytest.fixture
+def accents(tmp_path):
+    path = tmp_path / "accents.txt"
+    path.write_text(ACCENTS * 3)
+    return FileCorpus((path,))
+
+
+def train(kind, vocab_size=600):
+    function = {"bert": tokenization.train_wordpiece, "roberta": tokenization.train_byte_level}[kind]
+    return function(CORPUS, vocab_size, lower_case=False)
+
+
+def digest(tokenizer):
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+
+
+# Training
+
+
+def test_training_is_deterministic():
+    """Over two runs, and in another process, where Python and the trainer hash strings differently."""
+    digests = [[digest(train(kind)) for kind in ("bert", "roberta")] for _ in range(2)]
+    script = "import test_tokenization as t; print(*[t.digest(t.train(kind)) for kind in ('bert', 'roberta')])"
+    folder = Path(__file__).parent
+    output = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": f"{folder}{os.pathsep}{folder.parent}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert digests[0] == digests[1] == output.stdout.split()
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_vocabulary_has_the_size_asked_for(kind):
+    tokenizer = train(kind, 800)
+    assert len(tokenizer) == num_ids(tokenizer) == 800
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "electra", "roberta", "modernbert"])
+def test_special_tokens(kind, accents, tmp_path):
+    tokenizer = train_tokenizer(accents, kind, 400, False, tmp_path, overwrite=False)
+    byte_level = kind in ("roberta", "modernbert")
+    names = "<s> </s> <pad> <unk> <mask>" if byte_level else "[CLS] [SEP] [PAD] [UNK] [MASK]"
+    roles = ["cls_token", "sep_token", "pad_token", "unk_token", "mask_token"]
+    assert [getattr(tokenizer, role) for role in roles] == names.split()
+    cls, sep, *_, mask = ids = [tokenizer.get_vocab()[name] for name in names.split()]
+    assert len(set(ids)) == 5
+    text = tokenizer(f"über {tokenizer.mask_token}")["input_ids"]
+    assert [text[0], *text[-2:]] == [cls, mask, sep]
+
+
+@pytest.mark.parametrize("lower_case", [False, True])
+def test_wordpiece_keeps_accents(lower_case, accents, tmp_path):
+    """In memory, and as it is loaded again; Hangul is not taken apart."""
+    tokenizer = train_tokenizer(accents, "bert", 300, lower_case, tmp_path, overwrite=False)
+    for loaded in (tokenizer, tokenization.train_wordpiece(accents, 300, lower_case)):
+        words = "".join(piece.removeprefix("##") for piece in loaded.tokenize("naïve Ärztin 한국어 漢字 Łódź"))
+        assert words == ("naïveärztin한국어漢字łódź" if lower_case else "naïveÄrztin한국어漢字Łódź")
+
+
+def test_byte_level_gives_the_text_back(accents, tmp_path):
+    tokenizer = train_tokenizer(accents, "roberta", 400, False, tmp_path, overwrite=False)
+    text = "Naïve 한국어 and 🦑, never seen"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_a_trained_tokenizer_is_taken_again(accents, tmp_path, monkeypatch):
+    vocabulary = train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab()
+    lower = train_tokenizer(accents, "bert", 300, True, tmp_path, overwrite=False).get_vocab()
+    assert lower != vocabulary
+    accents.files[0].write_text("another text, with other characters " * 9)
+    other = train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab()
+    assert other != vocabulary
+    # From here on, the text must not be read.
+    monkeypatch.setattr(tokenization, "read_documents", None)
+    assert train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab() == other
+    with pytest.raises(TypeError):
+        train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=True)
+    assert train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab() == other
+
+
+@pytest.mark.parametrize(
+    ("kind", "lower_case", "message"), [("albert", False, "--tokenizer_name"), ("roberta", True, "--do_lower_case")]
+)
+def test_what_cannot_be_trained(kind, lower_case, message, accents, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train_tokenizer(accents, kind, 300, lower_case, tmp_path, overwrite=False)
+
+
+# Using
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix", "suffix"),
+    [("wordpiece", "[CLS]", "[SEP]"), ("byte_level", "<s>", "</s>"), ("unigram", "[CLS]", "[SEP]")],
+)
+def test_template(kind, prefix, suffix, tokenizers):
+    cls, sep = tokenizers[kind].convert_tokens_to_ids([prefix, suffix])
+    assert template_of(tokenizers[kind]) == Template(prefix=(cls,), suffix=(sep,), separator=(sep,))
+
+
+def test_template_of_a_tokenizer_without_special_tokens():
+    vocabulary = {"a": 0, "[UNK]": 1}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "[UNK]")))
+    assert template_of(tokenizer) == Template((), (), ())
+
+
+def truncating(tokenizer):
+    """A tokenizer.json may come with truncation and padding switched on."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.enable_truncation(8)
+    tokenizer.backend_tokenizer.enable_padding(length=64)
+    return tokenizer
+
+
+@pytest.mark.parametrize("portion", [tokenization.PORTION, 300])
+@pytest.mark.parametrize("with_words", [False, True])
+@pytest.mark.parametrize("as_found", [copy.deepcopy, truncating])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_those_of_the_tokenizer(kind, as_found, with_words, portion, tokenizers, texts, monkeypatch):
+    monkeypatch.setattr(tokenization, "PORTION", portion)
+    odd = ["", "\u00e9 [MASK] <mask> \U0001f991"]
+    documents = [texts[:3], [], odd, [" ".join(texts[:20])], *([text] for text in texts[20:60])]
+    encoded = list(encode(documents, as_found(tokenizers[kind]), with_words))
+    assert [len(units) for units in encoded] == [len(document) for document in documents]
+    for document, units in zip(documents, encoded, strict=True):
+        for text, (ids, word_starts) in zip(document, units, strict=True):
+            expected = tokenizers[kind](text, add_special_tokens=False)
+            assert ids.tolist() == expected["input_ids"]
+            if with_words:
+                words = expected.word_ids()
+                pairs = zip(words, [None, *words], strict=False)
+                assert word_starts.tolist() == [word is None or word != before for word, before in pairs]
+            else:
+                assert word_starts is None
+    assert max(len(ids) for units in encoded for ids, _ in units) > 500
+
+
+def test_slow_tokenizers_encode_too():
+    tokenizer = ByT5Tokenizer()
+    ((ids, words),) = next(encode([["Tide"]], tokenizer, with_words=False))
+    assert ids.tolist() == [byte + 3 for byte in b"Tide"]
+    assert words is None
+
+
+def test_fingerprint_changes_with_what_the_tokenizer_does(tokenizers):
+    """Mistake 17: of the same kind and size, but another vocabulary or another normalizer."""
+    tokenizer = tokenizers["wordpiece"]
+    assert fingerprint(truncating(tokenizer)) == fingerprint(copy.deepcopy(tokenizer)) == fingerprint(tokenizer)
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.normalizer = None
+    swapped = tokenizer.backend_tokenizer.to_str().replace('"the":', '"?":').replace('"and":', '"the":')
+    swapped = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(swapped.replace('"?":', '"and":')))
+    assert swapped.convert_tokens_to_ids("the") == tokenizer.convert_tokens_to_ids("and")
+    assert len({fingerprint(each) for each in (tokenizer, other, swapped, tokenizers["byte_level"])}) == 4
+    assert fingerprint(ByT5Tokenizer()) != fingerprint(ByT5Tokenizer(extra_ids=5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_words_are_known_to_three_kinds(kind, tokenizers):
+    check_whole_words(tokenizers[kind])
+
+
+def word_level(pre_tokenizer):
+    backend = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, "[UNK]"))
+    backend.pre_tokenizer = pre_tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def unsplit(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.pre_tokenizer = None
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda _: word_level(pre_tokenizers.Whitespace()), "TokenizersBackend.*WordLevel"),
+        (lambda tokenizers: unsplit(tokenizers["unigram"]), "DebertaV2Tokenizer.*Unigram"),
+        (lambda _: ByT5Tokenizer(), "ByT5Tokenizer is a slow tokenizer"),
+    ],
+    ids=["WordLevel", "nothing splits words", "slow"],
+)
+def test_whole_words_are_refused_by_name(make, words, tokenizers):
+    """Mistake 11: an error, instead of masks that are silently wrong."""
+    with pytest.raises(UserError, match=f"--whole_word_mask: {words}"):
+        check_whole_words(make(tokenizers))
