@@ -30,6 +30,7 @@ from cloze.corpus import find_corpora
 from cloze.examples import make_examples
 from cloze.masking import MaskingCollator
 from cloze.modeling import check_model, fit_config, load_config, load_model
+from cloze.preparation import cache_folder
 from cloze.tokenization import load_tokenizer, train_tokenizer
 from cloze.training import MaskedLMTrainer, run
 
@@ -42,9 +43,10 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
         logging.getLogger("cloze").setLevel(logging.ERROR)
     if training_args.disable_tqdm:
         disable_progress_bar()
+        datasets.disable_progress_bars()
     if data_args.preprocessing_num_workers:
         os.environ["RAYON_NUM_THREADS"] = str(data_args.preprocessing_num_workers)
-    cache = Path(model_args.cache_dir or datasets.config.HF_DATASETS_CACHE) / "cloze"
+    cache = cache_folder(model_args)
 
     # Where to go on from, and the text
     checkpoint = prepare_output_dir(training_args, keep=model_args.model_name_or_path)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 import transformers
 
+# What an evaluation measures.
+METRICS = ("loss", "accuracy")
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 
 
@@ -145,6 +147,13 @@ class TrainingArguments(transformers.TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} is less than 1")
+        for name in ("seed", "data_seed", "learning_rate", "weight_decay", "dataloader_num_workers"):
+            if (getattr(self, name) or 0) < 0:
+                raise UserError(f"--{name} {getattr(self, name)} is negative: give 0 or more")
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise UserError(f"--label_smoothing_factor {self.label_smoothing_factor} is not between 0 and 1")
+        if (self.metric_for_best_model or "loss").removeprefix("eval_") not in METRICS:
+            raise UserError(f"--metric_for_best_model {self.metric_for_best_model} is not one of {', '.join(METRICS)}")
         if self.save_total_limit is not None and self.save_total_limit < 1:
             raise UserError(f"--save_total_limit {self.save_total_limit} is less than 1: use --save_strategy no")
         if self.train_sampling_strategy == "batch_rebalance":

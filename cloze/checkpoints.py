@@ -45,14 +45,11 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Pa
         raise UserError(f"--output_dir {output_dir} is the model to start from: give another folder")
     checkpoints = list_checkpoints(training_args.output_dir)
     if training_args.overwrite_output_dir:
-        if training_args.process_index == 0:
-            for path in checkpoints.values():
-                shutil.rmtree(path)
         return None
     asked = training_args.resume_from_checkpoint
     if asked not in (None, "True", "true"):
         if not (Path(asked) / "trainer_state.json").is_file():
-            raise UserError(f"--resume_from_checkpoint {asked} is no checkpoint: it has no trainer_state.json")
+            raise UserError(f"--resume_from_checkpoint {asked} is no whole checkpoint: give the path of a checkpoint-N")
         return Path(asked)
     if checkpoints:
         return list(checkpoints.values())[-1]
@@ -64,6 +61,12 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Pa
             "give another folder, or --overwrite_output_dir"
         )
     return None
+
+
+def remove_all(output_dir: str) -> None:
+    """Delete the checkpoints of an earlier run, once all is ready to start afresh."""
+    for path in list_checkpoints(output_dir).values():
+        shutil.rmtree(path)
 
 
 def prune(output_dir: str, keep: int | None, newest: int, best: int | None) -> None:

@@ -1,5 +1,6 @@
 """Recipe and command line -> dataclasses: defaults < recipe < command line."""
 
+import argparse
 import dataclasses
 import difflib
 import json
@@ -93,8 +94,11 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataTrainingArguments, T
         except UserError as error:
             raise UserError(f"{recipe}: {error}") from None
     namespace, unknown = parser.parse_known_args(recipe_argv + update_flags(argv))
+    if unknown and unknown[0].endswith(RECIPE_SUFFIXES):
+        raise UserError(f"{unknown[0]}: a recipe is the first argument, before the flags")
     if unknown:
         raise UserError(f"unknown argument {unknown[0]}{did_you_mean(unknown[0], known_settings(parser), prefix='--')}")
+    check_dicts(namespace)
     try:
         arguments = parser.parse_dict(vars(namespace))
     except (ValueError, OSError, ImportError, NotImplementedError) as error:
@@ -187,6 +191,17 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     name = name.partition("=")[0].lstrip("-").replace("-", "_")
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f": did you mean {prefix}{close[0]}?" if close else ": --help lists the flags"
+
+
+def check_dicts(namespace: argparse.Namespace) -> None:
+    """Raise UserError for JSON that transformers could not read; it would not say of which flag."""
+    for name in TrainingArguments._VALID_DICT_FIELDS:
+        value = getattr(namespace, name)
+        if isinstance(value, str) and value.startswith("{"):
+            try:
+                json.loads(value)
+            except json.JSONDecodeError as error:
+                raise UserError(f"--{name} {value}: not JSON: {error}") from None
 
 
 def check_reporting(report_to: Sequence[str]) -> None:

@@ -88,6 +88,8 @@ def find_files(patterns: Sequence[str], flag: str) -> tuple[Path, ...]:
     """Files that the patterns name, in a fixed order, each once. A folder stands for the text and tables below it."""
     found: list[Path] = []
     for pattern in patterns:
+        if not pattern:
+            raise UserError(f"{flag}: a name is empty: give a file, a glob or a folder")
         path = Path(pattern).expanduser()
         if path.is_dir():
             matches = sorted(p for p in path.rglob("*") if p.is_file() and file_format(p) in FORMATS)
@@ -119,7 +121,7 @@ def load_hub(
             streaming=data_args.streaming,
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"--dataset_name {name} cannot be loaded: {str(error)[:300]}") from None
+        raise UserError(f"--dataset_name {name} cannot be loaded: check the name ({str(error)[:300]})") from None
     corpora = {split: HubCorpus(f"{name} ({split})", rows, data_args.text_column) for split, rows in splits.items()}
     validation = corpora.get("validation") if do_eval else None
     if "train" not in corpora and (do_train or validation is None):

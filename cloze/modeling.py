@@ -4,6 +4,7 @@ import difflib
 import logging
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -115,7 +116,7 @@ def outline(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTra
     try:
         with torch.device("meta"):
             return AutoModelForMaskedLM.from_config(config, trust_remote_code=trust_remote_code)
-    except (ValueError, TypeError, RuntimeError, AttributeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, ZeroDivisionError) as error:
         raise UserError(f"the config builds no {config.model_type} model: {error}: check --config_overrides") from None
 
 
@@ -150,7 +151,7 @@ def load_model(model_args: ModelArguments, config: PretrainedConfig) -> PreTrain
             output_loading_info=True,
             **hub_arguments(model_args),
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"--model_name_or_path {model_args.model_name_or_path}: the weights cannot be loaded: {str(error)[:300]}"
         ) from None

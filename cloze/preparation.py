@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 import numpy as np
 import sentencex
 from filelock import FileLock
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from cloze.arguments import UserError
+from cloze.arguments import ModelArguments, UserError
 from cloze.corpus import Corpus, read_documents
 from cloze.tokenization import encode, fingerprint, hash_of, num_ids
 
@@ -23,6 +24,16 @@ logger = logging.getLogger(__name__)
 
 # Raised when what is written changes, so that older caches are not taken for it.
 VERSION = 1
+
+
+def cache_folder(model_args: ModelArguments) -> Path:
+    """Where prepared corpora and tokenizers trained from them are kept."""
+    path = Path(model_args.cache_dir or datasets.config.HF_DATASETS_CACHE) / "cloze"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--cache_dir {path.parent} cannot be written to ({error.strerror}): give a folder") from None
+    return path
 
 
 @dataclass
@@ -73,7 +84,6 @@ def prepare(
     """
     key = hash_of([VERSION, corpus.identity, fingerprint(tokenizer), line_by_line, with_words])
     path = cache / f"corpus-{key}"
-    cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.exists() and not overwrite:
             logger.info("Reusing the prepared corpus in %s", path)

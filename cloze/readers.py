@@ -40,7 +40,7 @@ def read_lines(path: Path) -> Iterator[str]:
             f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8: convert the file, as by iconv -t UTF-8"
         ) from None
     except (OSError, EOFError, zstandard.ZstdError) as error:
-        raise UserError(f"{path} cannot be read after line {number}: {error}") from None
+        raise UserError(f"{path} cannot be read after line {number}: {error}: copy it again") from None
 
 
 def read_text(path: Path) -> Iterator[list[str]]:
@@ -123,7 +123,9 @@ def read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         rows = json.loads("".join(read_lines(path)))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+        raise UserError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg}): the file must be an array of objects"
+        ) from None
     for number, row in enumerate(rows):
         yield f"{path}, row {number}", check_row(row, f"{path}, row {number}")
 
@@ -145,7 +147,7 @@ def read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"{path}, row {number}", row
                     number += 1
     except (OSError, EOFError, zstandard.ZstdError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as parquet: {error}") from None
+        raise UserError(f"{path} cannot be read as parquet: {error}: copy it again") from None
 
 
 def choose_column(row: dict[str, Any], text_column: str | None, where: str) -> str:

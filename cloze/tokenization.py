@@ -63,7 +63,6 @@ def train_tokenizer(
         )
     train = train_wordpiece if model_type in WORDPIECE_TYPES else train_byte_level
     path = cache / f"tokenizer-{hash_of([train.__name__, corpus.identity, vocab_size, lower_case])}"
-    cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if overwrite or not path.exists():
             partial = Path(f"{path}.partial")

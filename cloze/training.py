@@ -18,8 +18,14 @@ class MaskedLMTrainer(Trainer):
     # The loss below is normalised over the whole step, so that the Trainer must not divide it by the micro-batches.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, compute_metrics=summarise, **kwargs)
+    def __init__(self, args, **kwargs):
+        try:
+            super().__init__(args=args, compute_metrics=summarise, **kwargs)
+            self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        except (ValueError, ImportError, OSError) as error:
+            # Settings that only the Trainer can judge: a package that is missing, a Hub out of reach.
+            flag = "--push_to_hub: " if args.push_to_hub else ""
+            raise UserError(f"{flag}{error}") from None
         # Lets the Trainer count the labels of the whole step; up to transformers 5.17 it stands for the above, too.
         self.model_accepts_loss_kwargs = True
         # The Trainer prunes by time of change (transformers#26961), and at the end even the newest: ours is used.
@@ -82,6 +88,8 @@ def run(trainer: MaskedLMTrainer, checkpoint: Path | None) -> dict[str, float]:
     args, metrics = trainer.args, {}
     if args.do_train:
         checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
+        if args.overwrite_output_dir and args.process_index == 0:
+            checkpoints.remove_all(args.output_dir)
         # The metrics of the model as it was show what training brought; a resumed run has them in its state.
         args.eval_on_start = args.do_eval and checkpoint is None
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

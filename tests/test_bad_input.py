@@ -277,7 +277,7 @@ def test_what_the_trainer_refuses_is_one_line_too(argv, culprit, cure, error_of)
     assert cure in error
 
 
-@pytest.mark.parametrize("damage", [lambda weights: weights.unlink(), lambda weights: weights.write_bytes(b"cut")])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda weights: weights.write_bytes(b"cut")], ids=["missing", "cut"])
 def test_weights_missing_or_broken(damage, error_of, workplace, tmp_path):
     shutil.copytree(workplace / "bert", tmp_path / "broken")
     damage(tmp_path / "broken" / "model.safetensors")

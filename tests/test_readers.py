@@ -212,6 +212,15 @@ def test_compressed_file_that_is_cut_off_is_an_error_not_a_shorter_corpus(name, 
         read(name + suffix, content[: len(content) // 2])
 
 
+@pytest.mark.parametrize("place", [100, 50_000])
+def test_compressed_file_that_is_damaged_is_an_error(place, read):
+    """Python's gzip has an exception for each kind of damage."""
+    content = bytearray(gzip.compress(as_txt(map(str, np.random.default_rng(0).random(9999)))))
+    content[place : place + 100] = bytes(100)
+    with pytest.raises(UserError, match=r"text\.txt\.gz cannot be read"):
+        read("text.txt.gz", bytes(content))
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("a.txt", ".txt"), ("a.b.csv", ".csv"), ("a.txt.gz", ".txt"), ("a.jsonl.zst", ".jsonl"), ("a.gz", ""), ("a", "")],

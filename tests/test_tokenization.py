@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SAMPLE
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
@@ -20,7 +19,7 @@ from cloze.corpus import FileCorpus
 from cloze.tokenization import check_whole_words, encode, fingerprint, num_ids, template_of, train_tokenizer
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
-CORPUS = FileCorpus(tuple(sorted(SAMPLE.glob("*.txt"))))
+CORPUS = FileCorpus(tuple(sorted(Path(__file__).parent.parent.glob("sample/*.txt"))))
 ACCENTS = "Die naïve Ärztin sah über 한국어 und 漢字 hinweg, déjà vu in Łódź.\n"
 
 

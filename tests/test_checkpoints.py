@@ -1,0 +1,236 @@
+"""Which checkpoints count, which are deleted, and that nothing in output_dir is lost."""
+
+import os
+
+import pytest
+
+from cloze.arguments import TrainingArguments, UserError
+from cloze.checkpoints import check_disk, list_checkpoints, prepare_output_dir, prune
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def make(out, *steps, complete=True):
+    """Checkpoints, and a file of the user's beside them."""
+    for step in steps:
+        path = out / f"checkpoint-{step}"
+        path.mkdir(parents=True)
+        (path / "model.safetensors").write_text("weights")
+        if complete:
+            (path / "trainer_state.json").write_text("{}")
+    out.mkdir(exist_ok=True)
+    (out / "notes.txt").write_text("mine")
+
+
+def names(out):
+    return sorted(path.name for path in out.iterdir())
+
+
+def steps_in(out):
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in out.glob("checkpoint-*"))
+
+
+def arguments(out, **settings):
+    return TrainingArguments(output_dir=str(out), use_cpu=True, **{"do_train": True, **settings})
+
+
+# Finding
+
+
+def test_checkpoints_are_listed_by_step(out):
+    make(out, 1000, 90, 500)
+    assert list(list_checkpoints(str(out)).items()) == [(step, out / f"checkpoint-{step}") for step in (90, 500, 1000)]
+
+
+def test_incomplete_checkpoints_and_other_names_are_left_out(out):
+    """Mistake 14: trainer_state.json is written last; without it, a crash came between."""
+    make(out, 10)
+    make(out, 20, complete=False)
+    for name in ("checkpoint-30-old", "checkpoint-", "checkpoint-best", "checkpoint-40.tmp", "my-checkpoint-50"):
+        (out / name).mkdir()
+        (out / name / "trainer_state.json").touch()
+    (out / "checkpoint-60").touch()
+    (out / "checkpoint-70" / "trainer_state.json").mkdir(parents=True)
+    assert list(list_checkpoints(str(out))) == [10]
+
+
+def test_no_folder_holds_no_checkpoint(out):
+    assert list_checkpoints(str(out)) == {}
+
+
+# The output folder
+
+
+def test_a_new_folder_is_made(out):
+    assert prepare_output_dir(arguments(out / "deep" / "er"), keep=None) is None
+    assert names(out / "deep" / "er") == []
+
+
+def test_training_goes_on_from_the_newest_complete_checkpoint(out):
+    """Mistakes 14 and 15: newest by step, whatever the times of change."""
+    make(out, 900, 1000)
+    make(out, 1100, complete=False)
+    os.utime(out / "checkpoint-1000", (1, 1))
+    before = names(out)
+    for resume in (None, "True", "true"):
+        found = prepare_output_dir(arguments(out, resume_from_checkpoint=resume), keep=None)
+        assert found == out / "checkpoint-1000"
+    assert names(out) == before
+
+
+def test_training_goes_on_from_the_checkpoint_asked_for(out):
+    make(out, 10, 20)
+    asked = str(out / "checkpoint-10")
+    assert prepare_output_dir(arguments(out, resume_from_checkpoint=asked), keep=None) == out / "checkpoint-10"
+    assert steps_in(out) == [10, 20]
+
+
+@pytest.mark.parametrize("resume", ["checkpoint-10", "elsewhere", "True"])
+def test_a_checkpoint_that_is_none(resume, out):
+    make(out, 10, complete=False)
+    resume = resume if resume == "True" else str(out / resume)
+    with pytest.raises(UserError, match=r"--resume_from_checkpoint.* (is no checkpoint|holds no checkpoint)"):
+        prepare_output_dir(arguments(out, resume_from_checkpoint=resume), keep=None)
+
+
+def test_starting_afresh_removes_checkpoints_and_nothing_else(out):
+    make(out, 10, 20)
+    (out / "model.safetensors").touch()
+    assert prepare_output_dir(arguments(out, overwrite_output_dir=True), keep=None) is None
+    assert names(out) == ["model.safetensors", "notes.txt"]
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "pytorch_model.bin"])
+def test_a_finished_model_is_not_overwritten(file, out):
+    make(out)
+    (out / file).write_text("weights")
+    with pytest.raises(UserError, match=r"holds a model already.*--overwrite_output_dir"):
+        prepare_output_dir(arguments(out), keep=None)
+    assert (out / file).read_text() == "weights"
+    assert prepare_output_dir(arguments(out, do_train=False, do_eval=True), keep=None) is None
+    assert prepare_output_dir(arguments(out, overwrite_output_dir=True), keep=None) is None
+
+
+def test_other_files_do_not_matter(out):
+    make(out)
+    assert prepare_output_dir(arguments(out), keep=None) is None
+    assert names(out) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "overwrite"), [(".", False), (".", True), ("checkpoint-10/..", False), ("checkpoint-10", True)]
+)
+def test_the_model_to_start_from_is_not_overwritten(kept, overwrite, out):
+    """Nor deleted, when it is one of the checkpoints that --overwrite_output_dir removes."""
+    make(out, 10, 20)
+    with pytest.raises(UserError, match="the model to start from"):
+        prepare_output_dir(arguments(out, overwrite_output_dir=overwrite), keep=str(out / kept))
+    assert steps_in(out) == [10, 20]
+
+
+def test_the_checkpoint_to_go_on_from_is_not_deleted(out):
+    """--overwrite_output_dir and --resume_from_checkpoint contradict each other."""
+    make(out, 10, 20)
+    settings = arguments(out, overwrite_output_dir=True, resume_from_checkpoint=str(out / "checkpoint-10"))
+    with pytest.raises(UserError, match="--resume_from_checkpoint"):
+        prepare_output_dir(settings, keep=None)
+    assert steps_in(out) == [10, 20]
+
+
+def test_evaluation_keeps_everything(out):
+    make(out, 10)
+    settings = arguments(out, do_train=False, do_eval=True, overwrite_output_dir=True)
+    assert prepare_output_dir(settings, keep=str(out)) is None
+    assert steps_in(out) == [10]
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output_dir .*file/out cannot be written to"):
+        prepare_output_dir(arguments(tmp_path / "file" / "out"), keep=None)
+
+
+# Pruning
+
+
+@pytest.mark.parametrize(
+    ("keep", "newest", "best", "left"),
+    [
+        (None, 1000, None, [80, 90, 100, 1000]),
+        (1, 1000, None, [1000]),
+        (2, 1000, None, [100, 1000]),
+        (3, 1000, None, [90, 100, 1000]),
+        (9, 1000, None, [80, 90, 100, 1000]),
+        (1, 1000, 80, [80, 1000]),
+        (2, 1000, 80, [80, 1000]),
+        (3, 1000, 80, [80, 100, 1000]),
+        (1, 1000, 1000, [1000]),
+        (2, 1000, 1000, [100, 1000]),
+        # The best one is gone, as from an earlier run.
+        (2, 1000, 70, [100, 1000]),
+        # The rest is of an earlier run that went further.
+        (1, 90, None, [90, 100, 1000]),
+        (1, 90, 80, [80, 90, 100, 1000]),
+        (2, 100, 80, [80, 100, 1000]),
+    ],
+)
+def test_pruning(keep, newest, best, left, out):
+    """Mistake 15: by step and not by time of change, the newest and the best never, nor an earlier run's leftovers."""
+    make(out, 80, 90, 100, 1000)
+    make(out, 85, complete=False)
+    for time, step in enumerate((1000, 100, 90, 80)):
+        os.utime(out / f"checkpoint-{step}", (time, time))
+    prune(str(out), keep, newest, best)
+    assert steps_in(out) == sorted([*left, 85])
+    assert (out / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+@pytest.mark.parametrize("best", [None, 5, 20])
+def test_pruning_while_training(keep, best, out):
+    """After each save the newest and the best are there, and never more than were asked for, or those two."""
+    for step in range(5, 50, 5):
+        make(out, step)
+        so_far = best if best is not None and best <= step else None
+        prune(str(out), keep, step, so_far)
+        left = steps_in(out)
+        protected = {step} if so_far is None else {step, so_far}
+        assert protected <= set(left)
+        assert len(left) == min(step // 5, max(keep, len(protected)))
+
+
+# The disk
+
+
+WEIGHTS = 4000  # bytes of 1,000 parameters
+
+
+@pytest.mark.parametrize(
+    ("settings", "keep", "least", "enough"),
+    [
+        ({}, 2, 4 * WEIGHTS, 10 * WEIGHTS),
+        ({}, 1, 4 * WEIGHTS, 7 * WEIGHTS),
+        ({"save_only_model": True}, 2, 2 * WEIGHTS, 4 * WEIGHTS),
+        ({"save_strategy": "no"}, 2, WEIGHTS, WEIGHTS),
+    ],
+)
+def test_disk(settings, keep, least, enough, out, caplog):
+    """A checkpoint is three times the weights, and one more than is kept is written before the oldest goes."""
+    training_args = arguments(out, **settings)
+    with pytest.raises(UserError, match=f"--output_dir {out}: .* of disk are free"):
+        check_disk(training_args, keep, 1000, free=least - 1)
+    for free, warned in ((least, least < enough), (enough - 1, least < enough), (enough, False)):
+        caplog.clear()
+        if free >= least:
+            check_disk(training_args, keep, 1000, free=free)
+            assert ("DISK: " in caplog.text) == warned
+
+
+def test_the_disk_is_asked_without_a_number(out):
+    out.mkdir()
+    check_disk(arguments(out), 2, 1000)
+    with pytest.raises(UserError, match=r"a checkpoint and the model take about 16000000\.00 GB"):
+        check_disk(arguments(out), 2, 10**15)
