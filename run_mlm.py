@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from cloze import report
 from cloze.arguments import DataTrainingArguments, ModelArguments, TrainingArguments
-from cloze.checkpoints import prepare_output_dir
+from cloze.checkpoints import check_disk, prepare_output_dir
 from cloze.commandline import run_script, write_recipe
 from cloze.corpus import find_corpora
 from cloze.examples import make_examples
@@ -65,7 +65,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
             data_args.overwrite_cache,
         )
     if model_args.model_name_or_path is None:
-        fit_config(config, tokenizer)
+        fit_config(config, tokenizer, model_args.config_overrides)
     max_seq_length = check_model(config, tokenizer, data_args.max_seq_length, model_args.trust_remote_code)
 
     # Examples
@@ -99,6 +99,8 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
         eval_dataset=sets.validation,
         processing_class=tokenizer,
     )
+    if training_args.do_train:
+        check_disk(training_args, trainer.save_total_limit, model.num_parameters())
     if training_args.do_train and trainer.is_world_process_zero():
         write_recipe(Path(training_args.output_dir) / "recipe.yaml", model_args, data_args, training_args)
     metrics = run(trainer, checkpoint)

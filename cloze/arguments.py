@@ -138,6 +138,8 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self):
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
+        if self.report_to is None:
+            self.report_to = "none"
         super().__post_init__()
         # The collator needs the example's number, which no model's forward takes.
         self.remove_unused_columns = False
@@ -150,6 +152,8 @@ class TrainingArguments(transformers.TrainingArguments):
         for name in ("seed", "data_seed", "learning_rate", "weight_decay", "dataloader_num_workers"):
             if (getattr(self, name) or 0) < 0:
                 raise UserError(f"--{name} {getattr(self, name)} is negative: give 0 or more")
+        if self.dataloader_persistent_workers and not self.dataloader_num_workers:
+            raise UserError("--dataloader_persistent_workers needs --dataloader_num_workers 1 or more")
         if not 0 <= self.label_smoothing_factor < 1:
             raise UserError(f"--label_smoothing_factor {self.label_smoothing_factor} is not between 0 and 1")
         if (self.metric_for_best_model or "loss").removeprefix("eval_") not in METRICS:

@@ -45,6 +45,8 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Pa
         raise UserError(f"--output_dir {output_dir} is the model to start from: give another folder")
     checkpoints = list_checkpoints(training_args.output_dir)
     if training_args.overwrite_output_dir:
+        if keep is not None and Path(keep).resolve() in [path.resolve() for path in checkpoints.values()]:
+            raise UserError(f"--overwrite_output_dir would remove {keep}, the model to start from: copy it elsewhere")
         return None
     asked = training_args.resume_from_checkpoint
     if asked not in (None, "True", "true"):
@@ -98,7 +100,11 @@ def check_disk(
     """
     weights = 4 * num_parameters
     checkpoint = weights * (1 if training_args.save_only_model else 3)
-    free = shutil.disk_usage(training_args.output_dir).free if free is None else free
+    if free is None:
+        free = shutil.disk_usage(training_args.output_dir).free
+        if training_args.overwrite_output_dir:
+            old = list_checkpoints(training_args.output_dir).values()
+            free += sum(path.stat().st_size for checkpoint in old for path in checkpoint.rglob("*") if path.is_file())
     if training_args.save_strategy == "no":
         checkpoint = kept = 0
     else:

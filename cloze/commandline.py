@@ -3,12 +3,14 @@
 import argparse
 import dataclasses
 import difflib
+import enum
 import json
 import logging
 import sys
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
@@ -36,10 +38,11 @@ RENAMED = {
     "eval_data_file": "validation_file",
     "block_size": "max_seq_length",
 }
-# Switches of old that are a value of another flag today.
+# Switches of old that are a value of another flag today: its name, and the values for on and off.
 REPLACED = {
-    "group_by_length": "train_sampling_strategy=group_by_length",
-    "adafactor": "optim=adafactor",
+    "group_by_length": ("train_sampling_strategy", "group_by_length", "random"),
+    "adafactor": ("optim", "adafactor", "adamw_torch_fused"),
+    "evaluate_during_training": ("eval_strategy", "steps", "no"),
 }
 # Flags that do nothing any more, and why that is no loss.
 DROPPED = {
@@ -48,9 +51,31 @@ DROPPED = {
     "low_cpu_mem_usage": "loading always does that",
     "use_mps_device": "the device is found by itself",
     "mlm": "run_mlm.py does nothing else",
+    "use_ipex": "the package has come to its end",
+    "jit_mode_eval": "use --torch_compile",
+    "fp16_opt_level": "torch's own half precision is used",
     "fp16_backend": "torch's own is used",
     "half_precision_backend": "torch's own is used",
 }
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """Safe YAML that leaves what it reads as it is written, but for null: the settings have types of their own.
+
+    Else 1e-4 were a string, as YAML 1.1 has it, and no were false.
+    """
+
+    yaml_implicit_resolvers: typing.ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class RecipeDumper(yaml.SafeDumper):
+    """Writes the members of enumerations as their values."""
+
+
+RecipeDumper.add_multi_representer(enum.Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 
 class Parser(HfArgumentParser):
@@ -121,6 +146,8 @@ def recipe_to_argv(recipe: str, names: dict[str, type]) -> tuple[list[str], dict
         key = str(key)
         if key not in [*names, *RENAMED, *REPLACED, *DROPPED]:
             raise UserError(f"{recipe}: unknown setting {key!r}{did_you_mean(key, names)}")
+        if value is None and key in [*REPLACED, *DROPPED]:
+            continue
         if value is None:
             key = RENAMED.get(key, key)
             if type(None) not in typing.get_args(names.get(key)):
@@ -129,8 +156,20 @@ def recipe_to_argv(recipe: str, names: dict[str, type]) -> tuple[list[str], dict
         elif isinstance(value, list):
             argv += [f"--{key}", *map(str, value)]
         else:
-            argv.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
+            if bool in (names.get(key), *typing.get_args(names.get(key))):
+                value = {"on": True, "off": False}.get(value, value)
+            argv.append(f"--{key}={json.dumps(typed(value)) if isinstance(value, dict) else value}")
     return update_flags(argv), nulls
+
+
+def typed(value: Any) -> Any:
+    """The values in a dict, whose types are declared nowhere, by their looks."""
+    if isinstance(value, dict):
+        return {key: typed(item) for key, item in value.items()}
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def read_recipe(path: Path) -> dict:
@@ -141,7 +180,7 @@ def read_recipe(path: Path) -> dict:
         raise UserError(f"recipe {path} is not there: give the path of a file, such as recipes/quickstart/mlm.yaml")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        settings = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        settings = json.loads(text) if path.suffix == ".json" else yaml.load(text, RecipeLoader)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else getattr(error, "lineno", "?")
@@ -166,13 +205,17 @@ def update_flags(argv: Sequence[str]) -> list[str]:
 def update_flag(argument: str, *values: str) -> list[str]:
     flag, equals, value = argument.partition("=")
     name = flag.removeprefix("--").replace("-", "_")
+    words = [word.lower() for word in (value, *values) if word]
     if name in DROPPED:
         logger.warning("--%s is no longer needed and ignored: %s", name, DROPPED[name])
         return []
     if name in REPLACED:
-        logger.warning("--%s is now --%s", name, REPLACED[name].replace("=", " "))
-        switched_off = [v.lower() for v in (value, *values) if v] in (["false"], ["no"], ["0"])
-        return [] if switched_off else [f"--{REPLACED[name]}"]
+        today, on, off = REPLACED[name]
+        logger.warning("--%s is now --%s %s", name, today, on)
+        return [f"--{today}={off if words in (['false'], ['no'], ['0']) else on}"]
+    if name == "use_auth_token" and words in ([], ["true"], ["false"]):
+        logger.warning("--use_auth_token is now --token; without one, that of `hf auth login` is used")
+        return []
     if name in RENAMED:
         logger.warning("--%s is now --%s", name, RENAMED[name])
         return [f"--{RENAMED[name]}{equals}{value}", *values]
@@ -226,7 +269,7 @@ def write_recipe(
     with open(path, "w", encoding="utf-8") as file:
         for title, settings in blocks.items():
             settings = {key: value for key, value in settings.items() if key != "token" and not key.endswith("_token")}
-            file.write(f"# {title}\n{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}\n")
+            file.write(f"# {title}\n{yaml.dump(settings, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)}\n")
 
 
 def without_nulls(arguments: ModelArguments | DataTrainingArguments) -> dict:

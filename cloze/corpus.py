@@ -1,6 +1,7 @@
 """Files, globs, folders, Hub names -> a corpus of documents; those to train on and those held out."""
 
 import glob
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,9 @@ class HubCorpus:
 
     @property
     def identity(self) -> list:
-        return [self.rows._fingerprint, self.text_column]
+        # What a stream holds cannot be known beforehand: nothing that was made of it is used again.
+        fingerprint = getattr(self.rows, "_fingerprint", None) or uuid.uuid4().hex
+        return [fingerprint, self.text_column]
 
     def documents(self) -> Iterator[list[str]]:
         column = None
@@ -105,7 +108,10 @@ def find_files(patterns: Sequence[str], flag: str) -> tuple[Path, ...]:
     for path in found:
         if file_format(path) not in FORMATS:
             raise UserError(f"{flag}: {path} is not of a known format: {' '.join(FORMATS)}, or .gz, .zst of one")
-    return tuple(dict.fromkeys(found))
+    unique: dict[Path, Path] = {}
+    for path in found:
+        unique.setdefault(path.resolve(), path)
+    return tuple(unique.values())
 
 
 def load_hub(

@@ -78,9 +78,10 @@ def new_config(model_args: ModelArguments) -> PretrainedConfig:
     return config
 
 
-def fit_config(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a new model the tokenizer's vocabulary and special tokens."""
-    config.vocab_size = num_ids(tokenizer)
+def fit_config(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, overrides: str | None = None) -> None:
+    """Give a new model the tokenizer's vocabulary, unless the overrides set another size, and special tokens."""
+    if "vocab_size=" not in (overrides or ""):
+        config.vocab_size = num_ids(tokenizer)
     for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
         if hasattr(config, f"{name}_token_id"):
             setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))

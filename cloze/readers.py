@@ -5,17 +5,18 @@ import gzip
 import io
 import json
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pyarrow.parquet
-import zstandard
 
 from cloze.arguments import UserError
 
 FORMATS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
-COMPRESSED = {".gz": gzip.open, ".zst": zstandard.open}
+COMPRESSED = (".gz", ".zst")
 
 
 def file_format(path: Path) -> str:
@@ -23,7 +24,10 @@ def file_format(path: Path) -> str:
 
 
 def open_binary(path: Path) -> io.BufferedIOBase:
-    return COMPRESSED.get(path.suffix, open)(path, "rb")
+    if path.suffix == ".zst":
+        # Raises an error where the file is cut off, which the stream of the zstandard package takes for its end.
+        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
+    return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -39,8 +43,8 @@ def read_lines(path: Path) -> Iterator[str]:
         raise UserError(
             f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8: convert the file, as by iconv -t UTF-8"
         ) from None
-    except (OSError, EOFError, zstandard.ZstdError) as error:
-        raise UserError(f"{path} cannot be read after line {number}: {error}: copy it again") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read after line {number}: {error}: copy or compress it again") from None
 
 
 def read_text(path: Path) -> Iterator[list[str]]:
@@ -94,7 +98,7 @@ def read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(read_lines(path), delimiter=delimiter, strict=True)
     try:
-        header = next(reader, None)
+        header = next(filter(None, reader), None)
         for row in filter(None, reader):
             where = f"{path}, line {reader.line_num}"
             if len(row) != len(header):
@@ -146,7 +150,7 @@ def read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for row in batch.to_pylist():
                     yield f"{path}, row {number}", row
                     number += 1
-    except (OSError, EOFError, zstandard.ZstdError, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as parquet: {error}: copy it again") from None
 
 

@@ -24,8 +24,8 @@ class MaskedLMTrainer(Trainer):
             self.get_optimizer_cls_and_kwargs(self.args, self.model)
         except (ValueError, ImportError, OSError) as error:
             # Settings that only the Trainer can judge: a package that is missing, a Hub out of reach.
-            flag = "--push_to_hub: " if args.push_to_hub else ""
-            raise UserError(f"{flag}{error}") from None
+            hub = "--push_to_hub: the Hub is out of reach or refuses: " if args.push_to_hub else ""
+            raise UserError(f"{hub}{error}") from None
         # Lets the Trainer count the labels of the whole step; up to transformers 5.17 it stands for the above, too.
         self.model_accepts_loss_kwargs = True
         # The Trainer prunes by time of change (transformers#26961), and at the end even the newest: ours is used.
@@ -87,7 +87,6 @@ def run(trainer: MaskedLMTrainer, checkpoint: Path | None) -> dict[str, float]:
     """Train and evaluate as the trainer's arguments say, save the model and upstream's files, return all metrics."""
     args, metrics = trainer.args, {}
     if args.do_train:
-        checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
         if args.overwrite_output_dir and args.process_index == 0:
             checkpoints.remove_all(args.output_dir)
         # The metrics of the model as it was show what training brought; a resumed run has them in its state.
