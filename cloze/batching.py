@@ -73,10 +73,11 @@ class StreamedExamples(IterableDataset):
 
     def __init__(self, stream: Callable[[], Iterator[dict]], seed: int | None, limit: int | None = None):
         self.stream, self.seed, self.limit = stream, seed, limit
-        self.epoch = 0
+        # Shared, so that workers that outlive an epoch learn of the next one.
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[dict]:
         worker = get_worker_info()
@@ -84,8 +85,9 @@ class StreamedExamples(IterableDataset):
         examples = islice(self.stream(), first, self.limit, step)
         if self.seed is None:
             return examples
-        rng = np.random.default_rng((self.seed, self.epoch))
-        return ({**example, "epoch": self.epoch} for example in shuffle(examples, rng, SHUFFLE_BUFFER))
+        epoch = int(self.epoch)
+        rng = np.random.default_rng((self.seed, epoch))
+        return ({**example, "epoch": epoch} for example in shuffle(examples, rng, SHUFFLE_BUFFER))
 
 
 def shuffle(examples: Iterator[dict], rng: np.random.Generator, buffer_size: int) -> Iterator[dict]:

@@ -50,7 +50,7 @@ class Blocks:
         self.separator = np.array(template.separator, dtype=np.int64)
         # Where each document ends in the joined text, its separator counted; the last one has none.
         self.ends = np.cumsum(spans[:, 1] - spans[:, 0] + len(self.separator))
-        self.total = int(self.ends[-1]) - len(self.separator)
+        self.total = int(self.ends[-1]) - len(self.separator) if len(spans) else 0
 
     def __len__(self) -> int:
         return math.ceil(self.total / self.room)
@@ -58,11 +58,13 @@ class Blocks:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens in each example, special ones included."""
-        lengths = np.full(len(self), self.room)
-        lengths[-1] = self.total - self.room * (len(self) - 1)
+        starts = np.arange(0, self.total, self.room)
+        lengths = np.minimum(self.room, self.total - starts)
         return lengths + len(self.template.prefix) + len(self.template.suffix)
 
     def __getitem__(self, number: int) -> dict:
+        if number >= len(self):
+            raise IndexError(number)
         start, stop = number * self.room, min((number + 1) * self.room, self.total)
         example = self.template.example(self.pieces(self.tokens, self.separator, start, stop), int(number))
         if self.starts is not None:

@@ -44,14 +44,16 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Pa
     if keep is not None and Path(keep).is_dir() and output_dir.samefile(keep):
         raise UserError(f"--output_dir {output_dir} is the model to start from: give another folder")
     checkpoints = list_checkpoints(training_args.output_dir)
+    asked = training_args.resume_from_checkpoint
     if training_args.overwrite_output_dir:
+        if asked is not None:
+            raise UserError("--resume_from_checkpoint goes on, --overwrite_output_dir starts afresh: give one of them")
         if keep is not None and Path(keep).resolve() in [path.resolve() for path in checkpoints.values()]:
             raise UserError(f"--overwrite_output_dir would remove {keep}, the model to start from: copy it elsewhere")
         return None
-    asked = training_args.resume_from_checkpoint
     if asked not in (None, "True", "true"):
         if not (Path(asked) / "trainer_state.json").is_file():
-            raise UserError(f"--resume_from_checkpoint {asked} is no whole checkpoint: give the path of a checkpoint-N")
+            raise UserError(f"--resume_from_checkpoint {asked} is no checkpoint: give the path of a checkpoint-N")
         return Path(asked)
     if checkpoints:
         return list(checkpoints.values())[-1]

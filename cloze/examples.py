@@ -99,8 +99,12 @@ def cut_up(corpus: TokenizedCorpus, documents, data_args, template: Template, ma
         check_words(corpus)
     if data_args.line_by_line:
         truncate = data_args.truncate_long_lines
-        return Lines(corpus.tokens, spans, template, max_seq_length, corpus.word_starts, truncate)
-    return Blocks(corpus.tokens, spans, template, max_seq_length, corpus.word_starts)
+        examples = Lines(corpus.tokens, spans, template, max_seq_length, corpus.word_starts, truncate)
+    else:
+        examples = Blocks(corpus.tokens, spans, template, max_seq_length, corpus.word_starts)
+    if not len(examples):
+        raise UserError("the tokenizer finds no token in the documents to use: give more text, or hold out more of it")
+    return examples
 
 
 def check_words(corpus: TokenizedCorpus) -> None:

@@ -33,7 +33,9 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     def __post_init__(self):
         super().__post_init__()
         ids = np.array(sorted(self.tokenizer.get_vocab().values()))
-        self.special = np.isin(np.arange(ids[-1] + 1), self.tokenizer.all_special_ids)
+        # Some tokenizers, as ModernBERT's, mark tokens special that no attribute such as sep_token names.
+        marked = [number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special]
+        self.special = np.isin(np.arange(ids[-1] + 1), [*self.tokenizer.all_special_ids, *marked])
         self.ordinary_ids = ids[~self.special[ids]]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

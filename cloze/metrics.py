@@ -51,4 +51,4 @@ def summarise(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def perplexity(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf
+    return math.inf if loss > 700 else math.exp(loss)

@@ -95,7 +95,7 @@ def prepare(
             shutil.rmtree(path, ignore_errors=True)
             os.replace(partial, path)
             logger.info("Prepared %s in %s", corpus.name, path)
-    return read(path)
+        return read(path)
 
 
 def write(corpus: Corpus, tokenizer, path: Path, line_by_line: bool, with_words: bool) -> None:

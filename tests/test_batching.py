@@ -153,3 +153,10 @@ def test_shuffle_with_room_for_all_is_uniform():
     for _ in range(3000):
         counts[np.arange(6), list(shuffle(iter(range(6)), rng, 10))] += 1
     assert abs(((counts - 500) ** 2 / 500).sum() - 25) < 5 * np.sqrt(2 * 25)
+
+
+def test_shuffle_with_room_for_some_keeps_each_for_a_random_time():
+    """In a buffer of 100, of which one leaves at a time, the share that leaves within 100 is 1 - 1/e."""
+    order = np.array(list(shuffle(iter(range(5000)), np.random.default_rng(0), 100)))
+    early = (order > np.arange(5000))[:4900]
+    assert abs(early.mean() - (1 - np.exp(-1))) < 0.03

@@ -90,13 +90,12 @@ def test_evaluation_does_not_depend_on_the_batches(sizes, logits, labels):
 
 
 def test_sums_of_an_example_are_its_own():
-    """Two tokens of [2, 0] and [0, 2] to predict 0: one hit, losses log(1 + e^-2) and log(1 + e^2)."""
-    logits = torch.tensor([[[9.0, 0.0], [2.0, 0.0], [0.0, 2.0]], [[1.0, 0.0]] * 3])
-    sums, counts = masked_lm_sums(logits, torch.tensor([[-100, 0, 0], [-100] * 3]))
-    expected = math.log1p(math.exp(-2)) + math.log1p(math.exp(2))
-    assert sums[0].tolist() == pytest.approx([expected, 1])
-    assert sums[1].tolist() == [0, 0]
-    assert counts.tolist() == [2, 0]
+    """Logits [2, 0] and [0, 2] where 0 is to be predicted: one hit, losses log(1 + e^-2) and log(1 + e^2)."""
+    logits = torch.tensor([[[1.0, 0.0]] * 3, [[9.0, 0.0], [2.0, 0.0], [0.0, 2.0]], [[0.0, 3.0]] * 3])
+    sums, counts = masked_lm_sums(logits, torch.tensor([[-100] * 3, [-100, 0, 0], [1, -100, -100]]))
+    two = math.log1p(math.exp(-2)) + math.log1p(math.exp(2))
+    assert sums.flatten().tolist() == pytest.approx([0, 0, two, 1, math.log1p(math.exp(-3)), 1])
+    assert counts.tolist() == [0, 2, 1]
 
 
 @pytest.mark.parametrize(
