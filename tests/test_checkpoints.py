@@ -1,11 +1,14 @@
 """Which checkpoints count, which are deleted, and that nothing in output_dir is lost."""
 
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 from cloze.arguments import TrainingArguments, UserError
-from cloze.checkpoints import check_disk, list_checkpoints, prepare_output_dir, prune
+from cloze.checkpoints import check_disk, list_checkpoints, prepare_output_dir, prune, remove_all
 
 
 @pytest.fixture
@@ -97,10 +100,23 @@ def test_a_checkpoint_that_is_none(resume, out):
 
 
 def test_starting_afresh_removes_checkpoints_and_nothing_else(out):
+    """And not before all is ready: until then an error must not cost the earlier run."""
     make(out, 10, 20)
     (out / "model.safetensors").touch()
     assert prepare_output_dir(arguments(out, overwrite_output_dir=True), keep=None) is None
+    assert steps_in(out) == [10, 20]
+    remove_all(str(out))
     assert names(out) == ["model.safetensors", "notes.txt"]
+
+
+def test_processes_look_at_a_folder_at_once(out):
+    """None takes the file that another one tries the folder with for an error of the disk."""
+    make(out, 10)
+    settings = arguments(out)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: prepare_output_dir(settings, keep=None), range(400)))
+    assert found == [out / "checkpoint-10"] * 400
+    assert names(out) == ["checkpoint-10", "notes.txt"]
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "pytorch_model.bin"])
@@ -222,11 +238,10 @@ def test_disk(settings, keep, least, enough, out, caplog):
     training_args = arguments(out, **settings)
     with pytest.raises(UserError, match=f"--output_dir {out}: .* of disk are free"):
         check_disk(training_args, keep, 1000, free=least - 1)
-    for free, warned in ((least, least < enough), (enough - 1, least < enough), (enough, False)):
+    for free in (least, max(least, enough - 1), enough):
         caplog.clear()
-        if free >= least:
-            check_disk(training_args, keep, 1000, free=free)
-            assert ("DISK: " in caplog.text) == warned
+        check_disk(training_args, keep, 1000, free=free)
+        assert ("DISK: " in caplog.text) == (free < enough)
 
 
 def test_the_disk_is_asked_without_a_number(out):
@@ -234,3 +249,18 @@ def test_the_disk_is_asked_without_a_number(out):
     check_disk(arguments(out), 2, 1000)
     with pytest.raises(UserError, match=r"a checkpoint and the model take about 16000000\.00 GB"):
         check_disk(arguments(out), 2, 10**15)
+
+
+def test_checkpoints_that_will_be_removed_make_room(out, monkeypatch):
+    """Two of 8 KB, and 11 KB of free disk."""
+    make(out, 10, 20)
+    for step in (10, 20):
+        (out / f"checkpoint-{step}" / "model.safetensors").write_bytes(bytes(8000 - len("{}")))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=11_000))
+    check_disk(arguments(out, overwrite_output_dir=True), 2, 1000)
+    with pytest.raises(UserError, match="of disk are free"):
+        check_disk(arguments(out), 2, 1000)
+    # 16 bytes a parameter, of 27,000 bytes.
+    check_disk(arguments(out, overwrite_output_dir=True), 2, 27_000 // 16)
+    with pytest.raises(UserError, match="of disk are free"):
+        check_disk(arguments(out, overwrite_output_dir=True), 2, 27_000 // 16 + 1)

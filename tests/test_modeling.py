@@ -125,6 +125,23 @@ def test_fit_config(family, tokenizers):
     assert (embeddings.num_embeddings, embeddings.padding_idx) == (500, tokenizer.pad_token_id)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "size"),
+    [
+        (None, 500),
+        ("hidden_size=16", 500),
+        ("vocab_size=512", 512),
+        ("hidden_size=16,vocab_size=512", 512),
+        ("type_vocab_size=1", 500),
+    ],
+)
+def test_a_vocabulary_size_that_was_asked_for(overrides, size, tokenizers):
+    """As when it is rounded up for the GPU; otherwise the tokenizer's."""
+    config = load_config(ModelArguments(model_type="bert", config_overrides=overrides))
+    fit_config(config, tokenizers["wordpiece"], overrides)
+    assert config.vocab_size == size
+
+
 def test_config_overrides():
     model_args = ModelArguments(model_type="bert", config_overrides="hidden_size=48,hidden_dropout_prob=0.3")
     config = load_config(model_args)
