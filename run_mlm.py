@@ -25,12 +25,13 @@ from transformers.utils.logging import disable_progress_bar
 from cloze import report
 from cloze.arguments import DataTrainingArguments, ModelArguments, TrainingArguments
 from cloze.checkpoints import check_disk, prepare_output_dir
-from cloze.commandline import run_script, write_recipe
+from cloze.commandline import run_script
 from cloze.corpus import find_corpora
 from cloze.examples import make_examples
 from cloze.masking import MaskingCollator
 from cloze.modeling import check_model, fit_config, load_config, load_model
 from cloze.preparation import cache_folder
+from cloze.recipes import write_recipe
 from cloze.tokenization import load_tokenizer, train_tokenizer
 from cloze.training import MaskedLMTrainer, run
 
@@ -70,6 +71,9 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
 
     # Examples
     sets = make_examples(corpora, tokenizer, data_args, training_args, max_seq_length, cache)
+    if not data_args.streaming:
+        # All text is tokenized; unless told so, the library warns in each data-loader worker that is forked.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
     # Model
     model = load_model(model_args, config)

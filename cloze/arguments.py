@@ -8,6 +8,7 @@ import transformers
 
 # What an evaluation measures.
 METRICS = ("loss", "accuracy")
+SAMPLING = ("random", "sequential", "group_by_length")
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 
 
@@ -160,8 +161,8 @@ class TrainingArguments(transformers.TrainingArguments):
             raise UserError(f"--metric_for_best_model {self.metric_for_best_model} is not one of {', '.join(METRICS)}")
         if self.save_total_limit is not None and self.save_total_limit < 1:
             raise UserError(f"--save_total_limit {self.save_total_limit} is less than 1: use --save_strategy no")
-        if self.train_sampling_strategy == "batch_rebalance":
-            raise UserError("--train_sampling_strategy batch_rebalance is for other losses: use group_by_length")
+        if self.train_sampling_strategy not in SAMPLING:
+            raise UserError(f"--train_sampling_strategy {self.train_sampling_strategy}: give {', '.join(SAMPLING)}")
 
 
 def check_together(data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from cloze.arguments import DataTrainingArguments
-from cloze.commandline import DROPPED, RENAMED, REPLACED, parse, write_recipe
+from cloze.commandline import parse
+from cloze.old_flags import DROPPED, RENAMED, REPLACED
+from cloze.recipes import write_recipe
 
 # What no run can do without.
 LEAST = {"model_name_or_path": "model", "train_file": "text.txt", "do_train": True}

@@ -85,6 +85,13 @@ def test_wordpiece_keeps_accents(lower_case, accents, tmp_path):
         assert words == ("naïveärztin한국어漢字łódź" if lower_case else "naïveÄrztin한국어漢字Łódź")
 
 
+def test_no_token_continues_a_word_with_what_stands_alone(accents):
+    """Punctuation and Chinese characters are words by themselves: such tokens would be rows that nothing trains."""
+    vocabulary = tokenization.train_wordpiece(accents, 300, lower_case=False).get_vocab()
+    assert {"漢", "字", ",", ".", "##국", "##어", "##ï"} <= vocabulary.keys()
+    assert not {"##漢", "##字", "##,", "##."} & vocabulary.keys()
+
+
 def test_byte_level_gives_the_text_back(accents, tmp_path):
     tokenizer = train_tokenizer(accents, "roberta", 400, False, tmp_path, overwrite=False)
     text = "Naïve 한국어 and 🦑, never seen"

@@ -1,0 +1,75 @@
+"""Flags of years past, still taken, with a warning that names today's."""
+
+import logging
+from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+# Flags of earlier versions of transformers and of upstream's scripts, and what they are called today.
+RENAMED = {
+    "evaluation_strategy": "eval_strategy",
+    "warmup_ratio": "warmup_steps",
+    "use_auth_token": "token",
+    "no_cuda": "use_cpu",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "torch_dtype": "dtype",
+    "push_to_hub_token": "hub_token",
+    "push_to_hub_model_id": "hub_model_id",
+    "include_tokens_per_second": "include_num_input_tokens_seen",
+    "train_data_file": "train_file",
+    "eval_data_file": "validation_file",
+    "block_size": "max_seq_length",
+}
+# Switches of old that are a value of another flag today: its name, and the values for on and off.
+REPLACED = {
+    "group_by_length": ("train_sampling_strategy", "group_by_length", "random"),
+    "adafactor": ("optim", "adafactor", "adamw_torch_fused"),
+    "evaluate_during_training": ("eval_strategy", "steps", "no"),
+}
+# Flags that do nothing any more, and why that is no loss.
+DROPPED = {
+    "logging_dir": "set the variable TENSORBOARD_LOGGING_DIR",
+    "save_safetensors": "weights are always saved as safetensors",
+    "low_cpu_mem_usage": "loading always does that",
+    "use_mps_device": "the device is found by itself",
+    "mlm": "run_mlm.py does nothing else",
+    "use_ipex": "the package has come to its end",
+    "jit_mode_eval": "use --torch_compile",
+    "fp16_opt_level": "torch's own half precision is used",
+    "fp16_backend": "torch's own is used",
+    "half_precision_backend": "torch's own is used",
+}
+
+
+def update_flags(argv: Sequence[str]) -> list[str]:
+    """Old flags replaced by today's, with a warning each."""
+    groups: list[list[str]] = []  # each flag with the values behind it
+    for argument in argv:
+        if argument.startswith("--") or not groups:
+            groups.append([argument])
+        else:
+            groups[-1].append(argument)
+    return [argument for group in groups for argument in update_flag(*group)]
+
+
+def update_flag(argument: str, *values: str) -> list[str]:
+    flag, equals, value = argument.partition("=")
+    name = flag.removeprefix("--").replace("-", "_")
+    words = [word.lower() for word in (value, *values) if word]
+    if name in DROPPED:
+        logger.warning("--%s is no longer needed and ignored: %s", name, DROPPED[name])
+        return []
+    if name in REPLACED:
+        today, on, off = REPLACED[name]
+        logger.warning("--%s is now --%s %s", name, today, on)
+        return [f"--{today}={off if words in (['false'], ['no'], ['0']) else on}"]
+    if name == "use_auth_token" and words in ([], ["true"], ["false"]):
+        logger.warning("--use_auth_token is now --token; without one, that of `hf auth login` is used")
+        return []
+    if name in RENAMED:
+        logger.warning("--%s is now --%s", name, RENAMED[name])
+        return [f"--{RENAMED[name]}{equals}{value}", *values]
+    if name == "overwrite_output_dir":
+        logger.warning("--overwrite_output_dir is gone from transformers; here it removes old checkpoints")
+    return [argument, *values]

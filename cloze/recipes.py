@@ -1,0 +1,117 @@
+"""Recipes: YAML or JSON files of the scripts' own flags, read and written."""
+
+import dataclasses
+import difflib
+import enum
+import json
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cloze.arguments import DataTrainingArguments, ModelArguments, TrainingArguments, UserError
+from cloze.old_flags import DROPPED, RENAMED, REPLACED, update_flags
+
+RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """Safe YAML that leaves what it reads as it is written, but for null: the settings have types of their own.
+
+    Else 1e-4 were a string, as YAML 1.1 has it, and no were false.
+    """
+
+    yaml_implicit_resolvers: typing.ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class RecipeDumper(yaml.SafeDumper):
+    """Writes the members of enumerations as their values."""
+
+
+RecipeDumper.add_multi_representer(enum.Enum, lambda dumper, member: dumper.represent_data(member.value))
+
+
+def recipe_to_argv(recipe: str, names: dict[str, type]) -> tuple[list[str], dict[str, None]]:
+    """A recipe as command-line arguments, and the settings that it sets to null."""
+    settings = read_recipe(Path(recipe))
+    argv, nulls = [], {}
+    for key, value in settings.items():
+        key = str(key)
+        if key not in [*names, *RENAMED, *REPLACED, *DROPPED]:
+            raise UserError(f"{recipe}: unknown setting {key!r}{did_you_mean(key, names)}")
+        if value is None and key in [*REPLACED, *DROPPED]:
+            continue
+        if value is None:
+            key = RENAMED.get(key, key)
+            if type(None) not in typing.get_args(names.get(key)):
+                raise UserError(f"{recipe}: {key} is empty: give it a value, or leave the line out")
+            nulls[key] = None
+        elif isinstance(value, list):
+            argv += [f"--{key}", *map(str, value)]
+        else:
+            if bool in (names.get(key), *typing.get_args(names.get(key))):
+                value = {"on": True, "off": False}.get(value, value)
+            argv.append(f"--{key}={json.dumps(typed(value)) if isinstance(value, dict) else value}")
+    return update_flags(argv), nulls
+
+
+def typed(value: Any) -> Any:
+    """The values in a dict, whose types are declared nowhere, by their looks."""
+    if isinstance(value, dict):
+        return {key: typed(item) for key, item in value.items()}
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def read_recipe(path: Path) -> dict:
+    """The mapping in a YAML or JSON file; nothing in it is executed."""
+    if path.suffix not in RECIPE_SUFFIXES:
+        raise UserError(f"{path} is not a recipe: the first argument is a .yaml, .yml or .json file, or a --flag")
+    if not path.is_file():
+        raise UserError(f"recipe {path} is not there: give the path of a file, such as recipes/quickstart/mlm.yaml")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        settings = json.loads(text) if path.suffix == ".json" else yaml.load(text, RecipeLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else getattr(error, "lineno", "?")
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"{path}, line {line}: {problem}: a recipe has plain `flag: value` lines") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} holds no mapping: a recipe has plain `flag: value` lines")
+    return settings
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    name = name.partition("=")[0].lstrip("-").replace("-", "_")
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f": did you mean {prefix}{close[0]}?" if close else ": --help lists the flags"
+
+
+def write_recipe(
+    path: Path, model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments
+) -> None:
+    """Write the resolved settings as a recipe that runs again: our own all, of the trainer's those that were changed.
+
+    Tokens are left out.
+    """
+    blocks = {
+        "model": without_nulls(model_args),
+        "data": without_nulls(data_args),
+        "trainer; what is not listed has its default": {"output_dir": training_args.output_dir, **training_args.asked},
+    }
+    with open(path, "w", encoding="utf-8") as file:
+        for title, settings in blocks.items():
+            settings = {key: value for key, value in settings.items() if key != "token" and not key.endswith("_token")}
+            file.write(f"# {title}\n{yaml.dump(settings, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)}\n")
+
+
+def without_nulls(arguments: ModelArguments | DataTrainingArguments) -> dict:
+    return {key: value for key, value in dataclasses.asdict(arguments).items() if value is not None}
