@@ -63,7 +63,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
             model_args.vocab_size,
             model_args.do_lower_case,
             cache,
-            data_args.overwrite_cache,
+            overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
         )
     if model_args.model_name_or_path is None:
         fit_config(config, tokenizer, model_args.config_overrides)

@@ -62,7 +62,8 @@ def make_examples(
         cache=cache,
         line_by_line=data_args.line_by_line,
         with_words=data_args.whole_word_mask,
-        overwrite=data_args.overwrite_cache,
+        # One process does it again; the others wait for it at the lock, or take what there was, which is the same.
+        overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
     )
     cut = partial(cut_up, data_args=data_args, template=template, max_seq_length=max_seq_length)
     sets = ExampleSets()

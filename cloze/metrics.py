@@ -38,9 +38,10 @@ def masked_lm_sums(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Te
     chosen, targets = logits[masked].float(), labels[masked]
     losses = functional.cross_entropy(chosen, targets, reduction="none")
     hits = (chosen.argmax(-1) == targets).float()
-    sums = torch.zeros(len(labels), 2, device=logits.device)
-    sums.index_add_(0, masked.nonzero()[:, 0], torch.stack([losses, hits], dim=1))
-    return sums, masked.sum(1)
+    # Laid out by position and then summed: adding up by index would not repeat itself on a GPU, to the last digit.
+    scores = torch.zeros(*labels.shape, 2, device=logits.device)
+    scores[masked] = torch.stack([losses, hits], dim=1)
+    return scores.sum(1), masked.sum(1)
 
 
 def summarise(prediction: EvalPrediction) -> dict[str, float]:

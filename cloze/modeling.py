@@ -80,7 +80,7 @@ def new_config(model_args: ModelArguments) -> PretrainedConfig:
 
 def fit_config(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, overrides: str | None = None) -> None:
     """Give a new model the tokenizer's vocabulary, unless the overrides set another size, and special tokens."""
-    if "vocab_size=" not in (overrides or ""):
+    if "vocab_size" not in [pair.partition("=")[0] for pair in (overrides or "").split(",")]:
         config.vocab_size = num_ids(tokenizer)
     for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
         if hasattr(config, f"{name}_token_id"):

@@ -66,6 +66,7 @@ def train_tokenizer(
     with FileLock(f"{path}.lock"):
         if overwrite or not path.exists():
             partial = Path(f"{path}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
             train(corpus, vocab_size, lower_case).save_pretrained(partial)
             shutil.rmtree(path, ignore_errors=True)
             os.replace(partial, path)
@@ -80,10 +81,10 @@ def train_wordpiece(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTra
     special = list(backend.get_added_tokens_decoder().values())
     # The trainer numbers characters inside words in the order of a hash map, which differs from run to run and then
     # decides between merges of equal count. Given beforehand in a fixed order, they make training reproducible.
-    alphabet: set[str] = set()
+    characters: set[str] = set()
     for text in texts_of(corpus):
-        alphabet.update(backend.normalizer.normalize_str(text))
-    continuing = [f"##{character}" for character in sorted(alphabet) if not character.isspace()]
+        characters.update(text)
+    continuing = [f"##{character}" for character in sorted(characters_in_words(characters, backend))]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         special_tokens=[str(token) for token in special] + continuing,
@@ -92,6 +93,16 @@ def train_wordpiece(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTra
     backend.train_from_iterator(texts_of(corpus), trainer)
     vocabulary = backend.get_vocab(with_added_tokens=False)
     return BertTokenizer(vocab=vocabulary, do_lower_case=lower_case, strip_accents=False)
+
+
+def characters_in_words(characters: Iterable[str], backend: Tokenizer) -> set[str]:
+    """What becomes of the characters that can stand inside a word; punctuation and Chinese stand alone."""
+    inside: set[str] = set()
+    for character in characters:
+        word = backend.normalizer.normalize_str(f"a{character}a")
+        if len(backend.pre_tokenizer.pre_tokenize_str(word)) == 1:
+            inside.update(word[1:-1])
+    return inside
 
 
 def train_byte_level(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
