@@ -54,7 +54,7 @@ def fill_in(
     lines = []
     for number in rng.permutation(len(examples)):
         ids = examples[number]["input_ids"]
-        words = [i for i, token in enumerate(ids) if is_word(tokenizer, int(token))]
+        words = [place for place in range(1, len(ids) - 1) if is_word(tokenizer, ids, place)]
         if not words:
             continue
         place = int(rng.choice(words))
@@ -73,10 +73,13 @@ def fill_in(
     return lines
 
 
-def is_word(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
-    text = tokenizer.decode([token]).strip()
+def is_word(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, place: int) -> bool:
+    """Whether the token is a word, not too short, and no part of a longer one."""
+    spans = (place - 1, place + 1), (place, place + 1), (place, place + 2)
+    before, word, after = (tokenizer.decode(ids[start:stop]).strip() for start, stop in spans)
     # In scripts with an alphabet the shortest words tell little.
-    return token not in tokenizer.all_special_ids and text.isalpha() and (len(text) > 3 or not text.isascii())
+    long_enough = word.isalpha() and (len(word) > 3 or not word.isascii())
+    return long_enough and ids[place] not in tokenizer.all_special_ids and not before.isalpha() and not after.isalpha()
 
 
 def show(lines: dict[str, str], filled: Sequence[str]) -> None:
