@@ -17,6 +17,9 @@ import run_mlm
 from cloze.commandline import run_script
 from cloze.modeling import fit_config
 
+# Models this small gain nothing from threads, which on a busy machine wait for each other.
+torch.set_num_threads(1)
+
 SAMPLE = Path(__file__).parent.parent / "sample"
 
 # Two layers of 16, small enough to train in a moment; no dropout, so that runs can be compared.
