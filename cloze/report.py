@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -51,13 +52,15 @@ def fill_in(
 ) -> list[str]:
     """Words of the text hidden one by one, each with the model's three best guesses and the true word."""
     model.eval()
-    lines = []
-    for number in rng.permutation(len(examples)):
+    lines, used = [], set()
+    # Several words of an example if there are few examples; some examples have none to hide.
+    for number in islice(cycle(rng.permutation(len(examples))), 4 * count):
         ids = examples[number]["input_ids"]
-        words = [place for place in range(1, len(ids) - 1) if is_word(tokenizer, ids, place)]
-        if not words:
+        words = [p for p in range(1, len(ids) - 1) if is_word(tokenizer, ids, p) and (number, p) not in used]
+        if not words or len(lines) == count:
             continue
         place = int(rng.choice(words))
+        used.add((number, place))
         window = ids[max(place - CONTEXT, 0) : place + CONTEXT + 1].copy()
         hidden = min(place, CONTEXT)
         truth, window[hidden] = tokenizer.decode(window[hidden : hidden + 1]).strip(), tokenizer.mask_token_id
@@ -68,8 +71,6 @@ def fill_in(
         hidden_special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
         text = tokenizer.decode([token for token in window if token not in hidden_special])
         lines.append(f"{text.strip().removeprefix('##')}\n    {', '.join(guesses)}   (the text has: {truth})")
-        if len(lines) == count:
-            break
     return lines
 
 

@@ -4,12 +4,20 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from cloze import checkpoints
 from cloze.arguments import UserError
 from cloze.batching import EpochSampler
 from cloze.metrics import masked_lm_loss, masked_lm_sums, perplexity, summarise
+
+
+class LogLastStep(TrainerCallback):
+    """Logs the last step, whatever the logging steps, so that a run ends with its loss."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
 
 class MaskedLMTrainer(Trainer):
@@ -20,7 +28,7 @@ class MaskedLMTrainer(Trainer):
 
     def __init__(self, args, **kwargs):
         try:
-            super().__init__(args=args, compute_metrics=summarise, **kwargs)
+            super().__init__(args=args, compute_metrics=summarise, callbacks=[LogLastStep()], **kwargs)
             self.get_optimizer_cls_and_kwargs(self.args, self.model)
         except (ValueError, ImportError, OSError) as error:
             # Settings that only the Trainer can judge: a package that is missing, a Hub out of reach.

@@ -61,11 +61,12 @@ def test_a_model_that_knows_the_word_is_shown_to_know_it(checkpoint, tokenizers)
     light = int(tokenizer.convert_tokens_to_ids("light"))
     with torch.no_grad():
         model.cls.predictions.bias[light] = 100.0
-    [line] = fill_in(model, tokenizer, [{"input_ids": ids}], 5, np.random.default_rng(0))
-    question, answer = line.split("\n")
-    assert question.count("[MASK]") == 1
-    assert answer.strip().startswith("light 100%, ")
-    assert answer.endswith(("(the text has: light)", "(the text has: moon)"))
+    lines = fill_in(model, tokenizer, [{"input_ids": ids}], 5, np.random.default_rng(0))
+    for question, answer in (line.split("\n") for line in lines):
+        assert question.count("[MASK]") == 1
+        assert answer.strip().startswith("light 100%, ")
+    truths = sorted(line.rpartition(": ")[2] for line in lines)
+    assert truths == ["light)", "light)", "moon)"], "every word once, though there is one example only"
 
 
 def test_the_card_has_the_hubs_metadata_and_the_figures(checkpoint, tmp_path):

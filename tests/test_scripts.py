@@ -73,6 +73,8 @@ def test_the_files_have_upstreams_names_and_keys(train, out):
     assert {"train_loss", "train_runtime", "train_samples", "train_tokens_per_second"} <= training.keys()
     assert (results | training).items() <= json.loads((out / "all_results.json").read_text()).items()
     assert [entry["step"] for entry in history(out) if "loss" in entry] == [1, 2, 3, 4]
+    train("--max_steps", 5, "--logging_steps", 2, "--overwrite_output_dir")
+    assert [entry["step"] for entry in history(out) if "loss" in entry] == [1, 2, 4, 5], "the first and the last too"
 
 
 def test_real_tokens_are_counted_without_padding(train, out, tmp_path):
