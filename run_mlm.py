@@ -105,8 +105,9 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
     )
     if training_args.do_train:
         check_disk(training_args, trainer.save_total_limit, model.num_parameters())
-    if training_args.do_train and trainer.is_world_process_zero():
-        write_recipe(Path(training_args.output_dir) / "recipe.yaml", model_args, data_args, training_args)
+    recipe = Path(training_args.output_dir) / "recipe.yaml"
+    if trainer.is_world_process_zero() and (training_args.do_train or not recipe.exists()):
+        write_recipe(recipe, model_args, data_args, training_args)
     metrics = run(trainer, checkpoint)
 
     # What a reader wants to know
@@ -115,7 +116,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
         lines = report.summarise_run(trainer.state.log_history, metrics, facts, training_args.output_dir)
         filled = report.fill_in(model, tokenizer, sets.shown, 5, np.random.default_rng(0))
         report.show(lines, filled)
-        if training_args.do_train:
+        if "train_loss" in metrics:
             card = Path(training_args.output_dir) / "README.md"
             report.write_model_card(card, lines, filled, model_args, data_args, training_args, model)
     if training_args.push_to_hub:

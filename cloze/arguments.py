@@ -133,8 +133,8 @@ class TrainingArguments(transformers.TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start afresh: the checkpoints in output_dir are removed."}
     )
-    # What was asked for, before transformers derives other settings from it.
-    asked: dict = field(default_factory=dict, init=False, repr=False)
+    # The settings before transformers derives others from them, for recipe.yaml.
+    resolved: dict = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
         if self.disable_tqdm is None:
@@ -142,6 +142,7 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.report_to is None:
             self.report_to = "none"
         super().__post_init__()
+        self.eval_do_concat_batches = True
         # The collator needs the example's number, which no model's forward takes.
         self.remove_unused_columns = False
         # Every process reads its own part of a stream; dispatched from the first one, masks would not differ.
@@ -153,6 +154,12 @@ class TrainingArguments(transformers.TrainingArguments):
         for name in ("seed", "data_seed", "learning_rate", "weight_decay", "dataloader_num_workers"):
             if (getattr(self, name) or 0) < 0:
                 raise UserError(f"--{name} {getattr(self, name)} is negative: give 0 or more")
+        for name in ("seed", "data_seed"):
+            if (getattr(self, name) or 0) >= 2**32:
+                raise UserError(f"--{name} {getattr(self, name)} is too large: give less than 4294967296")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)} is not between 0 and 1")
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise UserError("--dataloader_persistent_workers needs --dataloader_num_workers 1 or more")
         if not 0 <= self.label_smoothing_factor < 1:

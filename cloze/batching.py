@@ -1,7 +1,7 @@
 """In which order examples are taken: reproducible from (seed, epoch), whatever the processes and workers."""
 
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, count, islice
 
 import numpy as np
 import torch
@@ -63,31 +63,34 @@ class EpochSampler(Sampler):
 
 
 class StreamedExamples(IterableDataset):
-    """Examples made while they are read. For training they pass through a shuffle buffer.
+    """Training examples made while they are read, epoch after epoch without an end, through a shuffle buffer.
+
+    The Trainer counts the steps of a stream over all epochs, and a resumed run skips as many: with an end to each
+    epoch it would skip the wrong ones.
 
     Args:
-        stream: gives an iterator over all examples, in the order of the text.
-        seed: of the shuffling; None for evaluation, in order and without an epoch.
-        limit: take the first so many.
+        stream: gives an iterator over the examples of an epoch, in the order of the text.
+        seed: of the shuffling.
+        limit: take the first so many of an epoch.
     """
 
-    def __init__(self, stream: Callable[[], Iterator[dict]], seed: int | None, limit: int | None = None):
+    def __init__(self, stream: Callable[[], Iterator[dict]], seed: int, limit: int | None = None):
         self.stream, self.seed, self.limit = stream, seed, limit
-        # Shared, so that workers that outlive an epoch learn of the next one.
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[dict]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        examples = islice(self.stream(), first, self.limit, step)
-        if self.seed is None:
-            return examples
-        epoch = int(self.epoch)
-        rng = np.random.default_rng((self.seed, epoch))
-        return ({**example, "epoch": epoch} for example in shuffle(examples, rng, SHUFFLE_BUFFER))
+        for epoch in count():
+            examples = shuffle(
+                islice(self.stream(), first, self.limit, step),
+                np.random.default_rng((self.seed, epoch)),
+                SHUFFLE_BUFFER,
+            )
+            first_example = next(examples, None)
+            if first_example is None:  # fewer examples than workers
+                return
+            for example in chain([first_example], examples):
+                yield {**example, "epoch": epoch}
 
 
 def shuffle(examples: Iterator[dict], rng: np.random.Generator, buffer_size: int) -> Iterator[dict]:

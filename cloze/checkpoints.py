@@ -1,5 +1,6 @@
 """Finding, pruning and making room for checkpoints."""
 
+import json
 import logging
 import os
 import re
@@ -15,12 +16,13 @@ MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
 
 def list_checkpoints(output_dir: str) -> dict[int, Path]:
     """Checkpoints by step, ascending. Those without a trainer_state.json, written last, are incomplete and left out."""
-    found = {}
-    for path in Path(output_dir).glob("checkpoint-*"):
-        match = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if match and (path / "trainer_state.json").is_file():
-            found[int(match[1])] = path
-    return dict(sorted(found.items()))
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    complete = {int(path.name.split("-")[1]): path for path in found if (path / "trainer_state.json").is_file()}
+    return dict(sorted(complete.items()))
+
+
+def step_of(checkpoint: Path) -> int:
+    return json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]
 
 
 def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Path | None:
@@ -56,12 +58,19 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Pa
             raise UserError(f"--resume_from_checkpoint {asked} is no checkpoint: give the path of a checkpoint-N")
         return Path(asked)
     if checkpoints:
-        return list(checkpoints.values())[-1]
+        newest = list(checkpoints.values())[-1]
+        logger.info("Going on from %s; --overwrite_output_dir would start afresh", newest)
+        return newest
     if asked is not None:
         raise UserError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint-*: leave the flag out")
     if any((output_dir / name).exists() for name in MODEL_FILES):
         raise UserError(
             f"--output_dir {output_dir} holds a model already and no checkpoint to go on from: "
+            "give another folder, or --overwrite_output_dir"
+        )
+    if (output_dir / "README.md").exists():
+        raise UserError(
+            f"--output_dir {output_dir} holds a README.md, in whose place the model card would be written: "
             "give another folder, or --overwrite_output_dir"
         )
     return None

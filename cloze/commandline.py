@@ -41,7 +41,9 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
     try:
         main(*parse(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        # From a data-loader worker it comes with a traceback in front.
+        message = str(error).rpartition("UserError: ")[2]
+        print("error:", " ".join(message.split()), file=sys.stderr)
         sys.exit(2)
 
 
@@ -71,8 +73,8 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataTrainingArguments, T
         raise UserError(f"{error}") from None
     model_args, data_args, training_args = arguments
     names = [f.name for f in dataclasses.fields(training_args) if f.init]
-    asked = {name: getattr(namespace, name) for name in names}
-    training_args.asked = {name: value for name, value in asked.items() if value != defaults[name]}
+    settings = {name: getattr(namespace, name) for name in names}
+    training_args.resolved = {k: v for k, v in settings.items() if v != defaults[k] or v not in (None, "", [], {})}
     check_reporting(training_args.report_to)
     check_together(data_args, training_args)
     return model_args, data_args, training_args

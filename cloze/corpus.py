@@ -95,7 +95,9 @@ def find_files(patterns: Sequence[str], flag: str) -> tuple[Path, ...]:
             raise UserError(f"{flag}: a name is empty: give a file, a glob or a folder")
         path = Path(pattern).expanduser()
         if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.is_file() and file_format(p) in FORMATS)
+            # Unlike rglob, this leaves hidden files out, copies of editors among them, and follows links.
+            below = map(Path, glob.glob(f"{glob.escape(str(path))}/**", recursive=True))
+            matches = sorted(p for p in below if p.is_file() and file_format(p) in FORMATS)
             problem = f"folder {pattern} holds no {' '.join(FORMATS)} file (or .gz, .zst of one)"
         elif path.exists():
             matches, problem = [path], ""

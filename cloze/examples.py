@@ -1,6 +1,7 @@
 """Corpora -> examples to train and evaluate on, and what was understood of the text."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -52,29 +53,33 @@ def make_examples(
         check_whole_words(tokenizer)
     template = template_of(tokenizer)
     seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
-    if data_args.streaming:
-        return stream_examples(corpora, tokenizer, data_args, template, max_seq_length, seed)
-
-    train, validation = corpora
     tokenize = partial(
         prepare,
         tokenizer=tokenizer,
         cache=cache,
         line_by_line=data_args.line_by_line,
         with_words=data_args.whole_word_mask,
-        # One process does it again; the others wait for it at the lock, or take what there was, which is the same.
+        # One process does it again; the others wait for it at the lock, or take the same ids from before.
         overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
     )
     cut = partial(cut_up, data_args=data_args, template=template, max_seq_length=max_seq_length)
+    train, validation = corpora
     sets = ExampleSets()
-    training_documents = held_out = None
-    prepared = None if train is None else tokenize(train)
-    if prepared is not None and training_args.do_eval and validation is None:
-        rng = np.random.default_rng(seed)
-        training_documents, held_out = split_documents(
-            prepared.num_documents, data_args.validation_split_percentage, rng
-        )
-    if training_args.do_train:
+    prepared = training_documents = held_out = None
+    if train is not None and not data_args.streaming:
+        prepared = tokenize(train)
+        if training_args.do_eval and validation is None:
+            rng = np.random.default_rng(seed)
+            training_documents, held_out = hold_out(prepared, data_args.validation_split_percentage, rng)
+    if training_args.do_train and data_args.streaming:
+        examples = partial(stream, train, tokenizer, data_args, template, max_seq_length)
+        sets.train = StreamedExamples(examples, seed, data_args.max_train_samples)
+        sets.facts["training text"] = f"{train.name}, streamed"
+        # Read now, so that text that cannot be read is found before the model is loaded.
+        sets.shown = list(islice(examples(), SHOWN))
+        if not sets.shown:
+            raise UserError(f"{train.name}: the tokenizer finds no token in the text: is it the right one?")
+    elif training_args.do_train:
         examples = cut(prepared, training_documents)
         sets.train = EpochExamples(examples, data_args.max_train_samples)
         sets.facts["training text"] = describe(train, prepared, training_documents)
@@ -92,6 +97,24 @@ def make_examples(
         logger.info("%s: %s", name.capitalize(), fact)
     logger.info("An example: %s", tokenizer.decode(sets.shown[0]["input_ids"])[:300])
     return sets
+
+
+def hold_out(corpus: TokenizedCorpus, percentage: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the documents to train on and of those held out; warns where the latter are no such part of the text.
+
+    A stray blank line in a file of lines makes two documents of it, one of which may be most of the text.
+    """
+    training, held_out = split_documents(corpus.num_documents, percentage, rng)
+    spans = corpus.spans(held_out)
+    share = 100 * int((spans[:, 1] - spans[:, 0]).sum()) / len(corpus.tokens)
+    if share > 3 * percentage + 1:
+        logger.warning(
+            "HELD OUT: %.0f %% of the text, though %g %% of the documents: they are few or of unequal length; see that "
+            "blank lines stand between documents only, or give --validation_file",
+            share,
+            percentage,
+        )
+    return training, held_out
 
 
 def cut_up(corpus: TokenizedCorpus, documents, data_args, template: Template, max_seq_length: int) -> Blocks | Lines:
@@ -119,31 +142,16 @@ def check_words(corpus: TokenizedCorpus) -> None:
         )
 
 
-def stream_examples(
-    corpora: tuple[Corpus | None, Corpus | None], tokenizer, data_args, template, max_seq_length: int, seed: int
-) -> ExampleSets:
-    def stream(corpus: Corpus):
-        documents = unit_texts(corpus, data_args.line_by_line)
-        encoded = encode(documents, tokenizer, data_args.whole_word_mask)
-        return cut_stream(encoded, template, max_seq_length, data_args.line_by_line, data_args.truncate_long_lines)
-
-    sets = ExampleSets()
-    for name, corpus in zip(("training", "held-out"), corpora, strict=True):
-        if corpus is not None:
-            # Read now, so that text that cannot be read is found before the model is loaded.
-            sets.shown = list(islice(stream(corpus), SHOWN))
-            if not sets.shown:
-                raise UserError(f"{corpus.name}: the tokenizer finds no token in the text: is it the right one?")
-            sets.facts[f"{name} text"] = f"{corpus.name}, streamed"
-            logger.info(
-                "%s text, for example: %s", name.capitalize(), tokenizer.decode(sets.shown[0]["input_ids"])[:300]
-            )
-    train, validation = corpora
-    if train is not None:
-        sets.train = StreamedExamples(partial(stream, train), seed, data_args.max_train_samples)
-    if validation is not None:
-        sets.validation = StreamedExamples(partial(stream, validation), None, data_args.max_eval_samples)
-    return sets
+def stream(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    data_args: DataTrainingArguments,
+    template: Template,
+    max_seq_length: int,
+) -> Iterator[dict]:
+    """The examples of a corpus while it is read."""
+    documents = encode(unit_texts(corpus, data_args.line_by_line), tokenizer, data_args.whole_word_mask)
+    return cut_stream(documents, template, max_seq_length, data_args.line_by_line, data_args.truncate_long_lines)
 
 
 def describe(corpus: Corpus, prepared: TokenizedCorpus, documents: np.ndarray | None) -> str:

@@ -71,6 +71,9 @@ def new_config(model_args: ModelArguments) -> PretrainedConfig:
                 raise UserError(f"--config_overrides: {model_args.model_type} has no setting {name!r}{hint}")
         try:
             config.update_from_string(model_args.config_overrides)
+            # Made anew, as some settings are derived from others: the layer types of ModernBERT from their number.
+            names = [pair.partition("=")[0] for pair in model_args.config_overrides.split(",")]
+            config = CONFIG_MAPPING[model_args.model_type](**{name: getattr(config, name) for name in names})
         except ValueError as error:
             raise UserError(
                 f"--config_overrides {model_args.config_overrides}: {error}: write name=value,..."

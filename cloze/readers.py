@@ -20,7 +20,7 @@ COMPRESSED = (".gz", ".zst")
 
 
 def file_format(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    return (Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix).lower()
 
 
 def open_binary(path: Path) -> io.BufferedIOBase:
@@ -163,7 +163,8 @@ def choose_column(row: dict[str, Any], text_column: str | None, where: str) -> s
         return text_column
     if "text" in row:
         return "text"
-    strings = [name for name, value in row.items() if isinstance(value, str)]
+    # An empty value may be a text elsewhere.
+    strings = [name for name, value in row.items() if value is None or isinstance(value, str)]
     if len(strings) != 1:
         raise UserError(f"{where}: which column holds the text? give --text_column NAME ({columns})")
     return strings[0]
@@ -175,5 +176,16 @@ def text_of(row: dict[str, Any], column: str, where: str) -> Iterator[list[str]]
     text = row[column]
     if text is not None and not isinstance(text, str):
         raise UserError(f"{where}: {column!r} holds {type(text).__name__}, not text: give --text_column NAME")
+    if text and not is_unicode(text):
+        raise UserError(f"{where}: half a surrogate pair, which is no character: write the text anew as UTF-8")
     if text and text.strip():
         yield [text.strip()]
+
+
+def is_unicode(text: str) -> bool:
+    """False for the lone surrogates that JSON can write, as in texts cut in the middle of an emoji."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

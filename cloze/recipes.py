@@ -98,14 +98,14 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 def write_recipe(
     path: Path, model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments
 ) -> None:
-    """Write the resolved settings as a recipe that runs again: our own all, of the trainer's those that were changed.
+    """Write the resolved settings as a recipe that runs again; those that are empty by default are left out.
 
     Tokens are left out.
     """
     blocks = {
         "model": without_nulls(model_args),
         "data": without_nulls(data_args),
-        "trainer; what is not listed has its default": {"output_dir": training_args.output_dir, **training_args.asked},
+        "trainer": {"output_dir": training_args.output_dir, **training_args.resolved},
     }
     with open(path, "w", encoding="utf-8") as file:
         for title, settings in blocks.items():

@@ -70,7 +70,7 @@ def train_tokenizer(
             train(corpus, vocab_size, lower_case).save_pretrained(partial)
             shutil.rmtree(path, ignore_errors=True)
             os.replace(partial, path)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     logger.info("Tokenizer: %s, %s tokens, trained on %s", type(tokenizer).__name__, f"{len(tokenizer):,}", corpus.name)
     return tokenizer
 
