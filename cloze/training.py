@@ -134,9 +134,11 @@ def train(trainer: MaskedLMTrainer, checkpoint: Path | None) -> dict[str, float]
         checkpoints.remove_all(args.output_dir)
     # The metrics of the model as it was show what training brought; a resumed run has them in its state.
     args.eval_on_start = args.do_eval and checkpoint is None
+    # Read before it is pruned.
+    first = 0 if checkpoint is None else checkpoints.step_of(checkpoint)
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model()
-    steps = trainer.state.global_step - (0 if checkpoint is None else checkpoints.step_of(checkpoint))
+    steps = trainer.state.global_step - first
     if not steps:
         logger.info("Nothing is left to train: %s is at the last step", checkpoint)
         return {}

@@ -56,8 +56,8 @@ FROM_EITHER = pytest.mark.parametrize("from_recipe", [False, True], ids=["comman
 
 
 def settings_of(arguments) -> list[dict]:
-    """The settings in each of the dataclasses; ``asked`` is none, it keeps how they came about."""
-    names = [[field.name for field in dataclasses.fields(part) if field.name != "asked"] for part in arguments]
+    """The settings in each of the dataclasses; ``resolved`` is none, it keeps how they came about."""
+    names = [[field.name for field in dataclasses.fields(part) if field.name != "resolved"] for part in arguments]
     return [
         {name: getattr(part, name) for name in part_names} for part, part_names in zip(arguments, names, strict=True)
     ]
