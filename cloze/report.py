@@ -128,7 +128,7 @@ A masked language model, trained from {origin}.
 
 ## Settings
 
-recipe.yaml holds all of them. {data_args.mlm_probability:.0%} of the tokens were predicted;
+recipe.yaml holds them all. {data_args.mlm_probability:.0%} of the tokens were predicted;
 learning rate {training_args.learning_rate}, {training_args.per_device_train_batch_size} examples a device, \
 {training_args.gradient_accumulation_steps} batches a step, seed {training_args.seed}. {versions}.
 """,

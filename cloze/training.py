@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainerCallback, get_scheduler
+from transformers import Trainer, TrainerCallback, TrainerState, get_scheduler
 
 from cloze import checkpoints
 from cloze.arguments import UserError
@@ -136,8 +136,13 @@ def train(trainer: MaskedLMTrainer, checkpoint: Path | None) -> dict[str, float]
     args.eval_on_start = args.do_eval and checkpoint is None
     # Read before it is pruned.
     first = 0 if checkpoint is None else checkpoints.step_of(checkpoint)
-    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trainer.save_model()
+    if 0 < args.max_steps <= first:
+        # Of a stream, the Trainer would take one step more.
+        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state = TrainerState.load_from_json(checkpoint / "trainer_state.json")
+    else:
+        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.save_model()
     steps = trainer.state.global_step - first
     if not steps:
         logger.info("Nothing is left to train: %s is at the last step", checkpoint)

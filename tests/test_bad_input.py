@@ -38,6 +38,9 @@ FILES = {
     "broken.jsonl": b'{"text": "good"}\n{"text": "bad\n',
     "bare.jsonl": b'{"text": "good"}\n"bad"\n',
     "gap.jsonl": b'{"text": "good"}\n{"title": "bad"}\n',
+    "surrogate.jsonl": b'{"text": "good"}\n{"text": "half an emoji \\ud83d"}\n',
+    "null.jsonl": b'{"title": "Emma", "body": null}\n{"title": "Ulysses", "body": "Stately"}\n',
+    "documented/README.md": b"notes of the user",
     "broken.json": b'[{"text": "good"},\n {"text": }]',
     "numbers.json": b'[{"text": "good"}, {"text": 42}]',
     "broken.parquet": b"not parquet",
@@ -84,6 +87,8 @@ MISTAKES = [
     Case("jsonl broken", "--train_file broken.jsonl", "broken.jsonl, line 2: not JSON", "every line must be an object"),
     Case("jsonl without object", "--train_file bare.jsonl", "bare.jsonl, line 2: not an object", '{"text": "..."}'),
     Case("jsonl with a gap", "--train_file gap.jsonl", "gap.jsonl, line 2: no 'text'", "columns: title"),
+    Case("half a character", "--train_file surrogate.jsonl", "surrogate.jsonl, line 2: half a surrogate", "as UTF-8"),
+    Case("null in a column", "--train_file null.jsonl", "null.jsonl", "give --text_column NAME (columns: title, body)"),
     Case("json broken", "--train_file broken.json", "broken.json, line 2: not JSON", "array of objects"),
     Case("text no string", "--train_file numbers.json", "numbers.json, row 1: 'text' holds int", "--text_column NAME"),
     # Data
@@ -123,6 +128,9 @@ MISTAKES = [
     Case("best of none", "--load_best_model_at_end", "--load_best_model_at_end", "save and eval strategy to match"),
     Case("tracker missing", "--report_to wandb", "--report_to wandb", "pip install wandb"),
     Case("negative seed", "--seed -1", "--seed -1", "0 or more"),
+    Case("huge seed", "--seed 5000000000", "--seed 5000000000", "less than 4294967296"),
+    Case("beta of Adam", "--adam_beta1 2", "--adam_beta1 2.0", "between 0 and 1"),
+    Case("other sampling", "--train_sampling_strategy batch_rebalance", "batch_rebalance: give", "group_by_length"),
     Case("negative learning rate", "--learning_rate -1", "--learning_rate -1", "0 or more"),
     Case("negative workers", "--dataloader_num_workers -1", "--dataloader_num_workers -1", "0 or more"),
     Case("labels smoothed away", "--label_smoothing_factor 3", "--label_smoothing_factor 3", "between 0 and 1"),
@@ -157,6 +165,7 @@ MISTAKES = [
     Case("output_dir below a file", "--output_dir words.txt/out", "--output_dir words.txt/out", "give a folder"),
     Case("output_dir the model", "--output_dir ./bert", "bert is the model to start from", "give another folder"),
     Case("output_dir taken", "--output_dir taken", "taken holds a model already", "give another folder"),
+    Case("README in output_dir", "--output_dir documented", "documented holds a README.md", "give another folder"),
     Case("no such checkpoint", "--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere", "checkpoint-"),
     Case("no checkpoint yet", "--resume_from_checkpoint True", "--resume_from_checkpoint", "leave the flag out"),
 ]
@@ -208,6 +217,7 @@ ALONE = [
 # Only the Trainer knows better than these.
 LATE = [
     Case("optimizer missing", "--optim galore_adamw", "galore_torch", "pip install"),
+    Case("schedule without end", "--lr_scheduler_type cosine_with_min_lr", "min_lr", "lr_scheduler_kwargs"),
     Case("best by nothing", "--do_eval --save_strategy best", "metric_for_best_model", "save_strategy"),
     Case("Hub out of reach", "--push_to_hub --max_steps 1", "--push_to_hub", "Hub"),
 ]

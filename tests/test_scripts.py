@@ -183,15 +183,47 @@ def test_from_scratch_trains_a_tokenizer_that_the_models_vocabulary_fits(train, 
     assert f"{tokenizer_class}, 700 tokens" in printed
 
 
-def test_a_run_can_be_continued_by_the_same_command(train, out):
-    train("--max_steps", 4, "--save_steps", 2, "--logging_steps", 1)
-    shorter = history(out)
-    train("--max_steps", 8, "--save_steps", 2, "--logging_steps", 1)
-    steps = [entry["step"] for entry in history(out) if "loss" in entry]
-    assert history(out)[:4] == shorter[:4]
-    assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+@pytest.mark.parametrize("flags", [[], ["--line_by_line", "--gradient_accumulation_steps", 2], ["--streaming"]])
+def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(flags, train, out, texts, tmp_path):
+    """Mistake 13: resuming in the middle of an epoch, after the first, on the wrong data."""
+    (tmp_path / "text.txt").write_text("\n".join(texts[:23]))
+    argv = [*flags, "--max_steps", 12, "--save_steps", 5, "--logging_steps", 1, "--learning_rate", 1e-2]
+    argv += ["--per_device_train_batch_size", 4]
+    train(*argv, text=tmp_path / "text.txt")
+    whole, weights = history(out), load_file(out / "model.safetensors")
+    assert flags == ["--streaming"] or (whole[9]["epoch"] > 1 and whole[9]["epoch"] % 1)
+    (out / "checkpoint-12").rename(tmp_path / "checkpoint-12")  # as if killed after step 10
+    printed = train(*argv, text=tmp_path / "text.txt")
+    assert f"Going on from {out / 'checkpoint-10'}" in printed
+    steps = [entry for entry in whole if "loss" in entry]
+    assert [entry["loss"] for entry in history(out) if "loss" in entry] == [entry["loss"] for entry in steps]
+    again = load_file(out / "model.safetensors")
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    # There is nothing to do any more, and nothing is overwritten with the figures of doing nothing.
+    results, card = (out / "train_results.json").read_text(), (out / "README.md").read_text()
+    assert "Nothing is left to train" in train(*argv, text=tmp_path / "text.txt")
+    assert ((out / "train_results.json").read_text(), (out / "README.md").read_text()) == (results, card)
+
+
+def test_starting_afresh(train, out):
+    train("--max_steps", 4, "--save_steps", 2)
     train("--max_steps", 3, "--save_steps", 2, "--overwrite_output_dir")
     assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_a_new_modernbert_is_saved(train, out):
+    """Its layer types follow from the number of its layers, which the overrides change."""
+    small = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32"
+    train("--max_steps", 1, "--vocab_size", 300, model=("--model_type", "modernbert", "--config_overrides", small))
+    config = AutoModelForMaskedLM.from_pretrained(out).config
+    assert (config.num_hidden_layers, len(config.layer_types)) == (2, 2)
+
+
+def test_documents_of_unequal_length_are_warned_of(train, texts, tmp_path):
+    """A stray blank line makes two documents of a file of lines."""
+    (tmp_path / "text.txt").write_text("\n".join([*texts[:90], "", *texts[90:180]]))
+    assert "HELD OUT: " in train("--do_eval", "--max_steps", 1, text=tmp_path / "text.txt")
+    assert "HELD OUT: " not in train("--do_eval", "--max_steps", 1, "--overwrite_output_dir")
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(train, out):
