@@ -58,6 +58,16 @@ class ModelArguments:
         if self.vocab_size < 100:
             raise UserError(f"--vocab_size {self.vocab_size} is too small: give at least 100, 8000 to 50000 is usual")
 
+    @property
+    def hub_arguments(self) -> dict:
+        """What ``from_pretrained`` of configs, tokenizers and models is told alike."""
+        return {
+            "cache_dir": self.cache_dir,
+            "revision": self.model_revision,
+            "token": self.token,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
 
 @dataclass
 class DataTrainingArguments:
@@ -170,6 +180,11 @@ class TrainingArguments(transformers.TrainingArguments):
             raise UserError(f"--save_total_limit {self.save_total_limit} is less than 1: use --save_strategy no")
         if self.train_sampling_strategy not in SAMPLING:
             raise UserError(f"--train_sampling_strategy {self.train_sampling_strategy}: give {', '.join(SAMPLING)}")
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of what is held out and of the order of examples; that of the masks is ``seed``."""
+        return self.seed if self.data_seed is None else self.data_seed
 
 
 def check_together(data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:

@@ -32,7 +32,7 @@ class ExampleSets:
     of the validation set if there is one."""
 
     train: EpochExamples | StreamedExamples | None = None
-    validation: Subset | StreamedExamples | None = None
+    validation: Subset | None = None
     facts: dict[str, str] = field(default_factory=dict)
     shown: list[dict] = field(default_factory=list)
 
@@ -52,7 +52,6 @@ def make_examples(
     if data_args.whole_word_mask:
         check_whole_words(tokenizer)
     template = template_of(tokenizer)
-    seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
     tokenize = partial(
         prepare,
         tokenizer=tokenizer,
@@ -69,11 +68,11 @@ def make_examples(
     if train is not None and not data_args.streaming:
         prepared = tokenize(train)
         if training_args.do_eval and validation is None:
-            rng = np.random.default_rng(seed)
+            rng = np.random.default_rng(training_args.order_seed)
             training_documents, held_out = hold_out(prepared, data_args.validation_split_percentage, rng)
     if training_args.do_train and data_args.streaming:
         examples = partial(stream, train, tokenizer, data_args, template, max_seq_length)
-        sets.train = StreamedExamples(examples, seed, data_args.max_train_samples)
+        sets.train = StreamedExamples(examples, training_args.order_seed, data_args.max_train_samples)
         sets.facts["training text"] = f"{train.name}, streamed"
         # Read now, so that text that cannot be read is found before the model is loaded.
         sets.shown = list(islice(examples(), SHOWN))
@@ -105,8 +104,7 @@ def hold_out(corpus: TokenizedCorpus, percentage: float, rng: np.random.Generato
     A stray blank line in a file of lines makes two documents of it, one of which may be most of the text.
     """
     training, held_out = split_documents(corpus.num_documents, percentage, rng)
-    spans = corpus.spans(held_out)
-    share = 100 * int((spans[:, 1] - spans[:, 0]).sum()) / len(corpus.tokens)
+    share = 100 * corpus.count_tokens(held_out) / len(corpus.tokens)
     if share > 3 * percentage + 1:
         logger.warning(
             "HELD OUT: %.0f %% of the text, though %g %% of the documents: they are few or of unequal length; see that "
@@ -156,11 +154,9 @@ def stream(
 
 def describe(corpus: Corpus, prepared: TokenizedCorpus, documents: np.ndarray | None) -> str:
     count = prepared.num_documents if documents is None else len(documents)
-    spans = prepared.spans(documents)
-    tokens = int((spans[:, 1] - spans[:, 0]).sum())
     part = "" if documents is None else f" of {prepared.num_documents:,}"
     whole = f"{corpus.name} ({prepared.num_sentences:,} sentences in all)"
-    return f"{count:,}{part} documents, {tokens:,} tokens, from {whole}"
+    return f"{count:,}{part} documents, {prepared.count_tokens(documents):,} tokens, from {whole}"
 
 
 def describe_examples(lengths: np.ndarray, data_args: DataTrainingArguments, max_seq_length: int) -> str:

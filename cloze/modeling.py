@@ -34,7 +34,7 @@ def load_config(model_args: ModelArguments) -> PretrainedConfig:
     else:
         flag = "--config_name" if model_args.config_name else "--model_name_or_path"
         try:
-            config = AutoConfig.from_pretrained(name, **hub_arguments(model_args))
+            config = AutoConfig.from_pretrained(name, **model_args.hub_arguments)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{flag} {name}: no model: give a folder with a config.json, or a name on the Hub ({str(error)[:150]})"
@@ -46,15 +46,6 @@ def load_config(model_args: ModelArguments) -> PretrainedConfig:
             "such as bert, distilbert, roberta, electra, albert, modernbert or deberta-v2"
         )
     return config
-
-
-def hub_arguments(model_args: ModelArguments) -> dict:
-    return {
-        "cache_dir": model_args.cache_dir,
-        "revision": model_args.model_revision,
-        "token": model_args.token,
-        "trust_remote_code": model_args.trust_remote_code,
-    }
 
 
 def new_config(model_args: ModelArguments) -> PretrainedConfig:
@@ -153,7 +144,7 @@ def load_model(model_args: ModelArguments, config: PretrainedConfig) -> PreTrain
             config=config,
             dtype=dtype,
             output_loading_info=True,
-            **hub_arguments(model_args),
+            **model_args.hub_arguments,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(

@@ -67,6 +67,10 @@ class TokenizedCorpus:
         chosen[documents] = True
         return spans[np.repeat(chosen, np.diff(self.documents))]
 
+    def count_tokens(self, documents: np.ndarray | None = None) -> int:
+        """Tokens in these documents (in all, if None)."""
+        return int(np.diff(self.spans(documents)).sum())
+
 
 def prepare(
     corpus: Corpus,

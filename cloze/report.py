@@ -55,9 +55,11 @@ def fill_in(
     lines, used = [], set()
     # Several words of an example if there are few examples; some examples have none to hide.
     for number in islice(cycle(rng.permutation(len(examples))), 4 * count):
+        if len(lines) == count:
+            break
         ids = examples[number]["input_ids"]
         words = [p for p in range(1, len(ids) - 1) if is_word(tokenizer, ids, p) and (number, p) not in used]
-        if not words or len(lines) == count:
+        if not words:
             continue
         place = int(rng.choice(words))
         used.add((number, place))

@@ -36,14 +36,7 @@ def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTr
     if name is None:
         return None
     try:
-        return AutoTokenizer.from_pretrained(
-            name,
-            cache_dir=model_args.cache_dir,
-            use_fast=model_args.use_fast_tokenizer,
-            revision=model_args.model_revision,
-            token=model_args.token,
-            trust_remote_code=model_args.trust_remote_code,
-        )
+        return AutoTokenizer.from_pretrained(name, use_fast=model_args.use_fast_tokenizer, **model_args.hub_arguments)
     # Depending on what is wrong, transformers raises OSError to TypeError, and the tokenizers library bare Exception.
     except Exception as error:
         flag = "--tokenizer_name" if model_args.tokenizer_name else "--model_name_or_path"

@@ -77,10 +77,9 @@ class MaskedLMTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None):
         if not hasattr(self.train_dataset, "lengths"):
             return None
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         strategy = self.args.train_sampling_strategy
-        self.epoch_sampler = EpochSampler(self.train_dataset.lengths, strategy, batch_size, seed)
+        self.epoch_sampler = EpochSampler(self.train_dataset.lengths, strategy, batch_size, self.args.order_seed)
         return self.epoch_sampler
 
     def _run_epoch(self, *args, **kwargs):
