@@ -1,6 +1,6 @@
 """In which order examples are taken: reproducible from (seed, epoch), whatever the processes and workers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count, islice
 
 import numpy as np
@@ -16,50 +16,71 @@ class EpochExamples(Dataset):
 
     That the epoch comes with the number, and not from a ``set_epoch`` here, makes it right in data-loader workers that
     outlive an epoch.
+
+    Args:
+        draw: gives the examples of an epoch: a sequence with ``lengths``.
+        limit: take the first so many of each epoch.
     """
 
-    def __init__(self, examples, limit: int | None = None):
-        self.examples = examples
-        self.lengths = examples.lengths[:limit]
+    def __init__(self, draw: Callable[[int], Sequence], limit: int | None = None):
+        self.draw, self.limit = draw, limit
+        self.epoch, self.examples = 0, draw(0)
+        self.length = len(self.lengths(0))
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return self.length
+
+    def of_epoch(self, epoch: int) -> Sequence:
+        """The examples of an epoch; those of the last one asked for are kept."""
+        if epoch != self.epoch:
+            self.epoch, self.examples = epoch, self.draw(epoch)
+        return self.examples
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """Tokens in each example of an epoch."""
+        return self.of_epoch(epoch).lengths[: self.limit]
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, number = key
-        return {**self.examples[number], "epoch": epoch}
+        return {**self.of_epoch(epoch)[number], "epoch": epoch}
 
 
 class EpochSampler(Sampler):
     """(epoch, number) of every example once, drawn anew each epoch from (seed, epoch).
 
+    Every epoch is as long as the first, on which the Trainer counts. Pairs drawn anew may be a few more or less: then
+    some are left out, or some taken twice.
+
     Args:
-        lengths: tokens in each example.
+        examples: what is sampled from.
         strategy: random, sequential, or group_by_length: examples of similar length in a batch.
         batch_size: examples that group_by_length puts together.
     """
 
-    def __init__(self, lengths: np.ndarray, strategy: str, batch_size: int, seed: int):
-        self.lengths, self.strategy, self.batch_size, self.seed = lengths, strategy, batch_size, seed
+    def __init__(self, examples: EpochExamples, strategy: str, batch_size: int, seed: int):
+        self.examples, self.strategy, self.batch_size, self.seed = examples, strategy, batch_size, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+        # Drawn here, before data-loader workers are forked, which then share it.
+        self.examples.of_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.examples)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, int(number)) for number in self.order())
+        return ((self.epoch, int(number)) for number in np.resize(self.order(), len(self)))
 
     def order(self) -> np.ndarray | list[int]:
+        lengths = self.examples.lengths(self.epoch)
         if self.strategy == "sequential":
-            return np.arange(len(self))
+            return np.arange(len(lengths))
         rng = np.random.default_rng((self.seed, self.epoch))
         if self.strategy == "group_by_length":
             generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-            return list(LengthGroupedSampler(self.batch_size, lengths=self.lengths.tolist(), generator=generator))
-        return rng.permutation(len(self))
+            return list(LengthGroupedSampler(self.batch_size, lengths=lengths.tolist(), generator=generator))
+        return rng.permutation(len(lengths))
 
 
 class StreamedExamples(IterableDataset):

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import json
 import logging
 import sys
@@ -11,7 +12,8 @@ from collections.abc import Callable, Sequence
 from transformers import HfArgumentParser
 from transformers.integrations import get_available_reporting_integrations
 
-from cloze.arguments import DataTrainingArguments, ModelArguments, TrainingArguments, UserError, check_together
+from cloze.arguments import ModelArguments, TrainingArguments, UserError
+from cloze.data_arguments import DataArguments, check_together
 from cloze.old_flags import update_flags
 from cloze.recipes import RECIPE_SUFFIXES, did_you_mean, recipe_to_argv
 
@@ -34,12 +36,15 @@ class Parser(HfArgumentParser):
 
 
 def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
-    """Call ``main(model_args, data_args, training_args)``; a UserError becomes one line on stderr and exit code 2."""
+    """Call ``main(model_args, data_args, training_args)`` with settings of the classes that its annotations name.
+
+    A UserError becomes one line on stderr and exit code 2.
+    """
     log = logging.getLogger("cloze")
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler(sys.stdout)]
     try:
-        main(*parse(sys.argv[1:] if argv is None else argv))
+        main(*parse(sys.argv[1:] if argv is None else argv, settings_of(main)))
     except UserError as error:
         # From a data-loader worker it comes with a traceback in front.
         message = str(error).rpartition("UserError: ")[2]
@@ -47,9 +52,15 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
-def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataTrainingArguments, TrainingArguments]:
-    """Resolve ``[RECIPE] --flag value ...`` into dataclasses, values coerced by the fields' types."""
-    parser = Parser((ModelArguments, DataTrainingArguments, TrainingArguments))
+def settings_of(main: Callable) -> list[type]:
+    """The dataclasses of a script's settings."""
+    hints = typing.get_type_hints(main)
+    return [hints[name] for name in inspect.signature(main).parameters]
+
+
+def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """Resolve ``[RECIPE] --flag value ...`` into dataclasses of these types, values coerced by the fields' types."""
+    parser = Parser(types)
     defaults = vars(parser.parse_args([]))
     argv, recipe_argv = list(argv), []
     if argv and not argv[0].startswith("-"):

@@ -9,7 +9,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from cloze.arguments import DataTrainingArguments, ModelArguments, UserError
+from cloze.arguments import ModelArguments, UserError
+from cloze.data_arguments import DataArguments
 from cloze.readers import FORMATS, choose_column, file_format, read_table, read_text, text_of
 
 
@@ -71,9 +72,11 @@ def read_documents(corpus: Corpus) -> Iterator[list[str]]:
 
 
 def find_corpora(
-    data_args: DataTrainingArguments, model_args: ModelArguments, do_train: bool, do_eval: bool
+    data_args: DataArguments, model_args: ModelArguments, do_train: bool, do_eval: bool
 ) -> tuple[Corpus | None, Corpus | None]:
     """The training and the validation corpus. Without the latter, part of the former is to be held out."""
+    if not (do_train or do_eval):
+        return None, None
     if data_args.dataset_name:
         return load_hub(data_args, model_args, do_train, do_eval)
     column = data_args.text_column
@@ -117,7 +120,7 @@ def find_files(patterns: Sequence[str], flag: str) -> tuple[Path, ...]:
 
 
 def load_hub(
-    data_args: DataTrainingArguments, model_args: ModelArguments, do_train: bool, do_eval: bool
+    data_args: DataArguments, model_args: ModelArguments, do_train: bool, do_eval: bool
 ) -> tuple[Corpus | None, Corpus | None]:
     name = data_args.dataset_name
     try:
@@ -139,12 +142,15 @@ def load_hub(
     return corpora.get("train") if do_train or validation is None else None, validation
 
 
-def split_documents(num_documents: int, percentage: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the documents to train on and of those held out (at least one), each in ascending order."""
-    held_out = max(1, round(num_documents * percentage / 100))
-    if held_out >= num_documents:
+def split_documents(
+    num_documents: int, percentage: float, rng: np.random.Generator, at_least: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the documents to train on and of those held out, each in ascending order, each at least so many."""
+    held_out = max(at_least, round(num_documents * percentage / 100))
+    left = max(num_documents - held_out, 0) or "none"
+    if num_documents - held_out < at_least:
         raise UserError(
-            f"--validation_split_percentage {percentage} of {num_documents} documents leaves none to train on: "
+            f"--validation_split_percentage {percentage} of {num_documents} documents leaves {left} to train on: "
             "give --validation_file, or separate documents by blank lines"
         )
     order = rng.permutation(num_documents)

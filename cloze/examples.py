@@ -1,22 +1,21 @@
-"""Corpora -> examples to train and evaluate on, and what was understood of the text."""
+"""Corpora -> the parts to train and evaluate on -> sets of examples, and what was understood of the text."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Subset
 from transformers import PreTrainedTokenizerBase
 
-from cloze.arguments import DataTrainingArguments, TrainingArguments, UserError
+from cloze.arguments import TrainingArguments
 from cloze.batching import EpochExamples, StreamedExamples
-from cloze.blocks import Blocks, Lines, Template, cut_stream
 from cloze.corpus import Corpus, split_documents
-from cloze.preparation import TokenizedCorpus, prepare, unit_texts
-from cloze.tokenization import check_whole_words, encode, template_of
+from cloze.data_arguments import DataArguments
+from cloze.preparation import TokenizedCorpus, prepare
+from cloze.tokenization import check_whole_words
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +23,21 @@ logger = logging.getLogger(__name__)
 MOST_TOKENS_A_WORD = 5
 
 SHOWN = 50
+
+
+@dataclass
+class Part:
+    """The documents of a corpus to train on, or to evaluate on; all of them if ``documents`` is None."""
+
+    name: str
+    corpus: TokenizedCorpus
+    documents: np.ndarray | None
+
+    def __str__(self) -> str:
+        count = self.corpus.num_documents if self.documents is None else len(self.documents)
+        part = "" if self.documents is None else f" of {self.corpus.num_documents:,}"
+        tokens = f"{self.corpus.count_tokens(self.documents):,} tokens"
+        return f"{count:,}{part} documents, {tokens}, from {self.name} ({self.corpus.num_sentences:,} sentences in all)"
 
 
 @dataclass
@@ -37,73 +51,57 @@ class ExampleSets:
     shown: list[dict] = field(default_factory=list)
 
 
-def make_examples(
+def prepare_parts(
     corpora: tuple[Corpus | None, Corpus | None],
     tokenizer: PreTrainedTokenizerBase,
-    data_args: DataTrainingArguments,
+    data_args: DataArguments,
     training_args: TrainingArguments,
-    max_seq_length: int,
     cache: Path,
-) -> ExampleSets:
-    """Prepare the training and the validation corpus and cut them into examples.
+    unit: str,
+    at_least: int = 1,
+) -> tuple[Part | None, Part | None]:
+    """Tokenize the training and the validation corpus, each if asked for.
 
-    With no validation corpus, some documents of the training corpus are held out.
+    With no validation corpus, some documents of the training corpus are held out, ``at_least`` so many on each side.
     """
-    if data_args.whole_word_mask:
+    with_words = getattr(data_args, "whole_word_mask", False)
+    if with_words:
         check_whole_words(tokenizer)
-    template = template_of(tokenizer)
-    tokenize = partial(
+    prepare_one = partial(
         prepare,
         tokenizer=tokenizer,
         cache=cache,
-        line_by_line=data_args.line_by_line,
-        with_words=data_args.whole_word_mask,
+        unit=unit,
+        with_words=with_words,
         # One process does it again; the others wait for it at the lock, or take the same ids from before.
         overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
     )
-    cut = partial(cut_up, data_args=data_args, template=template, max_seq_length=max_seq_length)
-    train, validation = corpora
-    sets = ExampleSets()
-    prepared = training_documents = held_out = None
-    if train is not None and not data_args.streaming:
-        prepared = tokenize(train)
-        if training_args.do_eval and validation is None:
-            rng = np.random.default_rng(training_args.order_seed)
-            training_documents, held_out = hold_out(prepared, data_args.validation_split_percentage, rng)
-    if training_args.do_train and data_args.streaming:
-        examples = partial(stream, train, tokenizer, data_args, template, max_seq_length)
-        sets.train = StreamedExamples(examples, training_args.order_seed, data_args.max_train_samples)
-        sets.facts["training text"] = f"{train.name}, streamed"
-        # Read now, so that text that cannot be read is found before the model is loaded.
-        sets.shown = list(islice(examples(), SHOWN))
-        if not sets.shown:
-            raise UserError(f"{train.name}: the tokenizer finds no token in the text: is it the right one?")
-    elif training_args.do_train:
-        examples = cut(prepared, training_documents)
-        sets.train = EpochExamples(examples, data_args.max_train_samples)
-        sets.facts["training text"] = describe(train, prepared, training_documents)
-        sets.facts["training examples"] = describe_examples(sets.train.lengths, data_args, max_seq_length)
-        sets.shown = [examples[number] for number in range(min(SHOWN, len(sets.train)))]
-    if training_args.do_eval:
-        source, documents = (prepared, held_out) if validation is None else (tokenize(validation), None)
-        examples = cut(source, documents)
-        sets.validation = Subset(examples, range(len(examples))[: data_args.max_eval_samples])
-        lengths = examples.lengths[: data_args.max_eval_samples]
-        sets.facts["held-out text"] = describe(validation or train, source, documents)
-        sets.facts["held-out examples"] = describe_examples(lengths, data_args, max_seq_length)
-        sets.shown = [examples[number] for number in range(min(SHOWN, len(lengths)))]
-    for name, fact in sets.facts.items():
-        logger.info("%s: %s", name.capitalize(), fact)
-    logger.info("An example: %s", tokenizer.decode(sets.shown[0]["input_ids"])[:300])
-    return sets
+    train, validation = (None if corpus is None else prepare_one(corpus) for corpus in corpora)
+    for corpus in (train, validation):
+        if with_words and corpus is not None:
+            check_words(corpus)
+    documents, held_out = None, None
+    if training_args.do_eval and validation is None:
+        rng = np.random.default_rng(training_args.order_seed)
+        documents, held_out = hold_out(train, data_args.validation_split_percentage, rng, at_least)
+    training = evaluation = None
+    if training_args.do_train and train is not None:
+        training = Part(corpora[0].name, train, documents)
+    if validation is not None:
+        evaluation = Part(corpora[1].name, validation, None)
+    elif training_args.do_eval:
+        evaluation = Part(corpora[0].name, train, held_out)
+    return training, evaluation
 
 
-def hold_out(corpus: TokenizedCorpus, percentage: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(
+    corpus: TokenizedCorpus, percentage: float, rng: np.random.Generator, at_least: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the documents to train on and of those held out; warns where the latter are no such part of the text.
 
     A stray blank line in a file of lines makes two documents of it, one of which may be most of the text.
     """
-    training, held_out = split_documents(corpus.num_documents, percentage, rng)
+    training, held_out = split_documents(corpus.num_documents, percentage, rng, at_least)
     share = 100 * corpus.count_tokens(held_out) / len(corpus.tokens)
     if share > 3 * percentage + 1:
         logger.warning(
@@ -113,20 +111,6 @@ def hold_out(corpus: TokenizedCorpus, percentage: float, rng: np.random.Generato
             percentage,
         )
     return training, held_out
-
-
-def cut_up(corpus: TokenizedCorpus, documents, data_args, template: Template, max_seq_length: int) -> Blocks | Lines:
-    spans = corpus.spans(documents)
-    if corpus.word_starts is not None:
-        check_words(corpus)
-    if data_args.line_by_line:
-        truncate = data_args.truncate_long_lines
-        examples = Lines(corpus.tokens, spans, template, max_seq_length, corpus.word_starts, truncate)
-    else:
-        examples = Blocks(corpus.tokens, spans, template, max_seq_length, corpus.word_starts)
-    if not len(examples):
-        raise UserError("the tokenizer finds no token in the documents to use: give more text, or hold out more of it")
-    return examples
 
 
 def check_words(corpus: TokenizedCorpus) -> None:
@@ -140,25 +124,33 @@ def check_words(corpus: TokenizedCorpus) -> None:
         )
 
 
-def stream(
-    corpus: Corpus,
-    tokenizer: PreTrainedTokenizerBase,
-    data_args: DataTrainingArguments,
-    template: Template,
-    max_seq_length: int,
-) -> Iterator[dict]:
-    """The examples of a corpus while it is read."""
-    documents = encode(unit_texts(corpus, data_args.line_by_line), tokenizer, data_args.whole_word_mask)
-    return cut_stream(documents, template, max_seq_length, data_args.line_by_line, data_args.truncate_long_lines)
+def collect(
+    parts: tuple[Part | None, Part | None],
+    draw: Callable[[Part, int | None], Sequence],
+    describe: Callable[[Part, Sequence, int | None], str],
+    data_args: DataArguments,
+) -> ExampleSets:
+    """The examples that ``draw(part, epoch)`` gives of the training and of the validation part.
+
+    For evaluation the epoch is None. What ``describe(part, examples, limit)`` says of them is among the facts.
+    """
+    training, evaluation = parts
+    sets = ExampleSets()
+    if training is not None:
+        limit = data_args.max_train_samples
+        sets.train = EpochExamples(partial(draw, training), limit)
+        examples = sets.train.of_epoch(0)
+        sets.facts |= {"training text": str(training), "training examples": describe(training, examples, limit)}
+        sets.shown = [examples[number] for number in range(min(SHOWN, len(sets.train)))]
+    if evaluation is not None:
+        limit = data_args.max_eval_samples
+        examples = draw(evaluation, None)
+        sets.validation = Subset(examples, range(len(examples))[:limit])
+        sets.facts |= {"held-out text": str(evaluation), "held-out examples": describe(evaluation, examples, limit)}
+        sets.shown = [examples[number] for number in range(min(SHOWN, len(sets.validation)))]
+    return sets
 
 
-def describe(corpus: Corpus, prepared: TokenizedCorpus, documents: np.ndarray | None) -> str:
-    count = prepared.num_documents if documents is None else len(documents)
-    part = "" if documents is None else f" of {prepared.num_documents:,}"
-    whole = f"{corpus.name} ({prepared.num_sentences:,} sentences in all)"
-    return f"{count:,}{part} documents, {prepared.count_tokens(documents):,} tokens, from {whole}"
-
-
-def describe_examples(lengths: np.ndarray, data_args: DataTrainingArguments, max_seq_length: int) -> str:
-    kind = "lines" if data_args.line_by_line else "blocks"
-    return f"{len(lengths):,} {kind} of up to {max_seq_length} tokens, {lengths.mean():.0f} on average"
+def log_facts(sets: ExampleSets) -> None:
+    for name, fact in sets.facts.items():
+        logger.info("%s: %s", name.capitalize(), fact)

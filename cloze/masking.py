@@ -16,7 +16,8 @@ class MaskingCollator(DataCollatorForLanguageModeling):
 
     ``[{"input_ids": [2, 7, 8, 3], "example": 0, "epoch": 1}, ...]`` becomes ``{"input_ids", "attention_mask",
     "labels"}``, int64 [batch, length], where labels are -100 but for the tokens to predict, as in
-    ``input_ids [[2, 4, 8, 3]]``, ``labels [[-100, 7, -100, -100]]``.
+    ``input_ids [[2, 4, 8, 3]]``, ``labels [[-100, 7, -100, -100]]``. Pairs keep their ``token_type_ids`` and
+    ``next_sentence_label``.
 
     What differs from the parent: masks depend on (seed, epoch, example) alone, wherever the example is collated; an
     example without an epoch, as in evaluation, has the same masks for ever, whatever the seed; random replacements are
@@ -39,23 +40,17 @@ class MaskingCollator(DataCollatorForLanguageModeling):
         self.ordinary_ids = ids[~self.special[ids]]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        lengths = [len(example["input_ids"]) for example in examples]
-        longest = self.pad_to or max(lengths)
-        if self.pad_to_multiple_of:
-            longest = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        shape = (len(examples), longest)
-        input_ids = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
-        real = np.zeros(shape, dtype=bool)
-        word_starts = np.ones(shape, dtype=bool)
-        draws = np.zeros((3, *shape))
-        for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
-            input_ids[row, :length] = example["input_ids"]
-            real[row, :length] = True
+        batch = pad(examples, self.tokenizer.pad_token_id, self.pad_to, self.pad_to_multiple_of)
+        input_ids, real = batch["input_ids"], batch["attention_mask"].astype(bool)
+        word_starts = np.ones(real.shape, dtype=bool)
+        draws = np.zeros((3, *real.shape))
+        for row, example in enumerate(examples):
+            length = len(example["input_ids"])
             rng = example_rng(self.seed, example.get("epoch"), example["example"])
             draws[:, row, :length] = rng.random((3, length))
             if self.whole_words:
                 word_starts[row, :length] = example["word_starts"]
-        input_ids, labels = mask_tokens(
+        batch["input_ids"], batch["labels"] = mask_tokens(
             input_ids,
             real & ~self.special[input_ids],
             draws,
@@ -66,8 +61,43 @@ class MaskingCollator(DataCollatorForLanguageModeling):
             self.ordinary_ids,
             word_starts if self.whole_words else None,
         )
-        batch = {"input_ids": input_ids, "attention_mask": real.astype(np.int64), "labels": labels}
         return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def collate(
+    examples: list[dict[str, Any]], pad_id: int, pad_to: int | None = None, pad_to_multiple_of: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Pad examples to a batch without masking it; arguments and keys as those of ``pad``."""
+    return {
+        name: torch.from_numpy(values) for name, values in pad(examples, pad_id, pad_to, pad_to_multiple_of).items()
+    }
+
+
+def pad(
+    examples: list[dict[str, Any]], pad_id: int, pad_to: int | None, pad_to_multiple_of: int | None
+) -> dict[str, np.ndarray]:
+    """``{"input_ids", "attention_mask"}``, int64 [batch, length], and for pairs ``"token_type_ids"`` [batch, length]
+    and ``"next_sentence_label"`` [batch].
+
+    Args:
+        pad_to: length of the batch, instead of that of the longest example.
+        pad_to_multiple_of: round the length up to a multiple.
+    """
+    lengths = [len(example["input_ids"]) for example in examples]
+    longest = pad_to or max(lengths)
+    if pad_to_multiple_of:
+        longest = -(-longest // pad_to_multiple_of) * pad_to_multiple_of
+    batch = {
+        "input_ids": np.full((len(examples), longest), pad_id, dtype=np.int64),
+        "attention_mask": (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64),
+    }
+    if "token_type_ids" in examples[0]:
+        batch["token_type_ids"] = np.zeros_like(batch["attention_mask"])
+        batch["next_sentence_label"] = np.array([example["next_sentence_label"] for example in examples])
+    for name in batch.keys() & {"input_ids", "token_type_ids"}:
+        for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
+            batch[name][row, :length] = example[name]
+    return batch
 
 
 def example_rng(seed: int, epoch: int | None, example: int) -> np.random.Generator:

@@ -1,55 +1,109 @@
-"""The masked-LM loss, and perplexity and accuracy over all masked tokens of a set, by counting."""
+"""What is learnt: cross-entropy, accuracy and F1 by counting, over masked tokens and over sentence pairs.
+
+Scores are kept example by example, as sums and counts on the device. Logits are dropped at once: kept for a whole set
+they run out of memory (huggingface/transformers#15466).
+"""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import EvalPrediction
+from transformers.utils import ModelOutput
 
 from cloze.masking import IGNORED
 
 
-def masked_lm_loss(
-    logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor, label_smoothing: float = 0.0
-) -> torch.Tensor:
-    """Sum of the cross-entropies over masked tokens, divided by ``num_items``: those of the whole optimizer step.
-
-    Models of transformers return the mean of each micro-batch instead, which the Trainer takes for this and does not
-    divide by their number (huggingface/transformers#47688). Nothing masked gives 0, not NaN.
+def score_tokens(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Of each example, the sum of the cross-entropies over its masked tokens, their count, and the hits: [batch, 3].
 
     Args:
         logits: [batch, length, vocabulary].
         labels: [batch, length], -100 where there is nothing to predict.
     """
     masked = labels != IGNORED
-    total = functional.cross_entropy(
-        logits[masked].float(), labels[masked], reduction="sum", label_smoothing=label_smoothing
-    )
-    return total / num_items.clamp(min=1)
-
-
-def masked_lm_sums(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What evaluation keeps of a batch: per example the sum of losses and the hits [batch, 2], and the count [batch].
-
-    Logits are dropped at once: kept for a whole set they run out of memory (huggingface/transformers#15466).
-    """
-    masked = labels != IGNORED
     chosen, targets = logits[masked].float(), labels[masked]
-    losses = functional.cross_entropy(chosen, targets, reduction="none")
+    losses = functional.cross_entropy(chosen, targets, reduction="none", label_smoothing=label_smoothing)
     hits = (chosen.argmax(-1) == targets).float()
     # Laid out by position and then summed: adding up by index would not repeat itself on a GPU, to the last digit.
-    scores = torch.zeros(*labels.shape, 2, device=logits.device)
-    scores[masked] = torch.stack([losses, hits], dim=1)
-    return scores.sum(1), masked.sum(1)
+    scores = torch.zeros(*labels.shape, 3, device=logits.device)
+    scores[masked] = torch.stack([losses, torch.ones_like(losses), hits], dim=1)
+    return scores.sum(1)
 
 
-def summarise(prediction: EvalPrediction) -> dict[str, float]:
-    """Loss and accuracy over all masked tokens: a sum over a count, not a mean of batch means."""
-    loss, hits = np.asarray(prediction.predictions, dtype=np.float64).sum(0)
-    count = np.asarray(prediction.label_ids).sum()
-    return {"loss": float(loss / count), "accuracy": float(hits / count), "masked_tokens": int(count)}
+def summarise_tokens(sums: np.ndarray) -> dict[str, float]:
+    loss, count, hits = map(float, sums)
+    return {
+        "loss": loss / count,
+        "perplexity": perplexity(loss / count),
+        "accuracy": hits / count,
+        "masked_tokens": int(count),
+    }
 
 
 def perplexity(loss: float) -> float:
     return math.inf if loss > 700 else math.exp(loss)
+
+
+def score_pairs(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Of each pair, cross-entropy, count, hits, whether B is random and found so, whether it is found random, whether
+    it is random, and the probability that it is: [batch, 7].
+
+    Args:
+        logits: [batch, 2].
+        labels: [batch], 0 where B follows A, 1 where it is random, -100 where it is not known: such a pair counts 0.
+    """
+    logits, known = logits.float(), labels != IGNORED
+    losses = functional.cross_entropy(
+        logits, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORED
+    )
+    found, is_random = logits.argmax(-1) * known, (labels == 1).long()
+    hits = known & (found == labels)
+    probability = logits.softmax(-1)[:, 1]
+    return torch.stack([losses, known, hits, found * is_random, found, is_random, probability], dim=1)
+
+
+def summarise_pairs(sums: np.ndarray) -> dict[str, float]:
+    """F1 is that of the random pairs, label 1; ``is_next`` is the share of the others, which a guess would hit."""
+    loss, count, hits, true_positives, found, is_random, _ = map(float, sums)
+    return {
+        "loss": loss / count,
+        "accuracy": hits / count,
+        "f1": 2 * true_positives / max(found + is_random, 1),
+        "is_next": 1 - is_random / count,
+        "pairs": int(count),
+    }
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One thing to predict.
+
+    Attributes:
+        labels: name of the labels in a batch.
+        logits: names that a model's output may have for them.
+        score: of logits and labels, the scores of each example [batch, scores]: loss, count, hits, ...
+        num_scores: how many these are.
+        summarise: of their sums over a set, the metrics: sums over counts, not means of batch means.
+    """
+
+    labels: str
+    logits: tuple[str, ...]
+    score: Callable[..., torch.Tensor]
+    num_scores: int
+    summarise: Callable[[np.ndarray], dict[str, float]]
+
+    def logits_of(self, outputs: ModelOutput) -> torch.Tensor:
+        return next(outputs[name] for name in self.logits if name in outputs)
+
+
+MASKED_TOKENS = Objective("labels", ("prediction_logits", "logits"), score_tokens, 3, summarise_tokens)
+SENTENCE_PAIRS = Objective(
+    "next_sentence_label",
+    ("seq_relationship_logits", "sop_logits", "logits"),
+    score_pairs,
+    7,
+    summarise_pairs,
+)

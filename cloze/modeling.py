@@ -1,23 +1,17 @@
 """Config and model, from a checkpoint or from scratch, and the checks that replace device-side asserts."""
 
 import difflib
+import inspect
 import logging
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    AutoConfig,
-    AutoModelForMaskedLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from cloze.arguments import ModelArguments, UserError
+from cloze.tasks import Task
 from cloze.tokenization import num_ids
 
 logger = logging.getLogger(__name__)
@@ -26,7 +20,7 @@ logger = logging.getLogger(__name__)
 LONGEST_BY_DEFAULT = 1024
 
 
-def load_config(model_args: ModelArguments) -> PretrainedConfig:
+def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
     """The config of the checkpoint, or the default one of ``model_type`` with ``config_overrides``."""
     name = model_args.config_name or model_args.model_name_or_path
     if name is None:
@@ -40,11 +34,8 @@ def load_config(model_args: ModelArguments) -> PretrainedConfig:
                 f"{flag} {name}: no model: give a folder with a config.json, or a name on the Hub ({str(error)[:150]})"
             ) from None
     own_code = getattr(config, "auto_map", {})
-    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING and "AutoModelForMaskedLM" not in own_code:
-        raise UserError(
-            f"{name or '--model_type'}: {config.model_type} has no masked-language-modelling head: use an encoder "
-            "such as bert, distilbert, roberta, electra, albert, modernbert or deberta-v2"
-        )
+    if config.model_type not in task.model_types and task.auto_model.__name__ not in own_code:
+        raise UserError(f"{name or '--model_type'}: {config.model_type} has no {task.head}: {task.instead}")
     return config
 
 
@@ -82,11 +73,15 @@ def fit_config(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, ove
 
 
 def check_model(
-    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_seq_length: int | None, trust_remote_code: bool
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    max_seq_length: int | None,
+    trust_remote_code: bool,
 ) -> int:
     """Raise UserError for what would fail inside the model, and return the sequence length to use."""
     name = type(tokenizer).__name__
-    if tokenizer.mask_token_id is None:
+    if task.masks and tokenizer.mask_token_id is None:
         raise UserError(f"the tokenizer ({name}) has no mask token: use that of a masked language model")
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer ({name}) has no padding token: use that of a masked language model")
@@ -95,7 +90,12 @@ def check_model(
             f"the tokenizer has {num_ids(tokenizer):,} tokens, the model's vocabulary {config.vocab_size:,}: "
             "use the model's own tokenizer (leave out --tokenizer_name), or train from scratch with --model_type"
         )
-    positions = count_positions(outline(config, trust_remote_code), config)
+    if task.pairs and getattr(config, "type_vocab_size", 2) < 2:
+        raise UserError(
+            f"the model's type_vocab_size is {config.type_vocab_size}, it cannot tell A from B: use run_mlm.py, or a "
+            "model with 2, from scratch by --config_overrides type_vocab_size=2"
+        )
+    positions = count_positions(outline(config, task, trust_remote_code), config)
     if max_seq_length is None:
         return min(positions or LONGEST_BY_DEFAULT, tokenizer.model_max_length, LONGEST_BY_DEFAULT)
     if positions and max_seq_length > positions:
@@ -106,11 +106,11 @@ def check_model(
     return max_seq_length
 
 
-def outline(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+def outline(config: PretrainedConfig, task: Task, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model without memory for its weights, to be looked at before anything is loaded."""
     try:
         with torch.device("meta"):
-            return AutoModelForMaskedLM.from_config(config, trust_remote_code=trust_remote_code)
+            return task.auto_model.from_config(config, trust_remote_code=trust_remote_code)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, ZeroDivisionError) as error:
         raise UserError(f"the config builds no {config.model_type} model: {error}: check --config_overrides") from None
 
@@ -128,18 +128,25 @@ def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | N
     return getattr(config, "max_position_embeddings", None)
 
 
-def load_model(model_args: ModelArguments, config: PretrainedConfig) -> PreTrainedModel:
-    """The checkpoint's weights with a masked-LM head, or a new model. Says which weights are new."""
+def load_model(model_args: ModelArguments, config: PretrainedConfig, task: Task) -> PreTrainedModel:
+    """The checkpoint's weights with the task's head, or a new model. Says which weights are new."""
     dtype = model_args.dtype if model_args.dtype == "auto" else getattr(torch, model_args.dtype)
     if model_args.model_name_or_path is None:
-        return AutoModelForMaskedLM.from_config(
+        model = task.auto_model.from_config(
             config, dtype=None if dtype == "auto" else dtype, trust_remote_code=model_args.trust_remote_code
         )
+    else:
+        model = load_weights(model_args, config, task, dtype)
+    logger.info("Model: %s", describe_model(model, model_args))
+    return model
+
+
+def load_weights(model_args: ModelArguments, config: PretrainedConfig, task: Task, dtype) -> PreTrainedModel:
     verbosity = transformers_logging.get_verbosity()
     # Its table of missing and unexpected weights says less plainly what follows below.
     transformers_logging.set_verbosity_error()
     try:
-        model, loading = AutoModelForMaskedLM.from_pretrained(
+        model, loading = task.auto_model.from_pretrained(
             model_args.model_name_or_path,
             config=config,
             dtype=dtype,
@@ -160,3 +167,18 @@ def load_model(model_args: ModelArguments, config: PretrainedConfig) -> PreTrain
             ", ".join(missing),
         )
     return model
+
+
+def describe_model(model: PreTrainedModel, model_args: ModelArguments) -> str:
+    origin = model_args.model_name_or_path or "scratch"
+    return f"{type(model).__name__}, {model.num_parameters() / 1e6:.1f} million parameters, from {origin}"
+
+
+def padded_length(model: PreTrainedModel, pad_to_max_length: bool, max_seq_length: int) -> int | None:
+    """Length of every batch, or None: that of its longest example.
+
+    FNet has no attention mask, its Fourier transform mixes padding in: only with padding of equal length does its loss
+    not depend on which examples share a batch.
+    """
+    takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
+    return max_seq_length if pad_to_max_length or not takes_mask else None

@@ -23,7 +23,7 @@ from cloze.tokenization import encode, fingerprint, hash_of, num_ids
 logger = logging.getLogger(__name__)
 
 # Raised when what is written changes, so that older caches are not taken for it.
-VERSION = 1
+VERSION = 2
 
 
 def cache_folder(model_args: ModelArguments) -> Path:
@@ -38,14 +38,14 @@ def cache_folder(model_args: ModelArguments) -> Path:
 
 @dataclass
 class TokenizedCorpus:
-    """Documents made of units, units made of tokens. A unit is a line with ``line_by_line``, else a document's text.
+    """Documents made of units, units made of tokens. A unit is a document's text, a line, or a sentence.
 
     Attributes:
         tokens: ids, [tokens].
         word_starts: whether a word starts at each token, [tokens], or None.
         units: where each unit begins in the tokens, and the end, [units + 1].
         documents: where each document begins in the units, and the end, [documents + 1].
-        num_sentences: sentences in the text.
+        num_sentences: sentences in the text, those without a token included.
     """
 
     tokens: np.ndarray
@@ -67,6 +67,11 @@ class TokenizedCorpus:
         chosen[documents] = True
         return spans[np.repeat(chosen, np.diff(self.documents))]
 
+    def counts(self, documents: np.ndarray | None = None) -> np.ndarray:
+        """Units in each of these documents (of all, if None)."""
+        counts = np.diff(self.documents)
+        return counts if documents is None else counts[documents]
+
     def count_tokens(self, documents: np.ndarray | None = None) -> int:
         """Tokens in these documents (in all, if None)."""
         return int(np.diff(self.spans(documents)).sum())
@@ -77,16 +82,18 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase,
     cache: Path,
     *,
-    line_by_line: bool,
+    unit: str,
     with_words: bool,
     overwrite: bool = False,
 ) -> TokenizedCorpus:
     """Tokenize the corpus, or take what was prepared from the same files with the same tokenizer and settings.
 
+    A unit is a ``document``, a ``line``, a ``sentence`` found in the text, or one by ``sentence_per_line``.
+
     Processes that prepare the same corpus at the same time wait for each other at a file lock, not in a collective,
     which would time out on a large corpus (huggingface/transformers#17106).
     """
-    key = hash_of([VERSION, corpus.identity, fingerprint(tokenizer), line_by_line, with_words])
+    key = hash_of([VERSION, corpus.identity, fingerprint(tokenizer), unit, with_words])
     path = cache / f"corpus-{key}"
     with FileLock(f"{path}.lock"):
         if path.exists() and not overwrite:
@@ -95,17 +102,17 @@ def prepare(
             partial = Path(f"{path}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            write(corpus, tokenizer, partial, line_by_line, with_words)
+            write(corpus, tokenizer, partial, unit, with_words)
             shutil.rmtree(path, ignore_errors=True)
             os.replace(partial, path)
             logger.info("Prepared %s in %s", corpus.name, path)
         return read(path)
 
 
-def write(corpus: Corpus, tokenizer, path: Path, line_by_line: bool, with_words: bool) -> None:
+def write(corpus: Corpus, tokenizer, path: Path, unit: str, with_words: bool) -> None:
     dtype = np.uint16 if num_ids(tokenizer) <= 2**16 else np.uint32
     info = {"dtype": np.dtype(dtype).name, "with_words": with_words, "sentences": 0}
-    documents = count_sentences(unit_texts(corpus, line_by_line), info)
+    documents = count_sentences(unit_texts(corpus, unit), info, unit)
     progress = tqdm(documents, "tokenizing", unit=" documents", disable=not sys.stderr.isatty())
     num_tokens = num_units = 0
     with (
@@ -130,14 +137,28 @@ def write(corpus: Corpus, tokenizer, path: Path, line_by_line: bool, with_words:
     (path / "info.json").write_text(json.dumps(info))
 
 
-def unit_texts(corpus: Corpus, line_by_line: bool) -> Iterator[list[str]]:
-    return (document if line_by_line else ["\n".join(document)] for document in read_documents(corpus))
+def unit_texts(corpus: Corpus, unit: str) -> Iterator[list[str]]:
+    """The texts of each document's units."""
+    for lines in read_documents(corpus):
+        if unit == "line":
+            yield lines
+        elif unit == "sentence_per_line":  # a row of a table may have several
+            yield [line.strip() for text in lines for line in text.split("\n") if line.strip()]
+        else:
+            text = "\n".join(lines)
+            yield [text] if unit == "document" else split_sentences(text)
 
 
-def count_sentences(documents: Iterator[list[str]], info: dict) -> Iterator[list[str]]:
+def split_sentences(text: str) -> list[str]:
+    """Sentences of a text in any language, by punctuation; one may go over several lines, but not over a blank one."""
+    return [sentence.strip() for sentence in sentencex.segment("en", text) if sentence.strip()]
+
+
+def count_sentences(documents: Iterator[list[str]], info: dict, unit: str) -> Iterator[list[str]]:
     """Pass the documents on, and count their sentences in ``info``."""
     for document in documents:
-        info["sentences"] += sum(len(sentencex.segment("en", unit)) for unit in document)
+        found = document if unit.startswith("sentence") else [s for text in document for s in split_sentences(text)]
+        info["sentences"] += len(found)
         yield document
 
 

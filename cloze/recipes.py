@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from cloze.arguments import DataTrainingArguments, ModelArguments, TrainingArguments, UserError
+from cloze.arguments import ModelArguments, TrainingArguments, UserError
+from cloze.data_arguments import DataArguments
 from cloze.old_flags import DROPPED, RENAMED, REPLACED, update_flags
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
@@ -96,7 +97,7 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def write_recipe(
-    path: Path, model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments
+    path: Path, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
 ) -> None:
     """Write the resolved settings as a recipe that runs again; those that are empty by default are left out.
 
@@ -113,5 +114,5 @@ def write_recipe(
             file.write(f"# {title}\n{yaml.dump(settings, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)}\n")
 
 
-def without_nulls(arguments: ModelArguments | DataTrainingArguments) -> dict:
+def without_nulls(arguments: ModelArguments | DataArguments) -> dict:
     return {key: value for key, value in dataclasses.asdict(arguments).items() if value is not None}

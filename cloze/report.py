@@ -3,7 +3,7 @@
 import importlib.metadata
 import logging
 from collections.abc import Sequence
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,63 @@ import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cloze.arguments import DataTrainingArguments, ModelArguments, TrainingArguments
-from cloze.metrics import perplexity
+from cloze.arguments import ModelArguments, TrainingArguments
+from cloze.data_arguments import DataArguments
+from cloze.examples import ExampleSets
+from cloze.metrics import MASKED_TOKENS, SENTENCE_PAIRS, Objective
+from cloze.modeling import describe_model
+from cloze.pairs import IS_NEXT, IS_RANDOM
+from cloze.tasks import Task
+from cloze.training import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
+
+# What is told of an evaluation: title, metric, format.
+FIGURES = {
+    MASKED_TOKENS.labels: [("masked perplexity", "perplexity", ",.2f"), ("masked accuracy", "accuracy", ".1%")],
+    SENTENCE_PAIRS.labels: [
+        ("pair loss", "loss", ".3f"),
+        ("pair accuracy", "accuracy", ".1%"),
+        ("pair F1", "f1", ".3f"),
+    ],
+}
 
 # Tokens of context shown on each side of a word that is filled in.
 CONTEXT = 12
 
 
-def summarise_run(history: Sequence[dict], metrics: dict, facts: dict[str, str], output_dir: str) -> dict[str, str]:
+def finish(
+    trainer: PretrainingTrainer,
+    task: Task,
+    metrics: dict[str, float],
+    sets: ExampleSets,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+) -> None:
+    """Show what was trained and how it went, write the model card, and push to the Hub, each if asked for."""
+    model, tokenizer = trainer.model, trainer.processing_class
+    if trainer.is_world_process_zero() and sets.shown:
+        facts = {"model": describe_model(model, model_args), **sets.facts}
+        lines = summarise_run(trainer.state.log_history, metrics, facts, training_args.output_dir, task.objectives)
+        shown = {}
+        if task.masks:
+            shown["Words hidden from the model, and its guesses"] = fill_in(
+                model, tokenizer, sets.shown, 5, np.random.default_rng(0)
+            )
+        if task.pairs:
+            shown["Pairs, and how likely the model holds their order"] = judge(model, tokenizer, sets.shown, 4)
+        show(lines, shown)
+        if "train_loss" in metrics:
+            card = Path(training_args.output_dir) / "README.md"
+            write_model_card(card, task, lines, shown, model_args, data_args, training_args, model)
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset=data_args.dataset_name)
+
+
+def summarise_run(
+    history: Sequence[dict], metrics: dict, facts: dict[str, str], output_dir: str, objectives: dict[str, Objective]
+) -> dict[str, str]:
     """What was trained on what, and how it went, as lines of name and text."""
     lines = dict(facts)
     losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
@@ -31,12 +78,13 @@ def summarise_run(history: Sequence[dict], metrics: dict, facts: dict[str, str],
         (first_step, first), (last_step, last) = losses[0], losses[-1]
         lines["training loss"] = f"{first:.3f} at step {first_step}, {last:.3f} at step {last_step}"
     if "eval_loss" in metrics:
-        after = f"{metrics['perplexity']:,.2f}", f"{metrics['eval_accuracy']:.1%}"
-        before = next((entry for entry in history if "eval_loss" in entry and entry["step"] == 0), None)
-        if before and "train_runtime" in metrics:
-            change = f"{perplexity(before['eval_loss']):,.2f} before", f"{before['eval_accuracy']:.1%} before"
-            after = tuple(f"{old}, {new} after" for old, new in zip(change, after, strict=True))
-        lines["masked perplexity"], lines["masked accuracy"] = after
+        before = next((entry for entry in history if "eval_loss" in entry and entry["step"] == 0), {})
+        for prefix, objective in objectives.items():
+            for title, name, form in FIGURES[objective.labels]:
+                name = f"eval_{prefix}{name}"
+                lines[title] = format(metrics[name], form)
+                if name in before and "train_runtime" in metrics:
+                    lines[title] = f"{before[name]:{form}} before, {metrics[name]:{form}} after"
     if "train_runtime" in metrics:
         lines["saved in"] = output_dir
     return lines
@@ -66,7 +114,8 @@ def fill_in(
         window = ids[max(place - CONTEXT, 0) : place + CONTEXT + 1].copy()
         hidden = min(place, CONTEXT)
         truth, window[hidden] = tokenizer.decode(window[hidden : hidden + 1]).strip(), tokenizer.mask_token_id
-        logits = model(input_ids=torch.tensor(window, device=model.device)[None]).logits[0, hidden]
+        outputs = model(input_ids=torch.tensor(window, device=model.device)[None])
+        logits = MASKED_TOKENS.logits_of(outputs)[0, hidden]
         best = logits.float().softmax(-1).topk(3)
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         guesses = [f"{tokenizer.decode([token]).strip()} {share:.0%}" for token, share in pairs]
@@ -85,52 +134,80 @@ def is_word(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, place: int) -> 
     return long_enough and ids[place] not in tokenizer.all_special_ids and not before.isalpha() and not after.isalpha()
 
 
-def show(lines: dict[str, str], filled: Sequence[str]) -> None:
+@torch.no_grad()
+def judge(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[dict], count: int
+) -> list[str]:
+    """Pairs of either label in turn, each with the chance the model gives to B following A, and whether it does."""
+    model.eval()
+    kinds = [[pair for pair in examples if pair["next_sentence_label"] == label] for label in (IS_NEXT, IS_RANDOM)]
+    lines = []
+    for pair in list(chain.from_iterable(zip(*kinds, strict=False)))[:count]:
+        ids, types = torch.tensor(pair["input_ids"])[None], torch.tensor(pair["token_type_ids"])[None]
+        outputs = model(input_ids=ids.to(model.device), token_type_ids=types.to(model.device))
+        chance = SENTENCE_PAIRS.logits_of(outputs).float().softmax(-1)[0, IS_NEXT]
+        a, b = (ids[types == kind] for kind in (0, 1))
+        texts = (tokenizer.decode(text, skip_special_tokens=True) for text in (a[-2 * CONTEXT :], b[: 2 * CONTEXT]))
+        truth = "they are in order" if pair["next_sentence_label"] == IS_NEXT else "they are not"
+        lines.append(f"{' | '.join(texts)}\n    in order: {chance:.0%}   ({truth})")
+    return lines
+
+
+def show(lines: dict[str, str], shown: dict[str, list[str]]) -> None:
     width = max(map(len, lines))
-    logger.info("\n%s", "\n".join(f"  {name.capitalize():<{width}}  {text}" for name, text in lines.items()))
-    if filled:
-        logger.info("\nWords hidden from the model, and its guesses:\n%s\n", "\n".join(f"  {line}" for line in filled))
+    logger.info("\n%s", "\n".join(f"  {name[0].upper() + name[1:]:<{width}}  {text}" for name, text in lines.items()))
+    for title, examples in shown.items():
+        if examples:
+            logger.info("\n%s:\n%s\n", title, "\n".join(f"  {line}" for line in examples))
 
 
 def write_model_card(
     path: Path,
+    task: Task,
     lines: dict[str, str],
-    filled: Sequence[str],
+    shown: dict[str, list[str]],
     model_args: ModelArguments,
-    data_args: DataTrainingArguments,
+    data_args: DataArguments,
     training_args: TrainingArguments,
     model: PreTrainedModel,
 ) -> None:
     """README.md of the model, with the Hub's metadata in front."""
-    metadata = {"library_name": "transformers", "pipeline_tag": "fill-mask", "tags": [model.config.model_type]}
+    metadata = {"library_name": "transformers", "tags": [model.config.model_type]}
+    if task.masks:
+        metadata["pipeline_tag"] = "fill-mask"
+        usage = f'from transformers import pipeline\n    pipeline("fill-mask", model="{training_args.output_dir}")'
+        masked = f"{data_args.mlm_probability:.0%} of the tokens were predicted;"
+    else:
+        usage = (
+            "from transformers import AutoModelForNextSentencePrediction\n"
+            f'    AutoModelForNextSentencePrediction.from_pretrained("{training_args.output_dir}")'
+        )
+        masked = f"{data_args.nsp_probability:.0%} of the pairs were random;"
     if model_args.model_name_or_path and not Path(model_args.model_name_or_path).exists():
         metadata["base_model"] = model_args.model_name_or_path
     origin = model_args.model_name_or_path or f"a new {model.config.model_type}"
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch", "datasets"))
     rows = "\n".join(f"| {name} | {text} |" for name, text in lines.items() if name != "saved in")
-    words = "\n\n".join(filled)
+    examples = "\n\n".join(f"## {title}\n\n" + "\n\n".join(texts) for title, texts in shown.items())
     path.write_text(
         f"""---
 {yaml.safe_dump(metadata, sort_keys=False)}---
 
 # {Path(training_args.output_dir).resolve().name}
 
-A masked language model, trained from {origin}.
+A {task.title}, trained from {origin}.
 
-    from transformers import pipeline
-    pipeline("fill-mask", model="{training_args.output_dir}")
+    {usage}
 
 | | |
 |---|---|
 {rows}
 
-## Words filled in
-
-{words}
+{examples}
 
 ## Settings
 
-recipe.yaml holds them all. {data_args.mlm_probability:.0%} of the tokens were predicted;
+recipe.yaml holds them all. {masked}
 learning rate {training_args.learning_rate}, {training_args.per_device_train_batch_size} examples a device, \
 {training_args.gradient_accumulation_steps} batches a step, seed {training_args.seed}. {versions}.
 """,

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, 
 from cloze.arguments import ModelArguments, UserError
 from cloze.blocks import Template
 from cloze.corpus import Corpus, read_documents
+from cloze.pairs import PairTemplate
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,18 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
         prefix=tuple(whole[:start]),
         suffix=tuple(whole[start + len(text) :]),
         separator=() if separator is None else (separator,),
+    )
+
+
+def pair_template_of(tokenizer: PreTrainedTokenizerBase) -> PairTemplate:
+    """Which special tokens the tokenizer puts around two texts and between them."""
+    text = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a", "a")["input_ids"]
+    starts = [i for i in range(len(whole)) if whole[i : i + len(text)] == text]
+    return PairTemplate(
+        prefix=tuple(whole[: starts[0]]),
+        middle=tuple(whole[starts[0] + len(text) : starts[-1]]),
+        suffix=tuple(whole[starts[-1] + len(text) :]),
     )
 
 

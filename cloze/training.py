@@ -1,16 +1,20 @@
-"""The Trainer with a loss per masked token of the whole step, and the run: resume, train, evaluate, save."""
+"""The Trainer with losses counted over the whole step, and the run: resume, train, evaluate, save."""
 
 import logging
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
-from transformers import Trainer, TrainerCallback, TrainerState, get_scheduler
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState, get_scheduler
 
 from cloze import checkpoints
-from cloze.arguments import UserError
-from cloze.batching import EpochSampler
-from cloze.metrics import masked_lm_loss, masked_lm_sums, perplexity, summarise
+from cloze.arguments import ModelArguments, UserError
+from cloze.batching import EpochExamples, EpochSampler
+from cloze.data_arguments import DataArguments
+from cloze.masking import IGNORED
+from cloze.metrics import Objective
+from cloze.recipes import write_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -23,63 +27,115 @@ class LogLastStep(TrainerCallback):
             control.should_log = True
 
 
-class MaskedLMTrainer(Trainer):
-    """Trainer whose loss and evaluation count masked tokens."""
+class PretrainingTrainer(Trainer):
+    """Trainer whose losses and evaluation count what there is to predict.
+
+    The loss is the sum over ``objectives``, each the sum of its cross-entropies divided by their number in the whole
+    optimizer step. Models of transformers return means over each micro-batch instead, which the Trainer takes for this
+    and does not divide by the number of micro-batches (huggingface/transformers#47688).
+
+    Args:
+        objectives: by the prefix of their metrics, as ``{"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}``.
+    """
 
     # The loss below is normalised over the whole step, so that the Trainer must not divide it by the micro-batches.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, args, **kwargs):
+    def __init__(self, args, objectives: dict[str, Objective], **kwargs):
         try:
-            super().__init__(args=args, compute_metrics=summarise, callbacks=[LogLastStep()], **kwargs)
+            super().__init__(args=args, compute_metrics=self.summarise, callbacks=[LogLastStep()], **kwargs)
             self.get_optimizer_cls_and_kwargs(self.args, self.model)
             check_scheduler(self.args)
         except (ValueError, TypeError, ImportError, OSError) as error:
             # Settings that only the Trainer can judge: a package that is missing, a Hub out of reach.
             hub = "--push_to_hub: the Hub is out of reach or refuses: " if args.push_to_hub else ""
             raise UserError(f"{hub}{error}") from None
-        # Lets the Trainer count the labels of the whole step; up to transformers 5.17 it stands for the above, too.
+        self.objectives = objectives
+        # Up to transformers 5.17, it stands for loss_is_scaled_for_ga.
         self.model_accepts_loss_kwargs = True
         # The Trainer prunes by time of change (transformers#26961), and at the end even the newest: ours is used.
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.real_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
+        # Each objective's losses, counts and hits since the last log.
+        self.running = torch.zeros(len(objectives), 3, device=self.args.device)
         self.evaluation_seconds = 0.0
         self.epoch_sampler = None
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs.pop("labels")
-        self.real_tokens += inputs["attention_mask"].sum()
+    def score(self, model, inputs, label_smoothing: float = 0.0) -> list[torch.Tensor]:
+        """Each objective's scores of the examples in a batch."""
+        labels = [inputs.pop(objective.labels) for objective in self.objectives.values()]
         outputs = model(**inputs)
-        # Under DataParallel the count comes once for each device.
-        num_items = num_items_in_batch.max()
-        loss = masked_lm_loss(outputs.logits, labels, num_items, self.args.label_smoothing_factor)
+        return [
+            objective.score(objective.logits_of(outputs), label, label_smoothing)
+            for objective, label in zip(self.objectives.values(), labels, strict=True)
+        ]
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """What each objective has to predict in the whole optimizer step, [objectives]."""
+        names = [objective.labels for objective in self.objectives.values()]
+        counts = [[(batch[name] != IGNORED).sum() for name in names] for batch in batch_samples]
+        num_items = torch.tensor(counts, device=device).sum(0)
+        # If all processes are counted, their gradients, which are then averaged, have to be multiplied by their number.
+        return self.accelerator.reduce(num_items) if self.args.average_tokens_across_devices else num_items
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        assert not return_outputs, "prediction_step does without"
+        self.real_tokens += inputs["attention_mask"].sum()
+        scores = self.score(model, inputs, self.args.label_smoothing_factor)
+        losses = torch.stack([score[:, 0].sum() for score in scores]) / num_items_in_batch.clamp(min=1)
         if self.args.average_tokens_across_devices:
-            # The count is that of all processes, whose gradients are then averaged.
-            loss = loss * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
+            losses = losses * self.accelerator.num_processes
+        counted = torch.stack([score[:, 1:3].detach().sum(0) for score in scores])
+        self.running += torch.cat([losses.detach()[:, None], counted], dim=1)
+        return losses.sum()
+
+    def log(self, logs, *args, **kwargs):
+        """Add each objective's part of the loss, and its accuracy."""
+        if "loss" in logs:
+            running = self.accelerator.reduce(self.running, reduction="mean").cpu().numpy()
+            shares = running[:, 0] / max(running[:, 0].sum(), 1e-9)
+            for prefix, share, (_, count, hits) in zip(self.objectives, shares, running, strict=True):
+                if prefix:
+                    logs[f"{prefix}loss"] = float(share * logs["loss"])
+                logs[f"{prefix}accuracy"] = float(hits / max(count, 1))
+            self.running.zero_()
+        super().log(logs, *args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Sums instead of logits; no loss, as the Trainer would average it over batches (transformers#39241)."""
+        """Scores instead of logits; no loss, as the Trainer would average it over batches (transformers#39241)."""
         inputs = self._prepare_inputs(inputs)
-        labels = inputs.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
-            sums, counts = masked_lm_sums(model(**inputs).logits, labels)
-        return None, sums, counts
+            scores = torch.cat(self.score(model, inputs), dim=1)
+        # Without labels, the Trainer would not ask for metrics.
+        return None, scores, torch.zeros(len(scores), device=scores.device)
+
+    def summarise(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The metrics of a set: each objective's own, and as loss their sum. None if there is nothing to predict."""
+        sums = np.asarray(prediction.predictions, dtype=np.float64).sum(0)
+        metrics = {"loss": 0.0}
+        for prefix, objective in self.objectives.items():
+            own, sums = np.split(sums, [objective.num_scores])
+            if not own[1]:
+                return {}
+            own = objective.summarise(own)
+            metrics["loss"] += own.pop("loss") if not prefix else own["loss"]
+            metrics |= {f"{prefix}{name}": value for name, value in own.items()}
+        return metrics
 
     def evaluate(self, *args, **kwargs):
         start = time.monotonic()
         metrics = super().evaluate(*args, **kwargs)
-        if not metrics["eval_masked_tokens"]:
-            raise UserError("not one token of the validation set is masked: it is too small, give more text")
+        if "eval_loss" not in metrics:
+            raise UserError("the validation set has nothing to predict, not one masked token: give more text")
         self.evaluation_seconds += time.monotonic() - start
         return metrics
 
     def _get_train_sampler(self, train_dataset=None):
-        if not hasattr(self.train_dataset, "lengths"):
+        if not isinstance(self.train_dataset, EpochExamples):
             return None
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         strategy = self.args.train_sampling_strategy
-        self.epoch_sampler = EpochSampler(self.train_dataset.lengths, strategy, batch_size, self.args.order_seed)
+        self.epoch_sampler = EpochSampler(self.train_dataset, strategy, batch_size, self.args.order_seed)
         return self.epoch_sampler
 
     def _run_epoch(self, *args, **kwargs):
@@ -111,14 +167,24 @@ def check_scheduler(args) -> None:
     get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
 
 
-def run(trainer: MaskedLMTrainer, checkpoint: Path | None) -> dict[str, float]:
+def run(
+    trainer: PretrainingTrainer, checkpoint: Path | None, model_args: ModelArguments, data_args: DataArguments
+) -> dict[str, float]:
     """Train and evaluate as the trainer's arguments say, save the model and upstream's files, return all metrics."""
     args, metrics = trainer.args, {}
+    if args.do_train:
+        checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
+    recipe = Path(args.output_dir) / "recipe.yaml"
+    if trainer.is_world_process_zero() and (args.do_train or not recipe.exists()):
+        write_recipe(recipe, model_args, data_args, args)
     if args.do_train:
         metrics |= train(trainer, checkpoint)
     if args.do_eval:
         evaluation = trainer.evaluate()
-        evaluation |= {"perplexity": perplexity(evaluation["eval_loss"]), "eval_samples": len(trainer.eval_dataset)}
+        evaluation["eval_samples"] = len(trainer.eval_dataset)
+        perplexities = [value for name, value in evaluation.items() if name.endswith("_perplexity")]
+        if perplexities:
+            evaluation["perplexity"] = perplexities[0]  # as upstream calls it
         trainer.save_metrics("eval", evaluation)
         metrics |= evaluation
     if args.do_train:
@@ -126,7 +192,7 @@ def run(trainer: MaskedLMTrainer, checkpoint: Path | None) -> dict[str, float]:
     return metrics
 
 
-def train(trainer: MaskedLMTrainer, checkpoint: Path | None) -> dict[str, float]:
+def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, float]:
     """Train to the last step, and save the model; no metrics if the checkpoint is there already."""
     args = trainer.args
     if args.overwrite_output_dir and args.process_index == 0:

@@ -11,9 +11,18 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForMaskedLM, BertTokenizer, DebertaV2Tokenizer, RobertaTokenizer
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    BertTokenizer,
+    DebertaV2Tokenizer,
+    RobertaTokenizer,
+)
 
 import run_mlm
+import run_nsp
+import run_pretraining
 from cloze.commandline import run_script
 from cloze.modeling import fit_config
 
@@ -54,6 +63,23 @@ FAMILIES = {
         BERT_LIKE | NO_DROPOUT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16},
     ),
 }
+# Those with heads for masked tokens and for pairs; FNet knows neither attention nor its dropout.
+PAIR_FAMILIES = {
+    "bert": FAMILIES["bert"],
+    "ernie": ("wordpiece", BERT_LIKE | NO_DROPOUT),
+    "fnet": (
+        "wordpiece",
+        {name: value for name, value in BERT_LIKE.items() if name != "num_attention_heads"}
+        | {"hidden_dropout_prob": 0.0},
+    ),
+    "megatron-bert": ("wordpiece", BERT_LIKE | NO_DROPOUT),
+    "mobilebert": (
+        "wordpiece",
+        BERT_LIKE | NO_DROPOUT | {"embedding_size": 8, "intra_bottleneck_size": 16, "num_feedforward_networks": 1},
+    ),
+    "albert": FAMILIES["albert"],
+    "big_bird": ("unigram", BERT_LIKE | NO_DROPOUT | {"attention_type": "original_full"}),
+}
 
 
 @pytest.fixture(scope="session")
@@ -68,36 +94,60 @@ def tokenizers(texts):
     return {name: kind().train_new_from_iterator([texts], vocab_size=500) for name, kind in kinds.items()}
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tokenizers, tmp_path_factory):
-    """``checkpoint(family)`` is the path of a tiny model with random weights and its tokenizer, made once."""
-    folder = tmp_path_factory.mktemp("checkpoints")
+def checkpoint_maker(auto_model, tokenizers, folder):
+    """``make(family)`` is the path of a tiny model with random weights and its tokenizer, made once."""
 
     def make(family: str) -> str:
         path = folder / family
         if not path.exists():
-            kind, settings = FAMILIES[family]
+            kind, settings = (FAMILIES | PAIR_FAMILIES)[family]
             config = CONFIG_MAPPING[family](**settings)
             fit_config(config, tokenizers[kind])
             torch.manual_seed(0)
-            AutoModelForMaskedLM.from_config(config).save_pretrained(path)
+            auto_model.from_config(config).save_pretrained(path)
             tokenizers[kind].save_pretrained(path)
         return str(path)
 
     return make
 
 
-@pytest.fixture
-def run_mlm_script(capsys):
-    """Drive run_mlm.py as from the command line; gives its exit code, stdout and stderr."""
+@pytest.fixture(scope="session")
+def checkpoint(tokenizers, tmp_path_factory):
+    """``checkpoint(family)`` has a head for masked tokens."""
+    return checkpoint_maker(AutoModelForMaskedLM, tokenizers, tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def pair_checkpoint(tokenizers, tmp_path_factory):
+    """``pair_checkpoint(family)`` has the heads for masked tokens and for pairs, of one of PAIR_FAMILIES."""
+    return checkpoint_maker(AutoModelForPreTraining, tokenizers, tmp_path_factory.mktemp("pair-checkpoints"))
+
+
+def driver(main, capsys):
+    """Drive a script as from the command line; gives its exit code, stdout and stderr."""
 
     def run(*argv) -> tuple[int, str, str]:
         code = 0
         try:
-            run_script(run_mlm.main, [str(argument) for argument in argv])
+            run_script(main, [str(argument) for argument in argv])
         except SystemExit as exit_:
             code = exit_.code
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def run_mlm_script(capsys):
+    return driver(run_mlm.main, capsys)
+
+
+@pytest.fixture
+def run_nsp_script(capsys):
+    return driver(run_nsp.main, capsys)
+
+
+@pytest.fixture
+def run_pretraining_script(capsys):
+    return driver(run_pretraining.main, capsys)

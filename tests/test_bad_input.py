@@ -10,10 +10,20 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from conftest import driver
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForMaskedLM, EsmConfig, EsmTokenizer, GPT2Config, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    EsmConfig,
+    EsmTokenizer,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+)
 
 import run_mlm
+import run_nsp
+import run_pretraining
 
 LONG = b"a text that is longer than the part that is left of it\n" * 99
 
@@ -55,6 +65,14 @@ FILES = {
     "number.yaml": b"learning_rate: fast\n",
     "null.yaml": b"learning_rate: null\n",
     "taken/config.json": b"{}",
+    "documents.txt": b"The moon is far. It is cold.\n\nSalt stays. Water goes.\n\nDrums beat. Strings sing.\n",
+    "sentences.txt": b"The moon is far.\n\nThe sun is farther.\n\nThe stars are farther still.\n",
+    "pairs.csv": b"sentence_a,sentence_b,label\nThe moon is far.,It is cold.,0\n",
+    "pairs.txt": b"The moon is far.\tIt is cold.\n",
+    "one_column.csv": b"sentence_a,label\nThe moon is far.,0\n",
+    "no_text.csv": b"sentence_a,sentence_b\nThe moon is far.,\n",
+    "three.csv": b"sentence_a,sentence_b,label\na,b,0\nc,d,2\n",
+    "no_pairs.csv": b"sentence_a,sentence_b,label\n",
 }
 
 Case = namedtuple("Case", "name argv culprit cure")
@@ -214,6 +232,48 @@ ALONE = [
     ),
 ]
 
+# Of pairs, by either script.
+PAIRED = "--model_name_or_path both --train_file documents.txt --do_train "
+PAIRS = [
+    Case("streamed pairs", "--streaming --max_steps 1", "--streaming is for run_mlm.py", "drop it"),
+    Case("none random", "--nsp_probability 0", "--nsp_probability 0.0", "within 0 and 1"),
+    Case("all random", "--nsp_probability 1", "--nsp_probability 1.0", "within 0 and 1"),
+    Case("shorter than short", "--short_seq_probability -0.1", "--short_seq_probability -0.1", "between 0 and 1"),
+    Case("no such strategy", "--pair_strategy words", "invalid choice: 'words'", "'sentence'"),
+    Case("no such objective", "--pair_objective mlm", "invalid choice: 'mlm'", "'sop'"),
+    Case("blocks of pairs", "--line_by_line", "unknown argument --line_by_line", "--help lists the flags"),
+    # Mistake 4: no random sentence comes from A's own document.
+    Case("one document", "--train_file one.txt", "one.txt: a random sentence comes", "--pair_objective sop"),
+    Case(
+        "sentences, not documents",
+        "--train_file sentences.txt --sentence_per_line",
+        "sentences.txt: no document has two sentences",
+        "leave out --sentence_per_line",
+    ),
+    Case(
+        "too few to hold out",
+        "--do_eval --train_file documents.txt",
+        "of 3 documents leaves 1 to train on",
+        "give --validation_file",
+    ),
+    Case("one type", "--model_name_or_path one_type", "type_vocab_size is 1, it cannot tell", "use run_mlm.py"),
+    Case("no head for pairs", "--model_name_or_path roberta", "roberta has no next-sentence head", "or run_mlm.py"),
+    Case("too long for pairs", "--max_seq_length 67", "--max_seq_length 67", "the model's 66 positions: lower it"),
+    Case("best by perplexity", "--metric_for_best_model perplexity", "--metric_for_best_model perplexity", "loss, "),
+]
+
+# Of run_nsp.py alone; nothing is trained but judged.
+JUDGED = "--model_name_or_path both --do_predict "
+PREDICTIONS = [
+    Case("no pairs given", "", "--do_predict without pairs", "--test_file FILE"),
+    Case("pairs missing", "--test_file nowhere.csv", "--test_file: nowhere.csv is not there", "check the path"),
+    Case("pairs as text", "--test_file pairs.txt", "--test_file pairs.txt", "give a table"),
+    Case("no second text", "--test_file one_column.csv", "no column sentence_b", "columns: sentence_a, label"),
+    Case("empty second text", "--test_file no_text.csv", "sentence_b is no text", "every pair needs two"),
+    Case("label of 2", "--test_file three.csv", "label '2' is neither 0", "leave unknown ones empty"),
+    Case("no pairs there", "--test_file no_pairs.csv", "no_pairs.csv holds no pairs", "a header alone"),
+]
+
 # Only the Trainer knows better than these.
 LATE = [
     Case("optimizer missing", "--optim galore_adamw", "galore_torch", "pip install"),
@@ -230,14 +290,18 @@ def parametrize(cases):
 
 
 @pytest.fixture(scope="module")
-def workplace(checkpoint, tmp_path_factory):
-    """A folder of FILES, a BERT, a RoBERTa, a GPT-2, an ESM with a slow tokenizer, and three tokenizers that misfit."""
+def workplace(checkpoint, pair_checkpoint, tmp_path_factory):
+    """A folder of FILES, a BERT, a RoBERTa, a GPT-2, an ESM with a slow tokenizer, two BERTs for pairs, one of them
+    with a single type of tokens, and three tokenizers that misfit."""
     folder = tmp_path_factory.mktemp("workplace")
     for name, content in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
     for family in ("bert", "roberta"):
         shutil.copytree(checkpoint(family), folder / family)
+    shutil.copytree(pair_checkpoint("bert"), folder / "both")
+    shutil.copytree(pair_checkpoint("bert"), folder / "one_type")
+    BertConfig.from_pretrained(folder / "both", type_vocab_size=1).save_pretrained(folder / "one_type")
     GPT2Config(n_layer=1, n_embd=8, n_head=1).save_pretrained(folder / "gpt2")
     (folder / "vocab.txt").write_text("<cls>\n<pad>\n<eos>\n<unk>\nA\nC\nD\n<mask>")
     EsmTokenizer(folder / "vocab.txt").save_pretrained(folder / "esm")
@@ -253,14 +317,14 @@ def workplace(checkpoint, tmp_path_factory):
 
 
 @pytest.fixture
-def error_of(workplace, run_mlm_script, monkeypatch, tmp_path):
-    """``error_of(argv)`` runs run_mlm.py in the workplace and gives its error, having checked its form."""
+def error_of(workplace, capsys, monkeypatch, tmp_path):
+    """``error_of(argv)`` runs a script in the workplace and gives its error, having checked its form."""
     monkeypatch.chdir(workplace)
     monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
 
-    def run(argv: str) -> str:
+    def run(argv: str, script=run_mlm) -> str:
         output = [] if "--output_dir" in argv else ["--output_dir", tmp_path / "out"]
-        code, _, error = run_mlm_script(*shlex.split(argv), *output)
+        code, _, error = driver(script.main, capsys)(*shlex.split(argv), *output)
         assert code == 2, error
         assert error.startswith("error: ")
         assert error.endswith("\n")
@@ -278,6 +342,29 @@ def test_mistake_is_named_with_its_cure_before_a_model_is_loaded(argv, culprit, 
     error = error_of(argv)
     assert culprit in error
     assert cure in error
+
+
+@pytest.mark.parametrize("script", [run_nsp, run_pretraining], ids=lambda script: script.__name__)
+@parametrize([case._replace(argv=PAIRED + case.argv) for case in PAIRS])
+def test_mistake_about_pairs_is_named_too(argv, culprit, cure, script, error_of, monkeypatch):
+    """Numbers 4 and 20 of the mistakes are among them."""
+    monkeypatch.setattr(script, "load_model", lambda *_: pytest.fail("the model is loaded"))
+    error = error_of(argv, script)
+    assert culprit in error
+    assert cure in error
+
+
+@parametrize([case._replace(argv=JUDGED + case.argv) for case in PREDICTIONS])
+def test_mistake_in_pairs_to_judge_is_named_too(argv, culprit, cure, error_of, monkeypatch):
+    monkeypatch.setattr(run_nsp, "load_model", lambda *_: pytest.fail("the model is loaded"))
+    error = error_of(argv, run_nsp)
+    assert culprit in error
+    assert cure in error
+
+
+def test_pairs_to_judge_without_the_flag_that_judges_them(error_of):
+    error = error_of(f"{PAIRED} --test_file pairs.csv", run_nsp)
+    assert error == "error: --test_file without --do_predict: add it, or drop the file\n"
 
 
 @parametrize([case._replace(argv=RIGHT + case.argv) for case in LATE])

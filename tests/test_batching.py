@@ -1,5 +1,6 @@
 """The order of examples: each once an epoch, reproducible, whatever the workers."""
 
+import os
 from itertools import islice
 
 import numpy as np
@@ -14,11 +15,26 @@ STRATEGIES = ["random", "sequential", "group_by_length"]
 LENGTHS = np.random.default_rng(0).integers(8, 128, size=1003)
 
 
+class Numbers:
+    """Examples of these lengths, that tell their number and for which epoch they were drawn."""
+
+    def __init__(self, lengths, drawn=None):
+        self.lengths, self.drawn = lengths, drawn
+
+    def __getitem__(self, number):
+        return {"number": number, "drawn": self.drawn, "length": int(self.lengths[number])}
+
+
 def order_of(strategy, seed, epoch, lengths=LENGTHS):
-    sampler = EpochSampler(lengths, strategy, 16, seed)
+    sampler = EpochSampler(EpochExamples(lambda _: Numbers(lengths)), strategy, 16, seed)
     sampler.set_epoch(epoch)
     assert len(sampler) == len(lengths)
+    return numbers_of(sampler, epoch)
+
+
+def numbers_of(sampler, epoch):
     keys = list(sampler)
+    assert len(keys) == len(sampler)
     assert {key[0] for key in keys} == {epoch}
     assert {type(key[1]) for key in keys} == {int}
     return [key[1] for key in keys]
@@ -65,10 +81,150 @@ class Squares:
 
 @pytest.mark.parametrize(("limit", "length"), [(None, 10), (4, 4), (99, 10)])
 def test_examples_are_marked_with_the_epoch(limit, length):
-    examples = EpochExamples(Squares(), limit)
+    examples = EpochExamples(lambda epoch: Squares(), limit)
     assert len(examples) == length
-    assert examples.lengths.tolist() == list(range(1, length + 1))
+    assert examples.lengths(5).tolist() == list(range(1, length + 1))
     assert examples[5, 3] == {"square": 9, "epoch": 5}
+
+
+# Examples that are drawn anew each epoch
+
+# The first epoch has 20, the others fewer or more.
+COUNTS = (20, 17, 23, 20, 1, 61)
+
+
+def unequal(epoch):
+    return Numbers(np.random.default_rng(epoch).integers(8, 128, COUNTS[epoch]), epoch)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_epoch_is_as_long_as_the_first(strategy):
+    """Surplus is left out; where some are missing, those that there are are taken in turn."""
+    sampler = EpochSampler(EpochExamples(unequal), strategy, 4, seed=1)
+    for epoch, count in enumerate(COUNTS):
+        sampler.set_epoch(epoch)
+        assert len(sampler) == 20
+        times = np.bincount(numbers_of(sampler, epoch), minlength=count)
+        assert len(times) == count
+        assert times.sum() == 20
+        assert set(times.tolist()) <= {20 // count, -(-20 // count)}
+
+
+def test_surplus_is_left_out_at_random():
+    """Of 61 examples 20 are taken, other ones with another seed; in order, the first."""
+    taken = set()
+    for seed in range(20):
+        sampler = EpochSampler(EpochExamples(unequal), "random", 4, seed)
+        sampler.set_epoch(5)
+        taken |= set(sampler)
+    assert len(taken) > 55
+    sampler = EpochSampler(EpochExamples(unequal), "sequential", 4, 0)
+    sampler.set_epoch(5)
+    assert numbers_of(sampler, 5) == list(range(20))
+    sampler.set_epoch(1)
+    assert numbers_of(sampler, 1) == [*range(17), 0, 1, 2]
+
+
+@pytest.mark.parametrize(("limit", "lengths"), [(None, [20, 17, 23, 20, 1, 61]), (18, [18, 17, 18, 18, 1, 18])])
+def test_lengths_are_those_of_the_epoch(limit, lengths):
+    examples = EpochExamples(unequal, limit)
+    for epoch in (0, 5, 2, 1, 4, 3, 0):
+        assert examples.lengths(epoch).tolist() == unequal(epoch).lengths[:limit].tolist()
+        assert len(examples.lengths(epoch)) == lengths[epoch]
+        assert len(examples) == lengths[0]
+
+
+def test_with_a_limit_no_later_example_is_taken():
+    """The first 18 of an epoch, though it has 61, or 17 and one of them again."""
+    sampler = EpochSampler(EpochExamples(unequal, limit=18), "random", 4, 0)
+    for epoch, expected in ((5, list(range(18))), (1, list(range(17)))):
+        sampler.set_epoch(epoch)
+        numbers = numbers_of(sampler, epoch)
+        assert len(numbers) == 18
+        assert sorted(set(numbers)) == expected
+
+
+def test_examples_are_grouped_by_their_lengths_in_the_epoch():
+    """In batches of 4 the longest and the shortest differ less than in random ones, epoch by epoch."""
+
+    def spread(strategy, epoch):
+        examples = EpochExamples(lambda epoch: Numbers(np.random.default_rng(epoch).integers(8, 128, 200)))
+        sampler = EpochSampler(examples, strategy, 4, 0)
+        sampler.set_epoch(epoch)
+        lengths = examples.lengths(epoch)[numbers_of(sampler, epoch)].reshape(-1, 4)
+        return np.ptp(lengths, axis=1).mean()
+
+    for epoch in (0, 1, 2):
+        assert spread("group_by_length", epoch) < 10
+        assert spread("random", epoch) > 40
+
+
+class CountedDraw:
+    """Counts the draws of each epoch in this process; those of workers, which are forked, do not show."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def __call__(self, epoch):
+        self.epochs.append(epoch)
+        return unequal(epoch)
+
+
+def test_an_epoch_is_drawn_once_and_before_it_begins():
+    draw = CountedDraw()
+    examples = EpochExamples(draw)
+    sampler = EpochSampler(examples, "random", 4, 0)
+    assert draw.epochs == [0]
+    for epoch in (0, 1, 2, 2):
+        sampler.set_epoch(epoch)
+        drawn = list(draw.epochs)
+        assert [examples[key]["drawn"] for key in sampler] == [epoch] * 20
+        assert draw.epochs == drawn, "not while examples are asked for"
+    assert draw.epochs == [0, 1, 2]
+
+
+def test_on_resuming_the_epochs_before_are_not_drawn():
+    draw = CountedDraw()
+    sampler = EpochSampler(EpochExamples(draw), "random", 4, 0)
+    sampler.set_epoch(3)
+    assert len(list(sampler)) == 20
+    assert draw.epochs == [0, 3]
+
+
+def epochs_of(workers, persistent=False, draw=unequal):
+    """Six epochs of examples, from the sampler that a data loader has."""
+    sampler = EpochSampler(EpochExamples(draw), "random", 4, seed=7)
+    loader = DataLoader(
+        sampler.examples, 4, sampler=sampler, num_workers=workers, persistent_workers=persistent, collate_fn=list
+    )
+    epochs = []
+    for epoch in range(6):
+        sampler.set_epoch(epoch)
+        epochs.append([example for batch in loader for example in batch])
+    return epochs
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_give_the_examples_that_one_process_gives(persistent):
+    """Also those that outlive an epoch, to which nobody tells the next one: they draw it when they are asked for it."""
+    here = epochs_of(0)
+    for epoch, examples in enumerate(here):
+        assert len(examples) == 20
+        assert [(example["epoch"], example["drawn"]) for example in examples] == [(epoch, epoch)] * 20
+        expected = unequal(epoch).lengths
+        assert [example["length"] for example in examples] == [expected[example["number"]] for example in examples]
+    assert epochs_of(2, persistent) == here
+
+
+def test_workers_share_what_was_drawn_before_they_were_forked():
+    """A draw in a worker would fail: it is made once, here."""
+    here = os.getpid()
+
+    def draw(epoch):
+        assert os.getpid() == here, "drawn in a worker"
+        return unequal(epoch)
+
+    assert epochs_of(2, draw=draw) == epochs_of(0)
 
 
 # Examples that are made while they are read

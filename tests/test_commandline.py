@@ -8,8 +8,12 @@ import shlex
 import pytest
 import yaml
 
-from cloze.arguments import DataTrainingArguments
-from cloze.commandline import parse
+import run_mlm
+import run_nsp
+import run_pretraining
+from cloze import commandline
+from cloze.arguments import ModelArguments, TrainingArguments, UserError
+from cloze.data_arguments import DataTrainingArguments, NextSentenceArguments, PretrainingDataArguments
 from cloze.old_flags import DROPPED, RENAMED, REPLACED
 from cloze.recipes import write_recipe
 
@@ -53,6 +57,10 @@ OLD_VALUES = {
 }
 OLD_SWITCHES = [*(name for name, value in OLD_VALUES.items() if value is True), "use_auth_token"]
 FROM_EITHER = pytest.mark.parametrize("from_recipe", [False, True], ids=["command line", "recipe"])
+
+
+def parse(argv, script=run_mlm):
+    return commandline.parse(argv, commandline.settings_of(script.main))
 
 
 def settings_of(arguments) -> list[dict]:
@@ -328,3 +336,111 @@ def test_help_lists_every_setting_and_exits_with_0(capsys):
     text = capsys.readouterr().out
     for name in ("--model_name_or_path", "--train_file", "--learning_rate", "--overwrite_output_dir", "RECIPE.yaml"):
         assert name in text
+
+
+# The scripts' own settings
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (run_mlm, DataTrainingArguments),
+        (run_nsp, NextSentenceArguments),
+        (run_pretraining, PretrainingDataArguments),
+    ],
+)
+def test_settings_are_those_that_main_names(script, expected):
+    assert commandline.settings_of(script.main) == [ModelArguments, expected, TrainingArguments]
+    assert list(map(type, parse(LEAST_ARGV, script))) == [ModelArguments, expected, TrainingArguments]
+
+
+MASKING = {"mlm_probability", "mask_replace_prob", "random_replace_prob", "whole_word_mask"}
+PAIRING = {"pair_strategy", "pair_objective", "nsp_probability", "short_seq_probability", "sentence_per_line"}
+BLOCKS = {"line_by_line", "truncate_long_lines"}
+
+
+@pytest.mark.parametrize(
+    ("script", "own"),
+    [(run_mlm, MASKING | BLOCKS), (run_nsp, PAIRING | {"test_file"}), (run_pretraining, MASKING | PAIRING)],
+)
+def test_a_script_knows_its_own_settings_and_refuses_those_of_others(script, own):
+    data_args = parse(LEAST_ARGV, script)[1]
+    names = {field.name for field in dataclasses.fields(data_args)}
+    everything = MASKING | PAIRING | BLOCKS | {"test_file"}
+    assert names & everything == own
+    for name in everything - own:
+        with pytest.raises(UserError, match=f"unknown argument --{name}"):
+            parse([*LEAST_ARGV, f"--{name}"], script)
+
+
+PAIR_DEFAULTS = {
+    "pair_strategy": "segment",
+    "pair_objective": "nsp",
+    "nsp_probability": 0.5,
+    "short_seq_probability": 0.1,
+    "sentence_per_line": False,
+}
+
+
+@pytest.mark.parametrize("script", [run_nsp, run_pretraining])
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        *(("", name, value) for name, value in PAIR_DEFAULTS.items()),
+        ("--pair_strategy sentence", "pair_strategy", "sentence"),
+        ("--pair_objective sop", "pair_objective", "sop"),
+        ("--nsp_probability 0.25", "nsp_probability", 0.25),
+        ("--short_seq_probability 0", "short_seq_probability", 0.0),
+        ("--short_seq_probability 1", "short_seq_probability", 1.0),
+        ("--sentence_per_line", "sentence_per_line", True),
+    ],
+)
+def test_settings_of_pairs(argv, name, value, script):
+    assert getattr(parse([*LEAST_ARGV, *argv.split()], script)[1], name) == value
+
+
+@pytest.mark.parametrize(
+    ("script", "argv"),
+    [
+        (run_nsp, "--pair_strategy sentence --nsp_probability 0.25 --sentence_per_line --learning_rate 1e-4"),
+        (run_nsp, "--pair_objective sop --short_seq_probability 0 --metric_for_best_model f1"),
+        (run_nsp, "--do_predict --test_file pairs.csv --do_train False"),
+        (run_pretraining, "--pair_objective sop --mlm_probability 0.3 --whole_word_mask --max_seq_length 128"),
+        (
+            run_pretraining,
+            "--nsp_probability 0.4 --metric_for_best_model eval_nsp_loss --validation_file 한국어.txt",
+        ),
+    ],
+)
+def test_written_recipe_of_pairs_reads_back_the_same(script, argv, tmp_path):
+    arguments = parse([*LEAST_ARGV, *argv.split()], script)
+    write_recipe(tmp_path / "recipe.yaml", *arguments)
+    assert settings_of(parse([str(tmp_path / "recipe.yaml")], script)) == settings_of(arguments)
+
+
+@pytest.mark.parametrize(
+    ("script", "metrics"),
+    [
+        (run_mlm, ["loss", "accuracy"]),
+        (run_nsp, ["loss", "accuracy", "f1"]),
+        (run_pretraining, ["loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy"]),
+    ],
+)
+def test_the_best_model_is_told_by_a_metric_of_the_script(script, metrics):
+    for metric in metrics:
+        for name in (metric, f"eval_{metric}"):
+            assert parse([*LEAST_ARGV, f"--metric_for_best_model={name}"], script)[2].metric_for_best_model == name
+    others = {"loss", "accuracy", "f1", "mlm_loss", "nsp_accuracy", "train_loss", "perplexity"} - set(metrics)
+    for metric in others:
+        message = f"--metric_for_best_model {metric} is not one of {', '.join(metrics)}$"
+        with pytest.raises(UserError, match=message):
+            parse([*LEAST_ARGV, f"--metric_for_best_model={metric}"], script)
+
+
+@pytest.mark.parametrize("script", [run_nsp, run_pretraining])
+def test_help_lists_the_settings_of_pairs(script, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse(["--help"], script)
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"--{name}" in text for name in PAIRING | {"learning_rate", "train_file"})

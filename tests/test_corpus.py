@@ -11,8 +11,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cloze.arguments import DataTrainingArguments, ModelArguments, UserError
+from cloze.arguments import ModelArguments, UserError
 from cloze.corpus import FileCorpus, HubCorpus, find_corpora, find_files, read_documents, split_documents
+from cloze.data_arguments import DataTrainingArguments
 
 TREE = {
     "b.txt": "b",
@@ -145,7 +146,31 @@ def test_split_that_leaves_nothing_to_train_on_is_an_error(documents, percentage
         split_documents(documents, percentage, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize(
+    ("documents", "percentage", "held_out"), [(4, 5, 2), (30, 5, 2), (100, 5, 5), (4, 50, 2), (1000, 99.8, 998)]
+)
+def test_split_leaves_at_least_so_many_on_each_side(documents, percentage, held_out):
+    """Two for pairs, as a random sentence comes from another document."""
+    train, validation = split_documents(documents, percentage, np.random.default_rng(0), at_least=2)
+    assert (len(train), len(validation)) == (documents - held_out, held_out)
+    assert sorted([*train, *validation]) == list(range(documents))
+
+
+@pytest.mark.parametrize(
+    ("documents", "percentage", "left"), [(1, 5, "none"), (2, 5, "none"), (3, 5, "1"), (10, 90, "1"), (10, 99, "none")]
+)
+def test_split_that_leaves_too_few_is_an_error(documents, percentage, left):
+    with pytest.raises(UserError, match=f"of {documents} documents leaves {left} to train on: give --validation_file"):
+        split_documents(documents, percentage, np.random.default_rng(0), at_least=2)
+
+
 # What is read for what is asked
+
+
+def test_without_training_and_evaluation_nothing_is_looked_for():
+    """As when pairs of the user's own are judged: text that a recipe names need not be there."""
+    assert corpora(do_train=False, do_eval=False, train_file=["nowhere.txt"]) == (None, None)
+    assert corpora(do_train=False, do_eval=False, dataset_name="nowhere") == (None, None)
 
 
 MODEL = ModelArguments(model_name_or_path="model")

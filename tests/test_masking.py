@@ -11,8 +11,8 @@ from transformers import DataCollatorForLanguageModeling
 
 from cloze.batching import EpochExamples, EpochSampler
 from cloze.blocks import Blocks, Lines
-from cloze.masking import IGNORED, MaskingCollator, mask_tokens
-from cloze.tokenization import encode, template_of
+from cloze.masking import IGNORED, MaskingCollator, collate, mask_tokens, pad
+from cloze.tokenization import encode, pair_template_of, template_of
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
 SIGMAS = 5
@@ -178,11 +178,11 @@ def test_masks_depend_on_the_example_not_on_its_batch(tokenizers):
     assert sum(label != IGNORED for _, labels in alone for label in labels) > 30
     wide = MaskingCollator(tokenizer, seed=5, pad_to=100)
     for batch_size in (2, 5, 12):
-        for collate in (collator, wide):
+        for each in (collator, wide):
             order = np.random.default_rng(batch_size).permutation(12)
             for start in range(0, 12, batch_size):
                 numbers = order[start : start + batch_size]
-                batch = collate([examples[number] for number in numbers])
+                batch = each([examples[number] for number in numbers])
                 assert [masks_of(batch, row) for row in range(len(numbers))] == [alone[number] for number in numbers]
 
 
@@ -221,9 +221,9 @@ def test_workers_make_the_batches_that_one_process_makes(strategy, tokenizers):
     lines = Lines(text, np.stack([ends[:-1], ends[1:]], axis=1), template_of(tokenizer), 34)
 
     def two_epochs(workers):
-        sampler = EpochSampler(lines.lengths, strategy, 4, seed=7)
+        sampler = EpochSampler(EpochExamples(lambda epoch: lines), strategy, 4, seed=7)
         loader = DataLoader(
-            EpochExamples(lines),
+            sampler.examples,
             batch_size=4,
             sampler=sampler,
             collate_fn=MaskingCollator(tokenizer, seed=7),
@@ -330,6 +330,107 @@ def test_words_of_a_sentence(kind, expected, tokenizers):
             words.append("")
         words[-1] += piece.removeprefix("##").strip("\u0120\u2581")
     assert words == expected
+
+
+# Pairs
+
+A_PAIR = {"input_ids": np.array([2, 7, 8, 3, 9, 3]), "token_type_ids": np.array([0, 0, 0, 0, 1, 1])}
+A_SHORT_ONE = {"input_ids": np.array([2, 9, 3, 3]), "token_type_ids": np.array([0, 0, 0, 1])}
+PAIRS = [A_PAIR | {"next_sentence_label": 1, "example": 0}, A_SHORT_ONE | {"next_sentence_label": 0, "example": 1}]
+
+
+def test_pairs_are_padded():
+    """Padding is of type 0, as tokenizers have it, and not attended to."""
+    batch = collate(PAIRS, 5)
+    assert {name: values.tolist() for name, values in batch.items()} == {
+        "input_ids": [[2, 7, 8, 3, 9, 3], [2, 9, 3, 3, 5, 5]],
+        "attention_mask": [[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]],
+        "token_type_ids": [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 0, 0]],
+        "next_sentence_label": [1, 0],
+    }
+    assert {values.dtype for values in batch.values()} == {torch.int64}
+
+
+@pytest.mark.parametrize(
+    ("pad_to", "multiple", "width"), [(None, None, 6), (None, 8, 8), (10, None, 10), (10, 8, 16), (16, 8, 16)]
+)
+def test_width_of_pairs(pad_to, multiple, width):
+    batch = collate(PAIRS, 5, pad_to, multiple)
+    assert batch["input_ids"].tolist() == [[2, 7, 8, 3, 9, 3] + [5] * (width - 6), [2, 9, 3, 3] + [5] * (width - 4)]
+    assert batch["token_type_ids"].tolist() == [
+        [0, 0, 0, 0, 1, 1] + [0] * (width - 6),
+        [0, 0, 0, 1] + [0] * (width - 4),
+    ]
+    assert batch["attention_mask"].tolist() == [[1] * 6 + [0] * (width - 6), [1] * 4 + [0] * (width - 4)]
+    assert batch["next_sentence_label"].tolist() == [1, 0]
+
+
+def test_blocks_have_neither_types_nor_labels_of_pairs():
+    examples = [{"input_ids": np.array([2, 7, 3]), "example": 0}, {"input_ids": np.array([2, 3]), "example": 1}]
+    assert {name: values.tolist() for name, values in pad(examples, 5, None, None).items()} == {
+        "input_ids": [[2, 7, 3], [2, 3, 5]],
+        "attention_mask": [[1, 1, 1], [1, 1, 0]],
+    }
+
+
+def test_pairs_of_an_unknown_label_keep_it():
+    batch = collate([PAIRS[0] | {"next_sentence_label": IGNORED}, PAIRS[1]], 5)
+    assert batch["next_sentence_label"].tolist() == [-100, 0]
+
+
+def make_pair(tokenizer, a, b, label, number):
+    return pair_template_of(tokenizer).example(np.array(a), np.array(b), label, number)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pairs_are_masked_but_for_special_tokens_and_padding(kind, tokenizers):
+    """Mistake 10: with a chance of 1, all of A and of B is chosen, the separator between them is not."""
+    tokenizer = tokenizers[kind]
+    ordinary = ordinary_ids_of(tokenizer)
+    a, b, c = ordinary[:5], ordinary[10:13], ordinary[20:22]
+    cls, sep, padding, mask = (getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask"))
+    between = [sep, sep] if kind == "byte_level" else [sep]
+    examples = [make_pair(tokenizer, a, b, 1, 0), make_pair(tokenizer, c, c, 0, 1)]
+    batch = MaskingCollator(tokenizer, mlm_probability=1.0, mask_replace_prob=1.0, random_replace_prob=0.0)(examples)
+    n, left = len(between), 4
+    assert {name: values.tolist() for name, values in batch.items()} == {
+        "input_ids": [
+            [cls, *[mask] * 5, *between, *[mask] * 3, sep],
+            [cls, mask, mask, *between, mask, mask, sep, *[padding] * left],
+        ],
+        "labels": [
+            [-100, *a, *[-100] * n, *b, -100],
+            [-100, *c, *[-100] * n, *c, -100, *[-100] * left],
+        ],
+        "attention_mask": [[1] * (10 + n), [1] * (6 + n) + [0] * left],
+        "token_type_ids": [
+            [0] * (6 + n) + [1] * 4,
+            [0] * (3 + n) + [1] * 3 + [0] * left,
+        ],
+        "next_sentence_label": [1, 0],
+    }
+    assert {values.dtype for values in batch.values()} == {torch.int64}
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_masks_of_pairs_are_those_of_the_same_ids_without_types(whole_words, tokenizers):
+    """They depend on (seed, epoch, example) alone; types and label are passed on as they are."""
+    tokenizer = tokenizers["wordpiece"]
+    ordinary = np.array(ordinary_ids_of(tokenizer))
+    examples = []
+    for number in range(20):
+        a, b = ordinary[number : number + 30], ordinary[100 + number : 120 + 2 * number]
+        word_starts = np.arange(len(a) + len(b) + 3) % 3 != 1
+        examples.append(make_pair(tokenizer, a, b, number % 2, number) | {"word_starts": word_starts, "epoch": 3})
+    collator = MaskingCollator(tokenizer, seed=5, whole_words=whole_words)
+    pairs = collator(examples)
+    without = [{name: e[name] for name in ("input_ids", "example", "epoch", "word_starts")} for e in examples]
+    plain = collator(without)
+    assert (pairs["labels"] != IGNORED).sum() > 60
+    assert all(torch.equal(pairs[name], plain[name]) for name in plain)
+    assert pairs["next_sentence_label"].tolist() == [0, 1] * 10
+    assert pairs["token_type_ids"].sum(1).tolist() == [21 + number for number in range(20)]
+    assert torch.equal(pairs["token_type_ids"], collate(examples, tokenizer.pad_token_id)["token_type_ids"])
 
 
 # Shape

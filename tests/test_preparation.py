@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, RobertaTokenizer
 
 from cloze import preparation
 from cloze.arguments import UserError
@@ -21,6 +21,19 @@ from cloze.tokenization import template_of
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
 DOCUMENTS = ["The Moon pulls. Water heaps up!\nTwice a day.", "Salt stays behind.", "Is it deep? Very.\nYes."]
+UNITS = {
+    "document": [[text] for text in DOCUMENTS],
+    "line": [
+        ["The Moon pulls. Water heaps up!", "Twice a day."],
+        ["Salt stays behind."],
+        ["Is it deep? Very.", "Yes."],
+    ],
+    "sentence": [
+        ["The Moon pulls.", "Water heaps up!", "Twice a day."],
+        ["Salt stays behind."],
+        ["Is it deep?", "Very.", "Yes."],
+    ],
+}
 
 
 @pytest.fixture
@@ -33,8 +46,8 @@ def write_corpus(path, documents):
     return FileCorpus((path,))
 
 
-def prepared(corpus, tokenizer, cache, line_by_line=False, with_words=False, overwrite=False):
-    return prepare(corpus, tokenizer, cache, line_by_line=line_by_line, with_words=with_words, overwrite=overwrite)
+def prepared(corpus, tokenizer, cache, unit="document", with_words=False, overwrite=False):
+    return prepare(corpus, tokenizer, cache, unit=unit, with_words=with_words, overwrite=overwrite)
 
 
 def finished(cache):
@@ -54,15 +67,16 @@ def units_of(result, documents=None):
 
 
 @pytest.mark.parametrize("with_words", [False, True])
-@pytest.mark.parametrize("line_by_line", [False, True])
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_ids_are_those_of_the_tokenizer(kind, line_by_line, with_words, corpus, tokenizers, tmp_path):
+def test_ids_are_those_of_the_tokenizer(kind, unit, with_words, corpus, tokenizers, tmp_path):
     tokenizer = tokenizers[kind]
-    result = prepared(corpus, tokenizer, tmp_path, line_by_line, with_words)
-    units = [unit for document in DOCUMENTS for unit in (document.split("\n") if line_by_line else [document])]
+    result = prepared(corpus, tokenizer, tmp_path, unit, with_words)
+    units = list(chain.from_iterable(UNITS[unit]))
     assert units_of(result) == [ids_of(tokenizer, unit) for unit in units]
     assert result.num_documents == 3
     assert result.num_sentences == 7
+    assert result.counts().tolist() == {"document": [1, 1, 1], "line": [2, 1, 2], "sentence": [3, 1, 3]}[unit]
     if with_words:
         words = [tokenizer(unit, add_special_tokens=False).word_ids() for unit in units]
         expected = [word != before for ids in words for word, before in zip(ids, [None, *ids], strict=False)]
@@ -116,11 +130,25 @@ def test_no_document_is_lost(count, tokenizers, tmp_path):
 )
 def test_spans_of_chosen_documents(documents, lines, corpus, tokenizers, tmp_path):
     tokenizer = tokenizers["wordpiece"]
-    result = prepared(corpus, tokenizer, tmp_path, line_by_line=True)
+    result = prepared(corpus, tokenizer, tmp_path, unit="line")
     chosen = None if documents is None else np.array(documents, dtype=int)
     text = "\n".join(DOCUMENTS).split("\n")
     assert units_of(result, chosen) == [ids_of(tokenizer, text[line]) for line in lines]
     assert result.spans(chosen).shape == (len(lines), 2)
+    assert result.count_tokens(chosen) == sum(len(ids_of(tokenizer, text[line])) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("unit", "counts"),
+    [("document", [1, 1, 1]), ("line", [2, 1, 2]), ("sentence", [3, 1, 3])],
+)
+@pytest.mark.parametrize("documents", [None, [0], [1], [0, 2], [1, 2], []])
+def test_counts_of_chosen_documents_are_those_of_their_spans(documents, unit, counts, corpus, tokenizers, tmp_path):
+    result = prepared(corpus, tokenizers["wordpiece"], tmp_path, unit)
+    chosen = None if documents is None else np.array(documents, dtype=int)
+    expected = counts if documents is None else [counts[number] for number in documents]
+    assert result.counts(chosen).tolist() == expected
+    assert len(result.spans(chosen)) == sum(expected)
 
 
 def test_text_without_a_token(tokenizers, tmp_path):
@@ -128,6 +156,71 @@ def test_text_without_a_token(tokenizers, tmp_path):
     with pytest.raises(UserError, match=r"corpus\.txt: the tokenizer finds no token"):
         prepared(corpus, tokenizers["wordpiece"], tmp_path / "cache")
     assert [path for path in finished(tmp_path / "cache") if path.suffix != ".partial"] == []
+
+
+# Sentences
+
+# Documents, and the sentences in each.
+LANGUAGES = [
+    ("The sea is deep. It is\ncold, too. Why?", ["The sea is deep.", "It is\ncold, too.", "Why?"]),
+    ("A line without an end\ngoes on here.", ["A line without an end\ngoes on here."]),
+    ("春眠不覺曉。處處聞啼鳥！夜來風雨聲？", ["春眠不覺曉。", "處處聞啼鳥！", "夜來風雨聲？"]),  # noqa: RUF001
+    ("चाँद दूर है। तारे और दूर हैं।", ["चाँद दूर है।", "तारे और दूर हैं।"]),
+    ("  Blanks around.   More of them.  \n\t\n", ["Blanks around.", "More of them."]),
+    ("no stop at all", ["no stop at all"]),
+]
+
+
+@pytest.fixture(scope="module")
+def of_all_characters():
+    """A tokenizer that knows every character above, so that no sentence is all [UNK]."""
+    tokenizer = RobertaTokenizer().train_new_from_iterator([[text] for text, _ in LANGUAGES], vocab_size=400)
+    assert tokenizer.decode(ids_of(tokenizer, LANGUAGES[2][0])) == LANGUAGES[2][0]
+    return tokenizer
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_sentences_of_any_language_are_found(unit, of_all_characters, tmp_path):
+    """By their punctuation; over the end of a line, not over that of a document; none of them blank."""
+    corpus = write_corpus(tmp_path / "corpus.txt", [text for text, _ in LANGUAGES])
+    result = prepared(corpus, of_all_characters, tmp_path, unit)
+    assert result.num_documents == 6
+    # A sentence that goes over a line's end is two to one who looks at lines.
+    assert result.num_sentences == (14 if unit == "line" else 12)
+    assert (
+        result.counts().tolist()
+        == {
+            "document": [1, 1, 1, 1, 1, 1],
+            "line": [2, 2, 1, 1, 1, 1],
+            "sentence": [3, 1, 3, 2, 2, 1],
+        }[unit]
+    )
+    assert np.diff(result.spans()).min() > 0
+    if unit == "sentence":
+        sentences = list(chain.from_iterable(sentences for _, sentences in LANGUAGES))
+        assert units_of(result) == [ids_of(of_all_characters, sentence) for sentence in sentences]
+        assert [of_all_characters.decode(ids) for ids in units_of(result)] == sentences
+        assert units_of(result, [2, 3]) == [ids_of(of_all_characters, s) for s in sentences[4:9]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sentence_over_two_lines_is_one_to_every_tokenizer(kind, tokenizers, tmp_path):
+    documents = ["The Moon pulls the\nwater. Twice\na day.", "Salt stays\nbehind."]
+    tokenizer = tokenizers[kind]
+    result = prepared(write_corpus(tmp_path / "corpus.txt", documents), tokenizer, tmp_path, "sentence")
+    assert units_of(result) == ids_of(tokenizer, ["The Moon pulls the\nwater.", "Twice\na day.", "Salt stays\nbehind."])
+    assert result.counts().tolist() == [2, 1]
+
+
+def test_the_sentences_of_a_table_row_do_not_go_over_a_blank_line(tokenizers, tmp_path):
+    """A row's text may have blank lines of its own, as between title and text."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "On tides\\n\\n  \\nWater heaps up. Twice\\na day.\\n"}\n{"text": "Salt."}\n')
+    tokenizer = tokenizers["wordpiece"]
+    result = prepared(FileCorpus((path,)), tokenizer, tmp_path / "cache", "sentence")
+    assert units_of(result) == ids_of(tokenizer, ["On tides", "Water heaps up.", "Twice a day.", "Salt."])
+    assert result.counts().tolist() == [3, 1]
+    assert result.num_sentences == 4
 
 
 # The cache
@@ -204,12 +297,12 @@ def test_another_text_is_not_taken_for_the_same(corpus, tokenizers, tmp_path):
 
 def test_settings_are_kept_apart(corpus, tokenizers, tmp_path):
     for _ in range(2):
-        for line_by_line in (False, True):
+        for unit, count in (("document", 3), ("line", 5), ("sentence", 7)):
             for with_words in (False, True):
-                result = prepared(corpus, tokenizers["wordpiece"], tmp_path, line_by_line, with_words)
-                assert len(result.spans()) == (5 if line_by_line else 3)
+                result = prepared(corpus, tokenizers["wordpiece"], tmp_path, unit, with_words)
+                assert len(result.spans()) == count
                 assert (result.word_starts is not None) == with_words
-    assert len(finished(tmp_path)) == 4
+    assert len(finished(tmp_path)) == 6
 
 
 def test_text_columns_are_kept_apart(tokenizers, tmp_path):

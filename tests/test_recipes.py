@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import FAMILIES, SAMPLE
+from conftest import FAMILIES, PAIR_FAMILIES, SAMPLE, driver
 
-from cloze.commandline import parse
+import run_mlm
+import run_nsp
+import run_pretraining
+from cloze.commandline import parse, settings_of
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-MLM = sorted(path.relative_to(RECIPES) for path in RECIPES.glob("*/mlm.yaml"))
+ALL = sorted(path.relative_to(RECIPES) for path in RECIPES.glob("*/*.yaml"))
+# A recipe's name begins with that of its script.
+SCRIPTS = {"mlm": run_mlm, "nsp": run_nsp, "pretraining": run_pretraining}
 SMALL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
 
 
@@ -21,15 +26,23 @@ def at_the_root(monkeypatch):
     monkeypatch.chdir(RECIPES.parent)
 
 
-@pytest.mark.parametrize("recipe", MLM, ids=str)
-def test_recipe_trains_a_tiny_model_of_its_family(recipe, checkpoint, run_mlm_script, tmp_path):
-    model_args, _, _ = parse([f"recipes/{recipe}"])
+def script_of(recipe):
+    return SCRIPTS[recipe.stem.partition("-")[0]]
+
+
+@pytest.mark.parametrize("recipe", ALL, ids=str)
+def test_recipe_trains_a_tiny_model_of_its_family(recipe, checkpoint, pair_checkpoint, capsys, tmp_path):
+    script = script_of(recipe)
+    model_args, _, _ = parse([f"recipes/{recipe}"], settings_of(script.main))
     if model_args.model_type:
         model = ("--config_overrides", SMALL, "--vocab_size", 300)
     else:
-        family = next(family for family in sorted(FAMILIES) if model_args.model_name_or_path.startswith(family))
-        model = ("--model_name_or_path", checkpoint(family))
-    code, _, errors = run_mlm_script(
+        families, make = (FAMILIES, checkpoint) if script is run_mlm else (PAIR_FAMILIES, pair_checkpoint)
+        # Where another recipe has saved it, its path begins with the family, too.
+        name = model_args.model_name_or_path.removeprefix("results/")
+        family = next(family for family in sorted(families) if name.startswith(family))
+        model = ("--model_name_or_path", make(family))
+    code, _, errors = driver(script.main, capsys)(
         f"recipes/{recipe}", *model, "--train_file", SAMPLE, "--max_seq_length", 32, "--max_steps", 2,
         "--gradient_accumulation_steps", 2, "--dataloader_num_workers", 0, "--output_dir", tmp_path / "out",
     )  # fmt: skip
@@ -37,7 +50,7 @@ def test_recipe_trains_a_tiny_model_of_its_family(recipe, checkpoint, run_mlm_sc
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("recipe", MLM, ids=str)
+@pytest.mark.parametrize("recipe", ALL, ids=str)
 def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
     text = (RECIPES / recipe).read_text()
     assert re.findall(r"^# (model|data|trainer)\b", text, re.M) == ["model", "data", "trainer"]
@@ -45,8 +58,8 @@ def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
     batch, accumulation = settings["per_device_train_batch_size"], settings.get("gradient_accumulation_steps", 1)
     tokens = batch * accumulation * settings["max_seq_length"]
     factors = re.search(r"# trainer: (.*) tokens a step", text)[1]
-    assert int(factors.replace(",", "").split(" = ")[-1]) == tokens
-    assert factors.startswith(f"{batch} blocks")
+    assert int(factors.replace(",", "").replace("up to ", "").split(" = ")[-1]) == tokens
+    assert factors.startswith(f"{batch} {'blocks' if script_of(recipe) is run_mlm else 'pairs'}")
 
 
 def test_the_quickstart_learns(run_mlm_script, tmp_path):

@@ -4,28 +4,39 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePrediction, AutoModelForPreTraining
 
-from cloze.arguments import DataTrainingArguments, ModelArguments, TrainingArguments
-from cloze.report import fill_in, is_word, summarise_run, write_model_card
+from cloze.arguments import ModelArguments, TrainingArguments
+from cloze.data_arguments import DataTrainingArguments, NextSentenceArguments, PretrainingDataArguments
+from cloze.metrics import SENTENCE_PAIRS
+from cloze.report import fill_in, is_word, judge, show, summarise_run, write_model_card
+from cloze.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
+from cloze.tokenization import pair_template_of
 
 METRICS = {
     "train_runtime": 12.3,
     "train_tokens": 123_456,
     "train_tokens_per_second": 10_000.0,
     "eval_loss": 2.0,
+    "eval_perplexity": 7.389,
     "eval_accuracy": 0.25,
     "perplexity": 7.389,
 }
 HISTORY = [
-    {"step": 0, "eval_loss": 3.0, "eval_accuracy": 0.125},
+    {"step": 0, "eval_loss": 3.0, "eval_perplexity": 20.0855, "eval_accuracy": 0.125},
     {"step": 1, "loss": 3.5},
     {"step": 9, "loss": 2.125},
+]
+PAIR_METRICS = {"eval_loss": 0.5, "eval_accuracy": 0.75, "eval_f1": 0.8, "eval_is_next": 0.5}
+PAIR_HISTORY = [
+    {"step": 0, "eval_loss": 0.7, "eval_accuracy": 0.5, "eval_f1": 0.125, "eval_is_next": 0.5},
+    {"step": 1, "loss": 0.7},
+    {"step": 9, "loss": 0.5},
 ]
 
 
 def test_the_summary_has_the_first_and_the_last_of_each():
-    lines = summarise_run(HISTORY, METRICS, {"model": "BERT"}, "results")
+    lines = summarise_run(HISTORY, METRICS, {"model": "BERT"}, "results", MASKED_LM.objectives)
     assert lines == {
         "model": "BERT",
         "training": "12 s, 123,456 real tokens, 10,000 a second",
@@ -36,9 +47,60 @@ def test_the_summary_has_the_first_and_the_last_of_each():
     }
 
 
+def evaluated(metrics):
+    return {name: value for name, value in metrics.items() if not name.startswith("train_")}
+
+
 def test_the_summary_of_an_evaluation_alone_speaks_of_nothing_else():
-    lines = summarise_run([], {name: METRICS[name] for name in ("eval_loss", "eval_accuracy", "perplexity")}, {}, "out")
+    lines = summarise_run([], evaluated(METRICS), {}, "out", MASKED_LM.objectives)
     assert lines == {"masked perplexity": "7.39", "masked accuracy": "25.0%"}
+
+
+TRAINED = {"train_runtime": 2.0, "train_tokens": 100, "train_tokens_per_second": 50.0}
+
+
+def test_the_summary_of_pairs():
+    lines = summarise_run(PAIR_HISTORY, TRAINED | PAIR_METRICS, {}, "results", NEXT_SENTENCE.objectives)
+    assert lines == {
+        "training": "2 s, 100 real tokens, 50 a second",
+        "training loss": "0.700 at step 1, 0.500 at step 9",
+        "pair loss": "0.700 before, 0.500 after",
+        "pair accuracy": "50.0% before, 75.0% after",
+        "pair F1": "0.125 before, 0.800 after",
+        "saved in": "results",
+    }
+    lines = summarise_run([], PAIR_METRICS, {}, "out", NEXT_SENTENCE.objectives)
+    assert lines == {"pair loss": "0.500", "pair accuracy": "75.0%", "pair F1": "0.800"}
+
+
+def test_the_summary_of_both_objectives_keeps_them_apart():
+    metrics = {
+        "eval_loss": 2.5,
+        "eval_mlm_loss": 2.0,
+        "eval_mlm_perplexity": 7.389,
+        "eval_mlm_accuracy": 0.25,
+        "eval_nsp_loss": 0.5,
+        "eval_nsp_accuracy": 0.75,
+        "eval_nsp_f1": 0.8,
+        "perplexity": 7.389,
+    }
+    before = {"step": 0, "eval_loss": 3.7, "eval_mlm_loss": 3.0, "eval_mlm_perplexity": 20.0855}
+    before |= {"eval_mlm_accuracy": 0.125, "eval_nsp_loss": 0.7, "eval_nsp_accuracy": 0.5, "eval_nsp_f1": 0.125}
+    lines = summarise_run([before], TRAINED | metrics, {}, "results", PRETRAINING.objectives)
+    assert lines == {
+        "training": "2 s, 100 real tokens, 50 a second",
+        "masked perplexity": "20.09 before, 7.39 after",
+        "masked accuracy": "12.5% before, 25.0% after",
+        "pair loss": "0.700 before, 0.500 after",
+        "pair accuracy": "50.0% before, 75.0% after",
+        "pair F1": "0.125 before, 0.800 after",
+        "saved in": "results",
+    }
+
+
+def test_the_summary_without_an_evaluation_has_no_figures_of_one():
+    lines = summarise_run(PAIR_HISTORY[1:], TRAINED, {}, "results", NEXT_SENTENCE.objectives)
+    assert list(lines) == ["training", "training loss", "saved in"]
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "byte_level", "unigram"])
@@ -69,13 +131,18 @@ def test_a_model_that_knows_the_word_is_shown_to_know_it(checkpoint, tokenizers)
     assert truths == ["light)", "light)", "moon)"], "every word once, though there is one example only"
 
 
+def card_of(folder, *arguments) -> str:
+    write_model_card(folder / "README.md", *arguments)
+    return (folder / "README.md").read_text()
+
+
 def test_the_card_has_the_hubs_metadata_and_the_figures(checkpoint, tmp_path):
     model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
     model_args = ModelArguments(model_name_or_path="bert-base-uncased", token="hf_secret")
     training_args = TrainingArguments(output_dir=str(tmp_path), hub_token="hf_secret")
     lines = {"masked perplexity": "20.09 before, 7.39 after", "saved in": "a path that is nobody's business"}
-    write_model_card(tmp_path / "README.md", lines, [], model_args, DataTrainingArguments(), training_args, model)
-    card = (tmp_path / "README.md").read_text()
+    shown = {"Words hidden": ["the [MASK] of the moon\n    light 100%   (the text has: light)"]}
+    card = card_of(tmp_path, MASKED_LM, lines, shown, model_args, DataTrainingArguments(), training_args, model)
     metadata = yaml.safe_load(card.split("---\n")[1])
     assert metadata == {
         "library_name": "transformers",
@@ -86,3 +153,113 @@ def test_the_card_has_the_hubs_metadata_and_the_figures(checkpoint, tmp_path):
     assert "| masked perplexity | 20.09 before, 7.39 after |" in card
     assert "hf_secret" not in card
     assert "nobody" not in card
+    assert "\nA masked language model, trained from bert-base-uncased.\n" in card
+    assert f'pipeline("fill-mask", model="{tmp_path}")' in card
+    assert "\n## Words hidden\n\nthe [MASK] of the moon\n    light 100%   (the text has: light)\n" in card
+    assert "15% of the tokens were predicted;" in card
+
+
+def test_the_card_of_a_next_sentence_model_is_for_no_pipeline(pair_checkpoint, tmp_path):
+    """There is none on the Hub for pairs; nothing is said of masks."""
+    model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
+    model_args = ModelArguments(model_type="bert", token="hf_secret")
+    training_args = TrainingArguments(output_dir=str(tmp_path), hub_token="hf_secret")
+    lines, shown = {"pair F1": "0.125 before, 0.800 after"}, {"Pairs": ["a | b\n    in order: 9%   (they are not)"]}
+    data_args = NextSentenceArguments(nsp_probability=0.4)
+    card = card_of(tmp_path, NEXT_SENTENCE, lines, shown, model_args, data_args, training_args, model)
+    assert yaml.safe_load(card.split("---\n")[1]) == {"library_name": "transformers", "tags": ["bert"]}
+    assert "\nA next sentence model, trained from a new bert.\n" in card
+    assert f'AutoModelForNextSentencePrediction.from_pretrained("{tmp_path}")' in card
+    assert "| pair F1 | 0.125 before, 0.800 after |" in card
+    assert "\n## Pairs\n\na | b\n    in order: 9%   (they are not)\n" in card
+    assert "40% of the pairs were random;" in card
+    assert "mask" not in card
+    assert "hf_secret" not in card
+
+
+def test_the_card_of_both_objectives(pair_checkpoint, tmp_path):
+    model = AutoModelForPreTraining.from_pretrained(pair_checkpoint("bert"))
+    training_args = TrainingArguments(output_dir=str(tmp_path))
+    model_args = ModelArguments(model_name_or_path=pair_checkpoint("bert"))
+    data_args = PretrainingDataArguments(mlm_probability=0.2)
+    card = card_of(tmp_path, PRETRAINING, {}, {}, model_args, data_args, training_args, model)
+    metadata = yaml.safe_load(card.split("---\n")[1])
+    assert metadata == {"library_name": "transformers", "tags": ["bert"], "pipeline_tag": "fill-mask"}
+    assert "\nA masked language and next sentence model, trained from" in card
+    assert "20% of the tokens were predicted;" in card
+
+
+# Pairs that are shown
+
+
+def make_pairs(tokenizer, texts):
+    template = pair_template_of(tokenizer)
+    examples = []
+    for number, (*both, label) in enumerate(texts):
+        a, b = (np.array(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in both)
+        examples.append(template.example(a, b, label, number))
+    return examples
+
+
+TEXTS = [
+    ("the moon is far", "the sun is farther", 1),
+    ("salt stays", "water goes", 1),
+    ("is it deep", "very", 0),
+    ("the stars", "are many", 0),
+    ("a drum", "beats", 0),
+]
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "fnet"])
+def test_pairs_of_both_kinds_are_judged_in_turn(family, pair_checkpoint, tokenizers):
+    """The text of both without special tokens, the model's own probability, and the truth."""
+    tokenizer = tokenizers["unigram" if family == "albert" else "wordpiece"]
+    model = AutoModelForPreTraining.from_pretrained(pair_checkpoint(family))
+    examples = make_pairs(tokenizer, TEXTS)
+    lines = judge(model, tokenizer, examples, 3)
+    expected = []
+    for number in (2, 0, 3):
+        example = examples[number]
+        inputs = {name: torch.tensor(example[name])[None] for name in ("input_ids", "token_type_ids")}
+        chance = SENTENCE_PAIRS.logits_of(model(**inputs)).softmax(-1)[0, 0].item()
+        a, b, label = TEXTS[number]
+        truth = ("they are in order", "they are not")[label]
+        expected.append(f"{a} | {b}\n    in order: {chance:.0%}   ({truth})")
+    assert lines == expected
+    assert len(judge(model, tokenizer, examples, 99)) == 4, "as many of each"
+
+
+def test_the_chance_shown_is_that_of_b_following_a(pair_checkpoint, tokenizers):
+    """Mistake 3: 0 is IsNext. A model that holds everything for random gives 0 %, the other way round 100 %."""
+    tokenizer = tokenizers["wordpiece"]
+    model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
+    examples = make_pairs(tokenizer, TEXTS)
+    for bias, chance in (([0.0, 99.0], "0%"), ([99.0, 0.0], "100%")):
+        with torch.no_grad():
+            model.cls.seq_relationship.bias[:] = torch.tensor(bias)
+        lines = judge(model, tokenizer, examples, 4)
+        assert all(f"in order: {chance}   (" in line for line in lines)
+    truths = [line.rpartition("   ")[2] for line in lines]
+    assert truths == ["(they are in order)", "(they are not)"] * 2
+
+
+def test_long_pairs_are_shown_around_the_border(pair_checkpoint, tokenizers):
+    """The end of A and the beginning of B: 24 tokens of each, as the special ones in them are no text."""
+    tokenizer = tokenizers["wordpiece"]
+    words = tokenizer.decode(tokenizer("the " * 60)["input_ids"], skip_special_tokens=True).split()
+    texts = [("moon " + " ".join(words), " ".join(words) + " sun", label) for label in (0, 1)]
+    model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
+    examples = make_pairs(tokenizer, texts)
+    for example in examples:
+        for name in ("input_ids", "token_type_ids"):
+            example[name] = np.concatenate([example[name][:1], example[name][32:95], example[name][-1:]])
+    for line in judge(model, tokenizer, examples, 2):
+        a, b = line.split("\n")[0].split(" | ")
+        assert a.split() == ["the"] * 23
+        assert b.split() == ["the"] * 24
+
+
+def test_what_is_shown_has_its_title_and_empty_parts_have_none(caplog):
+    caplog.set_level("INFO", logger="cloze")
+    show({"pair loss": "0.500", "saved in": "out"}, {"Pairs": ["a | b", "c | d"], "Words": []})
+    assert caplog.messages == ["\n  Pair loss  0.500\n  Saved in   out", "\nPairs:\n  a | b\n  c | d\n"]

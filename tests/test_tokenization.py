@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
@@ -16,7 +17,16 @@ from cloze import tokenization
 from cloze.arguments import UserError
 from cloze.blocks import Template
 from cloze.corpus import FileCorpus
-from cloze.tokenization import check_whole_words, encode, fingerprint, num_ids, template_of, train_tokenizer
+from cloze.pairs import PairTemplate
+from cloze.tokenization import (
+    check_whole_words,
+    encode,
+    fingerprint,
+    num_ids,
+    pair_template_of,
+    template_of,
+    train_tokenizer,
+)
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
 CORPUS = FileCorpus(tuple(sorted(Path(__file__).parent.parent.glob("sample/*.txt"))))
@@ -137,6 +147,34 @@ def test_template_of_a_tokenizer_without_special_tokens():
     vocabulary = {"a": 0, "[UNK]": 1}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "[UNK]")))
     assert template_of(tokenizer) == Template((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix", "middle", "suffix"),
+    [
+        ("wordpiece", ["[CLS]"], ["[SEP]"], ["[SEP]"]),
+        ("byte_level", ["<s>"], ["</s>", "</s>"], ["</s>"]),
+        ("unigram", ["[CLS]"], ["[SEP]"], ["[SEP]"]),
+    ],
+)
+def test_template_of_pairs(kind, prefix, middle, suffix, tokenizers):
+    """Between the ids of two texts it gives what the tokenizer gives."""
+    tokenizer = tokenizers[kind]
+    template = pair_template_of(tokenizer)
+    assert template == PairTemplate(
+        *(tuple(tokenizer.convert_tokens_to_ids(part)) for part in (prefix, middle, suffix))
+    )
+    a, b = "The Moon is far.", "Twice a day!"
+    ids = [np.array(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (a, b)]
+    assert template.example(*ids, 0, 0)["input_ids"].tolist() == tokenizer(a, b)["input_ids"]
+    if kind == "wordpiece":
+        assert template.example(*ids, 0, 0)["token_type_ids"].tolist() == tokenizer(a, b)["token_type_ids"]
+
+
+def test_template_of_pairs_without_special_tokens():
+    vocabulary = {"a": 0, "[UNK]": 1}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "[UNK]")))
+    assert pair_template_of(tokenizer) == PairTemplate((), (), ())
 
 
 def truncating(tokenizer):

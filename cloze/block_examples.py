@@ -1,0 +1,88 @@
+"""Corpora -> blocks or lines for masked language modelling."""
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from cloze.arguments import TrainingArguments, UserError
+from cloze.batching import StreamedExamples
+from cloze.blocks import Blocks, Lines, Template, cut_stream
+from cloze.corpus import Corpus
+from cloze.data_arguments import DataTrainingArguments
+from cloze.examples import SHOWN, ExampleSets, Part, collect, log_facts, prepare_parts
+from cloze.preparation import unit_texts
+from cloze.tokenization import encode, template_of
+
+logger = logging.getLogger(__name__)
+
+
+def make_blocks(
+    corpora: tuple[Corpus | None, Corpus | None],
+    tokenizer: PreTrainedTokenizerBase,
+    data_args: DataTrainingArguments,
+    training_args: TrainingArguments,
+    max_seq_length: int,
+    cache: Path,
+) -> ExampleSets:
+    """Prepare the training and the validation corpus and cut them into blocks, or lines with ``line_by_line``.
+
+    With no validation corpus, some documents of the training corpus are held out.
+    """
+    template = template_of(tokenizer)
+    unit = "line" if data_args.line_by_line else "document"
+    streams = data_args.streaming and training_args.do_train
+    prepared = (None, corpora[1]) if streams else corpora
+    sets = collect(
+        prepare_parts(prepared, tokenizer, data_args, training_args, cache, unit),
+        partial(cut_up, template=template, data_args=data_args, max_seq_length=max_seq_length),
+        partial(describe, data_args=data_args, max_seq_length=max_seq_length),
+        data_args,
+    )
+    if streams:
+        examples = partial(stream, corpora[0], tokenizer, data_args, template, max_seq_length)
+        sets.train = StreamedExamples(examples, training_args.order_seed, data_args.max_train_samples)
+        sets.facts = {"training text": f"{corpora[0].name}, streamed"} | sets.facts
+        # Read now, so that text that cannot be read is found before the model is loaded.
+        first = list(islice(examples(), SHOWN))
+        if not first:
+            raise UserError(f"{corpora[0].name}: the tokenizer finds no token in the text: is it the right one?")
+        sets.shown = sets.shown or first
+    log_facts(sets)
+    logger.info("An example: %s", tokenizer.decode(sets.shown[0]["input_ids"])[:300])
+    return sets
+
+
+def cut_up(part: Part, epoch: int | None, template: Template, data_args, max_seq_length: int) -> Blocks | Lines:
+    """Its blocks or lines, which are the same in all epochs."""
+    corpus, spans = part.corpus, part.corpus.spans(part.documents)
+    if data_args.line_by_line:
+        truncate = data_args.truncate_long_lines
+        examples = Lines(corpus.tokens, spans, template, max_seq_length, corpus.word_starts, truncate)
+    else:
+        examples = Blocks(corpus.tokens, spans, template, max_seq_length, corpus.word_starts)
+    if not len(examples):
+        raise UserError("the tokenizer finds no token in the documents to use: give more text, or hold out more of it")
+    return examples
+
+
+def stream(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    data_args: DataTrainingArguments,
+    template: Template,
+    max_seq_length: int,
+) -> Iterator[dict]:
+    """The examples of a corpus while it is read."""
+    texts = unit_texts(corpus, "line" if data_args.line_by_line else "document")
+    documents = encode(texts, tokenizer, data_args.whole_word_mask)
+    return cut_stream(documents, template, max_seq_length, data_args.line_by_line, data_args.truncate_long_lines)
+
+
+def describe(part: Part, examples: Blocks | Lines, limit: int | None, data_args, max_seq_length: int) -> str:
+    kind = "lines" if data_args.line_by_line else "blocks"
+    lengths = examples.lengths[:limit]
+    return f"{len(lengths):,} {kind} of up to {max_seq_length} tokens, {lengths.mean():.0f} on average"

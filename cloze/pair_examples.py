@@ -1,0 +1,106 @@
+"""Corpora -> pairs for next sentence prediction, and the report of them."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from cloze.arguments import TrainingArguments, UserError
+from cloze.corpus import Corpus
+from cloze.data_arguments import PairArguments
+from cloze.examples import ExampleSets, Part, collect, log_facts, prepare_parts
+from cloze.pairs import IS_NEXT, IS_RANDOM, Pairs, PairSettings, PairTemplate, Sentences, draw_pairs
+from cloze.tokenization import pair_template_of
+
+logger = logging.getLogger(__name__)
+
+LABELS = {
+    "nsp": {IS_NEXT: "B follows A", IS_RANDOM: "B is random"},
+    "sop": {IS_NEXT: "B follows A", IS_RANDOM: "A follows B"},
+}
+
+
+def make_pairs(
+    corpora: tuple[Corpus | None, Corpus | None],
+    tokenizer: PreTrainedTokenizerBase,
+    data_args: PairArguments,
+    training_args: TrainingArguments,
+    max_seq_length: int,
+    cache: Path,
+) -> ExampleSets:
+    """Prepare the training and the validation corpus, and pair their sentences: anew each epoch, or once for all.
+
+    With no validation corpus, some documents of the training corpus are held out.
+    """
+    template = pair_template_of(tokenizer)
+    swap = data_args.pair_objective == "sop"
+    settings = PairSettings(
+        room=max_seq_length - template.num_special,
+        strategy=data_args.pair_strategy,
+        swap=swap,
+        random_probability=data_args.nsp_probability,
+        short_probability=data_args.short_seq_probability,
+    )
+    unit = "sentence_per_line" if data_args.sentence_per_line else "sentence"
+    sets = collect(
+        # A random sentence needs a document to come from, on each side.
+        prepare_parts(corpora, tokenizer, data_args, training_args, cache, unit, at_least=1 if swap else 2),
+        partial(pairs_of, template=template, settings=settings, seed=training_args.order_seed),
+        partial(describe, data_args=data_args, max_seq_length=max_seq_length),
+        data_args,
+    )
+    log_facts(sets)
+    for label, meaning in LABELS[data_args.pair_objective].items():
+        shown = next((pair for pair in sets.shown if pair["next_sentence_label"] == label), None)
+        if shown is not None:
+            logger.info("A pair of label %d, %s: %s", label, meaning, tokenizer.decode(shown["input_ids"])[:400])
+    return sets
+
+
+def pairs_of(part: Part, epoch: int | None, template: PairTemplate, settings: PairSettings, seed: int) -> Pairs:
+    """The pairs of an epoch, or those for evaluation, which are the same for every seed."""
+    corpus = part.corpus
+    sentences = sentences_of(part)
+    check(sentences, settings, part.name)
+    # Not the generator of the order, which is that of (seed, epoch).
+    rng = np.random.default_rng(0 if epoch is None else (seed, epoch, 1))
+    return draw_pairs(corpus.tokens, sentences, template, settings, rng, corpus.word_starts)
+
+
+def sentences_of(part: Part) -> Sentences:
+    return Sentences.of(part.corpus.spans(part.documents), part.corpus.counts(part.documents))
+
+
+def check(sentences: Sentences, settings: PairSettings, name: str) -> None:
+    """Raise UserError for text that holds no pairs of both kinds."""
+    if not settings.swap and sentences.num_documents < 2:
+        raise UserError(
+            f"{name}: a random sentence comes from another document, and there is but one with text: put blank lines "
+            "between documents, give more text, or use --pair_objective sop"
+        )
+    if np.diff(sentences.documents).max(initial=0) < 2:
+        raise UserError(
+            f"{name}: no document has two sentences, so that none follows another: separate documents, not sentences, "
+            "by blank lines, or leave out --sentence_per_line"
+        )
+
+
+def describe(part: Part, pairs: Pairs, limit: int | None, data_args: PairArguments, max_seq_length: int) -> str:
+    """How many pairs of what kind, how full they are, and what was lost."""
+    sentences = sentences_of(part)
+    lengths, labels, cut = pairs.lengths[:limit], pairs.labels[:limit], pairs.cut[:limit]
+    share = (labels == IS_NEXT).mean()
+    single = int((np.diff(sentences.documents) == 1).sum())
+    kept = lengths.sum() - len(lengths) * pairs.template.num_special
+    facts = [
+        f"{len(labels):,} pairs of {len(sentences):,} sentences",
+        f"{share:.1%} IsNext",
+        f"{lengths.mean():.0f} tokens on average ({lengths.mean() / max_seq_length:.0%} of {max_seq_length})",
+        f"{cut.sum() / (cut.sum() + kept):.1%} of the tokens cut off",
+    ]
+    if single:
+        role = "left out" if data_args.pair_objective == "sop" else "can only start a random pair"
+        facts.append(f"{single:,} documents of one sentence {role}")
+    return ", ".join(facts)

@@ -1,0 +1,235 @@
+"""Documents of sentences -> pairs A/B for next sentence prediction (Devlin et al., 2018, sections 3.1 and A.2).
+
+A pair is ``{"input_ids": int64 [length], "token_type_ids": int64 [length], "next_sentence_label": 0 or 1, "example":
+its number}``, cut out of the token file when it is asked for: drawing pairs decides about places only.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+IS_NEXT, IS_RANDOM = 0, 1
+
+
+@dataclass(frozen=True)
+class PairTemplate:
+    """The special tokens around two texts, as BERT's [CLS] A [SEP] B [SEP]; those up to the middle are of type 0."""
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+
+    @property
+    def num_special(self) -> int:
+        return len(self.prefix) + len(self.middle) + len(self.suffix)
+
+    def example(self, a: np.ndarray, b: np.ndarray, label: int, number: int) -> dict:
+        """The pair of texts with these ids."""
+        first = len(self.prefix) + len(a) + len(self.middle)
+        ids = np.concatenate([self.prefix, a, self.middle, b, self.suffix]).astype(np.int64)
+        types = (np.arange(len(ids)) >= first).astype(np.int64)
+        return {"input_ids": ids, "token_type_ids": types, "next_sentence_label": int(label), "example": int(number)}
+
+    def word_starts(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        special = (np.ones(len(part)) for part in (self.prefix, self.middle, self.suffix))
+        return np.concatenate([next(special), a, next(special), b, next(special)]).astype(bool)
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """The sentences of the documents to pair, none of them empty.
+
+    Attributes:
+        begins: where each sentence begins in the tokens of the corpus, [sentences].
+        offsets: tokens in the sentences before each one, and in all, [sentences + 1].
+        documents: where each document begins in the sentences, and the end, [documents + 1].
+    """
+
+    begins: np.ndarray
+    offsets: np.ndarray
+    documents: np.ndarray
+
+    @classmethod
+    def of(cls, spans: np.ndarray, counts: np.ndarray) -> "Sentences":
+        """From the sentences' spans in the tokens [sentences, 2], and how many each document has [documents]."""
+        lengths = spans[:, 1] - spans[:, 0]
+        filled = lengths > 0
+        document_of = np.repeat(np.arange(len(counts)), counts)[filled]
+        counts = np.bincount(document_of, minlength=len(counts))
+        ends = np.cumsum(counts[counts > 0])
+        offsets = np.concatenate([[0], np.cumsum(lengths[filled])])
+        return cls(spans[filled, 0], offsets, np.concatenate([[0], ends]))
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.documents) - 1
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """How pairs are drawn: the flags of these names, and ``swap``: B follows A, or the two are swapped (Lan et al.,
+    2019), instead of B being random."""
+
+    room: int
+    strategy: str = "segment"
+    swap: bool = False
+    random_probability: float = 0.5
+    short_probability: float = 0.1
+
+
+class Pairs:
+    """The pairs of an epoch, in the order of the text.
+
+    Args:
+        tokens: ids of the whole corpus, [total].
+        spans: where A begins and ends in them, and B, [pairs, 4].
+        labels: 0 where B follows A, else 1, [pairs].
+        template: the special tokens.
+        cut: tokens of each pair that did not fit and were cut off, [pairs].
+        word_starts: whether a word begins at each token, [total], or None.
+    """
+
+    def __init__(self, tokens, spans, labels, template: PairTemplate, cut, word_starts=None):
+        self.tokens, self.spans, self.labels, self.template = tokens, spans, labels, template
+        self.cut, self.word_starts = cut, word_starts
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each pair, special ones included."""
+        return self.spans[:, 1] - self.spans[:, 0] + self.spans[:, 3] - self.spans[:, 2] + self.template.num_special
+
+    def __getitem__(self, number: int) -> dict:
+        a_begin, a_end, b_begin, b_end = self.spans[number]
+        a, b = slice(a_begin, a_end), slice(b_begin, b_end)
+        example = self.template.example(self.tokens[a], self.tokens[b], self.labels[number], number)
+        if self.word_starts is not None:
+            example["word_starts"] = self.template.word_starts(self.word_starts[a], self.word_starts[b])
+        return example
+
+
+def draw_pairs(
+    tokens: np.ndarray,
+    sentences: Sentences,
+    template: PairTemplate,
+    settings: PairSettings,
+    rng: np.random.Generator,
+    word_starts: np.ndarray | None = None,
+) -> Pairs:
+    """Pair all sentences anew. A random B is of another document, drawn uniformly, and starts at a random sentence."""
+    draw = draw_segments if settings.strategy == "segment" else draw_neighbours
+    runs, labels = draw(sentences, settings, rng)
+    if settings.swap:
+        swapped = labels == IS_RANDOM
+        runs[swapped] = runs[swapped][:, [2, 3, 0, 1]]
+    # Tokens of A and of B before cutting, and after.
+    lengths = sentences.offsets[runs[:, [1, 3]]] - sentences.offsets[runs[:, [0, 2]]]
+    kept = fit(lengths, settings.room)
+    cut = lengths - kept
+    # Each token goes from the front or the end, with equal chance, lest the model always sees beginnings.
+    begins = sentences.begins[runs[:, [0, 2]]] + rng.binomial(cut, 0.5)
+    spans = np.stack([begins[:, 0], begins[:, 0] + kept[:, 0], begins[:, 1], begins[:, 1] + kept[:, 1]], axis=1)
+    return Pairs(tokens, spans, labels, template, cut.sum(1), word_starts)
+
+
+def fit(lengths: np.ndarray, room: int) -> np.ndarray:
+    """Lengths of A and B, [pairs, 2], cut to ``room`` in all: always from the longer of the two, from B if equal.
+
+    With room for 9 tokens, (10, 3) becomes (6, 3), and (10, 10) becomes (5, 4).
+    """
+    a, b = lengths.T
+    a = np.minimum(a, np.maximum(room - b, (room + 1) // 2))
+    return np.stack([a, np.minimum(b, room - a)], axis=1)
+
+
+def draw_segments(
+    sentences: Sentences, settings: PairSettings, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of sentences as (A's first, its end, B's first, its end), [pairs, 4], and labels, [pairs].
+
+    As in google-research/bert's create_pretraining_data.py, a run of sentences that fills the room is cut in two at a
+    random sentence; if B is random, what it displaced begins the next run. What differs: whether a run is short is
+    drawn for each run, not for a whole document, which may be a book; no run leaves the last sentence of its document
+    alone; and where nothing follows A, so that B has to be random, a later pair is made IsNext for it, so that the
+    share of random B stays as asked for.
+    """
+    offsets, documents = memoryview(sentences.offsets), memoryview(sentences.documents)
+    uniform = uniforms(rng)
+    found, labels = array("q"), array("b")
+    probability, owed = settings.random_probability, 0.0
+    for document in range(sentences.num_documents):
+        first, last = documents[document], documents[document + 1]
+        if settings.swap and last - first == 1:
+            continue  # a sentence alone has no order
+        while first < last:
+            target = settings.room
+            if next(uniform) < settings.short_probability:
+                target = 2 + int(next(uniform) * (settings.room - 1))
+            end = run_end(offsets, first, last, target)
+            if end - first == 1:
+                label, split = IS_RANDOM, end
+                owed += 1 - probability
+            else:
+                split = first + 1 + int(next(uniform) * (end - first - 1))
+                label = IS_RANDOM if next(uniform) < probability else IS_NEXT
+                if owed >= probability:
+                    label = IS_NEXT
+                    owed -= probability
+            if label == IS_RANDOM and not settings.swap:
+                other = int(next(uniform) * (sentences.num_documents - 1))
+                other += other >= document
+                begin, stop = documents[other], documents[other + 1]
+                begin += int(next(uniform) * (stop - begin))
+                rest = target - (offsets[split] - offsets[first])
+                found.extend((first, split, begin, bisect_left(offsets, offsets[begin] + rest, begin + 1, stop)))
+                first = split
+            else:
+                found.extend((first, split, split, end))
+                first = end
+            labels.append(label)
+    return np.array(found, np.int64).reshape(-1, 4), np.array(labels)
+
+
+def run_end(offsets, first: int, last: int, target: int) -> int:
+    """Where a run of at least two sentences that begins at ``first`` has ``target`` tokens, or the document ends."""
+    end = bisect_left(offsets, offsets[first] + target, min(first + 2, last), last)
+    if last - end == 1:
+        # The last sentence would be alone: it gets company, or joins.
+        end += -1 if end - first > 2 else 1
+    return end
+
+
+def draw_neighbours(
+    sentences: Sentences, settings: PairSettings, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One sentence each, as ``draw_segments`` gives them: every sentence and its next, or a random one."""
+    counts = np.diff(sentences.documents)
+    document_of = np.repeat(np.arange(len(counts)), counts)
+    has_next = np.append(document_of[1:] == document_of[:-1], False)
+    alone = (counts == 1)[document_of]
+    a = np.flatnonzero(has_next if settings.swap else has_next | alone)
+    forced = alone[a]
+    free = len(a) - forced.sum()
+    # Fewer of those that have the choice are random, the more of the others must be.
+    probability = (settings.random_probability * len(a) - forced.sum()) / max(free, 1)
+    is_random = forced | (rng.random(len(a)) < probability)
+    b = a + 1
+    if not settings.swap:
+        other = rng.integers(sentences.num_documents - 1, size=is_random.sum())
+        other += other >= document_of[a[is_random]]
+        b[is_random] = sentences.documents[other] + (rng.random(len(other)) * counts[other]).astype(np.int64)
+    return np.stack([a, a + 1, b, b + 1], axis=1), is_random.astype(np.int8)
+
+
+def uniforms(rng: np.random.Generator) -> Iterator[float]:
+    """Random numbers in [0, 1), one by one at a tenth of the price."""
+    while True:
+        yield from rng.random(4096).tolist()

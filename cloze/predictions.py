@@ -1,0 +1,97 @@
+"""The judgement of a next sentence model on pairs of the user's own."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cloze.arguments import UserError
+from cloze.corpus import find_files
+from cloze.masking import IGNORED
+from cloze.pairs import PairTemplate, fit
+from cloze.readers import file_format, read_rows
+from cloze.tokenization import encode, pair_template_of
+from cloze.training import PretrainingTrainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SentencePair:
+    """Two texts, and 0 if the second follows the first, 1 if not, None if that is not known."""
+
+    sentence_a: str
+    sentence_b: str
+    label: int | None
+
+
+def read_pairs(test_file: str) -> list[SentencePair]:
+    """The pairs in a table with the columns sentence_a, sentence_b and, if known, label."""
+    files = find_files([test_file], "--test_file")
+    if any(file_format(path) == ".txt" for path in files):
+        raise UserError(f"--test_file {test_file}: give a table, .csv .tsv .json .jsonl .parquet, with a column a text")
+    pairs = [pair_of(row, where) for path in files for where, row in read_rows(path)]
+    if not pairs:
+        raise UserError(f"--test_file {test_file} holds no pairs: it is empty, or has a header alone")
+    return pairs
+
+
+def pair_of(row: dict, where: str) -> SentencePair:
+    for column in ("sentence_a", "sentence_b"):
+        if column not in row:
+            raise UserError(f"{where}: no column {column} (columns: {', '.join(row)}): rename those of the two texts")
+        if not isinstance(row[column], str) or not row[column].strip():
+            raise UserError(f"{where}: {column} is no text: every pair needs two")
+    label = row.get("label")
+    if label not in (None, "", 0, 1, "0", "1"):
+        raise UserError(f"{where}: label {label!r} is neither 0 (B follows A) nor 1 (not): leave unknown ones empty")
+    return SentencePair(row["sentence_a"], row["sentence_b"], None if label in (None, "") else int(label))
+
+
+def predict(trainer: PretrainingTrainer, pairs: list[SentencePair], max_seq_length: int) -> None:
+    """Write predictions.jsonl to output_dir, in the order of the pairs; log and save metrics where labels are known."""
+    tokenizer = trainer.processing_class
+    template = pair_template_of(tokenizer)
+    texts = [[pair.sentence_a, pair.sentence_b] for pair in pairs]
+    encoded = [[ids for ids, _ in document] for document in encode(texts, tokenizer, with_words=False)]
+    room = max_seq_length - template.num_special
+    too_long = sum(len(a) + len(b) > room for a, b in encoded)
+    if too_long:
+        logger.warning("%d of %d pairs exceed %d tokens: their ends are cut off", too_long, len(pairs), max_seq_length)
+    examples = [
+        cut_example(*ids, pair.label, number, template, room)
+        for number, (ids, pair) in enumerate(zip(encoded, pairs, strict=True))
+    ]
+    output = trainer.predict(examples, metric_key_prefix="predict")
+    if not trainer.is_world_process_zero():
+        return
+    path = Path(trainer.args.output_dir) / "predictions.jsonl"
+    with open(path, "w", encoding="utf-8") as file:
+        for pair, probability in zip(pairs, output.predictions[:, -1].tolist(), strict=True):
+            file.write(json.dumps(prediction(pair, probability), ensure_ascii=False) + "\n")
+    logger.info("Judged %s pairs: %s", f"{len(pairs):,}", path)
+    if "predict_accuracy" in output.metrics:
+        trainer.save_metrics("predict", output.metrics)
+        figures = {name: output.metrics[f"predict_{name}"] for name in ("accuracy", "f1", "loss", "is_next")}
+        logger.info("Those with a label: %s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+
+
+def cut_example(
+    a: np.ndarray, b: np.ndarray, label: int | None, number: int, template: PairTemplate, room: int
+) -> dict:
+    kept_a, kept_b = fit(np.array([[len(a), len(b)]]), room)[0]
+    return template.example(a[:kept_a], b[:kept_b], IGNORED if label is None else label, number)
+
+
+def prediction(pair: SentencePair, probability: float) -> dict:
+    """A line of predictions.jsonl."""
+    return {
+        "sentence_a": pair.sentence_a,
+        "sentence_b": pair.sentence_b,
+        "is_next_probability": 1 - probability,
+        "random_probability": probability,
+        "prediction": int(probability > 0.5),
+        "label": pair.label,
+    }

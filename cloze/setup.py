@@ -1,0 +1,95 @@
+"""What the scripts set up alike: the process, config and tokenizer, the collator."""
+
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import datasets
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from cloze.arguments import ModelArguments, TrainingArguments, UserError
+from cloze.corpus import Corpus
+from cloze.data_arguments import DataArguments
+from cloze.masking import MaskingCollator, collate
+from cloze.modeling import check_model, fit_config, load_config, padded_length
+from cloze.preparation import cache_folder
+from cloze.tasks import Task
+from cloze.tokenization import load_tokenizer, train_tokenizer
+
+
+def start(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Path:
+    """Seeds, logging, progress bars and threads of this process; gives the folder of the cache."""
+    set_seed(training_args.seed)
+    if not training_args.should_log:
+        logging.getLogger("cloze").setLevel(logging.ERROR)
+    if training_args.disable_tqdm:
+        disable_progress_bar()
+        datasets.disable_progress_bars()
+    if data_args.preprocessing_num_workers:
+        os.environ["RAYON_NUM_THREADS"] = str(data_args.preprocessing_num_workers)
+    return cache_folder(model_args)
+
+
+def load_config_and_tokenizer(
+    task: Task,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    corpora: tuple[Corpus | None, Corpus | None],
+    checkpoint: Path | None,
+    cache: Path,
+) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, int]:
+    """Config, tokenizer and sequence length, checked against each other and the task.
+
+    Without a tokenizer, one is trained from the corpus, and a new model fitted to it.
+    """
+    config = load_config(model_args, task)
+    tokenizer = load_tokenizer(model_args, checkpoint)
+    if tokenizer is None:
+        if not any(corpora):
+            raise UserError("no text to train a tokenizer from, and no model: give --model_name_or_path PATH")
+        tokenizer = train_tokenizer(
+            corpora[0] or corpora[1],
+            config.model_type,
+            model_args.vocab_size,
+            model_args.do_lower_case,
+            cache,
+            overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
+        )
+    if model_args.model_name_or_path is None:
+        fit_config(config, tokenizer, model_args.config_overrides)
+    max_seq_length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code)
+    return config, tokenizer, max_seq_length
+
+
+def make_collator(
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    max_seq_length: int,
+) -> Callable[[list[dict]], dict]:
+    """What makes batches of examples: padded, and masked if the task is to find masked tokens."""
+    if not data_args.streaming:
+        # All text is tokenized; unless told so, the library warns in each data-loader worker that is forked.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    half_precision = training_args.fp16 or training_args.bf16
+    padding = {
+        "pad_to": padded_length(model, data_args.pad_to_max_length, max_seq_length),
+        "pad_to_multiple_of": 8 if half_precision and max_seq_length % 8 == 0 else None,
+    }
+    if not task.masks:
+        return partial(collate, pad_id=tokenizer.pad_token_id, **padding)
+    return MaskingCollator(
+        tokenizer,
+        mlm_probability=data_args.mlm_probability,
+        mask_replace_prob=data_args.mask_replace_prob,
+        random_replace_prob=data_args.random_replace_prob,
+        whole_words=data_args.whole_word_mask,
+        seed=training_args.seed,
+        **padding,
+    )
