@@ -158,8 +158,8 @@ def draw_segments(
     As in google-research/bert's create_pretraining_data.py, a run of sentences that fills the room is cut in two at a
     random sentence; if B is random, what it displaced begins the next run. What differs: whether a run is short is
     drawn for each run, not for a whole document, which may be a book; no run leaves the last sentence of its document
-    alone; and where nothing follows A, so that B has to be random, a later pair is made IsNext for it, so that the
-    share of random B stays as asked for.
+    alone; and where nothing follows A all the same, as where a random B has displaced the last sentence, so that B has
+    to be random again, a later pair is made IsNext for it: the share of random B stays as asked for.
     """
     offsets, documents = memoryview(sentences.offsets), memoryview(sentences.documents)
     uniform = uniforms(rng)
