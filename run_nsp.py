@@ -18,52 +18,42 @@ The first argument may be a recipe, a YAML file of the flags; flags behind it wi
 """
 
 from cloze.arguments import ModelArguments, TrainingArguments
-from cloze.checkpoints import prepare_output_dir
 from cloze.commandline import run_script
-from cloze.corpus import find_corpora
 from cloze.data_arguments import NextSentenceArguments
 from cloze.modeling import load_model
 from cloze.pair_examples import make_pairs
 from cloze.predictions import predict, read_pairs
 from cloze.report import finish
-from cloze.setup import load_config_and_tokenizer, make_collator, start
+from cloze.setup import make_collator, set_up
 from cloze.tasks import NEXT_SENTENCE
 from cloze.training import PretrainingTrainer, run
 
 
 def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_args: TrainingArguments) -> None:
-    cache = start(model_args, data_args, training_args)
+    # Text, config and tokenizer, which is trained from the text if there is none
+    setup = set_up(NEXT_SENTENCE, model_args, data_args, training_args)
+    test_pairs = read_pairs(data_args.test_file) if training_args.do_predict else []
 
-    # Where to go on from, the text, and the pairs to judge
-    checkpoint = prepare_output_dir(training_args, keep=model_args.model_name_or_path)
-    corpora = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
-    test_pairs = read_pairs(data_args.test_file) if training_args.do_predict else None
-
-    # Config and tokenizer, which is trained from the text if there is none
-    config, tokenizer, max_seq_length = load_config_and_tokenizer(
-        NEXT_SENTENCE, model_args, data_args, training_args, corpora, checkpoint, cache
-    )
-
-    # Pairs are drawn anew each epoch
-    sets = make_pairs(corpora, tokenizer, data_args, training_args, max_seq_length, cache)
-    model = load_model(model_args, config, NEXT_SENTENCE)
+    # Pairs of sentences are drawn anew each epoch
+    sets = make_pairs(setup)
+    model = load_model(model_args, setup.config, NEXT_SENTENCE)
 
     # Train and evaluate
     trainer = PretrainingTrainer(
         model=model,
         args=training_args,
         objectives=NEXT_SENTENCE.objectives,
-        data_collator=make_collator(NEXT_SENTENCE, tokenizer, model, data_args, training_args, max_seq_length),
+        data_collator=make_collator(setup, model),
         train_dataset=sets.train,
         eval_dataset=sets.validation,
-        processing_class=tokenizer,
+        processing_class=setup.tokenizer,
     )
-    metrics = run(trainer, checkpoint, model_args, data_args)
-    finish(trainer, NEXT_SENTENCE, metrics, sets, model_args, data_args, training_args)
+    metrics = run(trainer, setup)
+    finish(trainer, setup, sets, metrics)
 
-    # Judge pairs
+    # Judge pairs of the user's own
     if test_pairs:
-        predict(trainer, test_pairs, max_seq_length)
+        predict(trainer, test_pairs, setup.max_seq_length)
 
 
 if __name__ == "__main__":

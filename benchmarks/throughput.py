@@ -27,11 +27,10 @@ sys.path.insert(0, str(ROOT))
 
 from cloze.arguments import ModelArguments, TrainingArguments  # noqa: E402
 from cloze.batching import EpochExamples  # noqa: E402
-from cloze.corpus import find_corpora  # noqa: E402
 from cloze.data_arguments import PretrainingDataArguments  # noqa: E402
 from cloze.modeling import load_config, load_model  # noqa: E402
 from cloze.pair_examples import make_pairs  # noqa: E402
-from cloze.setup import make_collator  # noqa: E402
+from cloze.setup import make_collator, set_up  # noqa: E402
 from cloze.tasks import PRETRAINING  # noqa: E402
 from cloze.training import PretrainingTrainer  # noqa: E402
 
@@ -84,17 +83,17 @@ def our_way(args, model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase
         logging_first_step=False,
         disable_tqdm=True,
     )
-    corpora = find_corpora(data_args, model_args, do_train=True, do_eval=False)
-    sets = make_pairs(corpora, tokenizer, data_args, training_args, args.max_seq_length, Path(folder))
+    setup = set_up(PRETRAINING, model_args, data_args, training_args)
+    sets = make_pairs(setup)
 
     def train(model) -> int:
         trainer = PretrainingTrainer(
             model=model,
             args=copy.deepcopy(training_args),
             objectives=PRETRAINING.objectives,
-            data_collator=make_collator(PRETRAINING, tokenizer, model, data_args, training_args, args.max_seq_length),
+            data_collator=make_collator(setup, model),
             train_dataset=sets.train,
-            processing_class=tokenizer,
+            processing_class=setup.tokenizer,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

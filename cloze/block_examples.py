@@ -2,61 +2,59 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from cloze.arguments import TrainingArguments, UserError
+from cloze.arguments import UserError
 from cloze.batching import StreamedExamples
 from cloze.blocks import Blocks, Lines, Template, cut_stream
 from cloze.corpus import Corpus
 from cloze.data_arguments import DataTrainingArguments
 from cloze.examples import SHOWN, ExampleSets, Part, collect, log_facts, prepare_parts
 from cloze.preparation import unit_texts
+from cloze.setup import Setup
 from cloze.tokenization import encode, template_of
 
 logger = logging.getLogger(__name__)
 
 
-def make_blocks(
-    corpora: tuple[Corpus | None, Corpus | None],
-    tokenizer: PreTrainedTokenizerBase,
-    data_args: DataTrainingArguments,
-    training_args: TrainingArguments,
-    max_seq_length: int,
-    cache: Path,
-) -> ExampleSets:
+def make_blocks(setup: Setup) -> ExampleSets:
     """Prepare the training and the validation corpus and cut them into blocks, or lines with ``line_by_line``.
 
     With no validation corpus, some documents of the training corpus are held out.
     """
+    tokenizer, data_args, training_args = setup.tokenizer, setup.data_args, setup.training_args
     template = template_of(tokenizer)
-    unit = "line" if data_args.line_by_line else "document"
+    settings = {"template": template, "max_seq_length": setup.max_seq_length, "data_args": data_args}
+    train, validation = setup.corpora
     streams = data_args.streaming and training_args.do_train
-    prepared = (None, corpora[1]) if streams else corpora
     sets = collect(
-        prepare_parts(prepared, tokenizer, data_args, training_args, cache, unit),
-        partial(cut_up, template=template, data_args=data_args, max_seq_length=max_seq_length),
-        partial(describe, data_args=data_args, max_seq_length=max_seq_length),
+        prepare_parts(
+            replace(setup, corpora=(None, validation)) if streams else setup,
+            unit="line" if data_args.line_by_line else "document",
+        ),
+        partial(cut_up, **settings),
+        partial(describe, data_args=data_args, max_seq_length=setup.max_seq_length),
         data_args,
     )
     if streams:
-        examples = partial(stream, corpora[0], tokenizer, data_args, template, max_seq_length)
+        examples = partial(stream, train, tokenizer, **settings)
         sets.train = StreamedExamples(examples, training_args.order_seed, data_args.max_train_samples)
-        sets.facts = {"training text": f"{corpora[0].name}, streamed"} | sets.facts
+        sets.facts = {"training text": f"{train.name}, streamed"} | sets.facts
         # Read now, so that text that cannot be read is found before the model is loaded.
         first = list(islice(examples(), SHOWN))
         if not first:
-            raise UserError(f"{corpora[0].name}: the tokenizer finds no token in the text: is it the right one?")
+            raise UserError(f"{train.name}: the tokenizer finds no token in the text: is it the right one?")
         sets.shown = sets.shown or first
     log_facts(sets)
     logger.info("An example: %s", tokenizer.decode(sets.shown[0]["input_ids"])[:300])
     return sets
 
 
-def cut_up(part: Part, epoch: int | None, template: Template, data_args, max_seq_length: int) -> Blocks | Lines:
+def cut_up(part: Part, epoch: int | None, template: Template, max_seq_length: int, data_args) -> Blocks | Lines:
     """Its blocks or lines, which are the same in all epochs."""
     corpus, spans = part.corpus, part.corpus.spans(part.documents)
     if data_args.line_by_line:
@@ -72,9 +70,9 @@ def cut_up(part: Part, epoch: int | None, template: Template, data_args, max_seq
 def stream(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerBase,
-    data_args: DataTrainingArguments,
     template: Template,
     max_seq_length: int,
+    data_args: DataTrainingArguments,
 ) -> Iterator[dict]:
     """The examples of a corpus while it is read."""
     texts = unit_texts(corpus, "line" if data_args.line_by_line else "document")

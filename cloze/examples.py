@@ -4,17 +4,15 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Subset
-from transformers import PreTrainedTokenizerBase
 
-from cloze.arguments import TrainingArguments
 from cloze.batching import EpochExamples, StreamedExamples
-from cloze.corpus import Corpus, split_documents
+from cloze.corpus import split_documents
 from cloze.data_arguments import DataArguments
 from cloze.preparation import TokenizedCorpus, prepare
+from cloze.setup import Setup
 from cloze.tokenization import check_whole_words
 
 logger = logging.getLogger(__name__)
@@ -51,32 +49,25 @@ class ExampleSets:
     shown: list[dict] = field(default_factory=list)
 
 
-def prepare_parts(
-    corpora: tuple[Corpus | None, Corpus | None],
-    tokenizer: PreTrainedTokenizerBase,
-    data_args: DataArguments,
-    training_args: TrainingArguments,
-    cache: Path,
-    unit: str,
-    at_least: int = 1,
-) -> tuple[Part | None, Part | None]:
+def prepare_parts(setup: Setup, unit: str, at_least: int = 1) -> tuple[Part | None, Part | None]:
     """Tokenize the training and the validation corpus, each if asked for.
 
     With no validation corpus, some documents of the training corpus are held out, ``at_least`` so many on each side.
     """
+    data_args, training_args = setup.data_args, setup.training_args
     with_words = getattr(data_args, "whole_word_mask", False)
     if with_words:
-        check_whole_words(tokenizer)
+        check_whole_words(setup.tokenizer)
     prepare_one = partial(
         prepare,
-        tokenizer=tokenizer,
-        cache=cache,
+        tokenizer=setup.tokenizer,
+        cache=setup.cache,
         unit=unit,
         with_words=with_words,
         # One process does it again; the others wait for it at the lock, or take the same ids from before.
         overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
     )
-    train, validation = (None if corpus is None else prepare_one(corpus) for corpus in corpora)
+    train, validation = (None if corpus is None else prepare_one(corpus) for corpus in setup.corpora)
     for corpus in (train, validation):
         if with_words and corpus is not None:
             check_words(corpus)
@@ -86,11 +77,11 @@ def prepare_parts(
         documents, held_out = hold_out(train, data_args.validation_split_percentage, rng, at_least)
     training = evaluation = None
     if training_args.do_train and train is not None:
-        training = Part(corpora[0].name, train, documents)
+        training = Part(setup.corpora[0].name, train, documents)
     if validation is not None:
-        evaluation = Part(corpora[1].name, validation, None)
+        evaluation = Part(setup.corpora[1].name, validation, None)
     elif training_args.do_eval:
-        evaluation = Part(corpora[0].name, train, held_out)
+        evaluation = Part(setup.corpora[0].name, train, held_out)
     return training, evaluation
 
 

@@ -2,16 +2,14 @@
 
 import logging
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
-from cloze.arguments import TrainingArguments, UserError
-from cloze.corpus import Corpus
+from cloze.arguments import UserError
 from cloze.data_arguments import PairArguments
 from cloze.examples import ExampleSets, Part, collect, log_facts, prepare_parts
 from cloze.pairs import IS_NEXT, IS_RANDOM, Pairs, PairSettings, PairTemplate, Sentences, draw_pairs
+from cloze.setup import Setup
 from cloze.tokenization import pair_template_of
 
 logger = logging.getLogger(__name__)
@@ -22,33 +20,30 @@ LABELS = {
 }
 
 
-def make_pairs(
-    corpora: tuple[Corpus | None, Corpus | None],
-    tokenizer: PreTrainedTokenizerBase,
-    data_args: PairArguments,
-    training_args: TrainingArguments,
-    max_seq_length: int,
-    cache: Path,
-) -> ExampleSets:
+def make_pairs(setup: Setup) -> ExampleSets:
     """Prepare the training and the validation corpus, and pair their sentences: anew each epoch, or once for all.
 
     With no validation corpus, some documents of the training corpus are held out.
     """
+    tokenizer, data_args = setup.tokenizer, setup.data_args
     template = pair_template_of(tokenizer)
     swap = data_args.pair_objective == "sop"
     settings = PairSettings(
-        room=max_seq_length - template.num_special,
+        room=setup.max_seq_length - template.num_special,
         strategy=data_args.pair_strategy,
         swap=swap,
         random_probability=data_args.nsp_probability,
         short_probability=data_args.short_seq_probability,
     )
-    unit = "sentence_per_line" if data_args.sentence_per_line else "sentence"
     sets = collect(
-        # A random sentence needs a document to come from, on each side.
-        prepare_parts(corpora, tokenizer, data_args, training_args, cache, unit, at_least=1 if swap else 2),
-        partial(pairs_of, template=template, settings=settings, seed=training_args.order_seed),
-        partial(describe, data_args=data_args, max_seq_length=max_seq_length),
+        prepare_parts(
+            setup,
+            unit="sentence_per_line" if data_args.sentence_per_line else "sentence",
+            # A random sentence needs another document to come from, on each side.
+            at_least=1 if swap else 2,
+        ),
+        partial(pairs_of, template=template, settings=settings, seed=setup.training_args.order_seed),
+        partial(describe, data_args=data_args, max_seq_length=setup.max_seq_length),
         data_args,
     )
     log_facts(sets)

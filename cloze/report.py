@@ -17,6 +17,7 @@ from cloze.examples import ExampleSets
 from cloze.metrics import MASKED_TOKENS, SENTENCE_PAIRS, Objective
 from cloze.modeling import describe_model
 from cloze.pairs import IS_NEXT, IS_RANDOM
+from cloze.setup import Setup
 from cloze.tasks import Task
 from cloze.training import PretrainingTrainer
 
@@ -36,19 +37,11 @@ FIGURES = {
 CONTEXT = 12
 
 
-def finish(
-    trainer: PretrainingTrainer,
-    task: Task,
-    metrics: dict[str, float],
-    sets: ExampleSets,
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    training_args: TrainingArguments,
-) -> None:
+def finish(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets, metrics: dict[str, float]) -> None:
     """Show what was trained and how it went, write the model card, and push to the Hub, each if asked for."""
-    model, tokenizer = trainer.model, trainer.processing_class
+    model, tokenizer, task, training_args = trainer.model, setup.tokenizer, setup.task, setup.training_args
     if trainer.is_world_process_zero() and sets.shown:
-        facts = {"model": describe_model(model, model_args), **sets.facts}
+        facts = {"model": describe_model(model, setup.model_args), **sets.facts}
         lines = summarise_run(trainer.state.log_history, metrics, facts, training_args.output_dir, task.objectives)
         shown = {}
         if task.masks:
@@ -60,9 +53,9 @@ def finish(
         show(lines, shown)
         if "train_loss" in metrics:
             card = Path(training_args.output_dir) / "README.md"
-            write_model_card(card, task, lines, shown, model_args, data_args, training_args, model)
+            write_model_card(card, task, lines, shown, setup.model_args, setup.data_args, training_args, model)
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset=data_args.dataset_name)
+        trainer.push_to_hub(dataset=setup.data_args.dataset_name)
 
 
 def summarise_run(

@@ -1,8 +1,9 @@
-"""What the scripts set up alike: the process, config and tokenizer, the collator."""
+"""What the scripts set up alike: process, text, config and tokenizer; then the collator."""
 
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils.logging import disable_progress_bar
 
 from cloze.arguments import ModelArguments, TrainingArguments, UserError
-from cloze.corpus import Corpus
+from cloze.checkpoints import prepare_output_dir
+from cloze.corpus import Corpus, find_corpora
 from cloze.data_arguments import DataArguments
 from cloze.masking import MaskingCollator, collate
 from cloze.modeling import check_model, fit_config, load_config, padded_length
@@ -20,32 +22,35 @@ from cloze.tasks import Task
 from cloze.tokenization import load_tokenizer, train_tokenizer
 
 
-def start(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Path:
-    """Seeds, logging, progress bars and threads of this process; gives the folder of the cache."""
-    set_seed(training_args.seed)
-    if not training_args.should_log:
-        logging.getLogger("cloze").setLevel(logging.ERROR)
-    if training_args.disable_tqdm:
-        disable_progress_bar()
-        datasets.disable_progress_bars()
-    if data_args.preprocessing_num_workers:
-        os.environ["RAYON_NUM_THREADS"] = str(data_args.preprocessing_num_workers)
-    return cache_folder(model_args)
+@dataclass(frozen=True)
+class Setup:
+    """A script's settings, and what they stand for.
 
-
-def load_config_and_tokenizer(
-    task: Task,
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    training_args: TrainingArguments,
-    corpora: tuple[Corpus | None, Corpus | None],
-    checkpoint: Path | None,
-    cache: Path,
-) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, int]:
-    """Config, tokenizer and sequence length, checked against each other and the task.
-
-    Without a tokenizer, one is trained from the corpus, and a new model fitted to it.
+    Attributes:
+        cache: the folder of prepared corpora and trained tokenizers.
+        checkpoint: where to go on from, if anywhere.
+        corpora: the training and the validation corpus, each if asked for.
+        max_seq_length: tokens in an example, as asked for or as the model takes at most.
     """
+
+    task: Task
+    model_args: ModelArguments
+    data_args: DataArguments
+    training_args: TrainingArguments
+    cache: Path
+    checkpoint: Path | None
+    corpora: tuple[Corpus | None, Corpus | None]
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    max_seq_length: int
+
+
+def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Setup:
+    """Start the process, find text, config and tokenizer, and check them against each other and the task."""
+    start_process(data_args, training_args)
+    cache = cache_folder(model_args)
+    checkpoint = prepare_output_dir(training_args, keep=model_args.model_name_or_path)
+    corpora = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
     config = load_config(model_args, task)
     tokenizer = load_tokenizer(model_args, checkpoint)
     if tokenizer is None:
@@ -61,28 +66,36 @@ def load_config_and_tokenizer(
         )
     if model_args.model_name_or_path is None:
         fit_config(config, tokenizer, model_args.config_overrides)
-    max_seq_length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code)
-    return config, tokenizer, max_seq_length
+    length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code)
+    return Setup(
+        task, model_args, data_args, training_args, cache, checkpoint, corpora, config, tokenizer, max_seq_length=length
+    )
 
 
-def make_collator(
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
-    data_args: DataArguments,
-    training_args: TrainingArguments,
-    max_seq_length: int,
-) -> Callable[[list[dict]], dict]:
+def start_process(data_args: DataArguments, training_args: TrainingArguments) -> None:
+    """Seeds, logging, progress bars and threads."""
+    set_seed(training_args.seed)
+    if not training_args.should_log:
+        logging.getLogger("cloze").setLevel(logging.ERROR)
+    if training_args.disable_tqdm:
+        disable_progress_bar()
+        datasets.disable_progress_bars()
+    if data_args.preprocessing_num_workers:
+        os.environ["RAYON_NUM_THREADS"] = str(data_args.preprocessing_num_workers)
+
+
+def make_collator(setup: Setup, model: PreTrainedModel) -> Callable[[list[dict]], dict]:
     """What makes batches of examples: padded, and masked if the task is to find masked tokens."""
+    tokenizer, data_args, training_args = setup.tokenizer, setup.data_args, setup.training_args
     if not data_args.streaming:
         # All text is tokenized; unless told so, the library warns in each data-loader worker that is forked.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     half_precision = training_args.fp16 or training_args.bf16
     padding = {
-        "pad_to": padded_length(model, data_args.pad_to_max_length, max_seq_length),
-        "pad_to_multiple_of": 8 if half_precision and max_seq_length % 8 == 0 else None,
+        "pad_to": padded_length(model, data_args.pad_to_max_length, setup.max_seq_length),
+        "pad_to_multiple_of": 8 if half_precision and setup.max_seq_length % 8 == 0 else None,
     }
-    if not task.masks:
+    if not setup.task.masks:
         return partial(collate, pad_id=tokenizer.pad_token_id, **padding)
     return MaskingCollator(
         tokenizer,

@@ -9,12 +9,12 @@ import torch
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState, get_scheduler
 
 from cloze import checkpoints
-from cloze.arguments import ModelArguments, UserError
+from cloze.arguments import UserError
 from cloze.batching import EpochExamples, EpochSampler
-from cloze.data_arguments import DataArguments
 from cloze.masking import IGNORED
 from cloze.metrics import Objective
 from cloze.recipes import write_recipe
+from cloze.setup import Setup
 
 logger = logging.getLogger(__name__)
 
@@ -167,18 +167,16 @@ def check_scheduler(args) -> None:
     get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
 
 
-def run(
-    trainer: PretrainingTrainer, checkpoint: Path | None, model_args: ModelArguments, data_args: DataArguments
-) -> dict[str, float]:
+def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
     """Train and evaluate as the trainer's arguments say, save the model and upstream's files, return all metrics."""
     args, metrics = trainer.args, {}
     if args.do_train:
         checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
     recipe = Path(args.output_dir) / "recipe.yaml"
     if trainer.is_world_process_zero() and (args.do_train or not recipe.exists()):
-        write_recipe(recipe, model_args, data_args, args)
+        write_recipe(recipe, setup.model_args, setup.data_args, args)
     if args.do_train:
-        metrics |= train(trainer, checkpoint)
+        metrics |= train(trainer, setup.checkpoint)
     if args.do_eval:
         evaluation = trainer.evaluate()
         evaluation["eval_samples"] = len(trainer.eval_dataset)

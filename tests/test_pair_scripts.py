@@ -19,7 +19,11 @@ from transformers import (
 )
 
 import cloze.pair_examples
-from cloze.tasks import NEXT_SENTENCE_TYPES
+import run_pretraining
+from cloze.commandline import parse, settings_of
+from cloze.pair_examples import make_pairs
+from cloze.setup import set_up
+from cloze.tasks import NEXT_SENTENCE_TYPES, PRETRAINING
 
 # One layer of weights large enough that a relation of two tokens is found in a few seconds.
 QUICK = (
@@ -176,6 +180,55 @@ def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(strategy, train, out
     assert [[entry[key] for key in keys] for entry in again] == [[entry[key] for key in keys] for entry in whole]
     final = load_file(out / "model.safetensors")
     assert all(torch.equal(weights[name], final[name]) for name in weights)
+
+
+@pytest.fixture
+def sets_of(pair_checkpoint, out):
+    """``sets_of(...)`` are the examples that run_pretraining.py makes of the sample with these further arguments."""
+
+    def make(*argv):
+        argv = (
+            "--model_name_or_path", pair_checkpoint("bert"), "--train_file", SAMPLE, "--sentence_per_line",
+            "--max_seq_length", 48, "--do_train", "--do_eval", "--output_dir", out, *argv,
+        )  # fmt: skip
+        return make_pairs(set_up(PRETRAINING, *parse(list(map(str, argv)), settings_of(run_pretraining.main))))
+
+    return make
+
+
+def ids_of(examples, keys) -> list[tuple]:
+    pairs = [examples[key] for key in keys]
+    return [
+        (pair["input_ids"].tolist(), pair["token_type_ids"].tolist(), pair["next_sentence_label"]) for pair in pairs
+    ]
+
+
+def test_pairs_are_drawn_anew_each_epoch_and_alike_in_every_run(sets_of):
+    first, again, other = sets_of(), sets_of(), sets_of("--data_seed", 7)
+    drawn = [ids_of(first.train, [(epoch, number) for number in range(300)]) for epoch in (0, 1, 2)]
+    assert drawn == [ids_of(again.train, [(epoch, number) for number in range(300)]) for epoch in (0, 1, 2)]
+    shared = {str(pair) for pair in drawn[0]} & {str(pair) for pair in drawn[1]}
+    assert len(shared) < 30
+    assert ids_of(other.train, [(0, number) for number in range(300)]) != drawn[0]
+    evaluation = ids_of(first.validation, range(len(first.validation)))
+    assert evaluation == ids_of(again.validation, range(len(again.validation)))
+
+
+def test_evaluation_pairs_are_the_same_for_every_seed(sets_of):
+    one, two = (sets_of("--validation_file", SAMPLE / "music.txt", "--seed", seed).validation for seed in (1, 2))
+    assert ids_of(one, range(len(one))) == ids_of(two, range(len(two)))
+
+
+@pytest.mark.parametrize("strategy", ["segment", "sentence"])
+def test_no_pair_is_too_long_and_special_tokens_are_counted_once(strategy, sets_of):
+    """Mistake 5. Pairs that were cut fill max_seq_length to the last token."""
+    examples = sets_of("--pair_strategy", strategy, "--max_seq_length", 24).train.of_epoch(0)
+    assert examples.lengths.max() == 24
+    assert set(examples.lengths[examples.cut > 0]) == {24}
+    for number in range(50):
+        ids = examples[number]["input_ids"].tolist()
+        assert len(ids) == examples.lengths[number]
+        assert (ids.count(examples.template.prefix[0]), ids.count(examples.template.suffix[0])) == (1, 2)
 
 
 # What is learnt
