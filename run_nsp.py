@@ -49,11 +49,12 @@ def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_
         processing_class=setup.tokenizer,
     )
     metrics = run(trainer, setup)
-    finish(trainer, setup, sets, metrics)
 
     # Judge pairs of the user's own
     if test_pairs:
         predict(trainer, test_pairs, setup.max_seq_length)
+
+    finish(trainer, setup, sets, metrics)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """In which order examples are taken: reproducible from (seed, epoch), whatever the processes and workers."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count, islice
 
@@ -18,14 +19,16 @@ class EpochExamples(Dataset):
     outlive an epoch.
 
     Args:
-        draw: gives the examples of an epoch: a sequence with ``lengths``.
+        draw: gives the examples of an epoch: a sequence with ``lengths``, and with ``spread`` where their number
+            varies.
         limit: take the first so many of each epoch.
     """
 
     def __init__(self, draw: Callable[[int], Sequence], limit: int | None = None):
         self.draw, self.limit = draw, limit
         self.epoch, self.examples = 0, draw(0)
-        self.length = len(self.lengths(0))
+        spread = getattr(self.examples, "spread", 0)
+        self.length = min(len(self.examples.lengths) + spread, limit or sys.maxsize)
 
     def __len__(self) -> int:
         return self.length
@@ -48,8 +51,8 @@ class EpochExamples(Dataset):
 class EpochSampler(Sampler):
     """(epoch, number) of every example once, drawn anew each epoch from (seed, epoch).
 
-    Every epoch is as long as the first, on which the Trainer counts. Pairs drawn anew may be a few more or less: then
-    some are left out, or some taken twice.
+    Every epoch is equally long, on which the Trainer counts. Where the number of examples varies, as of pairs drawn
+    anew, that is a few more than in the first, so that none need be left out, and some are taken twice.
 
     Args:
         examples: what is sampled from.

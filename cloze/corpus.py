@@ -150,8 +150,9 @@ def split_documents(
     left = max(num_documents - held_out, 0) or "none"
     if num_documents - held_out < at_least:
         raise UserError(
-            f"--validation_split_percentage {percentage} of {num_documents} documents leaves {left} to train on: "
-            "give --validation_file, or separate documents by blank lines"
+            f"--validation_split_percentage {percentage} of {num_documents} documents leaves {left} to train on"
+            + (f" (pairs need {at_least} on each side)" if at_least > 1 else "")
+            + ": give --validation_file, or separate documents by blank lines"
         )
     order = rng.permutation(num_documents)
     return np.sort(order[held_out:]), np.sort(order[:held_out])

@@ -142,7 +142,7 @@ class NextSentenceArguments(PairArguments):
 class PretrainingDataArguments(PairArguments, MaskingArguments):
     """The data of run_pretraining.py."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy")
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "nsp_f1")
 
 
 def check_together(data_args: DataArguments, training_args: TrainingArguments) -> None:

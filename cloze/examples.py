@@ -132,7 +132,7 @@ def collect(
         sets.train = EpochExamples(partial(draw, training), limit)
         examples = sets.train.of_epoch(0)
         sets.facts |= {"training text": str(training), "training examples": describe(training, examples, limit)}
-        sets.shown = [examples[number] for number in range(min(SHOWN, len(sets.train)))]
+        sets.shown = [examples[number] for number in range(min(SHOWN, limit or SHOWN, len(examples)))]
     if evaluation is not None:
         limit = data_args.max_eval_samples
         examples = draw(evaluation, None)

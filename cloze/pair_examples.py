@@ -58,7 +58,8 @@ def pairs_of(part: Part, epoch: int | None, template: PairTemplate, settings: Pa
     """The pairs of an epoch, or those for evaluation, which are the same for every seed."""
     corpus = part.corpus
     sentences = sentences_of(part)
-    check(sentences, settings, part.name)
+    count = "" if part.documents is None else f"{len(part.documents):,} of the documents of "
+    check(sentences, settings, count + part.name)
     # Not the generator of the order, which is that of (seed, epoch).
     rng = np.random.default_rng(0 if epoch is None else (seed, epoch, 1))
     return draw_pairs(corpus.tokens, sentences, template, settings, rng, corpus.word_starts)
@@ -73,12 +74,12 @@ def check(sentences: Sentences, settings: PairSettings, name: str) -> None:
     if not settings.swap and sentences.num_documents < 2:
         raise UserError(
             f"{name}: a random sentence comes from another document, and there is but one with text: put blank lines "
-            "between documents, give more text, or use --pair_objective sop"
+            "between documents, give more text or a --validation_file, or use --pair_objective sop"
         )
     if np.diff(sentences.documents).max(initial=0) < 2:
         raise UserError(
-            f"{name}: no document has two sentences, so that none follows another: separate documents, not sentences, "
-            "by blank lines, or leave out --sentence_per_line"
+            f"{name}: no document has two sentences, so that none follows another: put blank lines between "
+            "documents, not sentences, leave out --sentence_per_line, or give more text or a --validation_file"
         )
 
 
@@ -95,6 +96,13 @@ def describe(part: Part, pairs: Pairs, limit: int | None, data_args: PairArgumen
         f"{lengths.mean():.0f} tokens on average ({lengths.mean() / max_seq_length:.0%} of {max_seq_length})",
         f"{cut.sum() / (cut.sum() + kept):.1%} of the tokens cut off",
     ]
+    if (labels == IS_RANDOM).mean() > data_args.nsp_probability + 0.05 and len(labels) > 100:
+        logger.warning(
+            "RANDOM PAIRS: %.0f %% of the pairs, though --nsp_probability is %g: too few sentences have a next one in "
+            "their document; see that blank lines stand between documents only",
+            100 * (labels == IS_RANDOM).mean(),
+            data_args.nsp_probability,
+        )
     if single:
         role = "left out" if data_args.pair_objective == "sop" else "can only start a random pair"
         facts.append(f"{single:,} documents of one sentence {role}")

@@ -25,6 +25,7 @@ class SentencePair:
     sentence_a: str
     sentence_b: str
     label: int | None
+    where: str
 
 
 def read_pairs(test_file: str) -> list[SentencePair]:
@@ -45,9 +46,10 @@ def pair_of(row: dict, where: str) -> SentencePair:
         if not isinstance(row[column], str) or not row[column].strip():
             raise UserError(f"{where}: {column} is no text: every pair needs two")
     label = row.get("label")
-    if label not in (None, "", 0, 1, "0", "1"):
+    # True equals 1 in Python, and could mean the opposite: that B follows.
+    if label not in (None, "", 0, 1, "0", "1") or isinstance(label, bool):
         raise UserError(f"{where}: label {label!r} is neither 0 (B follows A) nor 1 (not): leave unknown ones empty")
-    return SentencePair(row["sentence_a"], row["sentence_b"], None if label in (None, "") else int(label))
+    return SentencePair(row["sentence_a"], row["sentence_b"], None if label in (None, "") else int(label), where)
 
 
 def predict(trainer: PretrainingTrainer, pairs: list[SentencePair], max_seq_length: int) -> None:
@@ -56,6 +58,9 @@ def predict(trainer: PretrainingTrainer, pairs: list[SentencePair], max_seq_leng
     template = pair_template_of(tokenizer)
     texts = [[pair.sentence_a, pair.sentence_b] for pair in pairs]
     encoded = [[ids for ids, _ in document] for document in encode(texts, tokenizer, with_words=False)]
+    for pair, ids in zip(pairs, encoded, strict=True):
+        if not all(map(len, ids)):
+            raise UserError(f"{pair.where}: the tokenizer finds no token in one of the texts: every pair needs two")
     room = max_seq_length - template.num_special
     too_long = sum(len(a) + len(b) > room for a, b in encoded)
     if too_long:
@@ -91,7 +96,7 @@ def prediction(pair: SentencePair, probability: float) -> dict:
         "sentence_a": pair.sentence_a,
         "sentence_b": pair.sentence_b,
         "is_next_probability": 1 - probability,
-        "random_probability": probability,
+        "not_next_probability": probability,
         "prediction": int(probability > 0.5),
         "label": pair.label,
     }

@@ -166,16 +166,19 @@ def write_model_card(
 ) -> None:
     """README.md of the model, with the Hub's metadata in front."""
     metadata = {"library_name": "transformers", "tags": [model.config.model_type]}
+    how = []
     if task.masks:
         metadata["pipeline_tag"] = "fill-mask"
         usage = f'from transformers import pipeline\n    pipeline("fill-mask", model="{training_args.output_dir}")'
-        masked = f"{data_args.mlm_probability:.0%} of the tokens were predicted;"
+        how.append(f"{data_args.mlm_probability:.0%} of the tokens were predicted;")
     else:
         usage = (
             "from transformers import AutoModelForNextSentencePrediction\n"
             f'    AutoModelForNextSentencePrediction.from_pretrained("{training_args.output_dir}")'
         )
-        masked = f"{data_args.nsp_probability:.0%} of the pairs were random;"
+    if task.pairs:
+        kind = "swapped" if data_args.pair_objective == "sop" else "random"
+        how.append(f"{data_args.nsp_probability:.0%} of the pairs were {kind};")
     if model_args.model_name_or_path and not Path(model_args.model_name_or_path).exists():
         metadata["base_model"] = model_args.model_name_or_path
     origin = model_args.model_name_or_path or f"a new {model.config.model_type}"
@@ -200,7 +203,7 @@ A {task.title}, trained from {origin}.
 
 ## Settings
 
-recipe.yaml holds them all. {masked}
+recipe.yaml holds them all. {" ".join(how)}
 learning rate {training_args.learning_rate}, {training_args.per_device_train_batch_size} examples a device, \
 {training_args.gradient_accumulation_steps} batches a step, seed {training_args.seed}. {versions}.
 """,

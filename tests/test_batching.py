@@ -99,7 +99,7 @@ def unequal(epoch):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_epoch_is_as_long_as_the_first(strategy):
-    """Surplus is left out; where some are missing, those that there are are taken in turn."""
+    """Unexpected surplus is left out; where some are missing, those that there are are taken in turn."""
     sampler = EpochSampler(EpochExamples(unequal), strategy, 4, seed=1)
     for epoch, count in enumerate(COUNTS):
         sampler.set_epoch(epoch)
@@ -108,6 +108,24 @@ def test_every_epoch_is_as_long_as_the_first(strategy):
         assert len(times) == count
         assert times.sum() == 20
         assert set(times.tolist()) <= {20 // count, -(-20 // count)}
+
+
+def test_where_the_number_varies_an_epoch_has_a_few_more():
+    """None is left out of the third epoch, which has 23; 25 are taken of each, but no more than the limit."""
+
+    def draw(epoch):
+        numbers = unequal(epoch)
+        numbers.spread = 5
+        return numbers
+
+    sampler = EpochSampler(EpochExamples(draw), "random", 4, seed=1)
+    for epoch, count in enumerate(COUNTS[:4]):
+        sampler.set_epoch(epoch)
+        times = np.bincount(numbers_of(sampler, epoch))
+        assert times.sum() == len(sampler) == 25
+        assert len(times) == count
+        assert set(times.tolist()) <= {1, 2}
+    assert [len(EpochExamples(draw, limit)) for limit in (18, 22, 99)] == [18, 22, 25]
 
 
 def test_surplus_is_left_out_at_random():

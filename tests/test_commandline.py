@@ -423,7 +423,7 @@ def test_written_recipe_of_pairs_reads_back_the_same(script, argv, tmp_path):
     [
         (run_mlm, ["loss", "accuracy"]),
         (run_nsp, ["loss", "accuracy", "f1"]),
-        (run_pretraining, ["loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy"]),
+        (run_pretraining, ["loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "nsp_f1"]),
     ],
 )
 def test_the_best_model_is_told_by_a_metric_of_the_script(script, metrics):

@@ -160,7 +160,9 @@ def test_split_leaves_at_least_so_many_on_each_side(documents, percentage, held_
     ("documents", "percentage", "left"), [(1, 5, "none"), (2, 5, "none"), (3, 5, "1"), (10, 90, "1"), (10, 99, "none")]
 )
 def test_split_that_leaves_too_few_is_an_error(documents, percentage, left):
-    with pytest.raises(UserError, match=f"of {documents} documents leaves {left} to train on: give --validation_file"):
+    with pytest.raises(
+        UserError, match=rf"of {documents} documents leaves {left} to train on \(pairs need 2 on each side\): give"
+    ):
         split_documents(documents, percentage, np.random.default_rng(0), at_least=2)
 
 

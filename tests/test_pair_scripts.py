@@ -214,6 +214,16 @@ def test_pairs_are_drawn_anew_each_epoch_and_alike_in_every_run(sets_of):
     assert evaluation == ids_of(again.validation, range(len(again.validation)))
 
 
+@pytest.mark.parametrize("strategy", ["segment", "sentence"])
+def test_every_sentence_is_used_in_every_epoch(strategy, sets_of):
+    """Drawings of segments differ in number; the epoch, of which the Trainer wants one length, has room for them."""
+    train = sets_of("--pair_strategy", strategy).train
+    counts = [len(train.of_epoch(epoch)) for epoch in range(12)]
+    assert (len(set(counts)) > 1) == (strategy == "segment")
+    assert max(counts) <= len(train) < 1.2 * min(counts)
+    assert strategy == "segment" or set(counts) == {len(train)}
+
+
 def test_evaluation_pairs_are_the_same_for_every_seed(sets_of):
     one, two = (sets_of("--validation_file", SAMPLE / "music.txt", "--seed", seed).validation for seed in (1, 2))
     assert ids_of(one, range(len(one))) == ids_of(two, range(len(two)))
@@ -316,7 +326,7 @@ def test_order_is_learnt_and_labels_mean_what_they_say(learn, scripts, out, tmp_
     lines = judgements(out)
     assert [(line["sentence_a"], line["sentence_b"]) for line in lines] == pairs
     assert [line["is_next_probability"] for line in lines] == pytest.approx(chances[:, 0].tolist(), abs=1e-6)
-    assert [line["random_probability"] for line in lines] == pytest.approx(chances[:, 1].tolist(), abs=1e-6)
+    assert [line["not_next_probability"] for line in lines] == pytest.approx(chances[:, 1].tolist(), abs=1e-6)
     assert [line["prediction"] for line in lines] == chances.argmax(-1).tolist()
     accuracy = np.mean([line["prediction"] == line["label"] for line in lines])
     assert results(out, "predict")["predict_accuracy"] == accuracy
@@ -411,7 +421,7 @@ def test_pairs_of_the_users_own(scripts, pair_checkpoint, out, tmp_path):
     assert "1 of 4 pairs exceed 48 tokens" in printed
     lines = judgements(out)
     assert [line["label"] for line in lines] == [0, 1, None, 1]
-    assert all(line["is_next_probability"] + line["random_probability"] == 1 for line in lines)
+    assert all(line["is_next_probability"] + line["not_next_probability"] == 1 for line in lines)
     model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
     tokenizer = AutoTokenizer.from_pretrained(pair_checkpoint("bert"))
     for row, line in zip(rows, lines, strict=True):
@@ -420,12 +430,12 @@ def test_pairs_of_the_users_own(scripts, pair_checkpoint, out, tmp_path):
         )
         with torch.no_grad():
             expected = model(**inputs).logits.softmax(-1)[0, 1].item()
-        assert line["random_probability"] == pytest.approx(expected, abs=1e-6)
+        assert line["not_next_probability"] == pytest.approx(expected, abs=1e-6)
     known = [line for line in lines if line["label"] is not None]
     metrics = results(out, "predict")
     assert metrics["predict_pairs"] == 3
     assert metrics["predict_accuracy"] == np.mean([line["prediction"] == line["label"] for line in known])
-    losses = [-math.log(line["random_probability" if line["label"] else "is_next_probability"]) for line in known]
+    losses = [-math.log(line["not_next_probability" if line["label"] else "is_next_probability"]) for line in known]
     assert metrics["predict_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
