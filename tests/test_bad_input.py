@@ -72,6 +72,7 @@ FILES = {
     "one_column.csv": b"sentence_a,label\nThe moon is far.,0\n",
     "no_text.csv": b"sentence_a,sentence_b\nThe moon is far.,\n",
     "three.csv": b"sentence_a,sentence_b,label\na,b,0\nc,d,2\n",
+    "boolean.jsonl": b'{"sentence_a": "a", "sentence_b": "b", "label": true}\n',
     "no_pairs.csv": b"sentence_a,sentence_b,label\n",
 }
 
@@ -271,6 +272,7 @@ PREDICTIONS = [
     Case("no second text", "--test_file one_column.csv", "no column sentence_b", "columns: sentence_a, label"),
     Case("empty second text", "--test_file no_text.csv", "sentence_b is no text", "every pair needs two"),
     Case("label of 2", "--test_file three.csv", "label '2' is neither 0", "leave unknown ones empty"),
+    Case("label that may mean next", "--test_file boolean.jsonl", "boolean.jsonl, line 1: label True", "leave unknown"),
     Case("no pairs there", "--test_file no_pairs.csv", "no_pairs.csv holds no pairs", "a header alone"),
 ]
 

@@ -379,6 +379,13 @@ def test_documents_of_one_sentence_are_counted(train, tmp_path, texts):
     assert "A pair of label 1, A follows B" in printed
 
 
+def test_too_many_random_pairs_are_warned_of(train, tmp_path, texts):
+    """Of 150 documents of one sentence, all pairs are random; one of 20 sentences cannot make up for it."""
+    (tmp_path / "text.txt").write_text("\n\n".join([*texts[:150], "\n".join(texts[150:170])]))
+    assert "RANDOM PAIRS: " in train("nsp", "--max_steps", 1, text=tmp_path / "text.txt")
+    assert "RANDOM PAIRS: " not in train("nsp", "--max_steps", 1, "--overwrite_output_dir")
+
+
 def test_one_document_is_enough_for_the_order_of_sentences(train, tmp_path, texts, out):
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": "\n".join(texts[:20])}))
     argv = ("--validation_file", tmp_path / "text.jsonl", "--do_eval", "--max_steps", 1)
@@ -437,6 +444,17 @@ def test_pairs_of_the_users_own(scripts, pair_checkpoint, out, tmp_path):
     assert metrics["predict_accuracy"] == np.mean([line["prediction"] == line["label"] for line in known])
     losses = [-math.log(line["not_next_probability" if line["label"] else "is_next_probability"]) for line in known]
     assert metrics["predict_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_a_text_without_a_token_is_not_judged(scripts, pair_checkpoint, out, tmp_path):
+    (tmp_path / "pairs.csv").write_text("sentence_a,sentence_b\nThe moon.,\u200b\n", encoding="utf-8")
+    code, _, errors = scripts["nsp"](
+        "--model_name_or_path", pair_checkpoint("bert"), "--do_predict", "--test_file", tmp_path / "pairs.csv",
+        "--output_dir", out,
+    )  # fmt: skip
+    assert code == 2
+    assert "pairs.csv, line 2: the tokenizer finds no token in one of the texts" in errors
+    assert not (out / "predictions.jsonl").exists()
 
 
 def test_pairs_without_any_label(scripts, pair_checkpoint, out, tmp_path):

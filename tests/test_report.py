@@ -181,12 +181,12 @@ def test_the_card_of_both_objectives(pair_checkpoint, tmp_path):
     model = AutoModelForPreTraining.from_pretrained(pair_checkpoint("bert"))
     training_args = TrainingArguments(output_dir=str(tmp_path))
     model_args = ModelArguments(model_name_or_path=pair_checkpoint("bert"))
-    data_args = PretrainingDataArguments(mlm_probability=0.2)
+    data_args = PretrainingDataArguments(mlm_probability=0.2, pair_objective="sop")
     card = card_of(tmp_path, PRETRAINING, {}, {}, model_args, data_args, training_args, model)
     metadata = yaml.safe_load(card.split("---\n")[1])
     assert metadata == {"library_name": "transformers", "tags": ["bert"], "pipeline_tag": "fill-mask"}
     assert "\nA masked language and next sentence model, trained from" in card
-    assert "20% of the tokens were predicted;" in card
+    assert "20% of the tokens were predicted; 50% of the pairs were swapped;" in card
 
 
 # Pairs that are shown
