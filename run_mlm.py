@@ -19,9 +19,9 @@ from cloze.commandline import run_script
 from cloze.data_arguments import DataTrainingArguments
 from cloze.modeling import load_model
 from cloze.report import finish
-from cloze.setup import make_collator, set_up
+from cloze.setup import set_up
 from cloze.tasks import MASKED_LM
-from cloze.training import PretrainingTrainer, run
+from cloze.training import make_trainer, run
 
 
 def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:
@@ -33,15 +33,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
     model = load_model(model_args, setup.config, MASKED_LM)
 
     # Train and evaluate
-    trainer = PretrainingTrainer(
-        model=model,
-        args=training_args,
-        objectives=MASKED_LM.objectives,
-        data_collator=make_collator(setup, model),
-        train_dataset=sets.train,
-        eval_dataset=sets.validation,
-        processing_class=setup.tokenizer,
-    )
+    trainer = make_trainer(setup, model, sets)
     metrics = run(trainer, setup)
     finish(trainer, setup, sets, metrics)
 

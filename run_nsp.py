@@ -24,9 +24,9 @@ from cloze.modeling import load_model
 from cloze.pair_examples import make_pairs
 from cloze.predictions import predict, read_pairs
 from cloze.report import finish
-from cloze.setup import make_collator, set_up
+from cloze.setup import set_up
 from cloze.tasks import NEXT_SENTENCE
-from cloze.training import PretrainingTrainer, run
+from cloze.training import make_trainer, run
 
 
 def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_args: TrainingArguments) -> None:
@@ -39,15 +39,7 @@ def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_
     model = load_model(model_args, setup.config, NEXT_SENTENCE)
 
     # Train and evaluate
-    trainer = PretrainingTrainer(
-        model=model,
-        args=training_args,
-        objectives=NEXT_SENTENCE.objectives,
-        data_collator=make_collator(setup, model),
-        train_dataset=sets.train,
-        eval_dataset=sets.validation,
-        processing_class=setup.tokenizer,
-    )
+    trainer = make_trainer(setup, model, sets)
     metrics = run(trainer, setup)
 
     # Judge pairs of the user's own

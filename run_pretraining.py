@@ -18,9 +18,9 @@ from cloze.data_arguments import PretrainingDataArguments
 from cloze.modeling import load_model
 from cloze.pair_examples import make_pairs
 from cloze.report import finish
-from cloze.setup import make_collator, set_up
+from cloze.setup import set_up
 from cloze.tasks import PRETRAINING
-from cloze.training import PretrainingTrainer, run
+from cloze.training import make_trainer, run
 
 
 def main(model_args: ModelArguments, data_args: PretrainingDataArguments, training_args: TrainingArguments) -> None:
@@ -32,15 +32,7 @@ def main(model_args: ModelArguments, data_args: PretrainingDataArguments, traini
     model = load_model(model_args, setup.config, PRETRAINING)
 
     # Train and evaluate: the loss is that of the masked tokens and that of the pairs, added up
-    trainer = PretrainingTrainer(
-        model=model,
-        args=training_args,
-        objectives=PRETRAINING.objectives,
-        data_collator=make_collator(setup, model),
-        train_dataset=sets.train,
-        eval_dataset=sets.validation,
-        processing_class=setup.tokenizer,
-    )
+    trainer = make_trainer(setup, model, sets)
     metrics = run(trainer, setup)
     finish(trainer, setup, sets, metrics)
 

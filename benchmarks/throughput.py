@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,9 @@ from cloze.batching import EpochExamples  # noqa: E402
 from cloze.data_arguments import PretrainingDataArguments  # noqa: E402
 from cloze.modeling import load_config, load_model  # noqa: E402
 from cloze.pair_examples import make_pairs  # noqa: E402
-from cloze.setup import make_collator, set_up  # noqa: E402
+from cloze.setup import set_up  # noqa: E402
 from cloze.tasks import PRETRAINING  # noqa: E402
-from cloze.training import PretrainingTrainer  # noqa: E402
+from cloze.training import make_trainer  # noqa: E402
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
     model_args = ModelArguments(model_name_or_path=args.model_name_or_path)
     model = load_model(model_args, load_config(model_args, PRETRAINING), PRETRAINING)
     with tempfile.TemporaryDirectory() as folder:
-        pairs, ours = our_way(args, model_args, tokenizer, folder)
+        pairs, ours = our_way(args, model_args, folder)
         sides = {"ours": ours, "notebook": notebook_way(args, tokenizer, pairs)}
         speeds = {name: [] for name in sides}
         for _ in range(args.turns):
@@ -68,7 +69,7 @@ def main() -> None:
     )
 
 
-def our_way(args, model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, folder: str):
+def our_way(args, model_args: ModelArguments, folder: str):
     """The pairs, and a function that trains a model for some steps as run_pretraining.py does; it gives real tokens."""
     data_args = PretrainingDataArguments(
         train_file=[args.text], pair_strategy=args.pair_strategy, max_seq_length=args.max_seq_length
@@ -87,14 +88,7 @@ def our_way(args, model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase
     sets = make_pairs(setup)
 
     def train(model) -> int:
-        trainer = PretrainingTrainer(
-            model=model,
-            args=copy.deepcopy(training_args),
-            objectives=PRETRAINING.objectives,
-            data_collator=make_collator(setup, model),
-            train_dataset=sets.train,
-            processing_class=setup.tokenizer,
-        )
+        trainer = make_trainer(replace(setup, training_args=copy.deepcopy(training_args)), model, sets)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         return int(trainer.real_tokens)

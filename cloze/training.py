@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState, get_scheduler
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainerState, get_scheduler
 
 from cloze import checkpoints
 from cloze.arguments import UserError
 from cloze.batching import EpochExamples, EpochSampler
+from cloze.examples import ExampleSets
 from cloze.masking import IGNORED
 from cloze.metrics import Objective
 from cloze.recipes import write_recipe
-from cloze.setup import Setup
+from cloze.setup import Setup, make_collator
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,18 @@ def check_scheduler(args) -> None:
     """Raise what the schedule would, after an hour of loading, for arguments that it does not take."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
+
+
+def make_trainer(setup: Setup, model: PreTrainedModel, sets: ExampleSets) -> PretrainingTrainer:
+    return PretrainingTrainer(
+        model=model,
+        args=setup.training_args,
+        objectives=setup.task.objectives,
+        data_collator=make_collator(setup, model),
+        train_dataset=sets.train,
+        eval_dataset=sets.validation,
+        processing_class=setup.tokenizer,
+    )
 
 
 def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
