@@ -29,9 +29,10 @@ COLUMNS = (
     ("disk_bytes_per_token", "B/token", ".2f"),
     ("segment_pairs", "segment pairs", ",d"),
     ("segment_seconds", "s", ".2f"),
+    ("segment_bytes_per_token", "B/token", ".2f"),
     ("sentence_pairs", "sentence pairs", ",d"),
     ("sentence_seconds", "s", ".2f"),
-    ("pair_bytes_per_token", "B/token of pairs", ".2f"),
+    ("sentence_bytes_per_token", "B/token", ".2f"),
     ("peak_megabytes", "peak MB", ",.0f"),
 )
 
@@ -94,7 +95,7 @@ def measure(size: int) -> dict[str, float]:
             result[f"{strategy}_seconds"] = time.perf_counter() - start
             result[f"{strategy}_pairs"] = len(pairs)
             held = (pairs.spans, pairs.labels, pairs.cut)
-            result["pair_bytes_per_token"] = sum(array.nbytes for array in held) / tokens
+            result[f"{strategy}_bytes_per_token"] = sum(array.nbytes for array in held) / tokens
     result["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return result
 

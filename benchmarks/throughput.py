@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback, set_seed
+from transformers import PreTrainedTokenizerBase, PrinterCallback, set_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,9 +29,10 @@ sys.path.insert(0, str(ROOT))
 from cloze.arguments import ModelArguments, TrainingArguments  # noqa: E402
 from cloze.batching import EpochExamples  # noqa: E402
 from cloze.data_arguments import PretrainingDataArguments  # noqa: E402
-from cloze.modeling import load_config, load_model  # noqa: E402
+from cloze.examples import ExampleSets  # noqa: E402
+from cloze.modeling import load_model  # noqa: E402
 from cloze.pair_examples import make_pairs  # noqa: E402
-from cloze.setup import set_up  # noqa: E402
+from cloze.setup import Setup, set_up  # noqa: E402
 from cloze.tasks import PRETRAINING  # noqa: E402
 from cloze.training import make_trainer  # noqa: E402
 
@@ -47,12 +48,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     args = parser.parse_args()
     set_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-    model_args = ModelArguments(model_name_or_path=args.model_name_or_path)
-    model = load_model(model_args, load_config(model_args, PRETRAINING), PRETRAINING)
     with tempfile.TemporaryDirectory() as folder:
-        pairs, ours = our_way(args, model_args, folder)
-        sides = {"ours": ours, "notebook": notebook_way(args, tokenizer, pairs)}
+        setup = set_up_training(args, folder)
+        sets = make_pairs(setup)
+        pairs = sets.train
+        model = load_model(setup.model_args, setup.config, PRETRAINING)
+        sides = {"ours": our_way(setup, sets), "notebook": notebook_way(args, setup.tokenizer, pairs)}
         speeds = {name: [] for name in sides}
         for _ in range(args.turns):
             for name, train in sides.items():
@@ -69,8 +70,8 @@ def main() -> None:
     )
 
 
-def our_way(args, model_args: ModelArguments, folder: str):
-    """The pairs, and a function that trains a model for some steps as run_pretraining.py does; it gives real tokens."""
+def set_up_training(args, folder: str) -> Setup:
+    model_args = ModelArguments(model_name_or_path=args.model_name_or_path)
     data_args = PretrainingDataArguments(
         train_file=[args.text], pair_strategy=args.pair_strategy, max_seq_length=args.max_seq_length
     )
@@ -84,16 +85,19 @@ def our_way(args, model_args: ModelArguments, folder: str):
         logging_first_step=False,
         disable_tqdm=True,
     )
-    setup = set_up(PRETRAINING, model_args, data_args, training_args)
-    sets = make_pairs(setup)
+    return set_up(PRETRAINING, model_args, data_args, training_args)
+
+
+def our_way(setup: Setup, sets: ExampleSets):
+    """A function that trains a model for some steps as run_pretraining.py does; it gives real tokens."""
 
     def train(model) -> int:
-        trainer = make_trainer(replace(setup, training_args=copy.deepcopy(training_args)), model, sets)
+        trainer = make_trainer(replace(setup, training_args=copy.deepcopy(setup.training_args)), model, sets)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         return int(trainer.real_tokens)
 
-    return sets.train, train
+    return train
 
 
 def notebook_way(args, tokenizer: PreTrainedTokenizerBase, pairs: EpochExamples):

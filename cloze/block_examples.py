@@ -34,7 +34,7 @@ def make_blocks(setup: Setup) -> ExampleSets:
     sets = collect(
         prepare_parts(
             replace(setup, corpora=(None, validation)) if streams else setup,
-            unit="line" if data_args.line_by_line else "document",
+            unit_of(data_args),
         ),
         partial(cut_up, **settings),
         partial(describe, data_args=data_args, max_seq_length=setup.max_seq_length),
@@ -52,6 +52,10 @@ def make_blocks(setup: Setup) -> ExampleSets:
     log_facts(sets)
     logger.info("An example: %s", tokenizer.decode(sets.shown[0]["input_ids"])[:300])
     return sets
+
+
+def unit_of(data_args: DataTrainingArguments) -> str:
+    return "line" if data_args.line_by_line else "document"
 
 
 def cut_up(part: Part, epoch: int | None, template: Template, max_seq_length: int, data_args) -> Blocks | Lines:
@@ -75,8 +79,7 @@ def stream(
     data_args: DataTrainingArguments,
 ) -> Iterator[dict]:
     """The examples of a corpus while it is read."""
-    texts = unit_texts(corpus, "line" if data_args.line_by_line else "document")
-    documents = encode(texts, tokenizer, data_args.whole_word_mask)
+    documents = encode(unit_texts(corpus, unit_of(data_args)), tokenizer, data_args.whole_word_mask)
     return cut_stream(documents, template, max_seq_length, data_args.line_by_line, data_args.truncate_long_lines)
 
 

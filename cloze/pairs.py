@@ -214,7 +214,7 @@ def run_end(offsets, first: int, last: int, target: int) -> int:
 def draw_neighbours(
     sentences: Sentences, settings: PairSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One sentence each, as ``draw_segments`` gives them: every sentence and its next, or a random one."""
+    """One sentence each, as ``draw_segments`` gives them: all that have a next one, with it or with a random one."""
     counts = np.diff(sentences.documents)
     document_of = np.repeat(np.arange(len(counts)), counts)
     has_next = np.append(document_of[1:] == document_of[:-1], False)

@@ -111,7 +111,7 @@ class PretrainingTrainer(Trainer):
         return None, scores, torch.zeros(len(scores), device=scores.device)
 
     def summarise(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The metrics of a set: each objective's own, and as loss their sum. None if there is nothing to predict."""
+        """The metrics of a set: each objective's own, and as loss their sum. Empty if there is nothing to predict."""
         sums = np.asarray(prediction.predictions, dtype=np.float64).sum(0)
         metrics = {"loss": 0.0}
         for prefix, objective in self.objectives.items():
