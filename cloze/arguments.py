@@ -78,6 +78,25 @@ class TrainingArguments(transformers.TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start afresh: the checkpoints in output_dir are removed."}
     )
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={
+            "help": "group_by_length: examples of similar length share a batch, and steps are shuffled; random; or "
+            "sequential.",
+            "choices": list(SAMPLING),
+        },
+    )
+    max_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens in a batch of a device, padding included, in place of per_device_train_batch_size: many "
+            "short examples or few long ones."
+        },
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Log the mean of the losses before instead of one that is no number; waits for the GPU."},
+    )
     # The settings before transformers derives others from them, for recipe.yaml.
     resolved: dict = field(default_factory=dict, init=False, repr=False)
 
@@ -113,6 +132,8 @@ class TrainingArguments(transformers.TrainingArguments):
             raise UserError(f"--save_total_limit {self.save_total_limit} is less than 1: use --save_strategy no")
         if self.train_sampling_strategy not in SAMPLING:
             raise UserError(f"--train_sampling_strategy {self.train_sampling_strategy}: give {', '.join(SAMPLING)}")
+        if self.max_tokens_per_batch is not None and self.train_sampling_strategy != "group_by_length":
+            raise UserError("--max_tokens_per_batch needs --train_sampling_strategy group_by_length: drop one of them")
 
     @property
     def order_seed(self) -> int:

@@ -164,6 +164,8 @@ def check_together(data_args: DataArguments, training_args: TrainingArguments) -
         raise UserError("--streaming does not know how long the text is: give --max_steps N")
     if data_args.streaming and training_args.do_eval and not (data_args.validation_file or data_args.dataset_name):
         raise UserError("--streaming cannot hold documents out of the stream: give --validation_file FILE")
+    if data_args.streaming and training_args.max_tokens_per_batch:
+        raise UserError("--max_tokens_per_batch needs all lengths beforehand, a stream has not: drop one of them")
     metric = training_args.metric_for_best_model
     if metric and metric.removeprefix("eval_") not in data_args.metrics:
         raise UserError(f"--metric_for_best_model {metric} is not one of {', '.join(data_args.metrics)}")

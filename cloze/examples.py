@@ -136,7 +136,8 @@ def collect(
     if evaluation is not None:
         limit = data_args.max_eval_samples
         examples = draw(evaluation, None)
-        sets.validation = Subset(examples, range(len(examples))[:limit])
+        # By length, so that a batch has little padding.
+        sets.validation = Subset(examples, np.argsort(-examples.lengths[:limit], kind="stable"))
         sets.facts |= {"held-out text": str(evaluation), "held-out examples": describe(evaluation, examples, limit)}
         sets.shown = [examples[number] for number in range(min(SHOWN, len(sets.validation)))]
     return sets

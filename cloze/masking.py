@@ -10,14 +10,37 @@ from transformers import DataCollatorForLanguageModeling
 IGNORED = -100
 
 
+@dataclass(frozen=True)
+class Padding:
+    """How long batches are: as their longest example, rounded up to a multiple, lest each have a shape of its own.
+
+    Attributes:
+        multiple: what lengths are rounded up to.
+        longest: what no batch exceeds, for the model has no more positions.
+        fixed: all batches are of the ``longest`` length.
+    """
+
+    multiple: int = 1
+    longest: int | None = None
+    fixed: bool = False
+
+    def widths(self, lengths: np.ndarray) -> np.ndarray:
+        """Of longest examples, how long their batches are."""
+        if self.fixed:
+            return np.full_like(lengths, self.longest)
+        widths = -(-lengths // self.multiple) * self.multiple
+        return widths if self.longest is None else np.minimum(widths, self.longest)
+
+
 @dataclass
 class MaskingCollator(DataCollatorForLanguageModeling):
     """Pads examples to a batch and masks it.
 
     ``[{"input_ids": [2, 7, 8, 3], "example": 0, "epoch": 1}, ...]`` becomes ``{"input_ids", "attention_mask",
     "labels"}``, int64 [batch, length], where labels are -100 but for the tokens to predict, as in
-    ``input_ids [[2, 4, 8, 3]]``, ``labels [[-100, 7, -100, -100]]``. Pairs keep their ``token_type_ids`` and
-    ``next_sentence_label``.
+    ``input_ids [[2, 4, 8, 3]]``, ``labels [[-100, 7, -100, -100]]``. ``masked_positions`` are the flat places of those
+    tokens, as ``[1, 0, 0, ...]``: their number is rounded up, for few shapes, with places that have no label. Pairs
+    keep their ``token_type_ids`` and ``next_sentence_label``.
 
     What differs from the parent: masks depend on (seed, epoch, example) alone, wherever the example is collated; an
     example without an epoch, as in evaluation, has the same masks for ever, whatever the seed; random replacements are
@@ -27,7 +50,8 @@ class MaskingCollator(DataCollatorForLanguageModeling):
 
     seed: int = 0
     whole_words: bool = False
-    pad_to: int | None = None
+    padding: Padding = Padding()
+    positions_multiple: int = 32
     ordinary_ids: np.ndarray = field(init=False, repr=False)
     special: np.ndarray = field(init=False, repr=False)
 
@@ -40,7 +64,7 @@ class MaskingCollator(DataCollatorForLanguageModeling):
         self.ordinary_ids = ids[~self.special[ids]]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = pad(examples, self.tokenizer.pad_token_id, self.pad_to, self.pad_to_multiple_of)
+        batch = pad(examples, self.tokenizer.pad_token_id, self.padding)
         input_ids, real = batch["input_ids"], batch["attention_mask"].astype(bool)
         word_starts = np.ones(real.shape, dtype=bool)
         draws = np.zeros((3, *real.shape))
@@ -61,35 +85,23 @@ class MaskingCollator(DataCollatorForLanguageModeling):
             self.ordinary_ids,
             word_starts if self.whole_words else None,
         )
+        batch["masked_positions"] = masked_positions(batch["labels"], self.positions_multiple)
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
-def collate(
-    examples: list[dict[str, Any]], pad_id: int, pad_to: int | None = None, pad_to_multiple_of: int | None = None
-) -> dict[str, torch.Tensor]:
-    """Pad examples to a batch without masking it; arguments and keys as those of ``pad``."""
-    return {
-        name: torch.from_numpy(values) for name, values in pad(examples, pad_id, pad_to, pad_to_multiple_of).items()
-    }
+def collate(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[str, torch.Tensor]:
+    """Pad examples to a batch without masking it; keys as those of ``pad``."""
+    return {name: torch.from_numpy(values) for name, values in pad(examples, pad_id, padding).items()}
 
 
-def pad(
-    examples: list[dict[str, Any]], pad_id: int, pad_to: int | None, pad_to_multiple_of: int | None
-) -> dict[str, np.ndarray]:
+def pad(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[str, np.ndarray]:
     """``{"input_ids", "attention_mask"}``, int64 [batch, length], and for pairs ``"token_type_ids"`` [batch, length]
-    and ``"next_sentence_label"`` [batch].
-
-    Args:
-        pad_to: length of the batch, instead of that of the longest example.
-        pad_to_multiple_of: round the length up to a multiple.
-    """
-    lengths = [len(example["input_ids"]) for example in examples]
-    longest = pad_to or max(lengths)
-    if pad_to_multiple_of:
-        longest = -(-longest // pad_to_multiple_of) * pad_to_multiple_of
+    and ``"next_sentence_label"`` [batch]."""
+    lengths = np.array([len(example["input_ids"]) for example in examples])
+    width = int(padding.widths(lengths.max()))
     batch = {
-        "input_ids": np.full((len(examples), longest), pad_id, dtype=np.int64),
-        "attention_mask": (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64),
+        "input_ids": np.full((len(examples), width), pad_id, dtype=np.int64),
+        "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int64),
     }
     if "token_type_ids" in examples[0]:
         batch["token_type_ids"] = np.zeros_like(batch["attention_mask"])
@@ -145,3 +157,14 @@ def mask_tokens(
     randomised = chosen & (action >= mask_replace_prob) & (action < mask_replace_prob + random_replace_prob)
     random_ids = ordinary_ids[(replacement * len(ordinary_ids)).astype(np.int64)]
     return np.where(randomised, random_ids, masked), labels
+
+
+def masked_positions(labels: np.ndarray, multiple: int) -> np.ndarray:
+    """Flat places of the labels that are not -100, and so many others that their number is a multiple.
+
+    At least one multiple, and at most all places.
+    """
+    flat = labels.ravel()
+    positions = np.flatnonzero(flat != IGNORED)
+    count = min(max(-(-len(positions) // multiple), 1) * multiple, len(flat))
+    return np.concatenate([positions, np.full(count - len(positions), (flat == IGNORED).argmax())])

@@ -16,21 +16,27 @@ from transformers.utils import ModelOutput
 from cloze.masking import IGNORED
 
 
-def score_tokens(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+def score_tokens(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
     """Of each example, the sum of the cross-entropies over its masked tokens, their count, and the hits: [batch, 3].
 
+    Nothing here asks what the batch holds, for which a GPU would have to be waited for.
+
     Args:
-        logits: [batch, length, vocabulary].
-        labels: [batch, length], -100 where there is nothing to predict.
+        logits: [1, positions, vocabulary].
+        batch: ``labels`` [batch, length], -100 where there is nothing to predict, and ``masked_positions`` [positions],
+            the flat places of the others; where it points to a place without a label, the logits do not count.
     """
-    masked = labels != IGNORED
-    chosen, targets = logits[masked].float(), labels[masked]
-    losses = functional.cross_entropy(chosen, targets, reduction="none", label_smoothing=label_smoothing)
-    hits = (chosen.argmax(-1) == targets).float()
-    # Laid out by position and then summed: adding up by index would not repeat itself on a GPU, to the last digit.
-    scores = torch.zeros(*labels.shape, 3, device=logits.device)
-    scores[masked] = torch.stack([losses, torch.ones_like(losses), hits], dim=1)
-    return scores.sum(1)
+    labels, positions = batch["labels"], batch["masked_positions"]
+    chosen, targets = logits[0].float(), labels.flatten().index_select(0, positions)
+    losses = functional.cross_entropy(
+        chosen, targets, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORED
+    )
+    hits = chosen.argmax(-1) == targets
+    # Laid out by position and then summed: adding up by example would not repeat itself on a GPU, to the last digit.
+    # Here nothing but zeros is added twice.
+    scores = torch.stack([losses, targets != IGNORED, hits], dim=1)
+    laid_out = torch.zeros(labels.numel(), 3, device=logits.device).index_add(0, positions, scores)
+    return laid_out.view(*labels.shape, 3).sum(1)
 
 
 def summarise_tokens(sums: np.ndarray) -> dict[str, float]:
@@ -47,14 +53,16 @@ def perplexity(loss: float) -> float:
     return math.inf if loss > 700 else math.exp(loss)
 
 
-def score_pairs(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+def score_pairs(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
     """Of each pair, cross-entropy, count, hits, whether B is random and found so, whether it is found random, whether
     it is random, and the probability that it is: [batch, 7].
 
     Args:
         logits: [batch, 2].
-        labels: [batch], 0 where B follows A, 1 where it is random, -100 where it is not known: such a pair counts 0.
+        batch: ``next_sentence_label`` [batch], 0 where B follows A, 1 where it is random, -100 where it is not known:
+            such a pair counts 0.
     """
+    labels = batch["next_sentence_label"]
     logits, known = logits.float(), labels != IGNORED
     losses = functional.cross_entropy(
         logits, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORED
@@ -84,7 +92,7 @@ class Objective:
     Attributes:
         labels: name of the labels in a batch.
         logits: names that a model's output may have for them.
-        score: of logits and labels, the scores of each example [batch, scores]: loss, count, hits, ...
+        score: of logits and batch, the scores of each example [batch, scores]: loss, count, hits, ...
         num_scores: how many these are.
         summarise: of their sums over a set, the metrics: sums over counts, not means of batch means.
     """

@@ -8,9 +8,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from cloze.arguments import ModelArguments, UserError
+from cloze.masked_head import quiet
 from cloze.tasks import Task
 from cloze.tokenization import num_ids
 
@@ -142,23 +142,20 @@ def load_model(model_args: ModelArguments, config: PretrainedConfig, task: Task)
 
 
 def load_weights(model_args: ModelArguments, config: PretrainedConfig, task: Task, dtype) -> PreTrainedModel:
-    verbosity = transformers_logging.get_verbosity()
-    # Its table of missing and unexpected weights says less plainly what follows below.
-    transformers_logging.set_verbosity_error()
     try:
-        model, loading = task.auto_model.from_pretrained(
-            model_args.model_name_or_path,
-            config=config,
-            dtype=dtype,
-            output_loading_info=True,
-            **model_args.hub_arguments,
-        )
+        # The library's table of missing and unexpected weights says less plainly what follows below.
+        with quiet():
+            model, loading = task.auto_model.from_pretrained(
+                model_args.model_name_or_path,
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
+                **model_args.hub_arguments,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"--model_name_or_path {model_args.model_name_or_path}: the weights cannot be loaded: {str(error)[:300]}"
         ) from None
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     missing = sorted(loading["missing_keys"])
     if missing:
         logger.warning(
@@ -174,11 +171,10 @@ def describe_model(model: PreTrainedModel, model_args: ModelArguments) -> str:
     return f"{type(model).__name__}, {model.num_parameters() / 1e6:.1f} million parameters, from {origin}"
 
 
-def padded_length(model: PreTrainedModel, pad_to_max_length: bool, max_seq_length: int) -> int | None:
-    """Length of every batch, or None: that of its longest example.
+def tells_padding(model: PreTrainedModel) -> bool:
+    """Whether the model tells padding from text.
 
     FNet has no attention mask, its Fourier transform mixes padding in: only with padding of equal length does its loss
     not depend on which examples share a batch.
     """
-    takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
-    return max_seq_length if pad_to_max_length or not takes_mask else None
+    return "attention_mask" in inspect.signature(model.forward).parameters

@@ -4,7 +4,6 @@ A pair is ``{"input_ids": int64 [length], "token_type_ids": int64 [length], "nex
 its number}``, cut out of the token file when it is asked for: drawing pairs decides about places only.
 """
 
-import math
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -94,12 +93,11 @@ class Pairs:
         template: the special tokens.
         cut: tokens of each pair that did not fit and were cut off, [pairs].
         word_starts: whether a word begins at each token, [total], or None.
-        spread: how many more pairs another drawing may give.
     """
 
-    def __init__(self, tokens, spans, labels, template: PairTemplate, cut, word_starts=None, spread=0):
+    def __init__(self, tokens, spans, labels, template: PairTemplate, cut, word_starts=None):
         self.tokens, self.spans, self.labels, self.template = tokens, spans, labels, template
-        self.cut, self.word_starts, self.spread = cut, word_starts, spread
+        self.cut, self.word_starts = cut, word_starts
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -139,9 +137,7 @@ def draw_pairs(
     # Each token goes from the front or the end, with equal chance, lest the model always sees beginnings.
     begins = sentences.begins[runs[:, [0, 2]]] + rng.binomial(cut, 0.5)
     spans = np.stack([begins[:, 0], begins[:, 0] + kept[:, 0], begins[:, 1], begins[:, 1] + kept[:, 1]], axis=1)
-    # In trials, drawings of segments differed by 0.1 to 0.6 times the root of their number (standard deviation).
-    spread = math.ceil(2 * math.sqrt(len(labels))) if settings.strategy == "segment" else 0
-    return Pairs(tokens, spans, labels, template, cut.sum(1), word_starts, spread)
+    return Pairs(tokens, spans, labels, template, cut.sum(1), word_starts)
 
 
 def fit(lengths: np.ndarray, room: int) -> np.ndarray:

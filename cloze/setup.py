@@ -15,11 +15,13 @@ from cloze.arguments import ModelArguments, TrainingArguments, UserError
 from cloze.checkpoints import prepare_output_dir
 from cloze.corpus import Corpus, find_corpora
 from cloze.data_arguments import DataArguments
-from cloze.masking import MaskingCollator, collate
-from cloze.modeling import check_model, fit_config, load_config, padded_length
+from cloze.masking import MaskingCollator, Padding, collate
+from cloze.modeling import check_model, fit_config, load_config, tells_padding
 from cloze.preparation import cache_folder
 from cloze.tasks import Task
 from cloze.tokenization import load_tokenizer, train_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,23 +82,36 @@ def start_process(data_args: DataArguments, training_args: TrainingArguments) ->
     if training_args.disable_tqdm:
         disable_progress_bar()
         datasets.disable_progress_bars()
+    if training_args.n_gpu > 1:
+        # DataParallel, which the Trainer would take, scatters the flat positions of masked tokens in the wrong way.
+        logger.warning(
+            "ONE GPU: %d are there, and a process uses one: start with accelerate launch --num_processes %d to use all",
+            training_args.n_gpu,
+            training_args.n_gpu,
+        )
+        training_args._n_gpu = 1
     if data_args.preprocessing_num_workers:
         os.environ["RAYON_NUM_THREADS"] = str(data_args.preprocessing_num_workers)
 
 
-def make_collator(setup: Setup, model: PreTrainedModel) -> Callable[[list[dict]], dict]:
+def padding_of(setup: Setup, model: PreTrainedModel) -> Padding:
+    args = setup.training_args
+    return Padding(
+        # Tensor cores want multiples of 8.
+        multiple=8 if args.fp16 or args.bf16 else 4,
+        longest=setup.max_seq_length,
+        fixed=setup.data_args.pad_to_max_length or not tells_padding(model),
+    )
+
+
+def make_collator(setup: Setup, padding: Padding) -> Callable[[list[dict]], dict]:
     """What makes batches of examples: padded, and masked if the task is to find masked tokens."""
     tokenizer, data_args, training_args = setup.tokenizer, setup.data_args, setup.training_args
     if not data_args.streaming:
         # All text is tokenized; unless told so, the library warns in each data-loader worker that is forked.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    half_precision = training_args.fp16 or training_args.bf16
-    padding = {
-        "pad_to": padded_length(model, data_args.pad_to_max_length, setup.max_seq_length),
-        "pad_to_multiple_of": 8 if half_precision and setup.max_seq_length % 8 == 0 else None,
-    }
     if not setup.task.masks:
-        return partial(collate, pad_id=tokenizer.pad_token_id, **padding)
+        return partial(collate, pad_id=tokenizer.pad_token_id, padding=padding)
     return MaskingCollator(
         tokenizer,
         mlm_probability=data_args.mlm_probability,
@@ -104,5 +119,5 @@ def make_collator(setup: Setup, model: PreTrainedModel) -> Callable[[list[dict]]
         random_replace_prob=data_args.random_replace_prob,
         whole_words=data_args.whole_word_mask,
         seed=training_args.seed,
-        **padding,
+        padding=padding,
     )

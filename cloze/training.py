@@ -1,6 +1,8 @@
 """The Trainer with losses counted over the whole step, and the run: resume, train, evaluate, save."""
 
 import logging
+import math
+import sys
 import time
 from pathlib import Path
 
@@ -10,12 +12,14 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallba
 
 from cloze import checkpoints
 from cloze.arguments import UserError
-from cloze.batching import EpochExamples, EpochSampler
+from cloze.batching import BatchSettings, EpochBatches, EpochExamples
 from cloze.examples import ExampleSets
-from cloze.masking import IGNORED
-from cloze.metrics import Objective
+from cloze.masked_head import predict_masked_positions
+from cloze.masking import IGNORED, Padding
+from cloze.meters import Flops, Meter, count_flops, peak_flops
+from cloze.metrics import MASKED_TOKENS, Objective
 from cloze.recipes import write_recipe
-from cloze.setup import Setup, make_collator
+from cloze.setup import Setup, make_collator, padding_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +41,14 @@ class PretrainingTrainer(Trainer):
 
     Args:
         objectives: by the prefix of their metrics, as ``{"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}``.
+        padding: how long batches are.
+        flops: what the model's forward takes, for the share of the device's peak.
     """
 
     # The loss below is normalised over the whole step, so that the Trainer must not divide it by the micro-batches.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, args, objectives: dict[str, Objective], **kwargs):
+    def __init__(self, args, objectives: dict[str, Objective], padding: Padding, flops: Flops | None = None, **kwargs):
         try:
             super().__init__(args=args, compute_metrics=self.summarise, callbacks=[LogLastStep()], **kwargs)
             self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -51,37 +57,39 @@ class PretrainingTrainer(Trainer):
             # Settings that only the Trainer can judge: a package that is missing, a Hub out of reach.
             hub = "--push_to_hub: the Hub is out of reach or refuses: " if args.push_to_hub else ""
             raise UserError(f"{hub}{error}") from None
-        self.objectives = objectives
+        self.objectives, self.padding = objectives, padding
         # Up to transformers 5.17, it stands for loss_is_scaled_for_ga.
         self.model_accepts_loss_kwargs = True
         # The Trainer prunes by time of change (transformers#26961), and at the end even the newest: ours is used.
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
-        self.real_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else self.model.dtype
+        peak = peak_flops(args.device, dtype) if args.do_train and flops is not None else math.nan
+        self.meter = Meter(flops, peak, args.device)
         # Each objective's losses, counts and hits since the last log.
         self.running = torch.zeros(len(objectives), 3, device=self.args.device)
-        self.evaluation_seconds = 0.0
-        self.epoch_sampler = None
+        self.begun, self.evaluation_seconds = None, 0.0
+        self.batches: EpochBatches | None = None
 
     def score(self, model, inputs, label_smoothing: float = 0.0) -> list[torch.Tensor]:
         """Each objective's scores of the examples in a batch."""
-        labels = [inputs.pop(objective.labels) for objective in self.objectives.values()]
-        outputs = model(**inputs)
+        labels = {objective.labels for objective in self.objectives.values()}
+        outputs = model(**{name: values for name, values in inputs.items() if name not in labels})
         return [
-            objective.score(objective.logits_of(outputs), label, label_smoothing)
-            for objective, label in zip(self.objectives.values(), labels, strict=True)
+            objective.score(objective.logits_of(outputs), inputs, label_smoothing)
+            for objective in self.objectives.values()
         ]
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """What each objective has to predict in the whole optimizer step, [objectives]."""
         names = [objective.labels for objective in self.objectives.values()]
-        counts = [[(batch[name] != IGNORED).sum() for name in names] for batch in batch_samples]
-        num_items = torch.tensor(counts, device=device).sum(0)
+        counts = [torch.stack([(batch[name] != IGNORED).sum() for name in names]) for batch in batch_samples]
+        num_items = torch.stack(counts).sum(0).to(device)
         # If all processes are counted, their gradients, which are then averaged, have to be multiplied by their number.
         return self.accelerator.reduce(num_items) if self.args.average_tokens_across_devices else num_items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         assert not return_outputs, "prediction_step does without"
-        self.real_tokens += inputs["attention_mask"].sum()
+        self.meter.add(inputs)
         scores = self.score(model, inputs, self.args.label_smoothing_factor)
         losses = torch.stack([score[:, 0].sum() for score in scores]) / num_items_in_batch.clamp(min=1)
         if self.args.average_tokens_across_devices:
@@ -91,8 +99,10 @@ class PretrainingTrainer(Trainer):
         return losses.sum()
 
     def log(self, logs, *args, **kwargs):
-        """Add each objective's part of the loss, and its accuracy."""
+        """Add each objective's part of the loss, its accuracy, and the meters."""
         if "loss" in logs:
+            seconds = time.monotonic() - self.begun - self.evaluation_seconds
+            logs |= self.meter.since_last(self.accelerator, seconds)
             running = self.accelerator.reduce(self.running, reduction="mean").cpu().numpy()
             shares = running[:, 0] / max(running[:, 0].sum(), 1e-9)
             for prefix, share, (_, count, hits) in zip(self.objectives, shares, running, strict=True):
@@ -131,20 +141,54 @@ class PretrainingTrainer(Trainer):
         self.evaluation_seconds += time.monotonic() - start
         return metrics
 
-    def _get_train_sampler(self, train_dataset=None):
+    def get_train_dataloader(self):
         if not isinstance(self.train_dataset, EpochExamples):
-            return None
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        strategy = self.args.train_sampling_strategy
-        self.epoch_sampler = EpochSampler(self.train_dataset, strategy, batch_size, self.args.order_seed)
-        return self.epoch_sampler
+            return super().get_train_dataloader()
+        args = self.args
+        settings = BatchSettings(
+            args.train_sampling_strategy,
+            args.train_batch_size,
+            args.gradient_accumulation_steps,
+            args.world_size,
+            args.dataloader_drop_last,
+            args.max_tokens_per_batch,
+        )
+        if len(self.train_dataset) < args.world_size:
+            raise UserError(
+                f"{len(self.train_dataset)} examples for {args.world_size} processes: give more text, or use fewer"
+            )
+        self.batches = EpochBatches(self.train_dataset, settings, self.padding.widths, args.order_seed)
+        # An item of the sampler is a batch already.
+        return self._get_dataloader(self.train_dataset, "Training", 1, lambda dataset: self.batches, is_training=True)
 
-    def _run_epoch(self, *args, **kwargs):
-        # On resuming with several processes, neither the Trainer nor accelerate reaches the sampler, which lies below
-        # a shard of batches below one that skips: it would stay in the first epoch.
-        if self.epoch_sampler is not None:
-            self.epoch_sampler.set_epoch(kwargs["epoch"])
-        return super()._run_epoch(*args, **kwargs)
+    def set_initial_training_values(self, args, dataloader):
+        epochs, *values = super().set_initial_training_values(args, dataloader)
+        # Epochs of pairs drawn anew differ a little in length: steps decide when to stop, as counted in the first.
+        return (epochs if self.batches is None else sys.maxsize, *values)
+
+    def _init_training_state(self, *args, **kwargs):
+        epoch, skipped = super()._init_training_state(*args, **kwargs)
+        if self.batches is not None and self.state.epoch and not self.args.ignore_data_skip:
+            # The Trainer divides the steps by those of the first epoch.
+            share, epoch = math.modf(self.state.epoch)
+            skipped = round(share * self.draw_epoch(int(epoch)))
+        return int(epoch), skipped
+
+    def draw_epoch(self, epoch: int) -> int:
+        """Draw the batches of an epoch, and count those of this process."""
+        self.batches.set_epoch(epoch)
+        return len(self.batches) // self.args.world_size
+
+    def _run_epoch(self, **kwargs):
+        if self.begun is None:
+            self.begun, self.evaluation_seconds = time.monotonic(), 0.0
+        if self.batches is not None:
+            # On resuming with several processes, neither the Trainer nor accelerate reaches the sampler, which lies
+            # below a shard of batches below one that skips: it would stay in the first epoch.
+            kwargs["steps_in_epoch"] = self.draw_epoch(kwargs["epoch"])
+            steps = -(-kwargs["steps_in_epoch"] // self.args.gradient_accumulation_steps)
+            kwargs["num_update_steps_per_epoch"] = steps
+        return super()._run_epoch(**kwargs)
 
     def _issue_warnings_after_load(self, load_result):
         # Tied weights are not in the file, and not missing.
@@ -169,11 +213,16 @@ def check_scheduler(args) -> None:
 
 
 def make_trainer(setup: Setup, model: PreTrainedModel, sets: ExampleSets) -> PretrainingTrainer:
+    padding = padding_of(setup, model)
+    if setup.task.masks:
+        predict_masked_positions(model, MASKED_TOKENS.logits)
     return PretrainingTrainer(
         model=model,
         args=setup.training_args,
         objectives=setup.task.objectives,
-        data_collator=make_collator(setup, model),
+        padding=padding,
+        flops=count_flops(model, setup.task.masks) if setup.training_args.do_train else None,
+        data_collator=make_collator(setup, padding),
         train_dataset=sets.train,
         eval_dataset=sets.validation,
         processing_class=setup.tokenizer,
@@ -223,13 +272,14 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     if not steps:
         logger.info("Nothing is left to train: %s is at the last step", checkpoint)
         return {}
-    tokens = int(trainer.accelerator.reduce(trainer.real_tokens))
-    seconds = result.metrics["train_runtime"] - trainer.evaluation_seconds
+    counts = trainer.meter.totals(trainer.accelerator)
+    seconds = time.monotonic() - trainer.begun - trainer.evaluation_seconds
+    meters = trainer.meter.figures(counts, seconds, args.world_size)
     metrics = result.metrics | {
         # Up to transformers 5.17, the Trainer divides by all steps, though it adds up those of this call.
         "train_loss": trainer._total_loss_scalar / steps,
-        "train_tokens": tokens,
-        "train_tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+        "train_tokens": int(counts[2]),
+        **{f"train_{name}": value for name, value in meters.items()},
     }
     if hasattr(trainer.train_dataset, "__len__"):
         metrics["train_samples"] = len(trainer.train_dataset)
