@@ -72,7 +72,7 @@ def count_flops(model: PreTrainedModel, masks: bool) -> Flops | None:
         logger.debug("%s does not run on a short text: %r", type(model).__name__, error)
         return None
     equations = [[1, length, length**2, labels] for length, labels in trials]
-    return Flops(*np.linalg.solve(np.array(equations, dtype=float), np.array(counts, dtype=float)))
+    return Flops(*np.linalg.solve(np.array(equations, dtype=float), np.array(counts, dtype=float)).tolist())
 
 
 @torch.no_grad()

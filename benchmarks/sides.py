@@ -1,0 +1,220 @@
+"""The ways of training that benchmarks compare: ours, the stock Trainer's, and the notebooks'."""
+
+import argparse
+import copy
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import transformers
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from transformers import DataCollatorForLanguageModeling, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cloze.arguments import ModelArguments, TrainingArguments  # noqa: E402
+from cloze.block_examples import make_blocks  # noqa: E402
+from cloze.data_arguments import DataTrainingArguments, PretrainingDataArguments  # noqa: E402
+from cloze.examples import ExampleSets  # noqa: E402
+from cloze.masked_head import predict_masked_positions  # noqa: E402
+from cloze.meters import Flops, Meter, count_flops, peak_flops  # noqa: E402
+from cloze.metrics import MASKED_TOKENS  # noqa: E402
+from cloze.modeling import load_model  # noqa: E402
+from cloze.pair_examples import make_pairs  # noqa: E402
+from cloze.setup import Setup, set_up  # noqa: E402
+from cloze.tasks import MASKED_LM, PRETRAINING, Task  # noqa: E402
+from cloze.training import PretrainingTrainer, make_trainer  # noqa: E402
+
+# All with BERT's vocabulary of 30,522, whatever the tokenizer uses of it.
+SIZES = {
+    "tiny": "hidden_size=128,num_hidden_layers=2,num_attention_heads=2,intermediate_size=512,vocab_size=30522",
+    "small": "hidden_size=512,num_hidden_layers=4,num_attention_heads=8,intermediate_size=2048,vocab_size=30522",
+    "bert-base": "vocab_size=30522",
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained on: the task, its settings of the data, and how long examples are."""
+
+    task: Task
+    data: type
+    max_seq_length: int
+    settings: dict = field(default_factory=dict)
+
+
+WORKS = {
+    "blocks-128": Work(MASKED_LM, DataTrainingArguments, 128),
+    "blocks-512": Work(MASKED_LM, DataTrainingArguments, 512),
+    "lines": Work(MASKED_LM, DataTrainingArguments, 256, {"line_by_line": True}),
+    "pairs": Work(PRETRAINING, PretrainingDataArguments, 512, {"pair_strategy": "sentence"}),
+}
+
+
+@dataclass
+class Bench:
+    """A model, and examples to train it on."""
+
+    work: Work
+    setup: Setup
+    sets: ExampleSets
+    model: PreTrainedModel
+    flops: Flops
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--text", default=str(ROOT / "sample"), help="text, as run_mlm.py takes it")
+    parser.add_argument("--tokenizer_name", help="else one is trained from the text")
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--stock_batch_size", type=int, help="if not the same: the best that it can hold")
+    parser.add_argument("--max_tokens_per_batch", type=int, default=1024, help="of ours, for lines and pairs")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--bf16", action="store_true")
+
+
+def make_bench(name: str, size: str, args, folder: str, held_out: str | None = None) -> Bench:
+    """A model of a size, and examples for the work; ``args`` as those of ``add_arguments``."""
+    work = WORKS[name]
+    model_args = ModelArguments(
+        model_type="bert", config_overrides=SIZES[size], tokenizer_name=args.tokenizer_name, do_lower_case=True
+    )
+    data_args = work.data(
+        train_file=[args.text], validation_file=held_out, max_seq_length=work.max_seq_length, **work.settings
+    )
+    training_args = TrainingArguments(
+        output_dir=folder,
+        do_train=True,
+        do_eval=held_out is not None,
+        per_device_train_batch_size=args.batch_size,
+        # Blocks are all of a length.
+        max_tokens_per_batch=None if name.startswith("blocks") else args.max_tokens_per_batch,
+        **common_arguments(args),
+    )
+    setup = set_up(work.task, model_args, data_args, training_args)
+    sets = (make_blocks if work.task is MASKED_LM else make_pairs)(setup)
+    model = load_model(model_args, setup.config, work.task)
+    spared = copy.deepcopy(model)
+    predict_masked_positions(spared, MASKED_TOKENS.logits)
+    return Bench(work, setup, sets, model, count_flops(spared, masks=True))
+
+
+def common_arguments(args) -> dict:
+    return {
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "report_to": "none",
+        "use_cpu": args.device == "cpu",
+        "bf16": args.bf16,
+        "tf32": True if args.device == "cuda" and not args.bf16 else None,
+    }
+
+
+class Clock(TrainerCallback):
+    """Times the steps but for the first, which warms up, and tells what the meter has counted in them."""
+
+    def __init__(self, meter: Meter, args):
+        self.meter, self.accelerator, self.step = meter, Accelerator(cpu=args.device == "cpu"), 0
+
+    def on_step_end(self, *args, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.step += 1
+        if self.step == 1:
+            self.start, self.before = time.perf_counter(), self.meter.totals(self.accelerator)
+        self.seconds = time.perf_counter() - self.start
+
+    def figures(self) -> dict[str, float]:
+        return self.meter.figures(self.meter.totals(self.accelerator) - self.before, self.seconds, 1)
+
+
+def train_ours(bench: Bench, model: PreTrainedModel, args, steps: int, seed: int) -> Clock:
+    trainer = our_trainer(bench, model, seed=seed, max_steps=steps + 1)
+    return run(trainer, Clock(trainer.meter, args))
+
+
+def our_trainer(bench: Bench, model: PreTrainedModel, **training) -> PretrainingTrainer:
+    """That of run_mlm.py and run_pretraining.py."""
+    training_args = copy.deepcopy(bench.setup.training_args)
+    for name, value in training.items():
+        setattr(training_args, name, value)
+    return make_trainer(replace(bench.setup, training_args=training_args), model, bench.sets)
+
+
+def train_stock(bench: Bench, model: PreTrainedModel, args, steps: int, seed: int) -> Clock:
+    clock = count_forwards(model, bench, args)
+    return run(stock_trainer(bench, model, args, seed=seed, max_steps=steps + 1), clock)
+
+
+def stock_trainer(bench: Bench, model: PreTrainedModel, args, **training) -> Trainer:
+    """As upstream's run_mlm.py trains: the Trainer, its collator, batches at random, the loss that models return."""
+    training_args = transformers.TrainingArguments(
+        output_dir=bench.setup.training_args.output_dir,
+        per_device_train_batch_size=args.stock_batch_size or args.batch_size,
+        **common_arguments(args) | training,
+    )
+    collator = DataCollatorForLanguageModeling(bench.setup.tokenizer, mlm_probability=0.15)
+    return Trainer(model, training_args, data_collator=collator, train_dataset=stock_examples(bench))
+
+
+def count_forwards(model: PreTrainedModel, bench: Bench, args) -> Clock:
+    """A clock of what goes into the model. As operations it counts those the loss needs, so that MFU compares."""
+    device, dtype = torch.device(args.device), torch.bfloat16 if args.bf16 else torch.float32
+    meter = Meter(bench.flops, peak_flops(device, dtype), device)
+    model.register_forward_pre_hook(lambda model, args, kwargs: meter.add(kwargs), with_kwargs=True)
+    return Clock(meter, args)
+
+
+def run(trainer: Trainer, clock: Clock) -> Clock:
+    trainer.add_callback(clock)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return clock
+
+
+def stock_examples(bench: Bench) -> list[dict]:
+    """Pairs as ours; lines cut off at the longest length; texts joined, and cut into blocks, the rest dropped."""
+    tokenizer, length = bench.setup.tokenizer, bench.work.max_seq_length
+    if bench.work.task is not MASKED_LM:
+        return pairs_of(bench)
+    units = [unit for document in bench.setup.corpora[0].documents() for unit in document]
+    if "line_by_line" in bench.work.settings:
+        return [{"input_ids": ids} for ids in tokenizer(units, truncation=True, max_length=length)["input_ids"]]
+    joined = [token for ids in tokenizer(units)["input_ids"] for token in ids]
+    return [{"input_ids": joined[i : i + length]} for i in range(0, len(joined) - length + 1, length)]
+
+
+def pairs_of(bench: Bench) -> list[dict]:
+    pairs = (bench.sets.train[0, number] for number in range(len(bench.sets.train)))
+    return [{key: pair[key] for key in ("input_ids", "token_type_ids", "next_sentence_label")} for pair in pairs]
+
+
+def train_notebook(bench: Bench, model: PreTrainedModel, args, steps: int, seed: int) -> Clock:
+    """As the notebooks on both objectives train: all padded to the longest length, masks drawn once, a plain loop."""
+    tokenizer = bench.setup.tokenizer
+    torch.manual_seed(seed)
+    rows = stock_examples(bench)
+    chosen = [rows[number] for number in torch.randperm(len(rows)).tolist()[: (steps + 1) * args.batch_size]]
+    inputs = tokenizer.pad(chosen, padding="max_length", max_length=bench.work.max_seq_length, return_tensors="pt")
+    inputs["labels"] = inputs["input_ids"].clone()
+    special = torch.isin(inputs["input_ids"], torch.tensor(tokenizer.all_special_ids))
+    inputs["input_ids"][(torch.rand(special.shape) < 0.15) & ~special] = tokenizer.mask_token_id
+    examples = [{name: values[row] for name, values in inputs.items()} for row in range(len(chosen))]
+    model.to(args.device).train()
+    clock = count_forwards(model, bench, args)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
+    for batch in DataLoader(examples, batch_size=args.batch_size):
+        optimizer.zero_grad()
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+            loss = model(**{name: values.to(args.device) for name, values in batch.items()}).loss
+        loss.backward()
+        optimizer.step()
+        clock.on_step_end()
+    return clock
+
+
+SIDES = {"ours": train_ours, "stock": train_stock, "notebook": train_notebook}
