@@ -1,4 +1,8 @@
-"""Logits at masked positions only: the head, half of a small model's work, is left out where nothing is predicted."""
+"""Logits at masked positions only: what nothing is predicted from is not computed.
+
+With 15 % of the tokens masked, that spares most of the head, half of a small model's work, and of the last layer's
+feed-forward.
+"""
 
 import copy
 import logging
@@ -6,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -22,56 +27,84 @@ class PositionSelector:
     Args:
         model: whose forward it is.
         logits: names that the model's output may have for the logits.
-        before_head: select what goes into the head; or else, of the logits that come out of it.
+        place: name of the module in whose output [batch, length, width] the positions are selected; empty for the
+            logits of the model itself.
     """
 
-    def __init__(self, model: PreTrainedModel, logits: tuple[str, ...], before_head: bool):
-        self.names = ("last_hidden_state",) if before_head else logits
+    def __init__(self, model: PreTrainedModel, logits: tuple[str, ...], place: str):
+        self.names = ("last_hidden_state", *logits)
         self.positions = None
-        model.register_forward_pre_hook(self.take_positions, with_kwargs=True)
-        (model.base_model if before_head else model).register_forward_hook(self.select)
+        self.hooks = [
+            model.register_forward_pre_hook(self.take_positions, with_kwargs=True),
+            model.get_submodule(place).register_forward_hook(self.select),
+        ]
 
     def take_positions(self, model, args, kwargs):
+        # Kept until the next forward: a layer under gradient checkpointing runs again in the backward.
         self.positions = kwargs.pop("masked_positions", None)
         return args, kwargs
 
     def select(self, module, args, output):
-        if self.positions is not None:
-            name = next(name for name in self.names if name in output)
-            output[name] = output[name].flatten(0, 1).index_select(0, self.positions)[None]
-            self.positions = None
+        if self.positions is None:
+            return output
+        if torch.is_tensor(output):
+            return self.selected(output)
+        if isinstance(output, tuple):
+            return self.selected(output[0]), *output[1:]
+        name = next(name for name in self.names if name in output)
+        output[name] = self.selected(output[name])
         return output
 
+    def selected(self, values: torch.Tensor) -> torch.Tensor:
+        return values.flatten(0, 1).index_select(0, self.positions)[None]
 
-def predict_masked_positions(model: PreTrainedModel, logits: tuple[str, ...]) -> bool:
-    """Let the model's forward take ``masked_positions``; see PositionSelector. Whether its head is spared the others.
+    def remove(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
 
-    It is, if the head treats each position by itself and takes the base model's last hidden state. Rather than from a
-    list of architectures, that is seen from the model at hand: with a few positions selected, all it gives has to be
-    the same as without. Where it is not, all logits are computed, and those at the positions taken.
+
+def predict_masked_positions(model: PreTrainedModel, logits: tuple[str, ...]) -> str:
+    """Let the model's forward take ``masked_positions``, and return the place where it selects; see PositionSelector.
+
+    That is the earliest from which on the model treats each position by itself. Rather than from a list of
+    architectures, it is seen from the model at hand: with a few positions selected, all it gives has to be the same as
+    without. Where there is no such place, all logits are computed, and those at the positions taken.
     """
-    spared = same_with_selection(copy.deepcopy(model), logits)
-    PositionSelector(model, logits, before_head=spared)
-    if not spared:
+    # A copy, as short texts make some models, as BigBird, change the way they attend for good.
+    trial = copy.deepcopy(model).eval()
+    place = next((place for place in places(model) if same_if_selected(trial, logits, place)), "")
+    if not place:
         logger.info("%s needs logits at all positions: those at masked ones are taken of them", type(model).__name__)
-    return spared
+    PositionSelector(model, logits, place)
+    return place
+
+
+def places(model: PreTrainedModel) -> Iterator[str]:
+    """Where to try, the earliest first: before the feed-forward of the last layer, and before the head."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    if layers:
+        longest = max(layers, key=lambda name: len(model.get_submodule(name)))
+        last = model.get_submodule(longest)[-1]
+        # What comes out of it has the residual added: of BERT and its kin, and of DistilBERT.
+        found = [name for name, _ in last.named_children() if name in ("attention", "sa_layer_norm")]
+        yield from (f"{longest}.{len(model.get_submodule(longest)) - 1}.{name}" for name in reversed(found))
+    yield model.base_model_prefix
 
 
 @torch.no_grad()
-def same_with_selection(model: PreTrainedModel, logits: tuple[str, ...]) -> bool:
-    """Whether the model's outputs for two short texts are the same if positions are selected before its head.
-
-    It should be a copy: short texts make some models, as BigBird, change the way they attend for good.
-    """
-    PositionSelector(model.eval(), logits, before_head=True)
+def same_if_selected(model: PreTrainedModel, logits: tuple[str, ...], place: str) -> bool:
+    """Whether the model's outputs for two short texts are the same if positions are selected in this place."""
     ids = (torch.arange(32, device=model.device) * 7 % model.config.vocab_size).view(2, 16)
     positions = torch.tensor([1, 5, 14, 17, 30, 0, 0], device=model.device)
+    selector = PositionSelector(model, logits, place)
     try:
         with quiet():
             whole, selected = model(input_ids=ids), model(input_ids=ids, masked_positions=positions)
     except Exception as error:  # whatever a model does that has fewer positions than it expects
-        logger.debug("With selected positions, %s fails: %r", type(model).__name__, error)
+        logger.debug("With positions selected in %s, %s fails: %r", place, type(model).__name__, error)
         return False
+    finally:
+        selector.remove()
     for name, value in whole.items():
         if name in logits:
             value = value.flatten(0, 1)[positions][None]
