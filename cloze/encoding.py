@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 # Text is handed to the tokenizer in portions of about this many characters.
 PORTION = 1_000_000
-# So many portions are tokenized, in threads of their own, while text is read and ids are written: while one turns ids
-# into an array, which keeps Python busy, the other has all processors.
+# So many portions are tokenized while text is read and ids are written, in threads of their own: while Python is busy
+# with the ids of one, the other has the processors.
 AHEAD = 2
 
 # Words that nanotoken remembers in each of its threads, 12 MB of them. Its own default of a million takes gigabytes
@@ -92,7 +92,10 @@ def encode_ahead(
     texts, counts = first
     encoded = own(texts)
     yield encoded, counts
-    encoder = faster if faster and same_ids(texts, encoded, faster, "text") else own
+    encoder = own
+    if faster is not None and same_ids(texts, encoded, faster, "text"):
+        logger.info("Tokenizing with nanotoken, which gives the ids of the tokenizer itself")
+        encoder = faster
     waiting: deque = deque()
     with ThreadPoolExecutor(AHEAD) as pool:
         for texts, counts in rest:

@@ -1,4 +1,4 @@
-"""Load a tokenizer, or train one from the corpus; what it does."""
+"""Load a tokenizer, or train one from the corpus; its special tokens, and what else is asked of it."""
 
 import hashlib
 import json
