@@ -49,7 +49,7 @@ def warnings(caplog):
 def test_ids_are_those_of_the_tokenizer(kind, as_found, with_words, portion, tokenizers, texts, monkeypatch):
     monkeypatch.setattr(encoding, "PORTION", portion)
     odd = ["", "\u00e9 [MASK] <mask> \U0001f991"]
-    documents = [texts[:3], [], odd, [" ".join(texts[:20])], *([text] for text in texts[20:60])]
+    documents = [texts[:3], [], odd, [" ".join(texts[:20])], *([text] for text in texts[20:60]), [""]]
     encoded = list(encode(documents, as_found(tokenizers[kind]), with_words))
     assert [len(units) for units in encoded] == [len(document) for document in documents]
     for document, units in zip(documents, encoded, strict=True):
@@ -229,18 +229,20 @@ def test_added_tokens_are_among_the_hard_texts(tokenizers, monkeypatch, warnings
     assert "'xylem axylemb" in warnings.text
 
 
-@pytest.mark.parametrize("wrong", [lambda ids: ids + 1, lambda ids: ids[:-1]], ids=["another id", "an id fewer"])
-def test_a_difference_in_the_first_portion_is_told_and_nothing_of_it_used(wrong, monkeypatch, warnings):
+@pytest.mark.parametrize(
+    ("ids", "lengths"),
+    [
+        ([10, 11, 12, 99, 14, 15], [1, 1, 1, 1, 1, 1]),
+        ([10, 11, 12, 14, 15], [1, 1, 1, 0, 1, 1]),
+        ([10, 11, 12, 13, 14, 15], [1, 1, 1, 2, 0, 1]),
+    ],
+    ids=["another id", "an id fewer", "an id of the next text"],
+)
+def test_a_difference_in_the_first_portion_is_told_and_nothing_of_it_used(ids, lengths, monkeypatch, warnings):
     monkeypatch.setattr(encoding, "PORTION", 12)
     documents = [["10", "11"], ["12"], ["13", "14", "15"], ["16"], ["17"], ["18", "19", "20", "21"]]
-
-    def faster(texts):
-        rows = [
-            wrong(ids) if text == "13" else ids for text, (ids, _) in zip(texts, numbers(texts).texts(), strict=True)
-        ]
-        return Encoded(np.concatenate(rows), None, np.array(list(map(len, rows))))
-
-    portions = list(encode_ahead(documents, numbers, faster))
+    wrong = Encoded(np.array(ids, dtype=np.uint32), None, np.array(lengths))
+    portions = list(encode_ahead(documents, numbers, lambda _: wrong))
     assert [encoded.ids.tolist() for encoded, _ in portions] == [[10, 11, 12, 13, 14, 15], [16, 17, 18, 19, 20, 21]]
     assert len(warnings.records) == 1
     assert "for text 4, '13': it is not used" in warnings.text
