@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 # Raised when what is written changes, so that older caches are not taken for it.
 VERSION = 3
 
-# Where the units are no sentences, finding those only to tell their number takes half as long as reading, and more where
-# documents are long. They are counted in about so many characters, and in this share of longer texts.
+# Where the units are no sentences, finding those only to tell their number takes half as long as reading, or more if
+# documents are long. They are counted in about so many characters, and in this share of a longer text.
 COUNTED = 1_000_000
 COUNTED_SHARE = 0.05
 
