@@ -90,6 +90,7 @@ def compare(text: str, sides: list[str], turns: int, folder: str) -> dict:
     for turn in range(turns):
         for side in sides if turn % 2 == 0 else reversed(sides):
             measured[side].append(child(side, folder, text))
+            print(f"turn {turn + 1}, {Path(text).name}, {side}: {measured[side][-1]}", file=sys.stderr)
     tokens = measured["tokenizers"][0]["tokens"]
     rows = {}
     for side, runs in measured.items():
