@@ -16,8 +16,9 @@ from cloze.arguments import UserError
 
 logger = logging.getLogger(__name__)
 
-# Text is handed to the tokenizer in portions of about this many characters.
-PORTION = 1_000_000
+# Text is handed to the tokenizer in portions of about this many characters; the first is the sample that judges
+# nanotoken.
+PORTION = 250_000
 # So many portions are tokenized while text is read and ids are written, in threads of their own: while Python is busy
 # with the ids of one, the other has the processors.
 AHEAD = 2
