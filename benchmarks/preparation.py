@@ -1,13 +1,19 @@
 #!/usr/bin/env python
-"""How fast text becomes sentences on disk and then pairs, on one core, and how much memory that takes.
+"""How fast text becomes token ids on disk, ours and upstream's way, in how many bytes and how much memory; then pairs.
 
-    python benchmarks/preparation.py
+    python benchmarks/preparation.py            # a quarter of an hour
+    python benchmarks/preparation.py --quick    # a minute
 
-The corpora are made of the sample's sentences in random order, each ten times as long as the one before. Every size
-is measured in a process of its own, so that its peak of memory is its own. Prints a table, and a line of JSON.
+The corpora are of the sample's sentences, or those of --text, in random order, each ten times as long as the one
+before; one word in each sentence is made up of two, as real text always has new ones. Upstream's way is that of
+run_mlm.py in transformers' examples: load_dataset("text") -> map of the tokenizer -> map that joins 1,000 lines and
+cuts them into blocks. Every measurement is a process of its own, on all cores, from the text to the ids on disk,
+libraries and tokenizer loaded; the sides take turns. Tokens are those of the text, special ones not counted.
+Prints two tables, and a line of JSON.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import resource
@@ -16,22 +22,25 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = (100_000, 1_000_000, 10_000_000)
+sys.path.insert(0, str(ROOT))
+
+SIZES = (200_000, 2_000_000, 20_000_000)
 MAX_SEQ_LENGTH = 128
 SENTENCES_A_DOCUMENT = 12
+UPSTREAM = "upstream"
 
-# What is measured: key, title, format.
-COLUMNS = (
+# What is told of pairs: key, title, format.
+PAIR_COLUMNS = (
     ("tokens", "tokens", ",d"),
-    ("prepare_tokens_per_second", "prepared/s", ",.0f"),
-    ("disk_bytes_per_token", "B/token", ".2f"),
+    ("disk_bytes_per_token", "disk, B/token", ".2f"),
     ("segment_pairs", "segment pairs", ",d"),
-    ("segment_seconds", "s", ".2f"),
+    ("segment_seconds", "drawn in s", ".2f"),
     ("segment_bytes_per_token", "B/token", ".2f"),
     ("sentence_pairs", "sentence pairs", ",d"),
-    ("sentence_seconds", "s", ".2f"),
+    ("sentence_seconds", "drawn in s", ".2f"),
     ("sentence_bytes_per_token", "B/token", ".2f"),
     ("peak_megabytes", "peak MB", ",.0f"),
 )
@@ -40,74 +49,178 @@ COLUMNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=SIZES, help="sizes of the corpora, about")
-    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--turns", type=int, default=5, help="times that each side is measured")
+    parser.add_argument("--quick", action="store_true", help="two sizes, one turn")
+    parser.add_argument("--text", help="take the sentences of this file instead of the sample's")
+    parser.add_argument("--tokenizer_name", help="instead of a WordPiece of 8,000 tokens, trained on the sentences")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.measure:
-        print(json.dumps(measure(args.measure)))
+    if args.child:
+        what, folder, text = args.child
+        print(json.dumps(make_texts(Path(folder), args) if what == "texts" else measure(what, Path(folder), text)))
         return
-    results = []
-    for size in args.tokens:
-        argv = [sys.executable, __file__, "--measure", str(size)]
-        child = subprocess.run(
-            argv, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
-        )
-        results.append(json.loads(child.stdout.splitlines()[-1]))
-    print(" | ".join(title for _, title, _ in COLUMNS))
+    sizes, turns = (args.tokens[:2], 1) if args.quick else (args.tokens, args.turns)
+    sides = [UPSTREAM, "tokenizers"] + ["nanotoken"] * (importlib.util.find_spec("nanotoken") is not None)
+    with tempfile.TemporaryDirectory() as folder:
+        texts = child("texts", folder, "-", *sys.argv[1:])
+        results = [compare(text, sides, turns, folder) for text in texts[: len(sizes)]]
+        pairs = [child("pairs", folder, text) for text in texts[: len(sizes)]]
+    print("tokens | side | tokens/s, median | slowest | fastest | times upstream's | B/token on disk | peak MB")
     for result in results:
-        print(" | ".join(f"{result[key]:>{len(title)}{form}}" for key, title, form in COLUMNS))
-    print(json.dumps(results))
+        for side, row in result["sides"].items():
+            print(
+                f"{result['tokens']:>10,d} | {side:10} | {row['median']:>11,.0f} | {row['slowest']:>11,.0f} | "
+                f"{row['fastest']:>11,.0f} | {row['times']:>6.2f} | {row['bytes']:>6.2f} | {row['peak']:>5,.0f}"
+            )
+    print("\n" + " | ".join(title for _, title, _ in PAIR_COLUMNS))
+    for result in pairs:
+        print(" | ".join(f"{result[key]:>{len(title)}{form}}" for key, title, form in PAIR_COLUMNS))
+    print(json.dumps({"preparation": results, "pairs": pairs}))
 
 
-def measure(size: int) -> dict[str, float]:
-    """Prepare a corpus of about so many tokens and draw an epoch of pairs from it, both strategies, on one core."""
+def child(what: str, folder: str, text: str, *flags: str):
+    """What a process of its own gives; this one stays small, as its memory counts into the peaks of its children."""
+    argv = [sys.executable, __file__, *flags, "--child", what, folder, text]
+    return json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def compare(text: str, sides: list[str], turns: int, folder: str) -> dict:
+    """The sides' figures for one text, measured alternately."""
+    measured: dict[str, list[dict]] = {side: [] for side in sides}
+    for turn in range(turns):
+        for side in sides if turn % 2 == 0 else reversed(sides):
+            measured[side].append(child(side, folder, text))
+            print(f"turn {turn + 1}, {Path(text).name}, {side}: {measured[side][-1]}", file=sys.stderr)
+    tokens = measured["tokenizers"][0]["tokens"]
+    rows = {}
+    for side, runs in measured.items():
+        seconds = [run["seconds"] for run in runs]
+        times = [base["seconds"] / run["seconds"] for base, run in zip(measured[UPSTREAM], runs, strict=True)]
+        rows[side] = {
+            "median": tokens / median(seconds),
+            "slowest": tokens / max(seconds),
+            "fastest": tokens / min(seconds),
+            "times": median(times),
+            "bytes": runs[0]["bytes"] / tokens,
+            "peak": median(run["peak"] for run in runs),
+        }
+    return {"tokens": tokens, "sides": rows}
+
+
+def make_texts(folder: Path, args: argparse.Namespace) -> list[str]:
+    """Write the corpora and the tokenizer."""
+    import numpy as np
+    from transformers import AutoTokenizer
+
+    from cloze.corpus import FileCorpus
+    from cloze.tokenization import train_tokenizer
+
+    base = FileCorpus((Path(args.text),) if args.text else tuple(sorted((ROOT / "sample").glob("*.txt"))))
+    if args.tokenizer_name:
+        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name)
+    else:
+        tokenizer = train_tokenizer(base, "bert", 8_000, True, folder, overwrite=False)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    paths = [folder / f"{size}.txt" for size in args.tokens]
+    for path, size in zip(paths, args.tokens, strict=True):
+        write_corpus(path, base, size, np.random.default_rng(0))
+    return list(map(str, paths))
+
+
+def measure(side: str, folder: Path, text: str) -> dict[str, float]:
+    """Prepare the text by one side's way: seconds, bytes on disk, and the peak of memory."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
+        if side == "pairs":
+            return measure_pairs(Path(text), tokenizer, Path(cache))
+        prepare = prepare_as_upstream if side == UPSTREAM else prepare_as_ours
+        return prepare(Path(text), tokenizer, Path(cache), side)
+
+
+def prepare_as_ours(text: Path, tokenizer, cache: Path, backend: str) -> dict[str, float]:
+    from cloze.corpus import FileCorpus
+    from cloze.encoding import faster_encoder
+    from cloze.preparation import prepare
+
+    start = time.perf_counter()
+    faster = faster_encoder(tokenizer, backend, with_words=False)
+    corpus = prepare(FileCorpus((text,)), tokenizer, cache, unit="document", with_words=False, faster=faster)
+    return figures(start, cache) | {"tokens": len(corpus.tokens)}
+
+
+def prepare_as_upstream(text: Path, tokenizer, cache: Path, _) -> dict[str, float]:
+    import datasets
+
+    # Not needed here, but loaded by both sides, so that their memory can be compared.
+    import cloze.preparation  # noqa: F401
+
+    def encode(lines):
+        return tokenizer(lines["text"], return_special_tokens_mask=True)
+
+    def cut(lines):
+        columns = {name: [value for row in rows for value in row] for name, rows in lines.items()}
+        starts = range(0, len(columns["input_ids"]) // MAX_SEQ_LENGTH * MAX_SEQ_LENGTH, MAX_SEQ_LENGTH)
+        return {name: [values[i : i + MAX_SEQ_LENGTH] for i in starts] for name, values in columns.items()}
+
+    datasets.disable_progress_bars()
+    start = time.perf_counter()
+    lines = datasets.load_dataset("text", data_files=str(text), cache_dir=str(cache), split="train")
+    encoded = lines.map(encode, batched=True, remove_columns=["text"])
+    encoded.map(cut, batched=True)
+    return figures(start, cache)
+
+
+def figures(start: float, cache: Path) -> dict[str, float]:
+    seconds = time.perf_counter() - start
+    size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+    return {"seconds": seconds, "bytes": size, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
+
+
+def measure_pairs(text: Path, tokenizer, cache: Path) -> dict[str, float]:
+    """Draw an epoch of pairs from the text's sentences, both strategies, on one core."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     os.environ["RAYON_NUM_THREADS"] = "1"
     import numpy as np
 
     from cloze.corpus import FileCorpus
+    from cloze.encoding import faster_encoder
     from cloze.pairs import PairSettings, Sentences, draw_pairs
     from cloze.preparation import prepare
-    from cloze.tokenization import pair_template_of, train_tokenizer
+    from cloze.tokenization import pair_template_of
 
-    sample = FileCorpus(tuple(sorted((ROOT / "sample").glob("*.txt"))))
-    with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder)
-        tokenizer = train_tokenizer(sample, "bert", 8_000, True, cache, overwrite=False)
-        text = cache / "corpus.txt"
-        write_corpus(text, sample, size, np.random.default_rng(0))
+    faster = faster_encoder(tokenizer, "auto", with_words=False)
+    corpus = prepare(FileCorpus((text,)), tokenizer, cache, unit="sentence", with_words=False, faster=faster)
+    tokens = len(corpus.tokens)
+    result = {"tokens": tokens, "disk_bytes_per_token": figures(0, cache)["bytes"] / tokens}
+    template = pair_template_of(tokenizer)
+    for strategy in ("segment", "sentence"):
+        settings = PairSettings(MAX_SEQ_LENGTH - template.num_special, strategy)
         start = time.perf_counter()
-        corpus = prepare(FileCorpus((text,)), tokenizer, cache, unit="sentence", with_words=False)
-        seconds = time.perf_counter() - start
-        tokens = len(corpus.tokens)
-        (prepared,) = cache.glob("corpus-*[!k]/")
-        result = {
-            "tokens": tokens,
-            "prepare_tokens_per_second": tokens / seconds,
-            "disk_bytes_per_token": sum(path.stat().st_size for path in prepared.iterdir()) / tokens,
-        }
-        template = pair_template_of(tokenizer)
-        for strategy in ("segment", "sentence"):
-            settings = PairSettings(MAX_SEQ_LENGTH - template.num_special, strategy)
-            start = time.perf_counter()
-            sentences = Sentences.of(corpus.spans(), corpus.counts())
-            pairs = draw_pairs(corpus.tokens, sentences, template, settings, np.random.default_rng(0))
-            result[f"{strategy}_seconds"] = time.perf_counter() - start
-            result[f"{strategy}_pairs"] = len(pairs)
-            held = (pairs.spans, pairs.labels, pairs.cut)
-            result[f"{strategy}_bytes_per_token"] = sum(array.nbytes for array in held) / tokens
-    result["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return result
+        sentences = Sentences.of(corpus.spans(), corpus.counts())
+        pairs = draw_pairs(corpus.tokens, sentences, template, settings, np.random.default_rng(0))
+        result[f"{strategy}_seconds"] = time.perf_counter() - start
+        result[f"{strategy}_pairs"] = len(pairs)
+        held = (pairs.spans, pairs.labels, pairs.cut)
+        result[f"{strategy}_bytes_per_token"] = sum(array.nbytes for array in held) / tokens
+    return result | {"peak_megabytes": figures(0, cache)["peak"]}
 
 
-def write_corpus(path: Path, sample, size: int, rng) -> None:
-    """Documents of random sentences of the sample, of about ``size`` tokens of five characters each."""
-    sentences = [line for document in sample.documents() for line in document]
+def write_corpus(path: Path, base, size: int, rng) -> None:
+    """Documents of random sentences, a line each, of about ``size`` tokens of five characters each."""
+    lines = [line.split() for document in base.documents() for line in document]
+    words = sorted({word for line in lines for word in line})
     written = 0
     with open(path, "w", encoding="utf-8") as file:
         while written < 5 * size:
-            document = "\n".join(sentences[i] for i in rng.integers(len(sentences), size=SENTENCES_A_DOCUMENT))
-            written += file.write(f"{document}\n\n")
+            for number in rng.integers(len(lines), size=SENTENCES_A_DOCUMENT):
+                first, second, place = rng.integers([len(words), len(words), len(lines[number])])
+                line = lines[number].copy()
+                line[place] = words[first][: len(words[first]) // 2] + words[second][len(words[second]) // 2 :]
+                written += file.write(" ".join(line) + "\n")
+            written += file.write("\n")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from cloze.batching import StreamedExamples
 from cloze.blocks import Blocks, Lines, Template, cut_stream
 from cloze.corpus import Corpus
 from cloze.data_arguments import DataTrainingArguments
+from cloze.encoding import encode
 from cloze.examples import SHOWN, ExampleSets, Part, collect, log_facts, prepare_parts
 from cloze.preparation import unit_texts
 from cloze.setup import Setup
-from cloze.tokenization import encode, template_of
+from cloze.tokenization import template_of
 
 logger = logging.getLogger(__name__)
 

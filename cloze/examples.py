@@ -11,6 +11,7 @@ from torch.utils.data import Subset
 from cloze.batching import EpochExamples, StreamedExamples
 from cloze.corpus import split_documents
 from cloze.data_arguments import DataArguments
+from cloze.encoding import faster_encoder
 from cloze.preparation import TokenizedCorpus, prepare
 from cloze.setup import Setup
 from cloze.tokenization import check_whole_words
@@ -35,7 +36,8 @@ class Part:
         count = self.corpus.num_documents if self.documents is None else len(self.documents)
         part = "" if self.documents is None else f" of {self.corpus.num_documents:,}"
         tokens = f"{self.corpus.count_tokens(self.documents):,} tokens"
-        return f"{count:,}{part} documents, {tokens}, from {self.name} ({self.corpus.num_sentences:,} sentences in all)"
+        sentences = f"{'about ' if self.corpus.about else ''}{self.corpus.num_sentences:,} sentences in all"
+        return f"{count:,}{part} documents, {tokens}, from {self.name} ({sentences})"
 
 
 @dataclass
@@ -64,6 +66,7 @@ def prepare_parts(setup: Setup, unit: str, at_least: int = 1) -> tuple[Part | No
         cache=setup.cache,
         unit=unit,
         with_words=with_words,
+        faster=faster_encoder(setup.tokenizer, data_args.tokenizer_backend, with_words),
         # One process does it again; the others wait for it at the lock, or take the same ids from before.
         overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
     )

@@ -9,10 +9,11 @@ import numpy as np
 
 from cloze.arguments import UserError
 from cloze.corpus import find_files
+from cloze.encoding import encode
 from cloze.masking import IGNORED
 from cloze.pairs import PairTemplate, fit
 from cloze.readers import file_format, read_rows
-from cloze.tokenization import encode, pair_template_of
+from cloze.tokenization import pair_template_of
 from cloze.training import PretrainingTrainer
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,10 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import datasets
 import numpy as np
@@ -18,12 +19,18 @@ from transformers import PreTrainedTokenizerBase
 
 from cloze.arguments import ModelArguments, UserError
 from cloze.corpus import Corpus, read_documents
-from cloze.tokenization import encode, fingerprint, hash_of, num_ids
+from cloze.encoding import Encoder, encode_ahead, own_encoder
+from cloze.tokenization import fingerprint, hash_of, num_ids
 
 logger = logging.getLogger(__name__)
 
 # Raised when what is written changes, so that older caches are not taken for it.
-VERSION = 2
+VERSION = 3
+
+# Where the units are no sentences, finding those only to tell their number takes half as long as reading, or more if
+# documents are long. They are counted in about so many characters, and in this share of a longer text.
+COUNTED = 1_000_000
+COUNTED_SHARE = 0.05
 
 
 def cache_folder(model_args: ModelArguments) -> Path:
@@ -46,6 +53,7 @@ class TokenizedCorpus:
         units: where each unit begins in the tokens, and the end, [units + 1].
         documents: where each document begins in the units, and the end, [documents + 1].
         num_sentences: sentences in the text, those without a token included.
+        about: whether that is an estimate, as not all the text was looked at.
     """
 
     tokens: np.ndarray
@@ -53,6 +61,7 @@ class TokenizedCorpus:
     units: np.ndarray
     documents: np.ndarray
     num_sentences: int
+    about: bool = False
 
     @property
     def num_documents(self) -> int:
@@ -84,11 +93,13 @@ def prepare(
     *,
     unit: str,
     with_words: bool,
+    faster: Encoder | None = None,
     overwrite: bool = False,
 ) -> TokenizedCorpus:
     """Tokenize the corpus, or take what was prepared from the same files with the same tokenizer and settings.
 
-    A unit is a ``document``, a ``line``, a ``sentence`` found in the text, or one by ``sentence_per_line``.
+    A unit is a ``document``, a ``line``, a ``sentence`` found in the text, or one by ``sentence_per_line``. A
+    ``faster`` encoder is used if it gives the tokenizer's own ids, so that what is prepared is the same.
 
     Processes that prepare the same corpus at the same time wait for each other at a file lock, not in a collective,
     which would time out on a large corpus (huggingface/transformers#17106).
@@ -102,16 +113,18 @@ def prepare(
             partial = Path(f"{path}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            write(corpus, tokenizer, partial, unit, with_words)
+            write(corpus, tokenizer, partial, unit, with_words, faster)
             shutil.rmtree(path, ignore_errors=True)
             os.replace(partial, path)
             logger.info("Prepared %s in %s", corpus.name, path)
         return read(path)
 
 
-def write(corpus: Corpus, tokenizer, path: Path, unit: str, with_words: bool) -> None:
+def write(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, path: Path, unit: str, with_words: bool, faster: Encoder | None
+) -> None:
     dtype = np.uint16 if num_ids(tokenizer) <= 2**16 else np.uint32
-    info = {"dtype": np.dtype(dtype).name, "with_words": with_words, "sentences": 0}
+    info = {"dtype": np.dtype(dtype).name, "with_words": with_words}
     documents = count_sentences(unit_texts(corpus, unit), info, unit)
     progress = tqdm(documents, "tokenizing", unit=" documents", disable=not sys.stderr.isatty())
     num_tokens = num_units = 0
@@ -121,20 +134,24 @@ def write(corpus: Corpus, tokenizer, path: Path, unit: str, with_words: bool) ->
         open(path / "units", "wb") as units,
         open(path / "documents", "wb") as ends,
     ):
-        for document in encode(progress, tokenizer, with_words):
-            ends.write(np.int64(num_units).tobytes())
-            for ids, word_starts in document:
-                units.write(np.int64(num_tokens).tobytes())
-                tokens.write(ids.astype(dtype).tobytes())
-                if with_words:
-                    words.write(word_starts.tobytes())
-                num_tokens += len(ids)
-                num_units += 1
-        ends.write(np.int64(num_units).tobytes())
+        for encoded, counts in encode_ahead(progress, own_encoder(tokenizer, with_words), faster):
+            tokens.write(encoded.ids.astype(dtype).data)
+            if with_words:
+                words.write(encoded.word_starts.data)
+            num_tokens = write_begins(units, encoded.lengths, num_tokens)
+            num_units = write_begins(ends, counts, num_units)
         units.write(np.int64(num_tokens).tobytes())
+        ends.write(np.int64(num_units).tobytes())
     if not num_tokens:
         raise UserError(f"{corpus.name}: the tokenizer finds no token in the text: is it the right one?")
     (path / "info.json").write_text(json.dumps(info))
+
+
+def write_begins(file: BinaryIO, lengths: Sequence[int], begin: int) -> int:
+    """Write where each of some things in a row begins, the first of them at ``begin``; gives where they end."""
+    ends = begin + np.cumsum(lengths, dtype=np.int64)
+    file.write((ends - lengths).data)
+    return int(ends[-1]) if len(ends) else begin
 
 
 def unit_texts(corpus: Corpus, unit: str) -> Iterator[list[str]]:
@@ -155,11 +172,20 @@ def split_sentences(text: str) -> list[str]:
 
 
 def count_sentences(documents: Iterator[list[str]], info: dict, unit: str) -> Iterator[list[str]]:
-    """Pass the documents on, and count their sentences in ``info``."""
+    """Pass the documents on, and put into ``info`` how many sentences they have, and whether that is an estimate."""
+    characters = counted = found = 0
     for document in documents:
-        found = document if unit.startswith("sentence") else [s for text in document for s in split_sentences(text)]
-        info["sentences"] += len(found)
+        length = sum(map(len, document))
+        characters += length
+        if unit.startswith("sentence"):
+            counted, found = characters, found + len(document)
+        elif counted < COUNTED or counted < COUNTED_SHARE * characters:
+            counted += length
+            found += sum(len(split_sentences(text)) for text in document)
         yield document
+    about = counted < characters
+    # Three digits of an estimate are plenty.
+    info |= {"sentences": int(float(f"{found * characters / counted:.3g}")) if about else found, "about": about}
 
 
 def read(path: Path) -> TokenizedCorpus:
@@ -167,7 +193,8 @@ def read(path: Path) -> TokenizedCorpus:
     return TokenizedCorpus(
         tokens=np.memmap(path / "tokens", info["dtype"], mode="r"),
         word_starts=np.memmap(path / "word_starts", bool, mode="r") if info["with_words"] else None,
-        units=np.fromfile(path / "units", np.int64),
-        documents=np.fromfile(path / "documents", np.int64),
+        units=np.memmap(path / "units", np.int64, mode="r"),
+        documents=np.memmap(path / "documents", np.int64, mode="r"),
         num_sentences=info["sentences"],
+        about=info["about"],
     )

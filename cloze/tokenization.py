@@ -1,4 +1,4 @@
-"""Load a tokenizer, or train one from the corpus; text -> token ids."""
+"""Load a tokenizer, or train one from the corpus; its special tokens, and what else is asked of it."""
 
 import hashlib
 import json
@@ -6,11 +6,9 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 from filelock import FileLock
 from tokenizers import Tokenizer, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
@@ -18,6 +16,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, 
 from cloze.arguments import ModelArguments, UserError
 from cloze.blocks import Template
 from cloze.corpus import Corpus, read_documents
+from cloze.encoding import plain_backend
 from cloze.pairs import PairTemplate
 
 logger = logging.getLogger(__name__)
@@ -26,9 +25,6 @@ WORDPIECE_TYPES = ("bert", "distilbert", "electra")
 BYTE_LEVEL_TYPES = ("roberta", "modernbert")
 # Kinds of tokenizer that say to which word a token belongs.
 WORD_MODELS = ("WordPiece", "BPE", "Unigram")
-
-# Text is handed to the tokenizer in portions of about this many characters.
-PORTION = 1_000_000
 
 
 def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTrainedTokenizerBase | None:
@@ -148,47 +144,6 @@ def check_whole_words(tokenizer: PreTrainedTokenizerBase) -> None:
         raise UserError(f"--whole_word_mask: {name} ({kind}) does not say where words begin: drop the flag")
 
 
-def encode(
-    documents: Iterable[Sequence[str]], tokenizer: PreTrainedTokenizerBase, with_words: bool
-) -> Iterator[list[tuple[np.ndarray, np.ndarray | None]]]:
-    """Each document's units as (ids [tokens], whether a word starts there [tokens] or None), without special tokens."""
-    encode_texts = encode_fast if tokenizer.is_fast else encode_slow
-    for portion in portions(documents):
-        encoded = iter(encode_texts(list(chain.from_iterable(portion)), tokenizer, with_words))
-        for document in portion:
-            yield list(islice(encoded, len(document)))
-
-
-def portions(documents: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
-    portion, characters = [], 0
-    for document in documents:
-        portion.append(document)
-        characters += sum(map(len, document))
-        if characters >= PORTION:
-            yield portion
-            portion, characters = [], 0
-    if portion:
-        yield portion
-
-
-def encode_fast(texts: list[str], tokenizer, with_words: bool) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    backend: Tokenizer = tokenizer.backend_tokenizer
-    # A tokenizer.json may come with truncation and padding switched on.
-    backend.no_truncation()
-    backend.no_padding()
-    # encode_batch_fast does not track words.
-    encode_batch = backend.encode_batch if with_words else backend.encode_batch_fast
-    for encoding in encode_batch(texts, add_special_tokens=False):
-        words = np.array(encoding.word_ids, dtype=float) if with_words else None
-        yield np.array(encoding.ids, np.int64), words if words is None else np.diff(words, prepend=-1) != 0
-
-
-def encode_slow(texts: list[str], tokenizer, with_words: bool) -> Iterator[tuple[np.ndarray, None]]:
-    assert not with_words, "check_whole_words refuses slow tokenizers"
-    for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
-        yield np.array(ids, np.int64), None
-
-
 def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:
     """Rows that an embedding needs for the tokenizer's ids; more than ``len(tokenizer)`` where ids have gaps."""
     return max(tokenizer.get_vocab().values()) + 1
@@ -198,10 +153,7 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Changes whenever the tokenizer would give other ids."""
     if not tokenizer.is_fast:
         return hash_of([type(tokenizer).__name__, tokenizer.get_vocab(), repr(tokenizer.init_kwargs)])
-    backend: Tokenizer = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    return hash_of(backend.to_str())
+    return hash_of(plain_backend(tokenizer).to_str())
 
 
 def hash_of(value) -> str:

@@ -1,5 +1,6 @@
 """Tiny tokenizers and models made in-process; no network, and caches of our own."""
 
+import copy
 import os
 import tempfile
 from pathlib import Path
@@ -92,6 +93,14 @@ def tokenizers(texts):
     """One small tokenizer of each kind: wordpiece, byte_level, unigram."""
     kinds = {"wordpiece": BertTokenizer, "byte_level": RobertaTokenizer, "unigram": DebertaV2Tokenizer}
     return {name: kind().train_new_from_iterator([texts], vocab_size=500) for name, kind in kinds.items()}
+
+
+def truncating(tokenizer):
+    """A tokenizer.json may come with truncation and padding switched on."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.enable_truncation(8)
+    tokenizer.backend_tokenizer.enable_padding(length=64)
+    return tokenizer
 
 
 def checkpoint_maker(auto_model, tokenizers, folder):

@@ -122,6 +122,25 @@ MISTAKES = [
     Case("no training samples", "--max_train_samples 0", "--max_train_samples 0", "leave it out"),
     Case("no evaluation samples", "--max_eval_samples 0", "--max_eval_samples 0", "leave it out"),
     Case("cut lines of blocks", "--truncate_long_lines", "--truncate_long_lines", "goes with --line_by_line"),
+    Case("no such backend", "--tokenizer_backend rust", "invalid choice: 'rust'", "'nanotoken'"),
+    Case(
+        "no WordPiece for nanotoken",
+        "--model_name_or_path roberta --tokenizer_backend nanotoken",
+        "--tokenizer_backend nanotoken is for fast WordPiece tokenizers, RobertaTokenizer is none (BPE)",
+        "drop the flag",
+    ),
+    Case(
+        "whole words by nanotoken",
+        "--tokenizer_backend nanotoken --whole_word_mask",
+        "--tokenizer_backend nanotoken does not say where words begin",
+        "drop one of the two",
+    ),
+    Case(
+        "stream by nanotoken",
+        "--tokenizer_backend nanotoken --streaming --max_steps 1",
+        "--tokenizer_backend nanotoken is for text that is prepared first",
+        "or --streaming",
+    ),
     # Masks
     Case("nothing masked", "--mlm_probability 0", "--mlm_probability 0.0", "within 0 and 1"),
     Case("more than all masked", "--mlm_probability 1.5", "--mlm_probability 1.5", "within 0 and 1"),
@@ -362,6 +381,14 @@ def test_mistake_in_pairs_to_judge_is_named_too(argv, culprit, cure, error_of, m
     error = error_of(argv, run_nsp)
     assert culprit in error
     assert cure in error
+
+
+def test_nanotoken_that_is_not_installed_is_named_with_its_cure(error_of, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nanotoken", None)
+    monkeypatch.setattr(run_mlm, "load_model", lambda *_: pytest.fail("the model is loaded"))
+    error = error_of(f"{RIGHT} --tokenizer_backend nanotoken")
+    assert error.startswith("error: --tokenizer_backend nanotoken: ")
+    assert "pip install nanotoken, or drop the flag" in error
 
 
 def test_pairs_to_judge_without_the_flag_that_judges_them(error_of):

@@ -11,8 +11,9 @@ from transformers import DataCollatorForLanguageModeling
 
 from cloze.batching import EpochExamples, EpochSampler
 from cloze.blocks import Blocks, Lines
+from cloze.encoding import encode
 from cloze.masking import IGNORED, MaskingCollator, collate, mask_tokens, pad
-from cloze.tokenization import encode, pair_template_of, template_of
+from cloze.tokenization import pair_template_of, template_of
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
 SIGMAS = 5

@@ -12,10 +12,11 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, RobertaTokenizer
 
-from cloze import preparation
+from cloze import encoding, preparation
 from cloze.arguments import UserError
 from cloze.blocks import Blocks
 from cloze.corpus import FileCorpus
+from cloze.examples import Part
 from cloze.preparation import prepare
 from cloze.tokenization import template_of
 
@@ -46,8 +47,8 @@ def write_corpus(path, documents):
     return FileCorpus((path,))
 
 
-def prepared(corpus, tokenizer, cache, unit="document", with_words=False, overwrite=False):
-    return prepare(corpus, tokenizer, cache, unit=unit, with_words=with_words, overwrite=overwrite)
+def prepared(corpus, tokenizer, cache, unit="document", with_words=False, **settings):
+    return prepare(corpus, tokenizer, cache, unit=unit, with_words=with_words, **settings)
 
 
 def finished(cache):
@@ -66,10 +67,12 @@ def units_of(result, documents=None):
 # What is written
 
 
+@pytest.mark.parametrize("portion", [encoding.PORTION, 1])
 @pytest.mark.parametrize("with_words", [False, True])
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_ids_are_those_of_the_tokenizer(kind, unit, with_words, corpus, tokenizers, tmp_path):
+def test_ids_are_those_of_the_tokenizer(kind, unit, with_words, portion, corpus, tokenizers, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "PORTION", portion)
     tokenizer = tokenizers[kind]
     result = prepared(corpus, tokenizer, tmp_path, unit, with_words)
     units = list(chain.from_iterable(UNITS[unit]))
@@ -106,7 +109,41 @@ def test_bytes_a_token(size, dtype, tmp_path):
 
 
 def test_the_result_is_mapped_and_not_in_memory(corpus, tokenizers, tmp_path):
-    assert isinstance(prepared(corpus, tokenizers["wordpiece"], tmp_path).tokens, np.memmap)
+    result = prepared(corpus, tokenizers["wordpiece"], tmp_path, with_words=True)
+    for array in (result.tokens, result.word_starts, result.units, result.documents):
+        assert isinstance(array, np.memmap)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_nanotoken_leaves_the_same_on_disk(unit, tokenizers, texts, tmp_path, monkeypatch):
+    """It has all but the first of many portions; and nobody asks later who found the ids."""
+    monkeypatch.setattr(encoding, "PORTION", 500)
+    tokenizer = tokenizers["wordpiece"]
+    corpus = write_corpus(tmp_path / "corpus.txt", ["\n".join(texts[i : i + 9]) for i in range(0, len(texts), 9)])
+    nanotoken = encoding.faster_encoder(tokenizer, "nanotoken", with_words=False)
+    seen = []
+
+    def watched(texts):
+        seen.append(len(texts))
+        return nanotoken(texts)
+
+    for cache, faster in (("own", None), ("nanotoken", watched)):
+        prepared(corpus, tokenizer, tmp_path / cache, unit, faster=faster)
+    (own,), (other,) = finished(tmp_path / "own"), finished(tmp_path / "nanotoken")
+    assert own.name == other.name
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == {
+        path.name: path.read_bytes() for path in other.iterdir()
+    }
+    assert len(seen) > 50
+
+
+def test_ids_that_differ_are_not_written(corpus, tokenizers, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(encoding, "PORTION", 1)
+    tokenizer = tokenizers["wordpiece"]
+    own = encoding.own_encoder(tokenizer, with_words=False)
+    result = prepared(corpus, tokenizer, tmp_path, faster=lambda texts: own([text[::-1] for text in texts]))
+    assert units_of(result) == ids_of(tokenizer, DOCUMENTS)
+    assert f"for text 1, {DOCUMENTS[0]!r}: it is not used" in caplog.text
 
 
 @pytest.mark.parametrize("count", [999, 1001, 2500])
@@ -221,6 +258,48 @@ def test_the_sentences_of_a_table_row_do_not_go_over_a_blank_line(tokenizers, tm
     assert units_of(result) == ids_of(tokenizer, ["On tides", "Water heaps up.", "Twice a day.", "Salt."])
     assert result.counts().tolist() == [3, 1]
     assert result.num_sentences == 4
+
+
+SENTENCES = [f"{'One. Two. Three. Four.'[: 5 * (1 + number % 4)]}" for number in range(400)]
+
+
+@pytest.mark.parametrize(
+    ("unit", "counted", "share", "about", "least", "most"),
+    [
+        ("document", 10**6, 0.05, False, 1000, 1000),
+        ("line", 10**6, 0.05, False, 1000, 1000),
+        ("sentence", 0, 0.05, False, 1000, 1000),
+        ("sentence_per_line", 0, 0.05, False, 400, 400),
+        ("document", 1000, 0.05, True, 900, 1100),
+        ("line", 1000, 0.05, True, 900, 1100),
+        ("document", 0, 0.3, True, 700, 1300),
+    ],
+)
+def test_sentences_are_counted_or_their_number_estimated(
+    unit, counted, share, about, least, most, of_all_characters, tmp_path, monkeypatch
+):
+    """All are counted where they are units, or the text is short."""
+    monkeypatch.setattr(preparation, "COUNTED", counted)
+    monkeypatch.setattr(preparation, "COUNTED_SHARE", share)
+    looked_at = []
+    split = preparation.split_sentences
+    monkeypatch.setattr(preparation, "split_sentences", lambda text: looked_at.append(text) or split(text))
+    result = prepared(write_corpus(tmp_path / "corpus.txt", SENTENCES), of_all_characters, tmp_path, unit)
+    assert result.about is about
+    assert least <= result.num_sentences <= most
+    if about:
+        assert len("".join(looked_at)) < max(counted, share * len("".join(SENTENCES))) + 25
+    part = str(Part("this text", result, None))
+    assert part.endswith(f" from this text ({'about ' * about}{result.num_sentences:,} sentences in all)")
+
+
+def test_an_estimate_looks_at_the_whole_text(of_all_characters, tmp_path, monkeypatch):
+    """The first half has no stop."""
+    monkeypatch.setattr(preparation, "COUNTED", 100)
+    texts = ["no stop at all in here"] * 2000 + ["It stops. Often. So."] * 2000
+    result = prepared(write_corpus(tmp_path / "corpus.txt", texts), of_all_characters, tmp_path)
+    assert result.about
+    assert result.num_sentences == pytest.approx(8000, rel=0.05)
 
 
 # The cache

@@ -105,6 +105,22 @@ def test_the_model_as_it_was_is_evaluated_on_the_same_masks(train, checkpoint, o
     assert alone["eval_loss"] == before["eval_loss"]
 
 
+@pytest.mark.parametrize(
+    ("argv", "used"),
+    [
+        ([], True),
+        (["--tokenizer_backend", "nanotoken"], True),
+        (["--tokenizer_backend", "tokenizers"], False),
+        (["--whole_word_mask"], False),
+    ],
+    ids=str,
+)
+def test_nanotoken_tokenizes_where_it_can_and_may(argv, used, train, tmp_path):
+    printed = train("--max_steps", 1, "--cache_dir", tmp_path / "cache", *argv)
+    assert ("Tokenizing with nanotoken" in printed) is used
+    assert "TOKENIZER" not in printed
+
+
 def test_evaluation_does_not_depend_on_the_batch_size_and_repeats_itself(run_mlm_script, checkpoint, tmp_path):
     """Mistakes 2 and 12 of such scripts: means of batch means, and masks drawn anew."""
     losses = []

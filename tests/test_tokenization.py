@@ -1,4 +1,4 @@
-"""Training tokenizers, and text -> ids exactly as the tokenizer itself gives them."""
+"""Training tokenizers, and what is asked of them."""
 
 import copy
 import hashlib
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import truncating
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
@@ -20,7 +21,6 @@ from cloze.corpus import FileCorpus
 from cloze.pairs import PairTemplate
 from cloze.tokenization import (
     check_whole_words,
-    encode,
     fingerprint,
     num_ids,
     pair_template_of,
@@ -175,44 +175,6 @@ def test_template_of_pairs_without_special_tokens():
     vocabulary = {"a": 0, "[UNK]": 1}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "[UNK]")))
     assert pair_template_of(tokenizer) == PairTemplate((), (), ())
-
-
-def truncating(tokenizer):
-    """A tokenizer.json may come with truncation and padding switched on."""
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.backend_tokenizer.enable_truncation(8)
-    tokenizer.backend_tokenizer.enable_padding(length=64)
-    return tokenizer
-
-
-@pytest.mark.parametrize("portion", [tokenization.PORTION, 300])
-@pytest.mark.parametrize("with_words", [False, True])
-@pytest.mark.parametrize("as_found", [copy.deepcopy, truncating])
-@pytest.mark.parametrize("kind", KINDS)
-def test_ids_are_those_of_the_tokenizer(kind, as_found, with_words, portion, tokenizers, texts, monkeypatch):
-    monkeypatch.setattr(tokenization, "PORTION", portion)
-    odd = ["", "\u00e9 [MASK] <mask> \U0001f991"]
-    documents = [texts[:3], [], odd, [" ".join(texts[:20])], *([text] for text in texts[20:60])]
-    encoded = list(encode(documents, as_found(tokenizers[kind]), with_words))
-    assert [len(units) for units in encoded] == [len(document) for document in documents]
-    for document, units in zip(documents, encoded, strict=True):
-        for text, (ids, word_starts) in zip(document, units, strict=True):
-            expected = tokenizers[kind](text, add_special_tokens=False)
-            assert ids.tolist() == expected["input_ids"]
-            if with_words:
-                words = expected.word_ids()
-                pairs = zip(words, [None, *words], strict=False)
-                assert word_starts.tolist() == [word is None or word != before for word, before in pairs]
-            else:
-                assert word_starts is None
-    assert max(len(ids) for units in encoded for ids, _ in units) > 500
-
-
-def test_slow_tokenizers_encode_too():
-    tokenizer = ByT5Tokenizer()
-    ((ids, words),) = next(encode([["Tide"]], tokenizer, with_words=False))
-    assert ids.tolist() == [byte + 3 for byte in b"Tide"]
-    assert words is None
 
 
 def test_fingerprint_changes_with_what_the_tokenizer_does(tokenizers):
