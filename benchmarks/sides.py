@@ -5,6 +5,7 @@ import copy
 import sys
 import time
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -29,11 +30,14 @@ from cloze.setup import Setup, set_up  # noqa: E402
 from cloze.tasks import MASKED_LM, PRETRAINING, Task  # noqa: E402
 from cloze.training import PretrainingTrainer, make_trainer  # noqa: E402
 
+# Steps that no turn comes to.
+MANY = 1_000_000
+
 # All with BERT's vocabulary of 30,522, whatever the tokenizer uses of it.
 SIZES = {
-    "tiny": "hidden_size=128,num_hidden_layers=2,num_attention_heads=2,intermediate_size=512,vocab_size=30522",
-    "small": "hidden_size=512,num_hidden_layers=4,num_attention_heads=8,intermediate_size=2048,vocab_size=30522",
-    "bert-base": "vocab_size=30522",
+    "tiny": "hidden_size=128,num_hidden_layers=2,num_attention_heads=2,intermediate_size=512",
+    "small": "hidden_size=512,num_hidden_layers=4,num_attention_heads=8,intermediate_size=2048",
+    "bert-base": "hidden_size=768,num_hidden_layers=12,num_attention_heads=12,intermediate_size=3072",
 }
 
 
@@ -72,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--stock_batch_size", type=int, help="if not the same: the best that it can hold")
     parser.add_argument("--max_tokens_per_batch", type=int, default=1024, help="of ours, for lines and pairs")
+    parser.add_argument("--dropout", type=float, default=0.1, help="of all sides")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--bf16", action="store_true")
 
@@ -80,7 +85,11 @@ def make_bench(name: str, size: str, args, folder: str, held_out: str | None = N
     """A model of a size, and examples for the work; ``args`` as those of ``add_arguments``."""
     work = WORKS[name]
     model_args = ModelArguments(
-        model_type="bert", config_overrides=SIZES[size], tokenizer_name=args.tokenizer_name, do_lower_case=True
+        model_type="bert",
+        config_overrides=f"{SIZES[size]},vocab_size=30522,"
+        f"hidden_dropout_prob={args.dropout},attention_probs_dropout_prob={args.dropout}",
+        tokenizer_name=args.tokenizer_name,
+        do_lower_case=True,
     )
     data_args = work.data(
         train_file=[args.text], validation_file=held_out, max_seq_length=work.max_seq_length, **work.settings
@@ -115,26 +124,30 @@ def common_arguments(args) -> dict:
 
 
 class Clock(TrainerCallback):
-    """Times the steps but for the first, which warms up, and tells what the meter has counted in them."""
+    """Times steps for so many seconds, after a first that warms up, and tells what the meter has counted in them."""
 
-    def __init__(self, meter: Meter, args):
+    def __init__(self, meter: Meter, args, seconds: float):
         self.meter, self.accelerator, self.step = meter, Accelerator(cpu=args.device == "cpu"), 0
+        self.enough, self.done = seconds, False
 
-    def on_step_end(self, *args, **kwargs):
+    def on_step_end(self, args=None, state=None, control=None, **kwargs):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.step += 1
         if self.step == 1:
             self.start, self.before = time.perf_counter(), self.meter.totals(self.accelerator)
         self.seconds = time.perf_counter() - self.start
+        self.done = self.step > 1 and self.seconds >= self.enough
+        if control is not None:
+            control.should_training_stop = self.done
 
     def figures(self) -> dict[str, float]:
         return self.meter.figures(self.meter.totals(self.accelerator) - self.before, self.seconds, 1)
 
 
-def train_ours(bench: Bench, model: PreTrainedModel, args, steps: int, seed: int) -> Clock:
-    trainer = our_trainer(bench, model, seed=seed, max_steps=steps + 1)
-    return run(trainer, Clock(trainer.meter, args))
+def train_ours(bench: Bench, model: PreTrainedModel, args, seconds: float, seed: int) -> Clock:
+    trainer = our_trainer(bench, model, seed=seed, max_steps=MANY)
+    return run(trainer, Clock(trainer.meter, args, seconds))
 
 
 def our_trainer(bench: Bench, model: PreTrainedModel, **training) -> PretrainingTrainer:
@@ -145,9 +158,9 @@ def our_trainer(bench: Bench, model: PreTrainedModel, **training) -> Pretraining
     return make_trainer(replace(bench.setup, training_args=training_args), model, bench.sets)
 
 
-def train_stock(bench: Bench, model: PreTrainedModel, args, steps: int, seed: int) -> Clock:
-    clock = count_forwards(model, bench, args)
-    return run(stock_trainer(bench, model, args, seed=seed, max_steps=steps + 1), clock)
+def train_stock(bench: Bench, model: PreTrainedModel, args, seconds: float, seed: int) -> Clock:
+    clock = count_forwards(model, bench.flops, args, seconds)
+    return run(stock_trainer(bench, model, args, seed=seed, max_steps=MANY), clock)
 
 
 def stock_trainer(bench: Bench, model: PreTrainedModel, args, **training) -> Trainer:
@@ -161,12 +174,12 @@ def stock_trainer(bench: Bench, model: PreTrainedModel, args, **training) -> Tra
     return Trainer(model, training_args, data_collator=collator, train_dataset=stock_examples(bench))
 
 
-def count_forwards(model: PreTrainedModel, bench: Bench, args) -> Clock:
+def count_forwards(model: PreTrainedModel, flops: Flops | None, args, seconds: float) -> Clock:
     """A clock of what goes into the model. As operations it counts those the loss needs, so that MFU compares."""
     device, dtype = torch.device(args.device), torch.bfloat16 if args.bf16 else torch.float32
-    meter = Meter(bench.flops, peak_flops(device, dtype), device)
+    meter = Meter(flops, peak_flops(device, dtype), device)
     model.register_forward_pre_hook(lambda model, args, kwargs: meter.add(kwargs), with_kwargs=True)
-    return Clock(meter, args)
+    return Clock(meter, args, seconds)
 
 
 def run(trainer: Trainer, clock: Clock) -> Clock:
@@ -193,21 +206,24 @@ def pairs_of(bench: Bench) -> list[dict]:
     return [{key: pair[key] for key in ("input_ids", "token_type_ids", "next_sentence_label")} for pair in pairs]
 
 
-def train_notebook(bench: Bench, model: PreTrainedModel, args, steps: int, seed: int) -> Clock:
+def train_notebook(bench: Bench, model: PreTrainedModel, args, seconds: float, seed: int) -> Clock:
     """As the notebooks on both objectives train: all padded to the longest length, masks drawn once, a plain loop."""
     tokenizer = bench.setup.tokenizer
     torch.manual_seed(seed)
     rows = stock_examples(bench)
-    chosen = [rows[number] for number in torch.randperm(len(rows)).tolist()[: (steps + 1) * args.batch_size]]
+    chosen = [rows[number] for number in torch.randperm(len(rows)).tolist()]
     inputs = tokenizer.pad(chosen, padding="max_length", max_length=bench.work.max_seq_length, return_tensors="pt")
     inputs["labels"] = inputs["input_ids"].clone()
     special = torch.isin(inputs["input_ids"], torch.tensor(tokenizer.all_special_ids))
     inputs["input_ids"][(torch.rand(special.shape) < 0.15) & ~special] = tokenizer.mask_token_id
     examples = [{name: values[row] for name, values in inputs.items()} for row in range(len(chosen))]
     model.to(args.device).train()
-    clock = count_forwards(model, bench, args)
+    # No MFU: its labels are all tokens, padding included.
+    clock = count_forwards(model, None, args, seconds)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
-    for batch in DataLoader(examples, batch_size=args.batch_size):
+    batches = cycle(DataLoader(examples, batch_size=args.batch_size))
+    while not clock.done:
+        batch = next(batches)
         optimizer.zero_grad()
         with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
             loss = model(**{name: values.to(args.device) for name, values in batch.items()}).loss

@@ -3,13 +3,14 @@
 
     python benchmarks/throughput.py --text corpus.txt --work lines --size small
 
-Every side trains a copy of the same new model on the same text, some steps in turn, in one process; the first step of
+Every side trains a copy of the same new model on the same text, some seconds in turn, in one process; the first step of
 a turn does not count, and neither does padding. Prints a table of medians, and a line of JSON.
 """
 
 import argparse
 import copy
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--work", nargs="+", default=list(WORKS), choices=WORKS)
     parser.add_argument("--size", nargs="+", default=["small"], choices=SIZES)
     parser.add_argument("--side", nargs="+", default=list(SIDES), choices=SIDES)
-    parser.add_argument("--steps", type=int, default=4, help="optimizer steps a turn, after the first")
+    parser.add_argument("--seconds", type=float, default=15, help="a turn, after its first step")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="instead: peak memory of steps, in a process a side")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
@@ -65,7 +66,7 @@ def compare_speed(work: str, size: str, args) -> list[dict]:
         turns = {side: [] for side in args.side}
         for seed in range(args.turns):
             for side, clocks in turns.items():
-                clocks.append(SIDES[side](bench, copy.deepcopy(bench.model), args, args.steps, seed))
+                clocks.append(SIDES[side](bench, copy.deepcopy(bench.model), args, args.seconds, seed))
                 print(f"{work} {size} {side}: {clocks[-1].figures()}", file=sys.stderr)
         rows = []
         for side, clocks in turns.items():
@@ -80,7 +81,7 @@ def compare_speed(work: str, size: str, args) -> list[dict]:
                     "slowest": min(speeds),
                     "fastest": max(speeds),
                     "real tokens": statistics.mean(turn["real_token_share"] for turn in figures),
-                    "MFU": statistics.median(turn["mfu"] for turn in figures),
+                    "MFU": statistics.median(turn.get("mfu", math.nan) for turn in figures),
                 }
             )
     for row in rows:
@@ -89,7 +90,7 @@ def compare_speed(work: str, size: str, args) -> list[dict]:
 
 
 def compare_memory(work: str, size: str, args) -> list[dict]:
-    """A row for each side: the peak of three steps, each side in a process of its own."""
+    """A row for each side: the peak of a few steps, each side in a process of its own."""
     rows = []
     for side in args.side:
         argv = [sys.executable, *sys.argv, "--measure", "--work", work, "--size", size, "--side", side]
@@ -105,7 +106,7 @@ def measure_memory(args) -> float:
     with tempfile.TemporaryDirectory() as folder:
         bench = make_bench(args.work[0], args.size[0], args, folder)
         before = peak_memory() - 4 * bench.model.num_parameters()
-        SIDES[args.side[0]](bench, bench.model, args, 2, 0)
+        SIDES[args.side[0]](bench, bench.model, args, 1, 0)
         return peak_memory() - before
 
 
