@@ -33,16 +33,21 @@ class PositionSelector:
 
     def __init__(self, model: PreTrainedModel, logits: tuple[str, ...], place: str):
         self.names = ("last_hidden_state", *logits)
-        self.positions = None
+        self.given = self.positions = None
         self.hooks = [
             model.register_forward_pre_hook(self.take_positions, with_kwargs=True),
+            model.base_model.register_forward_pre_hook(self.use_positions),
             model.get_submodule(place).register_forward_hook(self.select),
         ]
 
     def take_positions(self, model, args, kwargs):
-        # Kept until the next forward: a layer under gradient checkpointing runs again in the backward.
-        self.positions = kwargs.pop("masked_positions", None)
+        self.given = kwargs.pop("masked_positions", None)
         return args, kwargs
+
+    def use_positions(self, base_model, args):
+        # Kept for the backward, in which a layer under gradient checkpointing runs again; but the base model, when it
+        # is called alone, is given none.
+        self.positions, self.given = self.given, None
 
     def select(self, module, args, output):
         if self.positions is None:
