@@ -155,6 +155,13 @@ def test_examples_of_similar_length_share_a_step_and_its_batches():
     assert max(np.ptp(LENGTHS[step]) for step in steps_of(batches, settings)[:-1]) < 8
 
 
+def test_the_batches_of_the_last_step_are_grouped_too():
+    """All of 60 examples are one unfinished step of 64, in batches of 4."""
+    settings = BatchSettings("group_by_length", 4, 16)
+    assert real_share(batches_of(settings, lengths=LENGTHS[:60]), LENGTHS) > 0.9
+    assert real_share(batches_of(BatchSettings("random", 4, 16), lengths=LENGTHS[:60]), LENGTHS) < 0.8
+
+
 def correlation(a, b):
     """Of ranks, Spearman's."""
     return np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1]

@@ -288,6 +288,27 @@ def test_the_weights_of_a_copy_are_saved_without_the_hooks():
     assert model_of("bert", seed=1).load_state_dict(torch.load(buffer)).missing_keys == []
 
 
+class Strict(BertForMaskedLM):
+    """It takes no argument that it does not know."""
+
+    def forward(self, input_ids, attention_mask=None):
+        return super().forward(input_ids, attention_mask)
+
+
+def test_the_forward_itself_is_given_no_positions():
+    torch.manual_seed(0)
+    model, spared = hooked(Strict(BertConfig(vocab_size=VOCABULARY, **BERT_LIKE)))
+    assert spared
+    assert model(batch_of()["input_ids"], masked_positions=torch.tensor([3])).logits.shape == (1, 1, VOCABULARY)
+
+
+def test_the_base_model_alone_gives_all_positions_again():
+    model, _ = hooked(model_of("bert"))
+    ids = batch_of()["input_ids"]
+    model(ids, masked_positions=torch.tensor([3]))
+    assert model.base_model(ids).last_hidden_state.shape == (BATCH, LENGTH, 16)
+
+
 def test_positions_of_a_failed_forward_are_forgotten():
     model, _ = hooked(model_of("bert").eval())
     with pytest.raises((IndexError, RuntimeError)):
