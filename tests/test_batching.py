@@ -162,6 +162,19 @@ def test_the_batches_of_the_last_step_are_grouped_too():
     assert real_share(batches_of(BatchSettings("random", 4, 16), lengths=LENGTHS[:60]), LENGTHS) < 0.8
 
 
+@pytest.mark.parametrize("max_tokens", [None, 64])
+def test_examples_of_one_length_share_batches_at_random(max_tokens):
+    """As full blocks do: not always with their neighbours in the text, and with others each epoch."""
+    settings = BatchSettings("group_by_length", 8, max_tokens=max_tokens)
+    epochs = [batches_of(settings, epoch=epoch, lengths=np.full(800, 8)) for epoch in (0, 1)]
+    neighbours = [number + 1 in batch for batches in epochs for batch in batches for number in batch]
+    assert np.mean(neighbours) < 0.03
+    together = [
+        {tuple(sorted((a, b))) for batch in batches for a in batch for b in batch if a < b} for batches in epochs
+    ]
+    assert len(together[0] & together[1]) < 0.03 * len(together[0])
+
+
 def correlation(a, b):
     """Of ranks, Spearman's."""
     return np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1]

@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm
 from cloze.arguments import TrainingArguments
+from cloze.batching import EpochExamples
 from cloze.commandline import parse, settings_of
 from cloze.masking import Padding
 from cloze.setup import padding_of, start_process
@@ -140,6 +141,18 @@ def test_fewer_examples_than_processes(run_mlm_script, checkpoint, out, tmp_path
         "--do_train", "--max_steps", 1, "--output_dir", out,
     )  # fmt: skip
     assert (code, errors) == (2, "error: 2 examples for 3 processes: give more text, or use fewer\n")
+
+
+def test_the_order_is_that_of_the_data_seed(train, monkeypatch):
+    """Masks are those of the seed."""
+    taken, get = [], EpochExamples.__getitem__
+    monkeypatch.setattr(EpochExamples, "__getitem__", lambda self, key: taken.append(key) or get(self, key))
+    orders = []
+    for seed, data_seed in ((1, 5), (2, 5), (1, 6)):
+        taken.clear()
+        train("--max_steps", 2, "--seed", seed, "--data_seed", data_seed, "--overwrite_output_dir")
+        orders.append(list(taken))
+    assert orders[0] == orders[1] != orders[2]
 
 
 def settings(argv):
