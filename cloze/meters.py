@@ -63,7 +63,8 @@ def count_flops(model: PreTrainedModel, masks: bool) -> Flops | None:
     Args:
         model: takes ``masked_positions`` if it ``masks``. A copy is run, on the CPU.
     """
-    trial = copy.deepcopy(model).float().cpu().eval()
+    # Without gradients, as the counter fails on a weight that a layer takes as input, as in DeBERTa.
+    trial = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     # Length and masked positions: four equations of four unknowns.
     trials = [(4, 2), (8, 2), (16, 2), (8, 4)]
     try:

@@ -69,6 +69,12 @@ def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, tra
     if model_args.model_name_or_path is None:
         fit_config(config, tokenizer, model_args.config_overrides)
     length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code)
+    budget = training_args.max_tokens_per_batch
+    if budget is not None and budget < length:
+        raise UserError(
+            f"--max_tokens_per_batch {budget} is less than --max_seq_length {length}: an example may be as long, give "
+            f"{length} or more, or lower --max_seq_length"
+        )
     return Setup(
         task, model_args, data_args, training_args, cache, checkpoint, corpora, config, tokenizer, max_seq_length=length
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset, SequentialSampler
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainerState, get_scheduler
 
 from cloze import checkpoints
@@ -160,6 +161,10 @@ class PretrainingTrainer(Trainer):
         self.batches = EpochBatches(self.train_dataset, settings, self.padding.widths, args.order_seed)
         # An item of the sampler is a batch already.
         return self._get_dataloader(self.train_dataset, "Training", 1, lambda dataset: self.batches, is_training=True)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
+        """In order, as predictions are told apart by it; the Trainer would group by length what is evaluated, too."""
+        return SequentialSampler(eval_dataset)
 
     def set_initial_training_values(self, args, dataloader):
         epochs, *values = super().set_initial_training_values(args, dataloader)

@@ -168,7 +168,23 @@ MISTAKES = [
     Case("negative seed", "--seed -1", "--seed -1", "0 or more"),
     Case("huge seed", "--seed 5000000000", "--seed 5000000000", "less than 4294967296"),
     Case("beta of Adam", "--adam_beta1 2", "--adam_beta1 2.0", "between 0 and 1"),
-    Case("other sampling", "--train_sampling_strategy batch_rebalance", "batch_rebalance: give", "group_by_length"),
+    Case("other sampling", "--train_sampling_strategy shortest", "invalid choice: 'shortest'", "'group_by_length'"),
+    Case(
+        "budget of random batches",
+        "--max_tokens_per_batch 999 --train_sampling_strategy random",
+        "--max_tokens_per_batch needs --train_sampling_strategy group_by_length",
+        "drop one",
+    ),
+    Case(
+        "budget of a stream", "--streaming --max_steps 1 --max_tokens_per_batch 999", "a stream has not", "drop one of"
+    ),
+    Case(
+        "budget below an example",
+        "--max_tokens_per_batch 31 --max_seq_length 32",
+        "--max_tokens_per_batch 31 is less than --max_seq_length 32",
+        "give 32 or more",
+    ),
+    Case("no budget", "--max_tokens_per_batch 0", "--max_tokens_per_batch 0 is less than", "give 66 or more"),
     Case("negative learning rate", "--learning_rate -1", "--learning_rate -1", "0 or more"),
     Case("negative workers", "--dataloader_num_workers -1", "--dataloader_num_workers -1", "0 or more"),
     Case("labels smoothed away", "--label_smoothing_factor 3", "--label_smoothing_factor 3", "between 0 and 1"),

@@ -5,14 +5,16 @@ import copy
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import AddedToken
 from torch.utils.data import DataLoader, Subset
 from transformers import DataCollatorForLanguageModeling
 
-from cloze.batching import EpochExamples, EpochSampler
+from cloze.batching import BatchSettings, EpochBatches, EpochExamples
 from cloze.blocks import Blocks, Lines
 from cloze.encoding import encode
-from cloze.masking import IGNORED, MaskingCollator, collate, mask_tokens, pad
+from cloze.masking import IGNORED, MaskingCollator, Padding, collate, mask_tokens, masked_positions, pad
 from cloze.tokenization import pair_template_of, template_of
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
@@ -177,7 +179,7 @@ def test_masks_depend_on_the_example_not_on_its_batch(tokenizers):
     collator = MaskingCollator(tokenizer, seed=5)
     alone = [masks_of(collator([example])) for example in examples]
     assert sum(label != IGNORED for _, labels in alone for label in labels) > 30
-    wide = MaskingCollator(tokenizer, seed=5, pad_to=100)
+    wide = MaskingCollator(tokenizer, seed=5, padding=Padding(1, 100, fixed=True))
     for batch_size in (2, 5, 12):
         for each in (collator, wide):
             order = np.random.default_rng(batch_size).permutation(12)
@@ -222,10 +224,10 @@ def test_workers_make_the_batches_that_one_process_makes(strategy, tokenizers):
     lines = Lines(text, np.stack([ends[:-1], ends[1:]], axis=1), template_of(tokenizer), 34)
 
     def two_epochs(workers):
-        sampler = EpochSampler(EpochExamples(lambda epoch: lines), strategy, 4, seed=7)
+        padding = Padding()
+        sampler = EpochBatches(EpochExamples(lambda epoch: lines), BatchSettings(strategy, 4), padding.widths, seed=7)
         loader = DataLoader(
             sampler.examples,
-            batch_size=4,
             sampler=sampler,
             collate_fn=MaskingCollator(tokenizer, seed=7),
             num_workers=workers,
@@ -342,7 +344,7 @@ PAIRS = [A_PAIR | {"next_sentence_label": 1, "example": 0}, A_SHORT_ONE | {"next
 
 def test_pairs_are_padded():
     """Padding is of type 0, as tokenizers have it, and not attended to."""
-    batch = collate(PAIRS, 5)
+    batch = collate(PAIRS, 5, Padding())
     assert {name: values.tolist() for name, values in batch.items()} == {
         "input_ids": [[2, 7, 8, 3, 9, 3], [2, 9, 3, 3, 5, 5]],
         "attention_mask": [[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]],
@@ -353,10 +355,18 @@ def test_pairs_are_padded():
 
 
 @pytest.mark.parametrize(
-    ("pad_to", "multiple", "width"), [(None, None, 6), (None, 8, 8), (10, None, 10), (10, 8, 16), (16, 8, 16)]
+    ("padding", "width"),
+    [
+        (Padding(), 6),
+        (Padding(8), 8),
+        (Padding(4, 7), 7),
+        (Padding(4, 48), 8),
+        (Padding(1, 10, fixed=True), 10),
+        (Padding(8, 10, fixed=True), 10),
+    ],
 )
-def test_width_of_pairs(pad_to, multiple, width):
-    batch = collate(PAIRS, 5, pad_to, multiple)
+def test_width_of_pairs(padding, width):
+    batch = collate(PAIRS, 5, padding)
     assert batch["input_ids"].tolist() == [[2, 7, 8, 3, 9, 3] + [5] * (width - 6), [2, 9, 3, 3] + [5] * (width - 4)]
     assert batch["token_type_ids"].tolist() == [
         [0, 0, 0, 0, 1, 1] + [0] * (width - 6),
@@ -368,14 +378,14 @@ def test_width_of_pairs(pad_to, multiple, width):
 
 def test_blocks_have_neither_types_nor_labels_of_pairs():
     examples = [{"input_ids": np.array([2, 7, 3]), "example": 0}, {"input_ids": np.array([2, 3]), "example": 1}]
-    assert {name: values.tolist() for name, values in pad(examples, 5, None, None).items()} == {
+    assert {name: values.tolist() for name, values in pad(examples, 5, Padding()).items()} == {
         "input_ids": [[2, 7, 3], [2, 3, 5]],
         "attention_mask": [[1, 1, 1], [1, 1, 0]],
     }
 
 
 def test_pairs_of_an_unknown_label_keep_it():
-    batch = collate([PAIRS[0] | {"next_sentence_label": IGNORED}, PAIRS[1]], 5)
+    batch = collate([PAIRS[0] | {"next_sentence_label": IGNORED}, PAIRS[1]], 5, Padding())
     assert batch["next_sentence_label"].tolist() == [-100, 0]
 
 
@@ -394,21 +404,21 @@ def test_pairs_are_masked_but_for_special_tokens_and_padding(kind, tokenizers):
     examples = [make_pair(tokenizer, a, b, 1, 0), make_pair(tokenizer, c, c, 0, 1)]
     batch = MaskingCollator(tokenizer, mlm_probability=1.0, mask_replace_prob=1.0, random_replace_prob=0.0)(examples)
     n, left = len(between), 4
+    labels = [[-100, *a, *[-100] * n, *b, -100], [-100, *c, *[-100] * n, *c, -100, *[-100] * left]]
+    places = [place for place, label in enumerate(labels[0] + labels[1]) if label != -100]
     assert {name: values.tolist() for name, values in batch.items()} == {
         "input_ids": [
             [cls, *[mask] * 5, *between, *[mask] * 3, sep],
             [cls, mask, mask, *between, mask, mask, sep, *[padding] * left],
         ],
-        "labels": [
-            [-100, *a, *[-100] * n, *b, -100],
-            [-100, *c, *[-100] * n, *c, -100, *[-100] * left],
-        ],
+        "labels": labels,
         "attention_mask": [[1] * (10 + n), [1] * (6 + n) + [0] * left],
         "token_type_ids": [
             [0] * (6 + n) + [1] * 4,
             [0] * (3 + n) + [1] * 3 + [0] * left,
         ],
         "next_sentence_label": [1, 0],
+        "masked_positions": places + [0] * (2 * (10 + n) - len(places)),
     }
     assert {values.dtype for values in batch.values()} == {torch.int64}
 
@@ -431,26 +441,94 @@ def test_masks_of_pairs_are_those_of_the_same_ids_without_types(whole_words, tok
     assert all(torch.equal(pairs[name], plain[name]) for name in plain)
     assert pairs["next_sentence_label"].tolist() == [0, 1] * 10
     assert pairs["token_type_ids"].sum(1).tolist() == [21 + number for number in range(20)]
-    assert torch.equal(pairs["token_type_ids"], collate(examples, tokenizer.pad_token_id)["token_type_ids"])
+    assert torch.equal(pairs["token_type_ids"], collate(examples, tokenizer.pad_token_id, Padding())["token_type_ids"])
 
 
 # Shape
 
 
 @pytest.mark.parametrize(
-    ("pad_to", "multiple", "width"), [(None, None, 13), (None, 8, 16), (40, None, 40), (30, 8, 32), (32, 8, 32)]
+    ("padding", "width"),
+    [
+        (Padding(), 13),
+        (Padding(8), 16),
+        (Padding(8, 14), 14),
+        (Padding(8, 64), 16),
+        (Padding(1, 40, fixed=True), 40),
+        (Padding(8, 30, fixed=True), 30),
+    ],
 )
-def test_width(pad_to, multiple, width, tokenizers):
+def test_width(padding, width, tokenizers):
     tokenizer = tokenizers["wordpiece"]
     examples = make_examples(tokenizer, 3, 11)
     examples[1]["input_ids"] = examples[1]["input_ids"][:4]
-    batch = MaskingCollator(tokenizer, pad_to=pad_to, pad_to_multiple_of=multiple)(examples)
+    batch = MaskingCollator(tokenizer, padding=padding)(examples)
     assert {name: tuple(values.shape) for name, values in batch.items()} == dict.fromkeys(
         ["input_ids", "attention_mask", "labels"], (3, width)
-    )
+    ) | {"masked_positions": (32,)}
     assert {values.dtype for values in batch.values()} == {torch.int64}
     assert batch["attention_mask"].sum(1).tolist() == [13, 4, 13]
     assert (batch["input_ids"][1, 4:] == tokenizer.pad_token_id).all()
+
+
+@pytest.mark.parametrize(
+    ("padding", "lengths", "widths"),
+    [
+        (Padding(), [1, 7, 33], [1, 7, 33]),
+        (Padding(4), [1, 4, 5, 33], [4, 4, 8, 36]),
+        (Padding(8, 33), [1, 8, 9, 32, 33], [8, 8, 16, 32, 33]),
+        (Padding(4, 66), [1, 63, 64, 65, 66], [4, 64, 64, 66, 66]),
+        (Padding(8, 20, fixed=True), [1, 7, 20], [20, 20, 20]),
+    ],
+)
+def test_widths(padding, lengths, widths):
+    """Rounded up, but never to more positions than the model has."""
+    assert padding.widths(np.array(lengths)).tolist() == widths
+
+
+# Positions
+
+
+@pytest.mark.parametrize(
+    ("labels", "multiple", "positions"),
+    [
+        ([[-100, 7, -100], [8, 9, -100]], 1, [1, 3, 4]),
+        ([[-100, 7, -100], [8, 9, -100]], 4, [1, 3, 4, 0]),
+        ([[5, 7, -100], [8, -100, -100]], 5, [0, 1, 3, 2, 2]),
+        ([[-100, 7, -100], [8, 9, -100]], 32, [1, 3, 4, 0, 0, 0]),
+        ([[-100, -100, -100, -100]], 2, [0, 0]),
+        ([[-100, -100, -100, -100]], 32, [0, 0, 0, 0]),
+        ([[5, 6], [7, 8]], 4, [0, 1, 2, 3]),
+        ([[5, 6], [7, 8]], 3, [0, 1, 2, 3]),
+    ],
+)
+def test_positions_of_given_labels(labels, multiple, positions):
+    """Filled up with the first place that has no label; never more than there are places."""
+    found = masked_positions(np.array(labels), multiple)
+    assert found.tolist() == positions
+    assert found.dtype == np.int64
+
+
+@given(st.integers(1, 5), st.integers(1, 40), st.floats(0, 1), st.integers(1, 40), st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_positions_are_those_of_all_labels_each_once(rows, length, share, multiple, seed):
+    rng = np.random.default_rng(seed)
+    labels = np.where(rng.random((rows, length)) < share, rng.integers(500, size=(rows, length)), IGNORED)
+    positions = masked_positions(labels, multiple)
+    count = (labels != IGNORED).sum()
+    assert positions[:count].tolist() == np.flatnonzero(labels.ravel() != IGNORED).tolist()
+    assert (labels.ravel()[positions[count:]] == IGNORED).all()
+    assert count <= len(positions) <= labels.size
+    assert len(positions) % multiple == 0 or len(positions) == labels.size
+    assert len(positions) < count + multiple or len(positions) == multiple
+
+
+def test_positions_of_a_batch_are_those_of_its_labels(tokenizers):
+    collator = MaskingCollator(tokenizers["wordpiece"])
+    batch = collator(in_epoch(make_examples(tokenizers["wordpiece"], 10, 100), 0))
+    positions, labels = batch["masked_positions"], batch["labels"].flatten()
+    assert len(positions) % 32 == 0
+    assert torch.equal(positions[labels[positions] != IGNORED], (labels != IGNORED).nonzero()[:, 0])
 
 
 def test_it_is_a_collator_of_transformers(tokenizers):

@@ -12,6 +12,8 @@ from torch.nn import CrossEntropyLoss
 from transformers import PretrainedConfig
 
 from cloze.arguments import TrainingArguments
+from cloze.masking import Padding, masked_positions
+from cloze.meters import Meter
 from cloze.metrics import (
     MASKED_TOKENS,
     SENTENCE_PAIRS,
@@ -55,17 +57,36 @@ def pair_labels():
     return labels
 
 
-class Table(nn.Module):
-    """A model that looks its answers up, by the number of the example."""
+def of_tokens(logits, labels, multiple=32):
+    """What score_tokens takes: the logits at masked positions, and the batch."""
+    positions = torch.from_numpy(masked_positions(labels.numpy(), multiple))
+    return logits.flatten(0, 1)[positions][None], {"labels": labels, "masked_positions": positions}
 
-    config = PretrainedConfig()
+
+def of_pairs(logits, labels):
+    return logits, {"next_sentence_label": labels}
+
+
+class Table(nn.Module):
+    """A model that looks its answers up, by the number of the example and the places in the batch."""
+
+    config, dtype = PretrainedConfig(), torch.float32
 
     def __init__(self, logits, pair_logits):
         super().__init__()
         self.logits, self.pair_logits = nn.Parameter(logits.detach()), nn.Parameter(pair_logits.detach())
 
-    def forward(self, rows, attention_mask):
-        return {"prediction_logits": self.logits[rows], "seq_relationship_logits": self.pair_logits[rows]}
+    def forward(self, rows, attention_mask, masked_positions):
+        chosen = self.logits[rows].flatten(0, 1)[masked_positions]
+        return {"prediction_logits": chosen[None], "seq_relationship_logits": self.pair_logits[rows]}
+
+
+def batch_of(rows, labels, pair_labels):
+    return of_tokens(torch.zeros(len(rows), LENGTH, 1), labels[rows])[1] | {
+        "rows": rows,
+        "attention_mask": torch.ones(len(rows), LENGTH, dtype=torch.int64),
+        "next_sentence_label": pair_labels[rows],
+    }
 
 
 class Step:
@@ -74,20 +95,12 @@ class Step:
     def __init__(self, logits, pair_logits, label_smoothing, tmp_path):
         args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, label_smoothing_factor=label_smoothing)
         objectives = {"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}
-        self.trainer = PretrainingTrainer(args, objectives, model=Table(logits, pair_logits))
+        self.trainer = PretrainingTrainer(args, objectives, Padding(), model=Table(logits, pair_logits))
 
     def __call__(self, labels, pair_labels, sizes):
         model = self.trainer.model
         model.zero_grad()
-        batches = [
-            {
-                "rows": rows,
-                "attention_mask": torch.ones(len(rows), LENGTH, dtype=torch.int64),
-                "labels": labels[rows],
-                "next_sentence_label": pair_labels[rows],
-            }
-            for rows in torch.arange(BATCH).split(sizes)
-        ]
+        batches = [batch_of(rows, labels, pair_labels) for rows in torch.arange(BATCH).split(sizes)]
         num_items = self.trainer._get_num_items_in_batch(batches, torch.device("cpu"))
         assert num_items.tolist() == [(labels != -100).sum(), (pair_labels != -100).sum()]
         total = sum(self.trainer.compute_loss(model, batch, num_items_in_batch=num_items) for batch in batches)
@@ -129,12 +142,7 @@ def test_micro_batches_add_up_to_the_whole_batch(
 def test_nothing_masked_gives_zero(num_items, logits, pair_logits, tmp_path):
     """Mistake 22: not NaN, with a gradient of zeros, so that the step of other micro-batches is not spoilt."""
     trainer = Step(logits, pair_logits, 0.0, tmp_path).trainer
-    batch = {
-        "rows": torch.arange(BATCH),
-        "attention_mask": torch.ones(BATCH, LENGTH, dtype=torch.int64),
-        "labels": torch.full((BATCH, LENGTH), -100),
-        "next_sentence_label": torch.full((BATCH,), -100),
-    }
+    batch = batch_of(torch.arange(BATCH), torch.full((BATCH, LENGTH), -100), torch.full((BATCH,), -100))
     loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor([num_items, num_items]))
     assert loss.item() == 0
     loss.backward()
@@ -142,12 +150,38 @@ def test_nothing_masked_gives_zero(num_items, logits, pair_logits, tmp_path):
     assert trainer.model.pair_logits.grad.tolist() == torch.zeros_like(pair_logits).tolist()
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_the_loss_of_a_step_asks_the_device_for_nothing(
+    label_smoothing, logits, labels, pair_logits, pair_labels, tmp_path
+):
+    """On the meta device there are shapes and no values: whatever waited for one would fail."""
+    trainer = Step(logits, pair_logits, label_smoothing, tmp_path).trainer
+    meta = torch.device("meta")
+    model, trainer.running, trainer.meter = trainer.model.to(meta), trainer.running.to(meta), Meter(None, 1.0, meta)
+    batch = {name: values.to(meta) for name, values in batch_of(torch.arange(BATCH), labels, pair_labels).items()}
+    trainer.compute_loss(model, batch, num_items_in_batch=torch.ones(2, device=meta)).backward()
+    with torch.no_grad():
+        assert [scores.shape for scores in trainer.score(model, batch)] == [(BATCH, 3), (BATCH, 7)]
+
+
 # Masked tokens
+
+
+@pytest.mark.parametrize("multiple", [1, 7, 32, 10**6])
+def test_positions_without_a_label_do_not_count(multiple, logits, labels):
+    """Their number is rounded up with some place or other; neither scores nor gradients know."""
+    chosen, batch = of_tokens(logits, labels, multiple)
+    scores = score_tokens(chosen, batch, 0.1)
+    expected_chosen, expected_batch = of_tokens(logits, labels, 1)
+    expected = score_tokens(expected_chosen, expected_batch, 0.1)
+    assert len(expected_batch["masked_positions"]) == (labels != -100).sum()
+    torch.testing.assert_close(scores, expected)
+    torch.testing.assert_close(gradient(scores.sum(), logits), gradient(expected.sum(), logits))
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_losses_of_tokens_are_torchs_sum(label_smoothing, logits, labels):
-    loss = score_tokens(logits, labels, label_smoothing)[:, 0].sum()
+    loss = score_tokens(*of_tokens(logits, labels), label_smoothing)[:, 0].sum()
     total = CrossEntropyLoss(label_smoothing=label_smoothing, reduction="sum")
     expected = total(logits.view(-1, VOCABULARY), labels.view(-1))
     torch.testing.assert_close(loss, expected)
@@ -155,27 +189,27 @@ def test_losses_of_tokens_are_torchs_sum(label_smoothing, logits, labels):
 
 
 def test_no_token_masked_scores_zero(logits):
-    scores = score_tokens(logits, torch.full((BATCH, LENGTH), -100))
+    scores = score_tokens(*of_tokens(logits, torch.full((BATCH, LENGTH), -100)))
     assert scores.tolist() == [[0, 0, 0]] * BATCH
     assert gradient(scores.sum(), logits).tolist() == torch.zeros_like(logits).tolist()
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_loss_of_half_precision_is_computed_in_single(label_smoothing, logits, labels, pair_logits, pair_labels):
-    for score, values, targets in (
-        (score_tokens, logits.detach().bfloat16(), labels),
-        (score_pairs, pair_logits.detach().bfloat16(), pair_labels),
+    for score, (values, batch) in (
+        (score_tokens, of_tokens(logits.detach().bfloat16(), labels)),
+        (score_pairs, of_pairs(pair_logits.detach().bfloat16(), pair_labels)),
     ):
-        scores = score(values, targets, label_smoothing)
+        scores = score(values, batch, label_smoothing)
         assert scores.dtype == torch.float32
-        assert scores.tolist() == score(values.float(), targets, label_smoothing).tolist()
+        assert scores.tolist() == score(values.float(), batch, label_smoothing).tolist()
 
 
 @pytest.mark.parametrize("sizes", [[12], [1] * 12, [4, 4, 4], [11, 1], [1, 2, 9]])
 def test_evaluation_does_not_depend_on_the_batches(sizes, logits, labels):
     """Mistakes 2 and 21: a sum over a count, of three sums an example."""
     pieces = zip(logits.detach().split(sizes), labels.split(sizes), strict=True)
-    results = [score_tokens(*pair) for pair in pieces]
+    results = [score_tokens(*of_tokens(*pair)) for pair in pieces]
     assert [tuple(scores.shape) for scores in results] == [(n, 3) for n in sizes]
     scores = torch.cat(results).numpy()
     assert scores[:, 1].tolist() == (labels != -100).sum(1).tolist()
@@ -198,7 +232,7 @@ def test_evaluation_does_not_depend_on_the_batches(sizes, logits, labels):
 def test_sums_of_an_example_are_its_own():
     """Logits [2, 0] and [0, 2] where 0 is to be predicted: one hit, losses log(1 + e^-2) and log(1 + e^2)."""
     logits = torch.tensor([[[1.0, 0.0]] * 3, [[9.0, 0.0], [2.0, 0.0], [0.0, 2.0]], [[0.0, 3.0]] * 3])
-    scores = score_tokens(logits, torch.tensor([[-100] * 3, [-100, 0, 0], [1, -100, -100]]))
+    scores = score_tokens(*of_tokens(logits, torch.tensor([[-100] * 3, [-100, 0, 0], [1, -100, -100]])))
     two = math.log1p(math.exp(-2)) + math.log1p(math.exp(2))
     assert scores.flatten().tolist() == pytest.approx([0, 0, 0, two, 2, 1, math.log1p(math.exp(-3)), 1, 1])
 
@@ -220,7 +254,7 @@ def test_perplexity_of_a_diverged_model():
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_losses_of_pairs_are_torchs(label_smoothing, pair_logits, pair_labels):
     """Pair by pair, and in their gradient; 0 where the label is not known."""
-    losses = score_pairs(pair_logits, pair_labels, label_smoothing)[:, 0]
+    losses = score_pairs(*of_pairs(pair_logits, pair_labels), label_smoothing)[:, 0]
     expected = CrossEntropyLoss(label_smoothing=label_smoothing, reduction="none")(pair_logits, pair_labels)
     torch.testing.assert_close(losses, expected)
     assert losses[[3, 7]].tolist() == [0, 0]
@@ -229,17 +263,17 @@ def test_losses_of_pairs_are_torchs(label_smoothing, pair_logits, pair_labels):
 
 def test_label_smoothing_changes_the_loss_of_pairs_and_nothing_else(pair_logits, pair_labels):
     """With 0.2, the other label has a tenth: logits [2, 0] and label 0 give log(1 + e^-2) + 0.1 * 2."""
-    plain, smoothed = score_pairs(pair_logits, pair_labels), score_pairs(pair_logits, pair_labels, 0.2)
+    plain, smoothed = (score_pairs(*of_pairs(pair_logits, pair_labels), smoothing) for smoothing in (0.0, 0.2))
     assert (plain[:, 0] != smoothed[:, 0]).tolist() == (pair_labels != -100).tolist()
     assert plain[:, 1:].tolist() == smoothed[:, 1:].tolist()
-    loss = score_pairs(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), 0.2)[0, 0].item()
+    loss = score_pairs(*of_pairs(torch.tensor([[2.0, 0.0]]), torch.tensor([0])), 0.2)[0, 0].item()
     assert loss == pytest.approx(math.log1p(math.exp(-2)) + 0.2)
 
 
 def test_scores_of_a_pair_are_its_own():
     """Loss, count, hit, random and found so, found random, random, probability of random."""
     logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
-    scores = score_pairs(logits, torch.tensor([0, 1, 1, 0, -100])).tolist()
+    scores = score_pairs(*of_pairs(logits, torch.tensor([0, 1, 1, 0, -100]))).tolist()
     right, wrong = math.log1p(math.exp(-2)), math.log1p(math.exp(2))
     low, high = 1 / (1 + math.exp(2)), 1 / (1 + math.exp(-2))
     assert scores == [
@@ -253,7 +287,7 @@ def test_scores_of_a_pair_are_its_own():
 
 def test_pairs_of_unknown_labels_count_nothing_and_are_judged(pair_logits):
     """None of them spoils the loss with NaN, and the model's judgement is still there."""
-    scores = score_pairs(pair_logits, torch.full((BATCH,), -100))
+    scores = score_pairs(*of_pairs(pair_logits, torch.full((BATCH,), -100)))
     assert scores[:, :-1].tolist() == [[0] * 6] * BATCH
     assert scores[:, -1].tolist() == pair_logits.softmax(-1)[:, 1].tolist()
     assert gradient(scores[:, 0].sum(), pair_logits).tolist() == [[0, 0]] * BATCH
@@ -279,7 +313,7 @@ def count_pairs(logits, labels) -> dict[str, float]:
 @pytest.mark.parametrize("sizes", [[12], [1] * 12, [4, 4, 4], [11, 1], [1, 2, 9]])
 def test_evaluation_of_pairs_does_not_depend_on_the_batches(sizes, pair_logits, pair_labels):
     pieces = zip(pair_logits.detach().split(sizes), pair_labels.split(sizes), strict=True)
-    results = [score_pairs(*pair) for pair in pieces]
+    results = [score_pairs(*of_pairs(*pair)) for pair in pieces]
     assert [tuple(scores.shape) for scores in results] == [(n, 7) for n in sizes]
     metrics = summarise_pairs(torch.cat(results).double().numpy().sum(0))
     expected = count_pairs(pair_logits.tolist(), pair_labels.tolist())
@@ -297,7 +331,7 @@ LOGITS = st.lists(st.integers(-80, 80).map(lambda value: value / 8), min_size=2,
 @settings(max_examples=100, deadline=None)
 def test_metrics_of_pairs_are_those_of_counting(pairs):
     logits, labels = zip(*pairs, strict=True)
-    scores = score_pairs(torch.tensor(logits), torch.tensor(labels)).double().numpy()
+    scores = score_pairs(*of_pairs(torch.tensor(logits), torch.tensor(labels))).double().numpy()
     assert scores[:, 1].tolist() == [label != -100 for label in labels]
     assert scores[:, 6].tolist() == pytest.approx([1 / (1 + math.exp(a - b)) for a, b in logits], abs=1e-6)
     if set(labels) != {-100}:
@@ -335,5 +369,5 @@ def test_logits_by_the_names_that_models_give_them(names, of_tokens, of_pairs):
 
 def test_the_number_of_scores(logits, labels, pair_logits, pair_labels):
     """By which the scores of several objectives, side by side, are told apart."""
-    assert MASKED_TOKENS.score(logits, labels).shape == (BATCH, MASKED_TOKENS.num_scores)
-    assert SENTENCE_PAIRS.score(pair_logits, pair_labels).shape == (BATCH, SENTENCE_PAIRS.num_scores)
+    assert MASKED_TOKENS.score(*of_tokens(logits, labels)).shape == (BATCH, MASKED_TOKENS.num_scores)
+    assert SENTENCE_PAIRS.score(*of_pairs(pair_logits, pair_labels)).shape == (BATCH, SENTENCE_PAIRS.num_scores)

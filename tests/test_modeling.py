@@ -31,7 +31,7 @@ from cloze.modeling import (
     load_config,
     load_model,
     outline,
-    padded_length,
+    tells_padding,
 )
 from cloze.tasks import MASKED_LM, NEXT_SENTENCE, NEXT_SENTENCE_TYPES, PRETRAINING, PRETRAINING_TYPES
 
@@ -413,8 +413,7 @@ def test_a_next_sentence_model_needs_no_mask_token(tokenizers):
 def test_only_a_model_without_attention_mask_needs_padding_of_one_length(family, tokenizers):
     """FNet mixes padding in: the loss of an example would depend on its batch."""
     model = outline(config_of(family, tokenizers), MASKED_LM)
-    assert padded_length(model, False, 64) == (64 if family == "fnet" else None)
-    assert padded_length(model, True, 64) == 64
+    assert tells_padding(model) == (family != "fnet")
 
 
 def test_padding_of_another_length_changes_what_fnet_says(pair_checkpoint):

@@ -20,10 +20,13 @@ from transformers import (
 
 import cloze.pair_examples
 import run_pretraining
+from cloze.batching import BatchSettings, EpochBatches, EpochExamples
 from cloze.commandline import parse, settings_of
+from cloze.masking import Padding
 from cloze.pair_examples import make_pairs
 from cloze.setup import set_up
 from cloze.tasks import NEXT_SENTENCE_TYPES, PRETRAINING
+from cloze.training import PretrainingTrainer
 
 # One layer of weights large enough that a relation of two tokens is found in a few seconds.
 QUICK = (
@@ -162,24 +165,73 @@ def test_evaluation_does_not_depend_on_the_batch_size_and_repeats_itself(family,
     assert found[1] == pytest.approx(found[2], rel=1e-6)
 
 
-@pytest.mark.parametrize("strategy", ["segment", "sentence"])
-def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(strategy, train, out, texts, tmp_path):
-    """Mistake 13, with pairs drawn anew: stopped in the middle of the second epoch, which has other pairs."""
+@pytest.mark.parametrize(
+    ("strategy", "flags"),
+    [
+        ("segment", ["--per_device_train_batch_size", 3]),
+        ("sentence", ["--per_device_train_batch_size", 3]),
+        ("segment", ["--max_tokens_per_batch", 150, "--gradient_accumulation_steps", 2]),
+    ],
+)
+def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(strategy, flags, train, out, texts, tmp_path):
+    """Mistake 13, with pairs drawn anew: stopped in the middle of the second and of the third epoch, which have other
+    pairs, and more or fewer of them."""
     (tmp_path / "text.txt").write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 48, 6)))
-    argv = ["pretraining", "--pair_strategy", strategy, "--max_steps", 30, "--save_steps", 8, "--logging_steps", 1]
-    argv += ["--learning_rate", 1e-2, "--per_device_train_batch_size", 3, "--save_total_limit", 9]
+    argv = ["pretraining", "--pair_strategy", strategy, "--max_steps", 36, "--save_steps", 3, "--logging_steps", 1]
+    argv += ["--learning_rate", 1e-2, "--save_total_limit", 99, *flags]
     train(*argv, text=tmp_path / "text.txt")
     whole, weights = [entry for entry in history(out) if "loss" in entry], load_file(out / "model.safetensors")
-    assert whole[15]["epoch"] > 1, "of step 16"
-    assert whole[15]["epoch"] % 1, "not between two epochs"
-    for step in (24, 30):
-        (out / f"checkpoint-{step}").rename(tmp_path / f"checkpoint-{step}")  # as if killed after step 16
-    assert f"Going on from {out / 'checkpoint-16'}" in train(*argv, text=tmp_path / "text.txt")
-    again = [entry for entry in history(out) if "loss" in entry]
-    keys = ("step", "loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy")
-    assert [[entry[key] for key in keys] for entry in again] == [[entry[key] for key in keys] for entry in whole]
-    final = load_file(out / "model.safetensors")
-    assert all(torch.equal(weights[name], final[name]) for name in weights)
+    keys = ("step", "epoch", "loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "learning_rate")
+    for epoch in (2, 1):
+        stop = max(step for step in range(3, 36, 3) if epoch < whole[step - 1]["epoch"] < epoch + 1)
+        for step in range(stop + 3, 37, 3):
+            (out / f"checkpoint-{step}").rename(tmp_path / f"{epoch}-{step}")  # as if killed after ``stop``
+        assert f"Going on from {out / f'checkpoint-{stop}'}" in train(*argv, text=tmp_path / "text.txt")
+        again = [entry for entry in history(out) if "loss" in entry]
+        assert [[entry[key] for key in keys] for entry in again] == [[entry[key] for key in keys] for entry in whole]
+        final = load_file(out / "model.safetensors")
+        assert all(torch.equal(weights[name], final[name]) for name in weights)
+
+
+@pytest.mark.parametrize("flags", [["--per_device_train_batch_size", 3], ["--max_tokens_per_batch", 150]])
+def test_every_epoch_trains_on_each_of_its_pairs_once(flags, train, out, texts, tmp_path, monkeypatch):
+    """Though there are more or fewer than in the first, by which the Trainer counts the steps; the last epoch ends
+    where the steps do, and the learning rate with them."""
+    (tmp_path / "text.txt").write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 60, 6)))
+    taken, drawn, get, draw_epoch = [], {}, EpochExamples.__getitem__, PretrainingTrainer.draw_epoch
+
+    def draw(self, epoch):
+        drawn[epoch] = draw_epoch(self, epoch), len(self.train_dataset.lengths(epoch))
+        return drawn[epoch][0]
+
+    monkeypatch.setattr(EpochExamples, "__getitem__", lambda self, key: taken.append(key) or get(self, key))
+    monkeypatch.setattr(PretrainingTrainer, "draw_epoch", draw)
+    train(
+        "pretraining", "--num_train_epochs", 4, "--gradient_accumulation_steps", 2, "--logging_steps", 1,
+        "--learning_rate", 0.01, "--save_strategy", "no", *flags, text=tmp_path / "text.txt",
+    )  # fmt: skip
+    assert len({count for _, count in drawn.values()}) > 1
+    for epoch in sorted(drawn)[:-1]:
+        numbers = [number for of_epoch, number in taken if of_epoch == epoch]
+        assert sorted(numbers) == list(range(drawn[epoch][1]))
+    entries = [entry for entry in history(out) if "loss" in entry]
+    steps = 4 * -(-drawn[0][0] // 2)
+    assert [entry["step"] for entry in entries] == list(range(1, steps + 1))
+    rates = [0.01 * (steps - step) / steps for step in range(steps)]
+    assert [entry["learning_rate"] for entry in entries] == pytest.approx(rates)
+    assert 3 < entries[-1]["epoch"] < 5
+
+
+def test_held_out_pairs_come_by_length(sets_of):
+    """The longest first, lest a batch have much padding; with a limit, they are the first of the text."""
+    for limit in (None, 9):
+        argv = ("--max_eval_samples", limit) if limit else ()
+        held_out = sets_of("--max_seq_length", 66, "--short_seq_probability", 1, *argv).validation
+        pairs = [held_out[place] for place in range(len(held_out))]
+        lengths = [len(pair["input_ids"]) for pair in pairs]
+        assert lengths == sorted(lengths, reverse=True)
+        assert sorted(pair["example"] for pair in pairs) == list(range(limit or len(held_out)))
+        assert lengths[0] > lengths[-1]
 
 
 @pytest.fixture
@@ -216,12 +268,16 @@ def test_pairs_are_drawn_anew_each_epoch_and_alike_in_every_run(sets_of):
 
 @pytest.mark.parametrize("strategy", ["segment", "sentence"])
 def test_every_sentence_is_used_in_every_epoch(strategy, sets_of):
-    """Drawings of segments differ in number; the epoch, of which the Trainer wants one length, has room for them."""
+    """Drawings of segments differ in number, and epochs with them."""
     train = sets_of("--pair_strategy", strategy).train
     counts = [len(train.of_epoch(epoch)) for epoch in range(12)]
     assert (len(set(counts)) > 1) == (strategy == "segment")
-    assert max(counts) <= len(train) < 1.2 * min(counts)
-    assert strategy == "segment" or set(counts) == {len(train)}
+    assert max(counts) < 1.2 * min(counts)
+    assert len(train) == counts[0]
+    batches = EpochBatches(train, BatchSettings("group_by_length", 16, accumulation=2), Padding().widths, seed=0)
+    for epoch, count in enumerate(counts):
+        batches.set_epoch(epoch)
+        assert sorted(key for batch in batches for key in batch) == [(epoch, number) for number in range(count)]
 
 
 def test_evaluation_pairs_are_the_same_for_every_seed(sets_of):

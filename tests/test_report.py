@@ -17,6 +17,8 @@ METRICS = {
     "train_runtime": 12.3,
     "train_tokens": 123_456,
     "train_tokens_per_second": 10_000.0,
+    "train_real_token_share": 0.9753,
+    "train_mfu": 0.414,
     "eval_loss": 2.0,
     "eval_perplexity": 7.389,
     "eval_accuracy": 0.25,
@@ -39,7 +41,7 @@ def test_the_summary_has_the_first_and_the_last_of_each():
     lines = summarise_run(HISTORY, METRICS, {"model": "BERT"}, "results", MASKED_LM.objectives)
     assert lines == {
         "model": "BERT",
-        "training": "12 s, 123,456 real tokens, 10,000 a second",
+        "training": "12 s, 123,456 real tokens, 10,000 a second, 97.5% of the batches, 41% of the peak (MFU)",
         "training loss": "3.500 at step 1, 2.125 at step 9",
         "masked perplexity": "20.09 before, 7.39 after",
         "masked accuracy": "12.5% before, 25.0% after",
@@ -56,13 +58,18 @@ def test_the_summary_of_an_evaluation_alone_speaks_of_nothing_else():
     assert lines == {"masked perplexity": "7.39", "masked accuracy": "25.0%"}
 
 
-TRAINED = {"train_runtime": 2.0, "train_tokens": 100, "train_tokens_per_second": 50.0}
+TRAINED = {
+    "train_runtime": 2.0,
+    "train_tokens": 100,
+    "train_tokens_per_second": 50.0,
+    "train_real_token_share": 0.5,
+}
 
 
 def test_the_summary_of_pairs():
     lines = summarise_run(PAIR_HISTORY, TRAINED | PAIR_METRICS, {}, "results", NEXT_SENTENCE.objectives)
     assert lines == {
-        "training": "2 s, 100 real tokens, 50 a second",
+        "training": "2 s, 100 real tokens, 50 a second, 50.0% of the batches",
         "training loss": "0.700 at step 1, 0.500 at step 9",
         "pair loss": "0.700 before, 0.500 after",
         "pair accuracy": "50.0% before, 75.0% after",
@@ -88,7 +95,7 @@ def test_the_summary_of_both_objectives_keeps_them_apart():
     before |= {"eval_mlm_accuracy": 0.125, "eval_nsp_loss": 0.7, "eval_nsp_accuracy": 0.5, "eval_nsp_f1": 0.125}
     lines = summarise_run([before], TRAINED | metrics, {}, "results", PRETRAINING.objectives)
     assert lines == {
-        "training": "2 s, 100 real tokens, 50 a second",
+        "training": "2 s, 100 real tokens, 50 a second, 50.0% of the batches",
         "masked perplexity": "20.09 before, 7.39 after",
         "masked accuracy": "12.5% before, 25.0% after",
         "pair loss": "0.700 before, 0.500 after",

@@ -5,12 +5,21 @@ import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import FAMILIES, SAMPLE
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+import run_mlm
+from cloze.arguments import TrainingArguments
+from cloze.batching import EpochExamples
+from cloze.commandline import parse, settings_of
+from cloze.masking import Padding
+from cloze.setup import padding_of, start_process
+from cloze.training import PretrainingTrainer
 
 TINY = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
 
@@ -72,17 +81,113 @@ def test_the_files_have_upstreams_names_and_keys(train, out):
     training = json.loads((out / "train_results.json").read_text())
     assert {"train_loss", "train_runtime", "train_samples", "train_tokens_per_second"} <= training.keys()
     assert (results | training).items() <= json.loads((out / "all_results.json").read_text()).items()
-    assert [entry["step"] for entry in history(out) if "loss" in entry] == [1, 2, 3, 4]
+    steps = [entry for entry in history(out) if "loss" in entry]
+    assert [entry["step"] for entry in steps] == [1, 2, 3, 4]
+    for entry, prefix in [*((entry, "") for entry in steps), (training, "train_")]:
+        assert entry[f"{prefix}tokens_per_second"] > 0
+        assert 0.5 < entry[f"{prefix}real_token_share"] <= 1
+        assert 0 < entry[f"{prefix}mfu"] < 1
     train("--max_steps", 5, "--logging_steps", 2, "--overwrite_output_dir")
     assert [entry["step"] for entry in history(out) if "loss" in entry] == [1, 2, 4, 5], "the first and the last too"
 
 
 def test_real_tokens_are_counted_without_padding(train, out, tmp_path):
-    (tmp_path / "text.txt").write_text("one two\nthree\n" * 8)
+    (tmp_path / "text.txt").write_text("one two\nthree hundred\n" * 8)
     train("--line_by_line", "--num_train_epochs", 2, "--per_device_train_batch_size", 4, text=tmp_path / "text.txt")
     tokenizer = AutoTokenizer.from_pretrained(out)
-    expected = 2 * 8 * sum(len(tokenizer(line)["input_ids"]) for line in ("one two", "three"))
-    assert json.loads((out / "train_results.json").read_text())["train_tokens"] == expected
+    lengths = [len(tokenizer(line)["input_ids"]) for line in ("one two", "three hundred")]
+    results = json.loads((out / "train_results.json").read_text())
+    assert results["train_tokens"] == 2 * 8 * sum(lengths)
+    # Batches are of lines of one kind, and padded to a multiple of 4.
+    assert results["train_real_token_share"] == round(sum(lengths) / sum(-(-length // 4) * 4 for length in lengths), 4)
+    assert results["train_real_token_share"] < 1
+
+
+@pytest.fixture
+def epochs_drawn(monkeypatch):
+    """The batches of each epoch, as they are drawn while training."""
+    counts = {}
+    draw_epoch = PretrainingTrainer.draw_epoch
+    monkeypatch.setattr(
+        PretrainingTrainer, "draw_epoch", lambda self, epoch: counts.setdefault(epoch, draw_epoch(self, epoch))
+    )
+    return counts
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_budget_of_tokens_makes_the_steps_and_the_schedule_is_theirs(accumulation, train, out, epochs_drawn):
+    """Mistake 16: the rate falls to zero at the last step, and not before; all lines are trained on in each epoch."""
+    train(
+        "--line_by_line", "--max_tokens_per_batch", 600, "--gradient_accumulation_steps", accumulation,
+        "--num_train_epochs", 2, "--max_train_samples", 200, "--logging_steps", 1, "--learning_rate", 0.01,
+        "--save_strategy", "no",
+    )  # fmt: skip
+    assert set(epochs_drawn) == {0, 1}
+    assert 8 < epochs_drawn[0] == epochs_drawn[1] < 13
+    steps = 2 * -(-epochs_drawn[0] // accumulation)
+    entries = [entry for entry in history(out) if "loss" in entry]
+    assert [entry["step"] for entry in entries] == list(range(1, steps + 1))
+    rates = [0.01 * (steps - step) / steps for step in range(steps)]
+    assert [entry["learning_rate"] for entry in entries] == pytest.approx(rates)
+    assert entries[-1]["epoch"] == 2
+    assert json.loads((out / "train_results.json").read_text())["train_real_token_share"] > 0.9
+
+
+def test_fewer_examples_than_processes(run_mlm_script, checkpoint, out, tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text("one two\nthree\n")
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 3))
+    code, _, errors = run_mlm_script(
+        "--model_name_or_path", checkpoint("bert"), "--train_file", tmp_path / "text.txt", "--line_by_line",
+        "--do_train", "--max_steps", 1, "--output_dir", out,
+    )  # fmt: skip
+    assert (code, errors) == (2, "error: 2 examples for 3 processes: give more text, or use fewer\n")
+
+
+def test_the_order_is_that_of_the_data_seed(train, monkeypatch):
+    """Masks are those of the seed."""
+    taken, get = [], EpochExamples.__getitem__
+    monkeypatch.setattr(EpochExamples, "__getitem__", lambda self, key: taken.append(key) or get(self, key))
+    orders = []
+    for seed, data_seed in ((1, 5), (2, 5), (1, 6)):
+        taken.clear()
+        train("--max_steps", 2, "--seed", seed, "--data_seed", data_seed, "--overwrite_output_dir")
+        orders.append(list(taken))
+    assert orders[0] == orders[1] != orders[2]
+
+
+def settings(argv):
+    argv = f"--model_type bert --train_file a.txt --do_train --max_steps 1 --output_dir out {argv}"
+    return parse(argv.split(), settings_of(run_mlm.main))
+
+
+def test_a_process_uses_one_gpu(caplog):
+    """Flat positions of masked tokens cannot be scattered over several."""
+    _, data_args, training_args = settings("")
+    for count in (1, 2):
+        training_args._n_gpu = count
+        caplog.clear()
+        start_process(data_args, training_args)
+        assert training_args.n_gpu == 1
+        assert ("ONE GPU: 2 are there" in caplog.text) == (count == 2)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("", Padding(4, 66)),
+        ("--bf16 --use_cpu", Padding(8, 66)),
+        ("--pad_to_max_length", Padding(4, 66, fixed=True)),
+    ],
+)
+def test_batches_are_padded_for_the_device(argv, expected, checkpoint):
+    _, data_args, training_args = settings(argv)
+    setup = SimpleNamespace(data_args=data_args, training_args=training_args, max_seq_length=66)
+    assert padding_of(setup, AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))) == expected
+
+
+def test_losses_that_are_no_number_are_logged_as_they_are():
+    """Asking for them would wait for the GPU at each step; and they are seen."""
+    assert settings("")[2].logging_nan_inf_filter is False
 
 
 def test_the_model_as_it_was_is_evaluated_on_the_same_masks(train, checkpoint, out, tmp_path, run_mlm_script):
