@@ -43,7 +43,7 @@ class Flops:
     ``an_example + a_token * length + a_square * length^2``, and each masked token ``a_label``.
 
     For BERT with L layers of width d, feed-forward f, vocabulary V: a_token L(8 d^2 + 4 d f), a_square 4 d L, a_label
-    2 d^2 + 2 d V.
+    2 d^2 + 2 d V; the last layer's 4 d f are not of a_token, but of a_label, where positions are selected before them.
     """
 
     an_example: float

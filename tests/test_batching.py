@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from transformers import BertTokenizer
 
 from cloze.batching import BatchSettings, EpochBatches, EpochExamples, StreamedExamples, draw_batches, shuffle
+from cloze.encoding import encode
 from cloze.masking import Padding
 from cloze.pairs import PairSettings, Sentences, draw_pairs
-from cloze.tokenization import encode, pair_template_of
+from cloze.tokenization import pair_template_of
 
 STRATEGIES = ["random", "sequential", "group_by_length"]
 LENGTHS = np.random.default_rng(0).integers(8, 128, size=1003)

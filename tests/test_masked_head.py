@@ -3,6 +3,7 @@
 import copy
 import io
 import logging
+import re
 
 import pytest
 import torch
@@ -118,10 +119,13 @@ def test_loss_and_gradients_are_the_models_own(family):
 
 @pytest.mark.parametrize("family", MASKED_FAMILIES)
 def test_loss_and_gradients_are_the_models_own_with_dropout(family):
-    """No head has dropout of its own, so that the encoder's draws are the same."""
+    """Up to where positions are selected, the draws are the same; behind it, dropout is switched off."""
     names = MODERNBERT_DROPOUT if family == "modernbert" else DROPOUT
     known = CONFIG_MAPPING[family]().to_dict()
     stock = model_of(family, **{name: 0.3 for name in names if name in known})
+    for name, module in stock.named_modules():
+        if isinstance(module, torch.nn.Dropout) and re.search(r"layer\.1\.(output|ffn)\.dropout", name):
+            module.p = 0.0
     model, _ = hooked(stock)
     assert_same(model, stock, batch_of())
     torch.manual_seed(4)
@@ -428,3 +432,28 @@ def test_a_decoder_that_is_wider_than_the_vocabulary_is_spared():
     assert hooked(model_of("bert", vocab_size=512))[1]
     assert hooked(model_of("bert", vocab_size=7))[1]
     assert isinstance(model_of("bert").get_output_embeddings(), nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("family", "place"),
+    [
+        ("bert", "bert.encoder.layer.1.attention"),
+        ("distilbert", "distilbert.transformer.layer.1.sa_layer_norm"),
+        ("deberta-v2", "deberta.encoder.layer.1.attention"),
+        ("modernbert", "model"),
+        ("albert", "albert"),
+    ],
+)
+def test_positions_are_selected_as_early_as_the_model_allows(family, place):
+    """ModernBERT adds what went into its attention again behind it; ALBERT's last layer is its first as well."""
+    _, found = hooked(model_of(family))
+    assert found == place
+
+
+def test_the_last_feed_forward_sees_masked_positions_only():
+    model, _ = hooked(model_of("bert"))
+    rows = []
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.register_forward_hook(lambda module, args, output: rows.append(output.shape[:2].numel()))
+    model(batch_of()["input_ids"], masked_positions=torch.tensor([3, 5, 0]))
+    assert rows == [BATCH * LENGTH, 3]
