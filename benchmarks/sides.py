@@ -28,7 +28,8 @@ from cloze.modeling import load_model  # noqa: E402
 from cloze.pair_examples import make_pairs  # noqa: E402
 from cloze.setup import Setup, set_up  # noqa: E402
 from cloze.tasks import MASKED_LM, PRETRAINING, Task  # noqa: E402
-from cloze.training import PretrainingTrainer, make_trainer  # noqa: E402
+from cloze.trainer import PretrainingTrainer  # noqa: E402
+from cloze.training import make_trainer  # noqa: E402
 
 # Steps that no turn comes to.
 MANY = 1_000_000

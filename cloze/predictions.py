@@ -14,7 +14,7 @@ from cloze.masking import IGNORED
 from cloze.pairs import PairTemplate, fit
 from cloze.readers import file_format, read_rows
 from cloze.tokenization import pair_template_of
-from cloze.training import PretrainingTrainer
+from cloze.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from cloze.modeling import describe_model
 from cloze.pairs import IS_NEXT, IS_RANDOM
 from cloze.setup import Setup
 from cloze.tasks import Task
-from cloze.training import PretrainingTrainer
+from cloze.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
 

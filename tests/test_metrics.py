@@ -23,7 +23,7 @@ from cloze.metrics import (
     summarise_pairs,
     summarise_tokens,
 )
-from cloze.training import PretrainingTrainer
+from cloze.trainer import PretrainingTrainer
 
 BATCH, LENGTH, VOCABULARY = 12, 10, 23
 

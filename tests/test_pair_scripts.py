@@ -26,7 +26,7 @@ from cloze.masking import Padding
 from cloze.pair_examples import make_pairs
 from cloze.setup import set_up
 from cloze.tasks import NEXT_SENTENCE_TYPES, PRETRAINING
-from cloze.training import PretrainingTrainer
+from cloze.trainer import PretrainingTrainer
 
 # One layer of weights large enough that a relation of two tokens is found in a few seconds.
 QUICK = (

@@ -19,7 +19,7 @@ from cloze.batching import EpochExamples
 from cloze.commandline import parse, settings_of
 from cloze.masking import Padding
 from cloze.setup import padding_of, start_process
-from cloze.training import PretrainingTrainer
+from cloze.trainer import PretrainingTrainer
 
 TINY = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
 

@@ -1,0 +1,212 @@
+"""The Trainer with losses counted over the whole step, and batches and meters of our own."""
+
+import logging
+import math
+import sys
+import time
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import EvalPrediction, Trainer, TrainerCallback, get_scheduler
+
+from cloze import checkpoints
+from cloze.arguments import UserError
+from cloze.batching import BatchSettings, EpochBatches, EpochExamples
+from cloze.masking import IGNORED, Padding
+from cloze.meters import Flops, Meter, peak_flops
+from cloze.metrics import Objective
+
+logger = logging.getLogger(__name__)
+
+
+class LogLastStep(TrainerCallback):
+    """Logs the last step, whatever the logging steps, so that a run ends with its loss."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+
+class PretrainingTrainer(Trainer):
+    """Trainer whose losses and evaluation count what there is to predict.
+
+    The loss is the sum over ``objectives``, each the sum of its cross-entropies divided by their number in the whole
+    optimizer step. Models of transformers return means over each micro-batch instead, which the Trainer takes for this
+    and does not divide by the number of micro-batches (huggingface/transformers#47688).
+
+    Args:
+        objectives: by the prefix of their metrics, as ``{"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}``.
+        padding: how long batches are.
+        flops: what the model's forward takes, for the share of the device's peak.
+    """
+
+    # The loss below is normalised over the whole step, so that the Trainer must not divide it by the micro-batches.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, args, objectives: dict[str, Objective], padding: Padding, flops: Flops | None = None, **kwargs):
+        try:
+            super().__init__(args=args, compute_metrics=self.summarise, callbacks=[LogLastStep()], **kwargs)
+            self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            check_scheduler(self.args)
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            # Settings that only the Trainer can judge: a package that is missing, a Hub out of reach.
+            hub = "--push_to_hub: the Hub is out of reach or refuses: " if args.push_to_hub else ""
+            raise UserError(f"{hub}{error}") from None
+        self.objectives, self.padding = objectives, padding
+        # Up to transformers 5.17, it stands for loss_is_scaled_for_ga.
+        self.model_accepts_loss_kwargs = True
+        # The Trainer prunes by time of change (transformers#26961), and at the end even the newest: ours is used.
+        self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else self.model.dtype
+        peak = peak_flops(args.device, dtype) if args.do_train and flops is not None else math.nan
+        self.meter = Meter(flops, peak, args.device)
+        # Each objective's losses, counts and hits since the last log.
+        self.running = torch.zeros(len(objectives), 3, device=self.args.device)
+        self.begun, self.evaluation_seconds = None, 0.0
+        self.batches: EpochBatches | None = None
+
+    def score(self, model, inputs, label_smoothing: float = 0.0) -> list[torch.Tensor]:
+        """Each objective's scores of the examples in a batch."""
+        labels = {objective.labels for objective in self.objectives.values()}
+        outputs = model(**{name: values for name, values in inputs.items() if name not in labels})
+        return [
+            objective.score(objective.logits_of(outputs), inputs, label_smoothing)
+            for objective in self.objectives.values()
+        ]
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """What each objective has to predict in the whole optimizer step, [objectives]."""
+        names = [objective.labels for objective in self.objectives.values()]
+        counts = [torch.stack([(batch[name] != IGNORED).sum() for name in names]) for batch in batch_samples]
+        num_items = sum(counts, torch.zeros(len(names), dtype=torch.int64, device=device))
+        # If all processes are counted, their gradients, which are then averaged, have to be multiplied by their number.
+        return self.accelerator.reduce(num_items) if self.args.average_tokens_across_devices else num_items
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        assert not return_outputs, "prediction_step does without"
+        self.meter.add(inputs)
+        scores = self.score(model, inputs, self.args.label_smoothing_factor)
+        losses = torch.stack([score[:, 0].sum() for score in scores]) / num_items_in_batch.clamp(min=1)
+        if self.args.average_tokens_across_devices:
+            losses = losses * self.accelerator.num_processes
+        counted = torch.stack([score[:, 1:3].detach().sum(0) for score in scores])
+        self.running += torch.cat([losses.detach()[:, None], counted], dim=1)
+        return losses.sum()
+
+    def log(self, logs, *args, **kwargs):
+        """Add each objective's part of the loss, its accuracy, and the meters."""
+        if "loss" in logs:
+            seconds = time.monotonic() - self.begun - self.evaluation_seconds
+            logs |= self.meter.since_last(self.accelerator, seconds)
+            running = self.accelerator.reduce(self.running, reduction="mean").cpu().numpy()
+            shares = running[:, 0] / max(running[:, 0].sum(), 1e-9)
+            for prefix, share, (_, count, hits) in zip(self.objectives, shares, running, strict=True):
+                if prefix:
+                    logs[f"{prefix}loss"] = float(share * logs["loss"])
+                logs[f"{prefix}accuracy"] = float(hits / max(count, 1))
+            self.running.zero_()
+        super().log(logs, *args, **kwargs)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Scores instead of logits; no loss, as the Trainer would average it over batches (transformers#39241)."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            scores = torch.cat(self.score(model, inputs), dim=1)
+        # Without labels, the Trainer would not ask for metrics.
+        return None, scores, torch.zeros(len(scores), device=scores.device)
+
+    def summarise(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The metrics of a set: each objective's own, and as loss their sum. Empty if there is nothing to predict."""
+        sums = np.asarray(prediction.predictions, dtype=np.float64).sum(0)
+        metrics = {"loss": 0.0}
+        for prefix, objective in self.objectives.items():
+            own, sums = np.split(sums, [objective.num_scores])
+            if not own[1]:
+                return {}
+            own = objective.summarise(own)
+            metrics["loss"] += own.pop("loss") if not prefix else own["loss"]
+            metrics |= {f"{prefix}{name}": value for name, value in own.items()}
+        return metrics
+
+    def evaluate(self, *args, **kwargs):
+        start = time.monotonic()
+        metrics = super().evaluate(*args, **kwargs)
+        if "eval_loss" not in metrics:
+            raise UserError("the validation set has nothing to predict, not one masked token: give more text")
+        self.evaluation_seconds += time.monotonic() - start
+        return metrics
+
+    def get_train_dataloader(self):
+        if not isinstance(self.train_dataset, EpochExamples):
+            return super().get_train_dataloader()
+        args = self.args
+        settings = BatchSettings(
+            args.train_sampling_strategy,
+            args.train_batch_size,
+            args.gradient_accumulation_steps,
+            args.world_size,
+            args.dataloader_drop_last,
+            args.max_tokens_per_batch,
+        )
+        if len(self.train_dataset) < args.world_size:
+            raise UserError(
+                f"{len(self.train_dataset)} examples for {args.world_size} processes: give more text, or use fewer"
+            )
+        self.batches = EpochBatches(self.train_dataset, settings, self.padding.widths, args.order_seed)
+        # An item of the sampler is a batch already.
+        return self._get_dataloader(self.train_dataset, "Training", 1, lambda dataset: self.batches, is_training=True)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
+        """In order, as predictions are told apart by it; the Trainer would group by length what is evaluated, too."""
+        return SequentialSampler(eval_dataset)
+
+    def set_initial_training_values(self, args, dataloader):
+        epochs, *values = super().set_initial_training_values(args, dataloader)
+        # Epochs of pairs drawn anew differ a little in length: steps decide when to stop, as counted in the first.
+        return (epochs if self.batches is None else sys.maxsize, *values)
+
+    def _init_training_state(self, *args, **kwargs):
+        epoch, skipped = super()._init_training_state(*args, **kwargs)
+        if self.batches is not None and self.state.epoch and not self.args.ignore_data_skip:
+            # The Trainer divides the steps by those of the first epoch.
+            share, epoch = math.modf(self.state.epoch)
+            skipped = round(share * self.draw_epoch(int(epoch)))
+        return int(epoch), skipped
+
+    def draw_epoch(self, epoch: int) -> int:
+        """Draw the batches of an epoch, and count those of this process."""
+        self.batches.set_epoch(epoch)
+        return len(self.batches) // self.args.world_size
+
+    def _run_epoch(self, **kwargs):
+        if self.begun is None:
+            self.begun, self.evaluation_seconds = time.monotonic(), 0.0
+        if self.batches is not None:
+            # On resuming with several processes, neither the Trainer nor accelerate reaches the sampler, which lies
+            # below a shard of batches below one that skips: it would stay in the first epoch.
+            kwargs["steps_in_epoch"] = self.draw_epoch(kwargs["epoch"])
+            steps = -(-kwargs["steps_in_epoch"] // self.args.gradient_accumulation_steps)
+            kwargs["num_update_steps_per_epoch"] = steps
+        return super()._run_epoch(**kwargs)
+
+    def _issue_warnings_after_load(self, load_result):
+        # Tied weights are not in the file, and not missing.
+        tied = self.model.all_tied_weights_keys
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            newest, best = self.state.global_step, self.state.best_global_step
+            checkpoints.prune(self.args.output_dir, self.save_total_limit, newest, best)
+
+    def create_model_card(self, *args, **kwargs):
+        """Nothing: the run writes its own, with the metrics, and before anything is pushed."""
+
+
+def check_scheduler(args) -> None:
+    """Raise what the schedule would, after an hour of loading, for arguments that it does not take."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
