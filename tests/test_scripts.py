@@ -192,7 +192,7 @@ def test_losses_that_are_no_number_are_logged_as_they_are():
 
 def test_the_model_as_it_was_is_evaluated_on_the_same_masks(train, checkpoint, out, tmp_path, run_mlm_script):
     """What training brought is seen in the log, the summary and the model card."""
-    printed = train("--do_eval", "--max_steps", 40, "--learning_rate", 1e-2)
+    printed = train("--do_eval", "--max_steps", 60, "--learning_rate", 1e-2)
     evaluations = [entry for entry in history(out) if "eval_loss" in entry]
     before, after = evaluations[0], evaluations[-1]
     assert before["step"] == 0
