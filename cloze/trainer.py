@@ -162,12 +162,13 @@ class PretrainingTrainer(Trainer):
         return SequentialSampler(eval_dataset)
 
     def set_initial_training_values(self, args, dataloader):
-        epochs, *values = super().set_initial_training_values(args, dataloader)
+        self.num_epochs, *values = super().set_initial_training_values(args, dataloader)
         # Epochs of pairs drawn anew differ a little in length: steps decide when to stop, as counted in the first.
-        return (epochs if self.batches is None else sys.maxsize, *values)
+        return (self.num_epochs if self.batches is None else sys.maxsize, *values)
 
     def _init_training_state(self, *args, **kwargs):
         epoch, skipped = super()._init_training_state(*args, **kwargs)
+        self.state.num_train_epochs = self.num_epochs
         if self.batches is not None and self.state.epoch and not self.args.ignore_data_skip:
             # The Trainer divides the steps by those of the first epoch.
             share, epoch = math.modf(self.state.epoch)
