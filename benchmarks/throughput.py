@@ -10,7 +10,6 @@ a turn does not count, and neither does padding. Prints a table of medians, and 
 import argparse
 import copy
 import json
-import math
 import resource
 import statistics
 import subprocess
@@ -55,7 +54,7 @@ def main() -> None:
     rows = [row for work in args.work for size in args.size for row in compare(work, size, args)]
     print(" | ".join(columns))
     for row in rows:
-        print(" | ".join(format(row[name], form) for name, form in columns.items()))
+        print(" | ".join("-" if row[name] is None else format(row[name], form) for name, form in columns.items()))
     print(json.dumps({**vars(args), "threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}))
 
 
@@ -81,12 +80,16 @@ def compare_speed(work: str, size: str, args) -> list[dict]:
                     "slowest": min(speeds),
                     "fastest": max(speeds),
                     "real tokens": statistics.mean(turn["real_token_share"] for turn in figures),
-                    "MFU": statistics.median(turn.get("mfu", math.nan) for turn in figures),
+                    "MFU": statistics.median(turn["mfu"] for turn in figures) if "mfu" in figures[0] else None,
                 }
             )
-    for row in rows:
-        row["ours is"] = rows[0]["tokens/s"] / row["tokens/s"]
-    return rows
+    return with_ratios(rows, "tokens/s")
+
+
+def with_ratios(rows: list[dict], figure: str) -> list[dict]:
+    """What ours is of each side."""
+    ours = next((row[figure] for row in rows if row["side"] == "ours"), None)
+    return [row | {"ours is": None if ours is None else ours / row[figure]} for row in rows]
 
 
 def compare_memory(work: str, size: str, args) -> list[dict]:
@@ -96,9 +99,7 @@ def compare_memory(work: str, size: str, args) -> list[dict]:
         argv = [sys.executable, *sys.argv, "--measure", "--work", work, "--size", size, "--side", side]
         child = subprocess.run(argv, check=True, capture_output=True, text=True)
         rows.append({"work": work, "size": size, "side": side, "peak MB": float(child.stdout.splitlines()[-1]) / 1e6})
-    for row in rows:
-        row["ours is"] = rows[0]["peak MB"] / row["peak MB"]
-    return rows
+    return with_ratios(rows, "peak MB")
 
 
 def measure_memory(args) -> float:
@@ -107,6 +108,8 @@ def measure_memory(args) -> float:
         bench = make_bench(args.work[0], args.size[0], args, folder)
         before = peak_memory() - 4 * bench.model.num_parameters()
         SIDES[args.side[0]](bench, bench.model, args, 1, 0)
+        if args.device == "cuda":
+            return torch.cuda.max_memory_allocated()
         return peak_memory() - before
 
 
