@@ -108,7 +108,7 @@ def make_bench(name: str, size: str, args, folder: str, held_out: str | None = N
     sets = (make_blocks if work.task is MASKED_LM else make_pairs)(setup)
     model = load_model(model_args, setup.config, work.task)
     spared = copy.deepcopy(model)
-    predict_masked_positions(spared, MASKED_TOKENS.logits)
+    predict_masked_positions(spared, MASKED_TOKENS.logits, work.max_seq_length)
     return Bench(work, setup, sets, model, count_flops(spared, masks=True))
 
 

@@ -82,7 +82,7 @@ class TrainingArguments(transformers.TrainingArguments):
         default="group_by_length",
         metadata={
             "help": "group_by_length: examples of similar length share a batch, and steps are shuffled; random; or "
-            "sequential.",
+            "sequential. A stream is always random.",
             "choices": list(SAMPLING),
         },
     )
@@ -134,6 +134,8 @@ class TrainingArguments(transformers.TrainingArguments):
             raise UserError(f"--train_sampling_strategy {self.train_sampling_strategy}: give {', '.join(SAMPLING)}")
         if self.max_tokens_per_batch is not None and self.train_sampling_strategy != "group_by_length":
             raise UserError("--max_tokens_per_batch needs --train_sampling_strategy group_by_length: drop one of them")
+        if self.max_tokens_per_batch is not None and self.auto_find_batch_size:
+            raise UserError("--auto_find_batch_size lowers the batch size, --max_tokens_per_batch has none: drop one")
 
     @property
     def order_seed(self) -> int:

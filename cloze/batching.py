@@ -60,7 +60,7 @@ class BatchSettings:
         batch_size: examples in a batch of one process, unless ``max_tokens`` is given.
         accumulation: batches of one process in an optimizer step.
         processes: how many processes share the batches, in turn.
-        drop_last: leave out what fills no optimizer step; others of the examples each epoch.
+        drop_last: leave out what fills no optimizer step.
         max_tokens: tokens in a batch, padding included; group_by_length only.
     """
 

@@ -16,6 +16,9 @@ from transformers.utils import logging as transformers_logging
 
 logger = logging.getLogger(__name__)
 
+# Tokens in the longest text that selecting is tried with; all logits of two such texts are computed.
+LONGEST_TRIAL = 1023
+
 
 class PositionSelector:
     """Gives a model's forward one more argument, ``masked_positions`` [positions], flat places in [batch * length].
@@ -68,16 +71,19 @@ class PositionSelector:
             hook.remove()
 
 
-def predict_masked_positions(model: PreTrainedModel, logits: tuple[str, ...]) -> str:
+def predict_masked_positions(model: PreTrainedModel, logits: tuple[str, ...], max_seq_length: int) -> str:
     """Let the model's forward take ``masked_positions``, and return the place where it selects; see PositionSelector.
 
     That is the earliest from which on the model treats each position by itself. Rather than from a list of
-    architectures, it is seen from the model at hand: with a few positions selected, all it gives has to be the same as
+    architectures, it is seen from the model at hand: with positions selected, all it gives has to be the same as
     without. Where there is no such place, all logits are computed, and those at the positions taken.
     """
     # A copy, as short texts make some models, as BigBird, change the way they attend for good.
-    trial = copy.deepcopy(model).eval()
-    place = next((place for place in places(model) if same_if_selected(trial, logits, place)), "")
+    trial = copy.deepcopy(model).float().eval()
+    # Odd lengths, which some models pad inside, and a long one first, to which some attend in another way.
+    longest = (min(max_seq_length, LONGEST_TRIAL) - 1) | 1
+    lengths = (longest, min(longest, 15))
+    place = next((place for place in places(model) if same_if_selected(trial, logits, place, lengths)), "")
     if not place:
         logger.info("%s needs logits at all positions: those at masked ones are taken of them", type(model).__name__)
     PositionSelector(model, logits, place)
@@ -96,20 +102,26 @@ def places(model: PreTrainedModel) -> Iterator[str]:
     yield model.base_model_prefix
 
 
-@torch.no_grad()
-def same_if_selected(model: PreTrainedModel, logits: tuple[str, ...], place: str) -> bool:
-    """Whether the model's outputs for two short texts are the same if positions are selected in this place."""
-    ids = (torch.arange(32, device=model.device) * 7 % model.config.vocab_size).view(2, 16)
-    positions = torch.tensor([1, 5, 14, 17, 30, 0, 0], device=model.device)
+def same_if_selected(model: PreTrainedModel, logits: tuple[str, ...], place: str, lengths: tuple[int, ...]) -> bool:
+    """Whether the model's outputs for texts of these lengths are the same if positions are selected in this place."""
     selector = PositionSelector(model, logits, place)
     try:
         with quiet():
-            whole, selected = model(input_ids=ids), model(input_ids=ids, masked_positions=positions)
-    except Exception as error:  # whatever a model does that has fewer positions than it expects
+            return all(same_outputs(model, logits, length) for length in lengths)
+    except Exception as error:  # whatever a model does that has other positions than it expects
         logger.debug("With positions selected in %s, %s fails: %r", place, type(model).__name__, error)
         return False
     finally:
         selector.remove()
+
+
+@torch.no_grad()
+def same_outputs(model: PreTrainedModel, logits: tuple[str, ...], length: int) -> bool:
+    """Whether two texts give the same with positions and without; these are more than a text has."""
+    ids = (torch.arange(2 * length, device=model.device) * 7 % model.config.vocab_size).view(2, length)
+    positions = torch.arange(1, 2 * length, 2, device=model.device)
+    positions = torch.cat([positions, positions.new_zeros(3)])
+    whole, selected = model(input_ids=ids), model(input_ids=ids, masked_positions=positions)
     for name, value in whole.items():
         if name in logits:
             value = value.flatten(0, 1)[positions][None]

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +29,7 @@ PEAKS = {
     "H100": (989, 494, 67),
     "A100": (312, 156, 19.5),
     "L40S": (362, 183, 91.6),
+    "L40": (181, 90.5, 90.5),
     "L4": (121, 60, 30.3),
     "A10G": (70, 35, 31.5),
     "RTX 4090": (165, 82.6, 82.6),
@@ -73,7 +75,8 @@ def count_flops(model: PreTrainedModel, masks: bool) -> Flops | None:
         logger.debug("%s does not run on a short text: %r", type(model).__name__, error)
         return None
     equations = [[1, length, length**2, labels] for length, labels in trials]
-    return Flops(*np.linalg.solve(np.array(equations, dtype=float), np.array(counts, dtype=float)).tolist())
+    solution = np.linalg.solve(np.array(equations, dtype=float), np.array(counts, dtype=float))
+    return Flops(*solution.round(3).tolist())
 
 
 @torch.no_grad()
@@ -94,7 +97,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         name = torch.cuda.get_device_name(device)
         tf32 = torch.backends.cuda.matmul.allow_tf32
         column = 0 if dtype != torch.float32 else 1 if tf32 else 2
-        found = next((peaks for key, peaks in PEAKS.items() if key in name), None)
+        found = next((peaks for key, peaks in PEAKS.items() if re.search(rf"\b{key}\b", name)), None)
         if found:
             return found[column] * 1e12
     return measure_peak(device, dtype)

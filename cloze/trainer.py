@@ -143,7 +143,7 @@ class PretrainingTrainer(Trainer):
         args = self.args
         settings = BatchSettings(
             args.train_sampling_strategy,
-            args.train_batch_size,
+            self._train_batch_size,
             args.gradient_accumulation_steps,
             args.world_size,
             args.dataloader_drop_last,
@@ -181,6 +181,10 @@ class PretrainingTrainer(Trainer):
         return len(self.batches) // self.args.world_size
 
     def _run_epoch(self, **kwargs):
+        if self.state.global_step >= self.state.max_steps:
+            # Gone on from the last step; the Trainer would take one more.
+            self.control.should_training_stop = True
+            return
         if self.begun is None:
             self.begun, self.evaluation_seconds = time.monotonic(), 0.0
         if self.batches is not None:
@@ -189,7 +193,7 @@ class PretrainingTrainer(Trainer):
             kwargs["steps_in_epoch"] = self.draw_epoch(kwargs["epoch"])
             steps = -(-kwargs["steps_in_epoch"] // self.args.gradient_accumulation_steps)
             kwargs["num_update_steps_per_epoch"] = steps
-        return super()._run_epoch(**kwargs)
+        super()._run_epoch(**kwargs)
 
     def _issue_warnings_after_load(self, load_result):
         # Tied weights are not in the file, and not missing.

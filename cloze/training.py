@@ -4,7 +4,7 @@ import logging
 import time
 from pathlib import Path
 
-from transformers import PreTrainedModel, TrainerState
+from transformers import PreTrainedModel
 
 from cloze import checkpoints
 from cloze.examples import ExampleSets
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def make_trainer(setup: Setup, model: PreTrainedModel, sets: ExampleSets) -> PretrainingTrainer:
     padding = padding_of(setup, model)
     if setup.task.masks:
-        predict_masked_positions(model, MASKED_TOKENS.logits)
+        predict_masked_positions(model, MASKED_TOKENS.logits, setup.max_seq_length)
     return PretrainingTrainer(
         model=model,
         args=setup.training_args,
@@ -67,13 +67,8 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     args.eval_on_start = args.do_eval and checkpoint is None
     # Read before it is pruned.
     first = 0 if checkpoint is None else checkpoints.step_of(checkpoint)
-    if 0 < args.max_steps <= first:
-        # Of a stream, the Trainer would take one step more.
-        trainer._load_from_checkpoint(str(checkpoint))
-        trainer.state = TrainerState.load_from_json(checkpoint / "trainer_state.json")
-    else:
-        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        trainer.save_model()
+    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.save_model()
     steps = trainer.state.global_step - first
     if not steps:
         logger.info("Nothing is left to train: %s is at the last step", checkpoint)

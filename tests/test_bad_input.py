@@ -184,6 +184,12 @@ MISTAKES = [
         "--max_tokens_per_batch 31 is less than --max_seq_length 32",
         "give 32 or more",
     ),
+    Case(
+        "budget and search",
+        "--max_tokens_per_batch 999 --auto_find_batch_size",
+        "--auto_find_batch_size lowers the batch size",
+        "drop one",
+    ),
     Case("no budget", "--max_tokens_per_batch 0", "--max_tokens_per_batch 0 is less than", "give 66 or more"),
     Case("negative learning rate", "--learning_rate -1", "--learning_rate -1", "0 or more"),
     Case("negative workers", "--dataloader_num_workers -1", "--dataloader_num_workers -1", "0 or more"),

@@ -248,15 +248,15 @@ def test_a_difference_in_the_first_portion_is_told_and_nothing_of_it_used(ids, l
     assert "for text 4, '13': it is not used" in warnings.text
 
 
-def test_the_faster_one_has_all_but_the_first_portion(monkeypatch, warnings):
+def test_the_faster_one_has_all_the_text_and_is_judged_by_its_beginning(monkeypatch, warnings):
     monkeypatch.setattr(encoding, "PORTION", 4)
     seen = {"own": [], "faster": []}
 
     def watched(name):
         return lambda texts: seen[name].append(texts) or numbers(texts)
 
-    portions = list(encode_ahead([["10", "11"], ["12", "13"], ["14"]], watched("own"), watched("faster")))
-    assert [encoded.ids.tolist() for encoded, _ in portions] == [[10, 11], [12, 13], [14]]
+    portions = list(encode_ahead([["10", "1122", "33"], ["12", "13"], ["14"]], watched("own"), watched("faster")))
+    assert [encoded.ids.tolist() for encoded, _ in portions] == [[10, 1122, 33], [12, 13], [14]]
     assert seen["own"] == [["10", "11"]]
-    assert sorted(seen["faster"]) == [["10", "11"], ["12", "13"], ["14"]]
+    assert sorted(seen["faster"]) == [["10", "11"], ["10", "1122", "33"], ["12", "13"], ["14"]]
     assert not warnings.records

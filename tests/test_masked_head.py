@@ -103,7 +103,7 @@ def assert_same(model, stock, batch, objectives=(MASKED_TOKENS,), seed=3, **tole
 def hooked(stock):
     """A copy whose forward takes masked positions, and whether its head is spared the others."""
     model = copy.deepcopy(stock)
-    return model, predict_masked_positions(model, MASKED_TOKENS.logits)
+    return model, predict_masked_positions(model, MASKED_TOKENS.logits, 32)
 
 
 # The same loss
@@ -252,7 +252,7 @@ def test_without_masked_positions_the_model_is_what_it_was(family, tmp_path):
 def test_the_mode_and_the_gradients_of_the_model_are_left_alone():
     for training in (True, False):
         model = model_of("bert").train(training)
-        predict_masked_positions(model, MASKED_TOKENS.logits)
+        predict_masked_positions(model, MASKED_TOKENS.logits, 32)
         assert {module.training for module in model.modules()} == {training}
         assert all(weights.grad is None and weights.requires_grad for weights in model.parameters())
 
@@ -261,7 +261,7 @@ def test_big_bird_keeps_its_sparse_attention():
     """Which it drops for good on texts as short as those of the trial."""
     sizes = {name: value for name, value in BERT_LIKE.items() if name != "max_position_embeddings"}
     model = BigBirdForMaskedLM(BigBirdConfig(vocab_size=VOCABULARY, attention_type="block_sparse", **sizes))
-    predict_masked_positions(model, MASKED_TOKENS.logits)
+    predict_masked_positions(model, MASKED_TOKENS.logits, 32)
     assert model.bert.attention_type == "block_sparse"
     assert model.bert.encoder.layer[0].attention.self.__class__.__name__ == "BigBirdBlockSparseAttention"
 
@@ -457,3 +457,26 @@ def test_the_last_feed_forward_sees_masked_positions_only():
         layer.intermediate.register_forward_hook(lambda module, args, output: rows.append(output.shape[:2].numel()))
     model(batch_of()["input_ids"], masked_positions=torch.tensor([3, 5, 0]))
     assert rows == [BATCH * LENGTH, 3]
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "length"),
+    [
+        # It cuts its output to the length of the text, which may be fewer than the masked positions.
+        ("luke", {"entity_vocab_size": 10, "entity_emb_size": 16}, 8),
+        # These pad inside, and cut that off again; BigBird from a certain length on.
+        ("longformer", {"attention_window": 8}, 13),
+        ("big_bird", {"block_size": 4, "num_random_blocks": 1, "attention_type": "block_sparse"}, 45),
+    ],
+)
+def test_models_that_cut_their_output(family, settings, length):
+    torch.manual_seed(0)
+    sizes = {**BERT_LIKE, "vocab_size": VOCABULARY, "max_position_embeddings": 64}
+    stock = AutoModelForMaskedLM.from_config(CONFIG_MAPPING[family](**sizes | settings)).eval()
+    model = copy.deepcopy(stock)
+    predict_masked_positions(model, MASKED_TOKENS.logits, 48)
+    ids = torch.randint(5, VOCABULARY, (2, length))
+    positions = torch.arange(2 * length - 1)
+    found = model(ids, attention_mask=torch.ones_like(ids), masked_positions=positions).logits[0]
+    wanted = stock(ids, attention_mask=torch.ones_like(ids)).logits.flatten(0, 1)[positions]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)

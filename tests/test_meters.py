@@ -39,7 +39,7 @@ def bert(layers, width, feed_forward, vocabulary, model=BertForMaskedLM):
 
 def counted(model, masks=True):
     if masks:
-        predict_masked_positions(model, MASKED_TOKENS.logits)
+        predict_masked_positions(model, MASKED_TOKENS.logits, 32)
     return count_flops(model, masks)
 
 
@@ -221,6 +221,7 @@ def card(monkeypatch):
         ("NVIDIA A100-SXM4-80GB", 312, 156, 19.5),
         ("NVIDIA L4", 121, 60, 30.3),
         ("NVIDIA L40S", 362, 183, 91.6),
+        ("NVIDIA L40", 181, 90.5, 90.5),
         ("NVIDIA A10G", 70, 35, 31.5),
         ("NVIDIA GeForce RTX 4090", 165, 82.6, 82.6),
         ("Tesla V100-SXM2-16GB", 125, 15.7, 15.7),

@@ -326,6 +326,30 @@ def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(flags, train, out, t
     assert ((out / "train_results.json").read_text(), (out / "README.md").read_text()) == (results, card)
 
 
+def test_epochs_that_are_over_are_not_gone_on_with(train, out):
+    argv = ["--num_train_epochs", 1, "--max_train_samples", 64, "--lr_scheduler_type", "constant"]
+    train(*argv)
+    weights, kept = (out / "model.safetensors").read_bytes(), sorted(out.glob("checkpoint-*"))
+    assert "Nothing is left to train" in train(*argv)
+    assert (out / "model.safetensors").read_bytes() == weights
+    assert sorted(out.glob("checkpoint-*")) == kept == [out / "checkpoint-8"]
+
+
+def test_batches_that_do_not_fit_are_made_smaller(train, monkeypatch):
+    compute_loss, sizes = PretrainingTrainer.compute_loss, []
+
+    def with_little_memory(self, model, inputs, *args, **kwargs):
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > 4:
+            raise RuntimeError("CUDA out of memory.")
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(PretrainingTrainer, "compute_loss", with_little_memory)
+    train("--auto_find_batch_size", "--max_steps", 3)
+    assert sizes[0] == 8
+    assert sizes[-3:] == [4, 4, 4]
+
+
 def test_starting_afresh(train, out):
     train("--max_steps", 4, "--save_steps", 2)
     train("--max_steps", 3, "--save_steps", 2, "--overwrite_output_dir")
