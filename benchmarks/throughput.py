@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 
+import psutil
 import torch
 from sides import SIDES, SIZES, WORKS, add_arguments, make_bench
 from transformers import set_seed
@@ -106,15 +107,12 @@ def measure_memory(args) -> float:
     """Bytes that training takes at its peak: weights, gradients, the optimizer's, activations."""
     with tempfile.TemporaryDirectory() as folder:
         bench = make_bench(args.work[0], args.size[0], args, folder)
-        before = peak_memory() - 4 * bench.model.num_parameters()
+        # What is taken now, not the peak so far, which has the copies that make_bench tried and dropped.
+        before = psutil.Process().memory_info().rss - 4 * bench.model.num_parameters()
         SIDES[args.side[0]](bench, bench.model, args, 1, 0)
         if args.device == "cuda":
             return torch.cuda.max_memory_allocated()
-        return peak_memory() - before
-
-
-def peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 
 
 if __name__ == "__main__":
