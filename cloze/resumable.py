@@ -72,7 +72,7 @@ class ResumableTrainer(Trainer):
                 f"{len(self.train_dataset)} examples for {args.world_size} processes: give more text, or use fewer"
             )
         batches = EpochBatches(self.train_dataset, settings, self.padding.widths, args.order_seed, args.process_index)
-        self.batches = batches
+        self.batches, self.begun = batches, None
         return DataLoaderShard(
             self.train_dataset,
             device=args.device,
@@ -140,7 +140,8 @@ class ResumableTrainer(Trainer):
         loss, *running = progress.sums_of(self.args.process_index, self.args.world_size)
         self._tr_loss.fill_(loss)
         self.running.copy_(torch.tensor(running).view_as(self.running))
-        self._globalstep_last_logged = progress.logged
+        self._globalstep_last_logged, self._total_loss_scalar = progress.logged, progress.total_loss
+        self.watch.seconds_before = progress.seconds
 
     def find_progress(self) -> Progress:
         """How far the run is; all processes have to ask."""
@@ -157,6 +158,7 @@ class ResumableTrainer(Trainer):
             data=self.train_dataset.size,
             sums=self.accelerator.gather(sums[None]).tolist(),
             logged=self._globalstep_last_logged,
+            total_loss=self._total_loss_scalar,
             seconds=self.watch.seconds,
             evaluation_due=self.watch.evaluation_due,
         )
