@@ -7,15 +7,16 @@ import time
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import EvalPrediction, Trainer, TrainerCallback, get_scheduler
 
 from cloze import checkpoints
 from cloze.arguments import UserError
-from cloze.batching import BatchSettings, EpochBatches, EpochExamples
+from cloze.batching import BatchSettings, EpochBatches
 from cloze.masking import IGNORED, Padding
 from cloze.meters import Flops, Meter, peak_flops
 from cloze.metrics import Objective
+from cloze.streaming import StreamedBatches, StreamedExamples
 
 logger = logging.getLogger(__name__)
 
@@ -138,9 +139,27 @@ class PretrainingTrainer(Trainer):
         return metrics
 
     def get_train_dataloader(self):
-        if not isinstance(self.train_dataset, EpochExamples):
-            return super().get_train_dataloader()
         args = self.args
+        if isinstance(self.train_dataset, StreamedExamples):
+            settings = BatchSettings(
+                args.train_sampling_strategy, self._train_batch_size, max_tokens=args.max_tokens_per_batch
+            )
+            batches = StreamedBatches(
+                self.train_dataset,
+                settings,
+                self.padding.widths,
+                args.order_seed,
+                args.process_index,
+                args.world_size,
+                args.dataloader_num_workers,
+            )
+            return DataLoader(
+                batches,
+                batch_size=None,
+                collate_fn=lambda item: self.data_collator(item[0]),
+                num_workers=args.dataloader_num_workers,
+                pin_memory=args.dataloader_pin_memory,
+            )
         settings = BatchSettings(
             args.train_sampling_strategy,
             self._train_batch_size,
