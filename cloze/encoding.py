@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -66,6 +66,17 @@ class Encoded:
 
 
 Encoder = Callable[[list[str]], Encoded]
+
+
+def encode(
+    documents: Iterable[Sequence[str]], tokenizer: PreTrainedTokenizerBase, with_words: bool
+) -> Iterator[list[tuple[np.ndarray, np.ndarray | None]]]:
+    """Each document's units as (ids [tokens], whether a word starts there [tokens] or None), without special tokens."""
+    encoder = own_encoder(tokenizer, with_words)
+    for texts, counts in portions(documents):
+        units = iter(encoder(texts).texts())
+        for count in counts:
+            yield list(islice(units, count))
 
 
 def encode_ahead(

@@ -120,7 +120,9 @@ class StreamedBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[list[dict], tuple[int, State]]]:
         info = get_worker_info()
-        worker = 0 if info is None else info.id
+        return self.batches_of(0 if info is None else info.id)
+
+    def batches_of(self, worker: int) -> Iterator[tuple[list[dict], tuple[int, State]]]:
         begin = self.states[worker]
         for chunk, shares, epoch in made_ahead(self.chunks_from(begin)):
             for number in range(chunk.share.batches, len(chunk.spans)):

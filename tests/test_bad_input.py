@@ -176,9 +176,6 @@ MISTAKES = [
         "drop one",
     ),
     Case(
-        "budget of a stream", "--streaming --max_steps 1 --max_tokens_per_batch 999", "a stream has not", "drop one of"
-    ),
-    Case(
         "budget below an example",
         "--max_tokens_per_batch 31 --max_seq_length 32",
         "--max_tokens_per_batch 31 is less than --max_seq_length 32",
