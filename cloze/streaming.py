@@ -21,9 +21,9 @@ from cloze.shares import Share, State, deal
 
 logger = logging.getLogger(__name__)
 
-# Characters in a chunk, about a million tokens: thousands of examples to shuffle and to group by length. A worker has
-# one chunk in use, one being made, and the text of the one after.
-CHUNK = 4_000_000
+# Characters in a chunk, about half a million tokens: thousands of examples to shuffle and to group by length, made in
+# a second or two. A worker has one chunk in use, one being made, and the text of the one after.
+CHUNK = 2_000_000
 
 Item = TypeVar("Item")
 
