@@ -74,9 +74,10 @@ class HubCorpus:
     def read_rows(self, shard: int) -> Iterable[dict]:
         if not isinstance(self.rows, datasets.IterableDataset):
             return self.rows
-        # In batches of one: in a data-loader worker, iterating over rows gives a part of them only, that of the worker.
-        batches = self.rows.shard(self.num_shards, shard).iter(batch_size=1)
-        return ({name: value for name, (value,) in batch.items()} for batch in batches)
+        # Rows one by one would be, in a data-loader worker, only those that the library takes for its part; batches are
+        # all of them, at a tenth of the time.
+        batches = self.rows.shard(self.num_shards, shard).iter(batch_size=100)
+        return (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
 
     def documents(self) -> Iterator[list[str]]:
         return chain.from_iterable(map(self.read_shard, range(self.num_shards)))

@@ -535,7 +535,7 @@ def test_documents_are_tokenized_as_those_of_a_prepared_corpus(tokenizers):
 
 def rows_of_shards(shards):
     for shard in shards:
-        for number in range(11):
+        for number in range(111):
             yield {"id": number, "text": f"{shard} {number}"}
 
 
@@ -546,11 +546,12 @@ def test_rows_of_a_hub_stream_are_divided_over_workers(shards, workers):
     rows = datasets.IterableDataset.from_generator(rows_of_shards, gen_kwargs={"shards": shards})
     corpus = HubCorpus("hub", rows)
     assert corpus.num_shards == len(shards)
-    expected = sorted(f"{shard} {number}" for shard in shards for number in range(11))
+    expected = sorted(f"{shard} {number}" for shard in shards for number in range(111))
     assert sorted(line for (line,) in corpus.documents()) == expected
-    examples = StreamedExamples(corpus, make_lines, chunk=15)
-    batches, states = loaded(*streams(examples, workers=workers), workers, 7)
-    rest, _ = loaded(*streams(examples, workers=workers, states=states), workers, 60)
+    examples = StreamedExamples(corpus, make_lines, chunk=150)
+    batches, states = loaded(*streams(examples, workers=workers), workers, 27)
+    assert max(share["document"] for state in states[0] for share in state["shares"]) > 0
+    rest, _ = loaded(*streams(examples, workers=workers, states=states), workers, 400)
     for epoch in (0, 1):
         assert sorted(texts_of(batches + rest, epoch)) == expected
 
