@@ -288,6 +288,12 @@ def test_the_order_is_that_of_seed_and_epoch():
     assert orders(0) == orders(0)
 
 
+def test_files_are_read_in_another_order_each_epoch():
+    batches = finish(StreamedExamples(memory(*[1] * 8), make_lines, chunk=1), 2)
+    orders = [tuple(dict.fromkeys(text[:2] for text in texts_of(batches, epoch))) for epoch in range(3)]
+    assert len({*orders, tuple(sorted(orders[0]))}) == 4
+
+
 def test_sequential_is_the_order_of_the_text():
     corpus = memory(30, 30)
     examples = StreamedExamples(corpus, in_text_order, chunk=300)
