@@ -29,26 +29,29 @@ def make_blocks(setup: Setup) -> ExampleSets:
         setup,
         "line" if data_args.line_by_line else "document",
         partial(of_epoch, cut=cut),
-        partial(of_chunk, cut=cut),
+        cut,
         partial(describe, data_args=data_args, max_seq_length=setup.max_seq_length),
     )
     logger.info("An example: %s", setup.tokenizer.decode(sets.shown[0]["input_ids"])[:300])
     return sets
 
 
-def of_epoch(part: Part, epoch: int | None, cut: Callable[[Part], Blocks | Lines]) -> Blocks | Lines:
+def of_epoch(part: Part, epoch: int | None, cut: Callable) -> Blocks | Lines:
     """The same in all epochs."""
-    examples = cut(part)
+    examples = cut(part, None)
     if not len(examples):
         raise UserError("the tokenizer finds no token in the documents to use: give more text, or hold out more of it")
     return examples
 
 
-def of_chunk(part: Part, rng: np.random.Generator, cut: Callable[[Part], Blocks | Lines]) -> Blocks | Lines:
-    return cut(part)
-
-
-def cut_up(part: Part, template: Template, max_seq_length: int, data_args: DataTrainingArguments) -> Blocks | Lines:
+def cut_up(
+    part: Part,
+    rng: np.random.Generator | None,
+    template: Template,
+    max_seq_length: int,
+    data_args: DataTrainingArguments,
+) -> Blocks | Lines:
+    """Nothing in them is drawn: the generator is for pairs."""
     corpus, spans = part.corpus, part.corpus.spans(part.documents)
     if data_args.line_by_line:
         truncate = data_args.truncate_long_lines

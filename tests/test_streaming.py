@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from cloze.arguments import UserError
 from cloze.batching import BatchSettings
-from cloze.block_examples import cut_up, of_chunk
+from cloze.block_examples import cut_up
 from cloze.blocks import Template
 from cloze.corpus import FileCorpus, HubCorpus
 from cloze.data_arguments import DataTrainingArguments
@@ -516,7 +516,7 @@ def test_every_token_of_the_text_is_in_the_blocks_of_its_chunk(kind, word_starts
     cut = partial(cut_up, template=Template(prefix, sep, sep), max_seq_length=32, data_args=arguments)
     unit = "line" if kind == "lines" else "document"
     encoder = own_encoder(tokenizer, word_starts)
-    make = partial(make_chunk, name="", unit=unit, encoder=encoder, draw_chunk=partial(of_chunk, cut=cut))
+    make = partial(make_chunk, name="", unit=unit, encoder=encoder, draw_chunk=cut)
     corpus = Memory([[[text] for text in texts[part::3]] for part in range(3)])
     batches = finish(StreamedExamples(corpus, make, chunk=5000), 0, None, 1, 2)
     examples = [example for batch in batches for example in batch if example["epoch"] == 0]
