@@ -148,9 +148,11 @@ class EpochBatches(Sampler):
         """Optimizer steps of the epoch since its last stretch, those begun included."""
         return self.settings.count_steps(len(self.spans))
 
-    def past(self, steps: int) -> list[tuple[BatchSettings, int]]:
-        """The past of the epoch after so many steps more."""
-        return [*self.stretches, (self.settings, self.begun + steps)]
+    def after(self, steps: int) -> tuple[int, list[tuple[BatchSettings, int]]]:
+        """The epoch to go on with after so many steps more, and its past."""
+        if self.begun + steps == self.num_steps:
+            return self.epoch + 1, []
+        return self.epoch, [*self.stretches, (self.settings, self.begun + steps)]
 
     def share(self, steps: int) -> float:
         """Which share of the epoch is over after so many steps more."""

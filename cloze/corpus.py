@@ -37,6 +37,10 @@ class FileCorpus:
         """Parts that can be read one by one: the files."""
         return len(self.files)
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.files)
+
     def read_shard(self, number: int) -> Iterator[list[str]]:
         path = self.files[number]
         return read_text(path) if file_format(path) == ".txt" else read_table(path, self.text_column)
@@ -63,6 +67,11 @@ class HubCorpus:
     def num_shards(self) -> int:
         """Parts that can be read one by one: of a stream, as many as its source has files or the like."""
         return self.rows.num_shards if isinstance(self.rows, datasets.IterableDataset) else 1
+
+    @property
+    def num_bytes(self) -> int:
+        """Not known before it is read."""
+        return 0
 
     def read_shard(self, number: int) -> Iterator[list[str]]:
         name = f"{self.name}, shard {number}" if self.num_shards > 1 else self.name

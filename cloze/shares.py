@@ -19,7 +19,7 @@ class Share:
         document: number of the chunk's first document in that shard.
         chunk: number of the chunk in what is read, those of other parts counted.
         seen: examples made of the chunks before.
-        batches: how many of the chunk's are taken.
+        batches: how many of the chunk's are taken, and ``settings``, how they are drawn (batching.BatchSettings).
     """
 
     epoch: int
@@ -30,6 +30,7 @@ class Share:
     chunk: int = 0
     seen: int = 0
     batches: int = 0
+    settings: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, worker: int, workers: int, epoch: int) -> "Share":

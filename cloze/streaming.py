@@ -46,6 +46,11 @@ class StreamedExamples:
     limit: int | None = None
     chunk: int = CHUNK
 
+    @property
+    def size(self) -> list[int]:
+        """Shards and bytes of the text, by which it is known again."""
+        return [self.corpus.num_shards, self.corpus.num_bytes]
+
 
 class Document(NamedTuple):
     """A document's lines, and where it stands: ``shard`` is at ``position`` in the order of its share."""
@@ -160,22 +165,31 @@ class StreamedBatches(IterableDataset):
             lengths = examples.lengths[: None if source.limit is None else source.limit - seen]
             if own and len(lengths):
                 taken = share.batches if number == share.chunk else 0
+                # A chunk that is partly taken goes on as it was drawn.
+                settings = BatchSettings(**share.settings) if taken else self.settings
                 place = replace(
-                    share, position=first.position, document=first.number, chunk=number, seen=seen, batches=taken
+                    share,
+                    position=first.position,
+                    document=first.number,
+                    chunk=number,
+                    seen=seen,
+                    batches=taken,
+                    settings=asdict(settings),
                 )
-                yield DrawnChunk(place, examples, number_of(first), *self.draw(lengths, rng))
+                yield DrawnChunk(place, examples, number_of(first), *self.draw(lengths, settings, rng))
             seen += len(lengths)
             if seen == source.limit:
                 return
 
-    def draw(self, lengths: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def draw(
+        self, lengths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The order of a chunk's examples, and its batches, which are of about the same number of examples.
 
         Else each chunk would leave a rest, a batch of perhaps one example that weighs as much as any other.
         """
-        count = -(-len(lengths) // self.settings.batch_size)
-        settings = replace(self.settings, batch_size=-(-len(lengths) // count))
-        return draw_batches(self.widths(lengths), settings, rng)
+        count = -(-len(lengths) // settings.batch_size)
+        return draw_batches(self.widths(lengths), replace(settings, batch_size=-(-len(lengths) // count)), rng)
 
     def divides_shards(self, share: Share) -> bool:
         """Whether each part has shards of its own. The first so many examples of the text are not to be found so."""

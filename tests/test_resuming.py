@@ -31,6 +31,8 @@ KINDS = {
     "pairs": ("run_nsp", "--sentence_per_line", "--gradient_accumulation_steps", 3),
     "both": ("run_pretraining", "--sentence_per_line", "--pair_strategy", "sentence"),
     "budget": ("run_mlm", "--line_by_line", "--max_tokens_per_batch", 128),
+    "stream": ("run_mlm", "--streaming", "--gradient_accumulation_steps", 3),
+    "pairs streamed": ("run_nsp", "--streaming", "--sentence_per_line"),
 }
 
 
@@ -97,7 +99,9 @@ def kill_at(step, monkeypatch, run, *argv):
             run(*argv)
 
 
-@pytest.mark.parametrize(("kind", "workers"), [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2)])
+@pytest.mark.parametrize(
+    ("kind", "workers"), [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream", 2)]
+)
 def test_a_run_killed_again_and_again_ends_as_one_that_never_was(kind, workers, train, tmp_path, monkeypatch):
     """Mistake 13: bit for bit the same weights, and the same losses, though logs and saves do not coincide."""
     argv = ("--dataloader_num_workers", workers)
@@ -110,7 +114,8 @@ def test_a_run_killed_again_and_again_ends_as_one_that_never_was(kind, workers, 
     assert_same(tmp_path / "out", tmp_path / "whole")
     entries = losses(tmp_path / "whole")
     assert [entry[0] for entry in entries] == [1, 4, 8, 12]
-    assert any(entry[1] > 1 and entry[1] % 1 for entry in entries), "the middle of a later epoch"
+    if "stream" not in kind:
+        assert any(entry[1] > 1 and entry[1] % 1 for entry in entries), "the middle of a later epoch"
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])

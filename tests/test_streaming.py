@@ -171,16 +171,16 @@ def test_every_example_once_though_processes_and_workers_change(data):
     # With a limit, epochs are compared by their lines: they have the same.
     make = make_lines if limit is None else make_in_order
     examples = StreamedExamples(corpus, make, at_least, limit, chunk=data.draw(st.integers(1, 120)))
-    batches = BatchSettings(
-        data.draw(st.sampled_from(["group_by_length", "random", "sequential"])), data.draw(st.integers(1, 5))
-    )
+    strategy = data.draw(st.sampled_from(["group_by_length", "random", "sequential"]))
     states, taken = None, []
     for _ in range(data.draw(st.integers(0, 4))):
+        batches = BatchSettings(strategy, data.draw(st.integers(1, 5)))
         processes, workers = data.draw(st.integers(1, 3)), data.draw(st.integers(0, 3))
         steps = data.draw(st.integers(0, 7))
         more, states = take(streams(examples, processes, workers, states, batches), steps, workers)
         taken += more
     last = 1 + max((example["epoch"] for batch in taken for example in batch), default=0)
+    batches = BatchSettings(strategy, data.draw(st.integers(1, 5)))
     taken += finish(examples, last, states, data.draw(st.integers(1, 2)), data.draw(st.integers(0, 2)), batches=batches)
     for epoch in range(last + 1):
         found = sorted(texts_of(taken, epoch))
@@ -380,9 +380,11 @@ def test_what_was_skipped_is_not_tokenized_again():
 def test_shares_are_dealt_out_anew():
     """Of three workers, one is an epoch behind the others, and one in the middle of a chunk."""
     share = {"epoch": 1, "part": 2, "parts": 3, "position": 4, "document": 5, "chunk": 6, "seen": 7, "batches": 8}
+    share["settings"] = {"batch_size": 4}
+    share["settings"] = {"batch_size": 4}
     behind = {"worker": 0, "shares": [], "epoch": 1}
     states = [[behind], [{"worker": 1, "shares": [share], "epoch": 2}], [{"worker": 2, "shares": [], "epoch": 2}]]
-    fresh = share | {"part": 1, "position": 0, "document": 0, "chunk": 0, "seen": 0, "batches": 0}
+    fresh = share | {"part": 1, "position": 0, "document": 0, "chunk": 0, "seen": 0, "batches": 0, "settings": None}
     assert deal(states, 1, 2) == [
         [{"worker": 0, "shares": [fresh], "epoch": 2}, {"worker": 1, "shares": [share], "epoch": 2}]
     ]
