@@ -5,6 +5,8 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cloze.arguments import TrainingArguments, UserError
@@ -12,6 +14,19 @@ from cloze.arguments import TrainingArguments, UserError
 logger = logging.getLogger(__name__)
 
 MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+
+
+@contextmanager
+def without_new_folders(path: str) -> Iterator[None]:
+    """Remove again the folders that are made on the way to ``path``, if they are empty."""
+    folders = [Path(path).absolute(), *Path(path).absolute().parents]
+    new = [folder for folder in folders if not folder.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
 
 
 def list_checkpoints(output_dir: str) -> dict[int, Path]:
@@ -100,8 +115,10 @@ def prune(output_dir: str, keep: int | None, newest: int, best: int | None) -> N
 
 def check_disk(
     training_args: TrainingArguments, keep: int | None, num_parameters: int, free: int | None = None
-) -> None:
+) -> tuple[int, int]:
     """Compare the free disk with what the run will keep there: an error if not one checkpoint fits, else a warning.
+
+    Gives both, in bytes: what the run will write at most, and what is free.
 
     A checkpoint has the weights and, for Adam, two more values a weight; the finished model has the weights again.
 
@@ -134,7 +151,8 @@ def check_disk(
             kept,
             gigabytes(free),
         )
+    return kept * checkpoint + weights, free
 
 
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

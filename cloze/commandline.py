@@ -8,11 +8,13 @@ import logging
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from transformers import HfArgumentParser
 from transformers.integrations import get_available_reporting_integrations
 
 from cloze.arguments import ModelArguments, TrainingArguments, UserError
+from cloze.checkpoints import without_new_folders
 from cloze.data_arguments import DataArguments, check_together
 from cloze.old_flags import update_flags
 from cloze.recipes import RECIPE_SUFFIXES, did_you_mean, recipe_to_argv
@@ -44,7 +46,10 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler(sys.stdout)]
     try:
-        main(*parse(sys.argv[1:] if argv is None else argv, settings_of(main)))
+        settings = parse(sys.argv[1:] if argv is None else argv, settings_of(main))
+        args = settings[-1]
+        with without_new_folders(args.output_dir) if args.dry_run else nullcontext():
+            main(*settings)
     except UserError as error:
         # From a data-loader worker it comes with a traceback in front.
         message = str(error).rpartition("UserError: ")[2]

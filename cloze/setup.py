@@ -51,7 +51,9 @@ def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, tra
     """Start the process, find text, config and tokenizer, and check them against each other and the task."""
     start_process(data_args, training_args)
     cache = cache_folder(model_args)
-    checkpoint = prepare_output_dir(training_args, keep=model_args.model_name_or_path)
+    checkpoint = None
+    if not training_args.prepare_only:
+        checkpoint = prepare_output_dir(training_args, keep=model_args.model_name_or_path)
     corpora = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
     config = load_config(model_args, task)
     tokenizer = load_tokenizer(model_args, checkpoint)
