@@ -162,6 +162,10 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.max_tokens_per_batch is not None and self.auto_find_batch_size:
             raise UserError("--auto_find_batch_size lowers the batch size, --max_tokens_per_batch has none: drop one")
 
+    def __getstate__(self) -> dict:
+        """Without the token: the Trainer pickles its arguments into what it pushes to the Hub."""
+        return vars(self) | {"hub_token": None}
+
     @property
     def order_seed(self) -> int:
         """Seed of what is held out and of the order of examples; that of the masks is ``seed``."""

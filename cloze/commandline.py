@@ -18,6 +18,7 @@ from cloze.checkpoints import without_new_folders
 from cloze.data_arguments import DataArguments, check_together
 from cloze.old_flags import update_flags
 from cloze.recipes import RECIPE_SUFFIXES, did_you_mean, recipe_to_argv
+from cloze.secrecy import SecretFormatter, hide, secrets_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +43,29 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
 
     A UserError becomes one line on stderr and exit code 2.
     """
-    log = logging.getLogger("cloze")
-    log.setLevel(logging.INFO)
-    log.handlers = [logging.StreamHandler(sys.stdout)]
+    argv = sys.argv[1:] if argv is None else argv
+    secrets = secrets_of(argv)
+    start_logging(secrets)
     try:
-        settings = parse(sys.argv[1:] if argv is None else argv, settings_of(main))
-        args = settings[-1]
+        settings = parse(argv, settings_of(main))
+        model_args, _, args = settings
+        # A recipe may have one, too.
+        secrets |= {token for token in (model_args.token, args.hub_token) if token}
         with without_new_folders(args.output_dir) if args.dry_run else nullcontext():
             main(*settings)
     except UserError as error:
         # From a data-loader worker it comes with a traceback in front.
         message = str(error).rpartition("UserError: ")[2]
-        print("error:", " ".join(message.split()), file=sys.stderr)
+        print("error:", hide(" ".join(message.split()), secrets), file=sys.stderr)
         sys.exit(2)
+
+
+def start_logging(secrets: set[str]) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(SecretFormatter(secrets))
+    log = logging.getLogger("cloze")
+    log.setLevel(logging.INFO)
+    log.handlers = [handler]
 
 
 def settings_of(main: Callable) -> list[type]:
@@ -80,7 +91,9 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
     if unknown and unknown[0].endswith(RECIPE_SUFFIXES):
         raise UserError(f"{unknown[0]}: a recipe is the first argument, before the flags")
     if unknown:
-        raise UserError(f"unknown argument {unknown[0]}{did_you_mean(unknown[0], known_settings(parser), prefix='--')}")
+        # Without what is behind a =, which may be a secret.
+        name = unknown[0].partition("=")[0]
+        raise UserError(f"unknown argument {name}{did_you_mean(name, known_settings(parser), prefix='--')}")
     check_dicts(namespace)
     try:
         arguments = parser.parse_dict(vars(namespace))

@@ -16,7 +16,7 @@ from cloze.checkpoints import prepare_output_dir
 from cloze.corpus import Corpus, find_corpora
 from cloze.data_arguments import DataArguments
 from cloze.masking import MaskingCollator, Padding, collate
-from cloze.modeling import check_model, fit_config, load_config, tells_padding
+from cloze.modeling import check_model, code_sources, fit_config, load_config, tells_padding
 from cloze.preparation import cache_folder
 from cloze.tasks import Task
 from cloze.tokenization import load_tokenizer, train_tokenizer
@@ -50,6 +50,11 @@ class Setup:
 def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Setup:
     """Start the process, find text, config and tokenizer, and check them against each other and the task."""
     start_process(data_args, training_args)
+    if model_args.trust_remote_code:
+        logger.warning(
+            "REMOTE CODE: code that comes with %s may run, as you: --trust_remote_code lets it",
+            " and with ".join(code_sources(model_args)),
+        )
     cache = cache_folder(model_args)
     checkpoint = None
     if not training_args.prepare_only:

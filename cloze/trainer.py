@@ -4,11 +4,13 @@ import logging
 import math
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import EvalPrediction, Trainer, TrainerCallback, get_scheduler
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from cloze import checkpoints
 from cloze.arguments import UserError
@@ -200,6 +202,11 @@ class PretrainingTrainer(Trainer):
         tied = self.model.all_tied_weights_keys
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        # A pickle, which runs code where it is loaded; recipe.yaml has what is in it.
+        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _save_checkpoint(self, model, trial):
         super()._save_checkpoint(model, trial)
