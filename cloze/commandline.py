@@ -17,7 +17,7 @@ from cloze.arguments import ModelArguments, TrainingArguments, UserError
 from cloze.checkpoints import without_new_folders
 from cloze.data_arguments import DataArguments, check_together
 from cloze.old_flags import update_flags
-from cloze.recipes import RECIPE_SUFFIXES, did_you_mean, recipe_to_argv
+from cloze.recipes import RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
 from cloze.secrecy import SecretFormatter, hide, secrets_of
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,8 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
     model_args, data_args, training_args = arguments
     names = [f.name for f in dataclasses.fields(training_args) if f.init]
     settings = {name: getattr(namespace, name) for name in names}
-    training_args.resolved = {k: v for k, v in settings.items() if v != defaults[k] or v not in (None, "", [], {})}
+    given = {k: v for k, v in settings.items() if v != defaults[k] or v not in (None, "", [], {})}
+    training_args.resolved = {k: v for k, v in given.items() if not is_token(k)}
     check_reporting(training_args.report_to)
     check_together(data_args, training_args)
     return model_args, data_args, training_args

@@ -31,6 +31,10 @@ def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
         try:
             config = AutoConfig.from_pretrained(name, **model_args.hub_arguments)
         except (OSError, ValueError) as error:
+            if "trust_remote_code" in str(error):
+                raise UserError(
+                    f"{flag} {name} comes with code of its own: read it, and give --trust_remote_code to let it run"
+                ) from None
             raise UserError(
                 f"{flag} {name}: no model: give a folder with a config.json, or a name on the Hub ({str(error)[:150]})"
             ) from None
@@ -176,7 +180,7 @@ def describe_model(model: PreTrainedModel, model_args: ModelArguments) -> str:
 def code_sources(model_args: ModelArguments) -> list[str]:
     """Where code that comes with a model could be from, as --trust_remote_code lets it run."""
     names = (model_args.model_name_or_path, model_args.config_name, model_args.tokenizer_name)
-    return [name for name in dict.fromkeys(names) if name] or ["nothing"]
+    return [name for name in dict.fromkeys(names) if name] or ["the model"]
 
 
 def tells_padding(model: PreTrainedModel) -> bool:
