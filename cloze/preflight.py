@@ -4,12 +4,14 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
+from torch import nn
 
 from cloze import checkpoints
 from cloze.arguments import UserError
@@ -43,11 +45,18 @@ def preflight(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets) -> N
     args = trainer.args
     lines = {"model": describe_model(trainer.model, setup.model_args), **sets.facts}
     if args.do_train:
-        lines |= try_training(trainer, setup)
+        written, free = checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
+        # In place of the loop, so that all is done that the Trainer does before.
+        trainer._inner_training_loop = partial(try_training, trainer, setup)
+        with out_of_memory_as_user_error(smaller_batches(trainer)):
+            lines |= trainer.train(resume_from_checkpoint=setup.checkpoint and str(setup.checkpoint))
+        lines["disk"] = f"about {gigabytes(written)} at most, of {gigabytes(free)} free, in {args.output_dir}"
     if args.do_eval:
         with out_of_memory_as_user_error(f"halve --per_device_eval_batch_size {args.per_device_eval_batch_size}"):
             lines["evaluation"] = f"at most about {readable(time_evaluation(trainer))} each"
     lines["cache"] = f"{describe_cache(setup.cache)}: the run uses it again"
+    if args.resolved.get("push_to_hub"):
+        lines["hub"] = "not tried, as the repository would be made"
     if trainer.is_world_process_zero():
         logger.info("\n%s", recipe_of(setup.model_args, setup.data_args, args).rstrip())
         show(lines, {})
@@ -56,10 +65,11 @@ def preflight(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets) -> N
     trainer.accelerator.wait_for_everyone()
 
 
-def try_training(trainer: PretrainingTrainer, setup: Setup) -> dict[str, str]:
-    """What training takes, from a step with the longest batch and the times of ordinary ones."""
+def try_training(trainer: PretrainingTrainer, setup: Setup, batch_size: int, **_) -> dict[str, str]:
+    """What training takes, from two steps with the longest batch and the times of ordinary ones."""
     args, room = trainer.args, room_for_training(trainer.args.device)
-    written, free = checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
+    if args.auto_find_batch_size:
+        trainer._update_auto_batch_size(batch_size)
     loader = trainer.get_train_dataloader()
     _, steps_an_epoch, *_, steps = trainer.set_initial_training_values(args, loader)
     done = 0 if setup.checkpoint is None else checkpoints.step_of(setup.checkpoint)
@@ -72,17 +82,16 @@ def try_training(trainer: PretrainingTrainer, setup: Setup) -> dict[str, str]:
         total = int(trainer.train_dataset.lengths(0).sum())
         tokens = total / steps_an_epoch / args.world_size
         counted = f"{steps:,}; {steps_an_epoch:,} an epoch, of {total:,} tokens"
-    with out_of_memory_as_user_error(smaller_batches(trainer)):
-        memories = [reckon_memory(trainer, batch, room) for batch in candidates]
-        memory, longest = max(zip(memories, candidates, strict=True), key=lambda pair: pair[0].total)
-        a_token, a_step = time_training(trainer, loader, steps, longest, ordinary)
+    memories = [reckon_memory(trainer, batch, room) for batch in candidates]
+    memory, longest = max(zip(memories, candidates, strict=True), key=lambda pair: pair[0].total)
+    model, _ = trainer._prepare_for_training(steps, loader, setup.checkpoint and str(setup.checkpoint))
+    a_token, a_step = time_training(trainer, model, longest, ordinary)
     seconds = a_token * tokens + a_step
     goes_on = f"; going on from step {done:,}, {setup.checkpoint}" if setup.checkpoint else ""
     return {
         "steps": counted + goes_on,
         "longest batch": f"{len(longest)} examples of up to {len(longest[0]['input_ids'])} tokens",
         "memory": f"{memory}, of {gigabytes(room)} on {args.device}",
-        "disk": f"about {gigabytes(written)} at most, of {gigabytes(free)} free, in {args.output_dir}",
         "speed": f"about {tokens * args.world_size / seconds:,.0f} real tokens a second, {readable(seconds)} a step",
         "time": f"about {readable(seconds * max(steps - done, 0))}, without evaluating and saving",
     }
@@ -107,7 +116,8 @@ def longest_batches(batches: EpochBatches) -> list[list[dict]]:
     """The batch that takes the most memory is one of these: of the most places, or of the most pairs of places, which
     some kinds of attention keep."""
     counts, widths = sizes_of(batches)
-    numbers = [np.lexsort([widths, counts * widths])[-1], np.argmax(counts * widths**2)]
+    places, squares = counts * widths, counts * widths**2
+    numbers = [np.lexsort([squares, places])[-1], np.lexsort([places, squares])[-1]]
     return [examples_of(batches, number) for number in dict.fromkeys(numbers)]
 
 
@@ -121,7 +131,7 @@ def ordinary_batches(batches: EpochBatches) -> list[list[dict]]:
 
 def stream_batches(trainer: PretrainingTrainer, length: int) -> tuple[list[list[dict]], list[list[dict]]]:
     """A batch of examples that are as long as any can be, and the first batches of the stream."""
-    size = trainer.args.train_batch_size
+    size = trainer._train_batch_size
     examples = list(islice(trainer.train_dataset, TIMED * size))
     longest = [lengthen(example, length) for example in examples[:size]]
     return [longest], [examples[begin : begin + size] for begin in range(0, len(examples), size)]
@@ -136,9 +146,10 @@ def count_tokens(batch: Sequence[dict]) -> int:
     return sum(len(example["input_ids"]) for example in batch)
 
 
-def time_training(trainer: PretrainingTrainer, loader, steps: int, longest: list[dict], ordinary: list[list[dict]]):
-    """Seconds a real token takes in forward and backward, and those of the optimizer's step, in this process."""
-    model, _ = trainer._prepare_for_training(steps, loader, None)
+def time_training(
+    trainer: PretrainingTrainer, model: nn.Module, longest: list[dict], ordinary: list[list[dict]]
+) -> tuple[float, float]:
+    """Seconds that a real token takes in forward and backward, and those of the optimizer's step, in this process."""
 
     def pass_through(batch: list[dict]) -> None:
         trainer.training_step(model, *to_device(trainer, batch))
