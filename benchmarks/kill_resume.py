@@ -59,7 +59,7 @@ def main() -> None:
     table = {
         "kills": len(kills),
         "of them in a save": sum(kill["saving"] for kill in kills),
-        "of them before a step": sum(kill["moment"] == "start" for kill in kills),
+        "of them before a step": sum(not start.first for start in starts[: len(kills)]),
         "starts that went on": f"{sum(start.went_on() for start in resumed)} of {len(resumed)}",
         "steps done twice, a kill": mean(float(kill["lost"]) for kill in kills) if kills else None,
         "s to the first new step": mean(start.first for start in resumed) if resumed else None,
@@ -208,7 +208,7 @@ def run_with_kills(args, folder: Path, whole: Whole) -> tuple[list[Start], list[
 def wait_for_moment(start: Start, moment: str, steps: int, whole: Whole, rng: random.Random) -> bool:
     """Until it is time to kill, so many steps on, or in the save that comes next; False if the run ends before."""
     if moment == "start":
-        until = start.begun + rng.uniform(0, whole.first)
+        until = start.begun + rng.uniform(0, 0.8 * whole.first)
         return start.wait(lambda: time.monotonic() > until or start.lines() > 0)
     lines = max(1, bisect(whole.logged, start.newest + steps) - bisect(whole.logged, start.newest))
     if not start.wait(lambda: start.lines() >= lines):

@@ -78,9 +78,9 @@ def summarise_run(
             for title, name, form in FIGURES[objective.labels]:
                 name = f"eval_{prefix}{name}"
                 lines[title] = format(metrics[name], form)
-                if name in before and "train_runtime" in metrics:
+                if name in before and "train_loss" in metrics:
                     lines[title] = f"{before[name]:{form}} before, {metrics[name]:{form}} after"
-    if "train_runtime" in metrics:
+    if "train_loss" in metrics:
         lines["saved in"] = output_dir
     return lines
 

@@ -150,14 +150,14 @@ class ResumableTrainer(Trainer):
 
     def _run_epoch(self, **kwargs):
         progress, first = self.progress, self.begun is None
-        if self.state.global_step >= self.state.max_steps or (progress and self.watch.is_over(progress.seconds)):
-            # Gone on from the last step; the Trainer would take one more.
-            self.control.should_training_stop = True
-            return
         if first:
             self.begun, self.evaluation_seconds = time.monotonic(), 0.0
             if progress is not None:
                 self.restore(progress)
+        if self.state.global_step >= self.state.max_steps or (progress and self.watch.is_over(progress.seconds)):
+            # Gone on from the last step; the Trainer would take one more.
+            self.control.should_training_stop = True
+            return
         # The Trainer is given what is left of the epoch; a stream has but one.
         self.stretch_begun = self.state.global_step
         if self.stream is None:

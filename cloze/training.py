@@ -1,5 +1,6 @@
 """The run: resume, train, evaluate, save."""
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -62,7 +63,7 @@ def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
 
 
 def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, float]:
-    """Train to the last step, and save the model; no metrics if the checkpoint is there already."""
+    """Train to the last step, and save the model; no metrics if all of that was done before."""
     args = trainer.args
     if args.overwrite_output_dir and args.process_index == 0:
         checkpoints.remove_all(args.output_dir)
@@ -75,20 +76,43 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     model = Path(args.output_dir) / "model.safetensors"
     with checkpoints.writing(model, checkpoints.checkpoint_size(trainer.model.num_parameters(), save_only_model=True)):
         trainer.save_model()
-    steps = trainer.state.global_step - first
-    if not steps:
+    # Of the whole run; the Trainer's is of the steps since it went on.
+    whole = {"train_loss": trainer._total_loss_scalar / trainer.state.global_step}
+    if hasattr(trainer.train_dataset, "__len__"):
+        whole["train_samples"] = len(trainer.train_dataset)
+    if trainer.state.global_step == first:
         logger.info("Nothing is left to train: %s is at the last step", checkpoint)
-        return {}
+        return what_is_missing(trainer, {"epoch": trainer.state.epoch} | whole)
     counts = trainer.meter.totals(trainer.accelerator)
     seconds = time.monotonic() - trainer.begun - trainer.evaluation_seconds
     meters = trainer.meter.figures(counts, seconds, args.world_size)
-    metrics = result.metrics | {
-        # Of the whole run; the Trainer's is of the steps since it went on.
-        "train_loss": trainer._total_loss_scalar / trainer.state.global_step,
-        "train_tokens": int(counts[2]),
-        **{f"train_{name}": value for name, value in meters.items()},
-    }
-    if hasattr(trainer.train_dataset, "__len__"):
-        metrics["train_samples"] = len(trainer.train_dataset)
+    meters = {f"train_{name}": value for name, value in meters.items()}
+    metrics = result.metrics | whole | {"train_tokens": int(counts[2])} | meters
     trainer.save_metrics("train", metrics)
     return metrics
+
+
+def what_is_missing(trainer: PretrainingTrainer, whole: dict[str, float]) -> dict[str, float]:
+    """The metrics of a run that has taken its last step, if it was broken off before it told all of them; else none."""
+    if not trainer.is_world_process_zero():
+        return {}
+    folder = Path(trainer.args.output_dir)
+    earlier = read_results(folder / "train_results.json")
+    if earlier.get("train_loss") == whole["train_loss"]:
+        # The model card is written last.
+        return {} if (folder / "README.md").exists() else earlier
+    # How fast it was is not known any more.
+    read_results(folder / "all_results.json")
+    trainer.save_metrics("train", whole)
+    return whole
+
+
+def read_results(path: Path) -> dict[str, float]:
+    """None if the file is not there; half of one, as a kill leaves, is deleted."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        path.unlink()
+        return {}

@@ -16,8 +16,9 @@ import torch
 from conftest import SAMPLE
 from processes import start
 from safetensors.torch import load_file
+from transformers import Trainer
 
-from cloze import checkpoints, interruption
+from cloze import checkpoints, interruption, report
 from cloze.checkpoints import is_whole
 from cloze.trainer import PretrainingTrainer
 
@@ -175,6 +176,41 @@ def test_a_save_or_deletion_broken_off_leaves_nothing_that_counts(broken_off, tr
     assert train(tmp_path / "out", "blocks")[0] == 0
     assert not aside.exists()
     assert_same(tmp_path / "out", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("broken_off", ["train", "evaluate", "write_model_card"])
+def test_a_run_broken_off_after_its_last_step_still_tells_all(broken_off, train, tmp_path, monkeypatch):
+    """Results and model card, though nothing is left to train; how fast it was is known if that was written."""
+    argv = ("--do_eval", "--validation_split_percentage", 30)
+    assert train(tmp_path / "whole", "blocks", *argv)[0] == 0
+    owner = {"train": Trainer, "evaluate": PretrainingTrainer, "write_model_card": report}[broken_off]
+    original = getattr(owner, broken_off)
+
+    def dying(*args, **kwargs):
+        if broken_off == "train":
+            original(*args, **kwargs)
+        elif broken_off == "evaluate" and args[0].state.global_step < 12:
+            return original(*args, **kwargs)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, broken_off, dying)
+        with pytest.raises(Killed):
+            train(tmp_path / "out", "blocks", *argv)
+    if broken_off == "train":
+        for name in ("train_results.json", "all_results.json"):
+            assert not (tmp_path / "out" / name).exists()
+            (tmp_path / "out" / name).write_text("{")  # as far as a kill let it come
+    for _ in range(2):  # the second time, all is there
+        code, printed, errors = train(tmp_path / "out", "blocks", *argv)
+        assert (code, errors) == (0, "")
+        assert "Nothing is left to train" in printed
+        assert_same(tmp_path / "out", tmp_path / "whole")
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert re.search(r"masked perplexity \| [\d.,]+ before, [\d.,]+ after", card)
+        assert ("real tokens" in card) == (broken_off != "train")
+    results = [json.loads((tmp_path / name / "eval_results.json").read_text()) for name in ("out", "whole")]
+    assert results[0]["eval_loss"] == results[1]["eval_loss"]
 
 
 def test_another_recipe_is_an_error_that_shows_the_difference(train, tmp_path):
