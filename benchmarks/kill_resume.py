@@ -220,11 +220,11 @@ def wait_for_moment(start: Start, moment: str, steps: int, whole: Whole, rng: ra
 
 
 def look_at(start: Start, whole: Whole) -> dict:
-    """What a kill left, and the steps logged that are to be done again."""
+    """What a kill left, and the steps logged that are to be done again; before the first step, nothing of its own."""
     newest = max(list_checkpoints(str(start.out)), default=0)
     last = bisect(whole.logged, start.newest) + start.lines() - 1
     lost = max(0, whole.logged[last] - newest) if start.first else 0
-    return {"saving": start.saving(), "from": start.newest, "newest": newest, "lost": lost}
+    return {"saving": bool(start.first) and start.saving(), "from": start.newest, "newest": newest, "lost": lost}
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
