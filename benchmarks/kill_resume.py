@@ -238,8 +238,7 @@ def differences(whole: Path, killed: Path) -> list[str]:
     elif models[0].read_bytes() != models[1].read_bytes():
         found.append("the same weights in other bytes")
     logs = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (whole, killed)]
-    # The log's last entry is of training as a whole, and in the results, too.
-    logs = [[without_speeds(entry) for entry in log if "train_runtime" not in entry] for log in logs]
+    logs = [[without_speeds(entry) for entry in log] for log in logs]
     if logs[0] != logs[1]:
         steps = [entry["step"] for entry, other in zip(*logs, strict=False) if entry != other]
         found.append(f"other logs: {len(logs[0])} and {len(logs[1])} entries, {len(steps)} differ, first {steps[:1]}")

@@ -189,6 +189,12 @@ class ResumableTrainer(Trainer):
         self._globalstep_last_logged, self._total_loss_scalar = progress.logged, progress.total_loss
         self.watch.seconds_before = progress.seconds
 
+    def log(self, logs, *args, **kwargs):
+        if "train_loss" in logs:
+            # Of the whole run: the Trainer divides it by the steps since it went on.
+            logs["train_loss"] = self._total_loss_scalar / self.state.global_step
+        super().log(logs, *args, **kwargs)
+
     def find_progress(self) -> Progress:
         """How far the run is; all processes have to ask."""
         sums = torch.cat([self._tr_loss.view(1), self.running.flatten()])

@@ -76,13 +76,12 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     model = Path(args.output_dir) / "model.safetensors"
     with checkpoints.writing(model, checkpoints.checkpoint_size(trainer.model.num_parameters(), save_only_model=True)):
         trainer.save_model()
-    # Of the whole run; the Trainer's is of the steps since it went on.
-    whole = {"train_loss": trainer._total_loss_scalar / trainer.state.global_step}
+    whole = {name: result.metrics[name] for name in ("epoch", "train_loss")}
     if hasattr(trainer.train_dataset, "__len__"):
         whole["train_samples"] = len(trainer.train_dataset)
     if trainer.state.global_step == first:
         logger.info("Nothing is left to train: %s is at the last step", checkpoint)
-        return what_is_missing(trainer, {"epoch": trainer.state.epoch} | whole)
+        return what_is_missing(trainer, whole)
     counts = trainer.meter.totals(trainer.accelerator)
     seconds = time.monotonic() - trainer.begun - trainer.evaluation_seconds
     meters = trainer.meter.figures(counts, seconds, args.world_size)
@@ -108,7 +107,7 @@ def what_is_missing(trainer: PretrainingTrainer, whole: dict[str, float]) -> dic
 
 
 def read_results(path: Path) -> dict[str, float]:
-    """None if the file is not there; half of one, as a kill leaves, is deleted."""
+    """Empty if there is no file; half of one, as a kill leaves, is deleted."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -80,6 +80,9 @@ def assert_same(out, whole):
     weights, expected = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     assert losses(out) == losses(whole)
+    ends = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (out, whole)]
+    ends = [[(entry["step"], entry["train_loss"]) for entry in end if "train_loss" in entry] for end in ends]
+    assert ends[0] == ends[1]
     same = ("train_loss", "train_samples")
     results = [json.loads((folder / "train_results.json").read_text()) for folder in (out, whole)]
     assert [results[0].get(name) for name in same] == [results[1].get(name) for name in same]
@@ -357,7 +360,7 @@ def test_a_full_disk_leaves_the_checkpoints_from_before(train, tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 2
     assert re.search(
-        r"checkpoint-9 cannot be written .*: about 0\.00 GB are needed, [\d.]+ GB are free: make room", errors
+        r"checkpoint-9 cannot be written .*: about 0\.2 MB are needed, [\d.]+ GB are free: make room", errors
     )
     assert list(checkpoints.list_checkpoints(str(tmp_path / "out"))) == [3, 6]
     assert train(tmp_path / "out", "blocks")[0] == 0
