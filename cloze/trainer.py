@@ -180,6 +180,18 @@ class PretrainingTrainer(Trainer):
         self.batches.set_epoch(epoch)
         return len(self.batches) // self.args.world_size
 
+    def _prepare_for_training(self, *args, **kwargs):
+        if not self.is_fsdp_enabled:
+            return super()._prepare_for_training(*args, **kwargs)
+        # accelerate shards embeddings and head apart from the rest, though a head as BERT's shares its bias with that,
+        # which torch refuses. Where it finds neither, they are sharded with what no layer has.
+        model = self.model
+        model.get_input_embeddings = model.get_output_embeddings = lambda: None
+        try:
+            return super()._prepare_for_training(*args, **kwargs)
+        finally:
+            del model.get_input_embeddings, model.get_output_embeddings
+
     def _run_epoch(self, **kwargs):
         if self.state.global_step >= self.state.max_steps:
             # Gone on from the last step; the Trainer would take one more.
