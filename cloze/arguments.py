@@ -7,6 +7,8 @@ import torch
 import transformers
 
 SAMPLING = ("random", "sequential", "group_by_length")
+# Of a run that ends by time: more than there will be, and the fineness of its schedule.
+TIMED_STEPS = 10**9
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 
 
@@ -93,6 +95,13 @@ class TrainingArguments(transformers.TrainingArguments):
             "short examples or few long ones."
         },
     )
+    max_train_hours: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train for so many hours, evaluations and saves included, whatever the epochs, with the schedule "
+            "laid over that time; preparation, and the last evaluation, come on top."
+        },
+    )
     logging_nan_inf_filter: bool = field(
         default=False,
         metadata={"help": "Log the mean of the losses before instead of one that is no number; waits for the GPU."},
@@ -105,6 +114,8 @@ class TrainingArguments(transformers.TrainingArguments):
             self.disable_tqdm = not sys.stderr.isatty()
         if self.report_to is None:
             self.report_to = "none"
+        if self.max_train_hours is not None:
+            self.lay_over_time()
         super().__post_init__()
         self.eval_do_concat_batches = True
         # The collator needs the example's number, which no model's forward takes.
@@ -136,6 +147,19 @@ class TrainingArguments(transformers.TrainingArguments):
             raise UserError("--max_tokens_per_batch needs --train_sampling_strategy group_by_length: drop one of them")
         if self.max_tokens_per_batch is not None and self.auto_find_batch_size:
             raise UserError("--auto_find_batch_size lowers the batch size, --max_tokens_per_batch has none: drop one")
+
+    def lay_over_time(self) -> None:
+        """Let the time at hand stand for the steps: its shares are counted in steps that are never reached."""
+        if self.max_train_hours <= 0:
+            raise UserError(f"--max_train_hours {self.max_train_hours} is no time: give a number above 0")
+        if self.max_steps > 0:
+            raise UserError("--max_train_hours ends training by time, --max_steps by steps: give one of them")
+        if self.warmup_steps >= 1:
+            raise UserError(f"--warmup_steps {self.warmup_steps}: with --max_train_hours give a share of it, as 0.06")
+        for name in ("logging_steps", "eval_steps", "save_steps"):
+            if 0 < (getattr(self, name) or 0) < 1:
+                raise UserError(f"--{name} {getattr(self, name)}: with --max_train_hours give a number of steps")
+        self.max_steps = TIMED_STEPS
 
     @property
     def order_seed(self) -> int:

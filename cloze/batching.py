@@ -25,7 +25,10 @@ class EpochExamples(Dataset):
     def __init__(self, draw: Callable[[int], Sequence], limit: int | None = None):
         self.draw, self.limit = draw, limit
         self.epoch, self.examples = 0, draw(0)
-        self.length = len(self.lengths(0))
+        lengths = self.lengths(0)
+        self.length = len(lengths)
+        # Examples and tokens of the first epoch, by which the text is known again.
+        self.size = [self.length, int(lengths.sum())]
 
     def __len__(self) -> int:
         """Examples in the first epoch."""
@@ -44,11 +47,6 @@ class EpochExamples(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, number = key
         return {**self.of_epoch(epoch)[number], "epoch": epoch}
-
-    def __getitems__(self, batches: list[list[tuple[int, int]]]) -> list[dict]:
-        """The examples of a batch, which is one item of EpochBatches."""
-        (batch,) = batches
-        return [self[key] for key in batch]
 
 
 @dataclass(frozen=True)
@@ -75,15 +73,24 @@ class BatchSettings:
     def batches_a_step(self) -> int:
         return self.accumulation * self.processes
 
+    def count_steps(self, batches: int) -> int:
+        """Optimizer steps that so many batches make, the last one of fewer."""
+        return -(-batches // self.batches_a_step)
+
 
 class EpochBatches(Sampler):
-    """Batches of (epoch, number): every example of an epoch once, in an order drawn from (seed, epoch).
+    """One process's batches of (epoch, number); those of all processes have every example of an epoch once.
 
-    The processes take them in turn; they are so many that each gets the same number.
+    Their order is drawn from (seed, epoch). The processes take them in turn, each the same number.
+
+    An epoch can be gone on with in its middle, which is reached by index. Its past is a list of stretches, each so many
+    optimizer steps taken with some settings. Where the settings now, as with another number of processes, do not give
+    the steps of the last stretch, what is left of the epoch is drawn anew.
 
     Args:
         examples: what is sampled from.
         widths: of lengths, how long a batch is padded whose longest example is of that length.
+        rank: the number of this process.
     """
 
     def __init__(
@@ -92,24 +99,72 @@ class EpochBatches(Sampler):
         settings: BatchSettings,
         widths: Callable[[np.ndarray], np.ndarray],
         seed: int,
+        rank: int = 0,
     ):
-        self.examples, self.settings, self.widths, self.seed = examples, settings, widths, seed
+        self.examples, self.settings, self.widths, self.seed, self.rank = examples, settings, widths, seed, rank
         self.epoch = None
         self.set_epoch(0)
 
-    def set_epoch(self, epoch: int) -> None:
-        if epoch == self.epoch:
+    def set_epoch(self, epoch: int, past: Sequence[tuple[BatchSettings, int]] = ()) -> None:
+        """Draw the batches of an epoch; nothing changes if it is the present one, and no past of it is given."""
+        if epoch == self.epoch and not past:
             return
         # Examples and batches are drawn here, before data-loader workers are forked, which then share them.
-        self.epoch = epoch
+        self.epoch, self.stretches, self.begun = epoch, [], 0
         widths = self.widths(self.examples.lengths(epoch))
-        self.order, self.spans = draw_batches(widths, self.settings, np.random.default_rng((self.seed, epoch)))
+        left = np.arange(len(widths))
+        for number, (settings, steps) in enumerate(past, 1):
+            if number == len(past) and self.same_steps(left, widths, settings, steps):
+                self.begun = steps
+            else:
+                left = left[~self.taken(left, widths, settings, steps)[left]]
+                self.stretches.append((settings, steps))
+        self.share_before = 1 - len(left) / len(widths)
+        self.order, self.spans = self.draw(left, widths, self.settings)
+
+    def draw(self, left: np.ndarray, widths: np.ndarray, settings: BatchSettings) -> tuple[np.ndarray, np.ndarray]:
+        """As draw_batches, for what is left of the epoch after the stretches."""
+        # Too few for all processes: some are taken twice.
+        left = np.resize(left, max(len(left), settings.processes))
+        # Pairs are drawn from (seed, epoch, 1).
+        stretch = (1 + len(self.stretches),) if self.stretches else ()
+        order, spans = draw_batches(widths[left], settings, np.random.default_rng((self.seed, self.epoch, *stretch)))
+        return left[order], spans
+
+    def taken(self, left: np.ndarray, widths: np.ndarray, settings: BatchSettings, steps: int) -> np.ndarray:
+        """Which of all examples the first so many optimizer steps of what is left take, bool [examples]."""
+        order, spans = self.draw(left, widths, settings)
+        begins, ends = spans[: steps * settings.batches_a_step].T
+        inside = np.bincount(begins, minlength=len(order) + 1) - np.bincount(ends, minlength=len(order) + 1)
+        taken = np.zeros(len(widths), dtype=bool)
+        taken[order[np.cumsum(inside[:-1]) > 0]] = True
+        return taken
+
+    def same_steps(self, left: np.ndarray, widths: np.ndarray, settings: BatchSettings, steps: int) -> bool:
+        """Whether so many steps of other settings are those of the settings now."""
+        if settings == self.settings:
+            return True
+        return np.array_equal(*(self.taken(left, widths, each, steps) for each in (settings, self.settings)))
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the epoch since its last stretch, those begun included."""
+        return self.settings.count_steps(len(self.spans))
+
+    def past(self, steps: int) -> list[tuple[BatchSettings, int]]:
+        """The past of the epoch after so many steps more."""
+        return [*self.stretches, (self.settings, self.begun + steps)]
+
+    def share(self, steps: int) -> float:
+        """Which share of the epoch is over after so many steps more."""
+        return self.share_before + (1 - self.share_before) * (self.begun + steps) / self.num_steps
 
     def __len__(self) -> int:
-        return len(self.spans)
+        return (len(self.spans) - self.begun * self.settings.batches_a_step) // self.settings.processes
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for begin, end in self.spans:
+        first = self.begun * self.settings.batches_a_step + self.rank
+        for begin, end in self.spans[first :: self.settings.processes]:
             yield [(self.epoch, number) for number in self.order[begin:end].tolist()]
 
 
@@ -128,7 +183,9 @@ def draw_batches(
 
 def longest_first(order: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """Sorted by width; examples of the same width stay in their order, which is random."""
-    return order[np.argsort(-widths[order], kind="stable")]
+    # Numbers of 16 bits are sorted in linear time.
+    dtype = np.min_scalar_type(-int(widths.max(initial=1)))
+    return order[np.argsort(-widths[order].astype(dtype), kind="stable")]
 
 
 def batches_by_number(

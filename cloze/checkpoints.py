@@ -1,35 +1,118 @@
-"""Finding, pruning and making room for checkpoints."""
+"""Checkpoints: complete or absent. Finding, completing, pruning and making room for them."""
 
-import json
+import hashlib
 import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from cloze.arguments import TrainingArguments, UserError
+from cloze.recipes import differences
 
 logger = logging.getLogger(__name__)
 
+RECIPE = "recipe.yaml"
 MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+# Sums of the files, in the format of sha256sum, written last: without it, a checkpoint does not count.
+SUMS = "SHA256SUMS"
+# Where checkpoints are written and deleted. The Trainer keeps names with this beginning from the Hub.
+ASIDE = "checkpoint-incomplete"
 
 
 def list_checkpoints(output_dir: str) -> dict[int, Path]:
-    """Checkpoints by step, ascending. Those without a trainer_state.json, written last, are incomplete and left out."""
+    """Complete checkpoints by step, ascending."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    complete = {int(path.name.split("-")[1]): path for path in found if (path / "trainer_state.json").is_file()}
+    complete = {int(path.name.split("-")[1]): path for path in found if (path / SUMS).is_file()}
     return dict(sorted(complete.items()))
 
 
-def step_of(checkpoint: Path) -> int:
-    return json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]
+def aside(output_dir: str, step: int) -> Path:
+    """The folder to write a checkpoint to: what is broken off there counts for nothing (transformers#35782)."""
+    return Path(output_dir) / ASIDE / f"checkpoint-{step}"
 
 
-def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Path | None:
+def complete(folder: Path) -> Path:
+    """Give the checkpoint written aside its name, once it is on disk for good."""
+    sums = ""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            sums += f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n"
+    with open(folder / SUMS, "w") as file:
+        file.write(sums)
+        file.flush()
+        os.fsync(file.fileno())
+    checkpoint = folder.parent.parent / folder.name
+    if checkpoint.exists():  # it could not be read, or is of an earlier run
+        remove(checkpoint)
+    os.replace(folder, checkpoint)
+    with suppress(OSError):
+        folder.parent.rmdir()
+    return checkpoint
+
+
+def remove(checkpoint: Path) -> None:
+    """Delete a checkpoint; if that is broken off, what is left of it no longer counts."""
+    trash = checkpoint.parent / ASIDE / f"{checkpoint.name}-deleted"
+    trash.parent.mkdir(exist_ok=True)
+    shutil.rmtree(trash, ignore_errors=True)
+    os.replace(checkpoint, trash)
+    shutil.rmtree(trash)
+    with suppress(OSError):
+        trash.parent.rmdir()
+
+
+@contextmanager
+def writing(folder: Path, size: int) -> Iterator[None]:
+    """Raise UserError where a folder of about so many bytes cannot be written; what is there of it is deleted."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # So torch says that a file could not be written.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        # The nearest folder that is there; what was written does not count as used.
+        shutil.rmtree(folder, ignore_errors=True)
+        free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.exists())).free
+        raise UserError(
+            f"{folder} cannot be written ({str(error)[:150]}): about {gigabytes(size)} are needed, {gigabytes(free)} "
+            "are free: make room and run it again; the checkpoints from before are as they were"
+        ) from error
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every file is as it was written."""
+    try:
+        for line in (checkpoint / SUMS).read_text().splitlines():
+            digest, _, name = line.partition("  ")
+            with open(checkpoint / name, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+def newest_whole(output_dir: str) -> Path | None:
+    """The newest checkpoint that can be read; warns of those that cannot."""
+    for checkpoint in reversed(list_checkpoints(output_dir).values()):
+        if is_whole(checkpoint):
+            return checkpoint
+        logger.warning("BROKEN: %s is not as it was written, its files do not fit %s: left out", checkpoint, SUMS)
+    return None
+
+
+def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recipe: str) -> Path | None:
     """Check that output_dir can be written to, and find the checkpoint to go on from: what is there is not lost.
 
     Args:
         keep: the model to start from; it may not be overwritten.
+        recipe: the settings, which have to be those of the checkpoint.
     """
     output_dir = Path(training_args.output_dir)
     try:
@@ -45,6 +128,8 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Pa
         return None
     if keep is not None and Path(keep).is_dir() and output_dir.samefile(keep):
         raise UserError(f"--output_dir {output_dir} is the model to start from: give another folder")
+    # What an earlier run left when it was broken off while saving or deleting.
+    shutil.rmtree(output_dir / ASIDE, ignore_errors=True)
     checkpoints = list_checkpoints(training_args.output_dir)
     asked = training_args.resume_from_checkpoint
     if training_args.overwrite_output_dir:
@@ -54,13 +139,29 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Pa
             raise UserError(f"--overwrite_output_dir would remove {keep}, the model to start from: copy it elsewhere")
         return None
     if asked not in (None, "True", "true"):
-        if not (Path(asked) / "trainer_state.json").is_file():
-            raise UserError(f"--resume_from_checkpoint {asked} is no checkpoint: give the path of a checkpoint-N")
+        if not is_whole(Path(asked)):
+            raise UserError(
+                f"--resume_from_checkpoint {asked} is no checkpoint of these scripts, or not whole: give the path of a "
+                "checkpoint-N, or start from its weights with --model_name_or_path"
+            )
+        for change in differences(recipe, (Path(asked) / RECIPE).read_text(encoding="utf-8")):
+            logger.warning("CHANGED: %s", change)
         return Path(asked)
-    if checkpoints:
-        newest = list(checkpoints.values())[-1]
+    newest = newest_whole(training_args.output_dir)
+    if newest is not None:
+        changes = differences(recipe, (newest / RECIPE).read_text(encoding="utf-8"))
+        if changes:
+            raise UserError(
+                f"{newest} is of another recipe, here changed to {', '.join(changes)}: give what it has, or another "
+                "--output_dir, or --overwrite_output_dir to start afresh, or, if it is meant, --resume_from_checkpoint "
+                f"{newest}"
+            )
         logger.info("Going on from %s; --overwrite_output_dir would start afresh", newest)
         return newest
+    if checkpoints:
+        raise UserError(
+            f"--output_dir {output_dir}: none of its checkpoints can be read: put one back, or --overwrite_output_dir"
+        )
     if asked is not None:
         raise UserError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint-*: leave the flag out")
     if any((output_dir / name).exists() for name in MODEL_FILES):
@@ -79,7 +180,7 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None) -> Pa
 def remove_all(output_dir: str) -> None:
     """Delete the checkpoints of an earlier run, once all is ready to start afresh."""
     for path in list_checkpoints(output_dir).values():
-        shutil.rmtree(path)
+        remove(path)
 
 
 def prune(output_dir: str, keep: int | None, newest: int, best: int | None) -> None:
@@ -95,7 +196,12 @@ def prune(output_dir: str, keep: int | None, newest: int, best: int | None) -> N
     spare = [step for step in steps if step not in protected]
     for step in spare[: max(0, len(steps) - max(keep, len(protected)))]:
         logger.info("Deleting %s, as save_total_limit is %d", steps[step], keep)
-        shutil.rmtree(steps[step])
+        remove(steps[step])
+
+
+def checkpoint_size(num_parameters: int, save_only_model: bool) -> int:
+    """Bytes of a checkpoint: the weights and, for Adam, two more values a weight."""
+    return 4 * num_parameters * (1 if save_only_model else 3)
 
 
 def check_disk(
@@ -103,14 +209,14 @@ def check_disk(
 ) -> None:
     """Compare the free disk with what the run will keep there: an error if not one checkpoint fits, else a warning.
 
-    A checkpoint has the weights and, for Adam, two more values a weight; the finished model has the weights again.
+    The finished model has the weights again.
 
     Args:
         keep: checkpoints kept at a time.
         free: bytes to reckon with instead of those that are free in output_dir.
     """
     weights = 4 * num_parameters
-    checkpoint = weights * (1 if training_args.save_only_model else 3)
+    checkpoint = checkpoint_size(num_parameters, training_args.save_only_model)
     if free is None:
         free = shutil.disk_usage(training_args.output_dir).free
         if training_args.overwrite_output_dir:

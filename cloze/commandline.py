@@ -14,6 +14,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from cloze.arguments import ModelArguments, TrainingArguments, UserError
 from cloze.data_arguments import DataArguments, check_together
+from cloze.interruption import end_at_once, handled
 from cloze.old_flags import update_flags
 from cloze.recipes import RECIPE_SUFFIXES, did_you_mean, recipe_to_argv
 
@@ -38,13 +39,14 @@ class Parser(HfArgumentParser):
 def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
     """Call ``main(model_args, data_args, training_args)`` with settings of the classes that its annotations name.
 
-    A UserError becomes one line on stderr and exit code 2.
+    A UserError becomes one line on stderr and exit code 2; a signal, that of interruption.exit_code.
     """
     log = logging.getLogger("cloze")
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler(sys.stdout)]
     try:
-        main(*parse(sys.argv[1:] if argv is None else argv, settings_of(main)))
+        with handled(end_at_once):
+            main(*parse(sys.argv[1:] if argv is None else argv, settings_of(main)))
     except UserError as error:
         # From a data-loader worker it comes with a traceback in front.
         message = str(error).rpartition("UserError: ")[2]

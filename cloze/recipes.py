@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import transformers
 import yaml
 
 from cloze.arguments import ModelArguments, TrainingArguments, UserError
@@ -16,6 +17,19 @@ from cloze.data_arguments import DataArguments
 from cloze.old_flags import DROPPED, RENAMED, REPLACED, update_flags
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+
+# Of upstream's settings of training, those that decide what comes of it; of ours all do but a few.
+UPSTREAM_SETTINGS = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+DECISIVE = {
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "num_train_epochs", "max_steps"),
+    *("optim", "optim_args", "optim_target_modules", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha", "seed", "data_seed"),
+    *("train_sampling_strategy", "dataloader_drop_last"),
+}
+INDIFFERENT = {
+    *("cache_dir", "use_fast_tokenizer", "trust_remote_code", "preprocessing_num_workers", "tokenizer_backend"),
+    *("overwrite_cache", "overwrite_output_dir", "max_eval_samples", "max_tokens_per_batch", "test_file"),
+}
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -96,22 +110,26 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f": did you mean {prefix}{close[0]}?" if close else ": --help lists the flags"
 
 
-def write_recipe(
-    path: Path, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
-) -> None:
-    """Write the resolved settings as a recipe that runs again; those that are empty by default are left out.
-
-    Tokens are left out.
-    """
+def recipe_of(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> str:
+    """The resolved settings as a recipe that runs again; those that are empty by default, and tokens, are left out."""
     blocks = {
         "model": without_nulls(model_args),
         "data": without_nulls(data_args),
         "trainer": {"output_dir": training_args.output_dir, **training_args.resolved},
     }
-    with open(path, "w", encoding="utf-8") as file:
-        for title, settings in blocks.items():
-            settings = {key: value for key, value in settings.items() if key != "token" and not key.endswith("_token")}
-            file.write(f"# {title}\n{yaml.dump(settings, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)}\n")
+    text = ""
+    for title, settings in blocks.items():
+        settings = {key: value for key, value in settings.items() if key != "token" and not key.endswith("_token")}
+        text += f"# {title}\n{yaml.dump(settings, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)}\n"
+    return text
+
+
+def differences(recipe: str, other: str) -> list[str]:
+    """What one recipe trains otherwise than the other; what they save, log and evaluate is left out."""
+    one, two = yaml.safe_load(recipe), yaml.safe_load(other)
+    decisive = (one.keys() | two.keys()) - UPSTREAM_SETTINGS - INDIFFERENT | DECISIVE
+    changed = [name for name in sorted(decisive) if one.get(name) != two.get(name)]
+    return [f"{name} {one.get(name)} (not {two.get(name)})" for name in changed]
 
 
 def without_nulls(arguments: ModelArguments | DataArguments) -> dict:

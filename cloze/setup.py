@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils.logging import disable_progress_bar
 
@@ -18,6 +20,7 @@ from cloze.data_arguments import DataArguments
 from cloze.masking import MaskingCollator, Padding, collate
 from cloze.modeling import check_model, fit_config, load_config, tells_padding
 from cloze.preparation import cache_folder
+from cloze.recipes import recipe_of
 from cloze.tasks import Task
 from cloze.tokenization import load_tokenizer, train_tokenizer
 
@@ -33,6 +36,7 @@ class Setup:
         checkpoint: where to go on from, if anywhere.
         corpora: the training and the validation corpus, each if asked for.
         max_seq_length: tokens in an example, as asked for or as the model takes at most.
+        recipe: the settings as a recipe.
     """
 
     task: Task
@@ -45,13 +49,15 @@ class Setup:
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     max_seq_length: int
+    recipe: str
 
 
 def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Setup:
     """Start the process, find text, config and tokenizer, and check them against each other and the task."""
     start_process(data_args, training_args)
     cache = cache_folder(model_args)
-    checkpoint = prepare_output_dir(training_args, keep=model_args.model_name_or_path)
+    recipe = recipe_of(model_args, data_args, training_args)
+    checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
     corpora = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
     config = load_config(model_args, task)
     tokenizer = load_tokenizer(model_args, checkpoint)
@@ -76,8 +82,32 @@ def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, tra
             f"{length} or more, or lower --max_seq_length"
         )
     return Setup(
-        task, model_args, data_args, training_args, cache, checkpoint, corpora, config, tokenizer, max_seq_length=length
+        task,
+        model_args,
+        data_args,
+        training_args,
+        cache,
+        checkpoint,
+        corpora,
+        config,
+        tokenizer,
+        max_seq_length=length,
+        recipe=recipe,
     )
+
+
+def on_first_process(find: Callable[[], Path | None]) -> Path | None:
+    """What the first process finds, for all of them, which would look at a folder that changes meanwhile."""
+    found: list = [None]
+    if PartialState().is_main_process:
+        try:
+            found = [find()]
+        except UserError as error:
+            found = [error]
+    (result,) = broadcast_object_list(found)
+    if isinstance(result, UserError):
+        raise result
+    return result
 
 
 def start_process(data_args: DataArguments, training_args: TrainingArguments) -> None:

@@ -1,34 +1,21 @@
-"""The Trainer with losses counted over the whole step, and batches and meters of our own."""
+"""The Trainer with losses and evaluations that count what there is to predict, and meters."""
 
-import logging
 import math
-import sys
 import time
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import EvalPrediction, Trainer, TrainerCallback, get_scheduler
+from transformers import EvalPrediction, get_scheduler
 
-from cloze import checkpoints
 from cloze.arguments import UserError
-from cloze.batching import BatchSettings, EpochBatches, EpochExamples
-from cloze.masking import IGNORED, Padding
+from cloze.masking import IGNORED
 from cloze.meters import Flops, Meter, peak_flops
 from cloze.metrics import Objective
-
-logger = logging.getLogger(__name__)
-
-
-class LogLastStep(TrainerCallback):
-    """Logs the last step, whatever the logging steps, so that a run ends with its loss."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= state.max_steps:
-            control.should_log = True
+from cloze.resumable import ResumableTrainer
 
 
-class PretrainingTrainer(Trainer):
+class PretrainingTrainer(ResumableTrainer):
     """Trainer whose losses and evaluation count what there is to predict.
 
     The loss is the sum over ``objectives``, each the sum of its cross-entropies divided by their number in the whole
@@ -37,34 +24,29 @@ class PretrainingTrainer(Trainer):
 
     Args:
         objectives: by the prefix of their metrics, as ``{"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}``.
-        padding: how long batches are.
         flops: what the model's forward takes, for the share of the device's peak.
     """
 
     # The loss below is normalised over the whole step, so that the Trainer must not divide it by the micro-batches.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, args, objectives: dict[str, Objective], padding: Padding, flops: Flops | None = None, **kwargs):
+    def __init__(self, args, objectives: dict[str, Objective], flops: Flops | None = None, **kwargs):
         try:
-            super().__init__(args=args, compute_metrics=self.summarise, callbacks=[LogLastStep()], **kwargs)
+            super().__init__(args=args, compute_metrics=self.summarise, **kwargs)
             self.get_optimizer_cls_and_kwargs(self.args, self.model)
             check_scheduler(self.args)
         except (ValueError, TypeError, ImportError, OSError) as error:
             # Settings that only the Trainer can judge: a package that is missing, a Hub out of reach.
             hub = "--push_to_hub: the Hub is out of reach or refuses: " if args.push_to_hub else ""
             raise UserError(f"{hub}{error}") from None
-        self.objectives, self.padding = objectives, padding
+        self.objectives = objectives
         # Up to transformers 5.17, it stands for loss_is_scaled_for_ga.
         self.model_accepts_loss_kwargs = True
-        # The Trainer prunes by time of change (transformers#26961), and at the end even the newest: ours is used.
-        self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else self.model.dtype
         peak = peak_flops(args.device, dtype) if args.do_train and flops is not None else math.nan
         self.meter = Meter(flops, peak, args.device)
         # Each objective's losses, counts and hits since the last log.
         self.running = torch.zeros(len(objectives), 3, device=self.args.device)
-        self.begun, self.evaluation_seconds = None, 0.0
-        self.batches: EpochBatches | None = None
 
     def score(self, model, inputs, label_smoothing: float = 0.0) -> list[torch.Tensor]:
         """Each objective's scores of the examples in a batch."""
@@ -92,6 +74,7 @@ class PretrainingTrainer(Trainer):
             losses = losses * self.accelerator.num_processes
         counted = torch.stack([score[:, 1:3].detach().sum(0) for score in scores])
         self.running += torch.cat([losses.detach()[:, None], counted], dim=1)
+        self.watch.look_at(losses.sum(), self.state.global_step + 1)
         return losses.sum()
 
     def log(self, logs, *args, **kwargs):
@@ -137,48 +120,9 @@ class PretrainingTrainer(Trainer):
         self.evaluation_seconds += time.monotonic() - start
         return metrics
 
-    def get_train_dataloader(self):
-        if not isinstance(self.train_dataset, EpochExamples):
-            return super().get_train_dataloader()
-        args = self.args
-        settings = BatchSettings(
-            args.train_sampling_strategy,
-            self._train_batch_size,
-            args.gradient_accumulation_steps,
-            args.world_size,
-            args.dataloader_drop_last,
-            args.max_tokens_per_batch,
-        )
-        if len(self.train_dataset) < args.world_size:
-            raise UserError(
-                f"{len(self.train_dataset)} examples for {args.world_size} processes: give more text, or use fewer"
-            )
-        self.batches = EpochBatches(self.train_dataset, settings, self.padding.widths, args.order_seed)
-        # An item of the sampler is a batch already.
-        return self._get_dataloader(self.train_dataset, "Training", 1, lambda dataset: self.batches, is_training=True)
-
     def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
         """In order, as predictions are told apart by it; the Trainer would group by length what is evaluated, too."""
         return SequentialSampler(eval_dataset)
-
-    def set_initial_training_values(self, args, dataloader):
-        self.num_epochs, *values = super().set_initial_training_values(args, dataloader)
-        # Epochs of pairs drawn anew differ a little in length: steps decide when to stop, as counted in the first.
-        return (self.num_epochs if self.batches is None else sys.maxsize, *values)
-
-    def _init_training_state(self, *args, **kwargs):
-        epoch, skipped = super()._init_training_state(*args, **kwargs)
-        self.state.num_train_epochs = self.num_epochs
-        if self.batches is not None and self.state.epoch and not self.args.ignore_data_skip:
-            # The Trainer divides the steps by those of the first epoch.
-            share, epoch = math.modf(self.state.epoch)
-            skipped = round(share * self.draw_epoch(int(epoch)))
-        return int(epoch), skipped
-
-    def draw_epoch(self, epoch: int) -> int:
-        """Draw the batches of an epoch, and count those of this process."""
-        self.batches.set_epoch(epoch)
-        return len(self.batches) // self.args.world_size
 
     def _prepare_for_training(self, *args, **kwargs):
         if not self.is_fsdp_enabled:
@@ -192,32 +136,11 @@ class PretrainingTrainer(Trainer):
         finally:
             del model.get_input_embeddings, model.get_output_embeddings
 
-    def _run_epoch(self, **kwargs):
-        if self.state.global_step >= self.state.max_steps:
-            # Gone on from the last step; the Trainer would take one more.
-            self.control.should_training_stop = True
-            return
-        if self.begun is None:
-            self.begun, self.evaluation_seconds = time.monotonic(), 0.0
-        if self.batches is not None:
-            # On resuming with several processes, neither the Trainer nor accelerate reaches the sampler, which lies
-            # below a shard of batches below one that skips: it would stay in the first epoch.
-            kwargs["steps_in_epoch"] = self.draw_epoch(kwargs["epoch"])
-            steps = -(-kwargs["steps_in_epoch"] // self.args.gradient_accumulation_steps)
-            kwargs["num_update_steps_per_epoch"] = steps
-        super()._run_epoch(**kwargs)
-
     def _issue_warnings_after_load(self, load_result):
         # Tied weights are not in the file, and not missing.
         tied = self.model.all_tied_weights_keys
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
-
-    def _save_checkpoint(self, model, trial):
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            newest, best = self.state.global_step, self.state.best_global_step
-            checkpoints.prune(self.args.output_dir, self.save_total_limit, newest, best)
 
     def create_model_card(self, *args, **kwargs):
         """Nothing: the run writes its own, with the metrics, and before anything is pushed."""

@@ -8,10 +8,11 @@ from transformers import PreTrainedModel
 
 from cloze import checkpoints
 from cloze.examples import ExampleSets
+from cloze.interruption import handled
 from cloze.masked_head import predict_masked_positions
 from cloze.meters import count_flops
 from cloze.metrics import MASKED_TOKENS
-from cloze.recipes import write_recipe
+from cloze.progress import Progress
 from cloze.setup import Setup, make_collator, padding_of
 from cloze.trainer import PretrainingTrainer
 
@@ -27,6 +28,7 @@ def make_trainer(setup: Setup, model: PreTrainedModel, sets: ExampleSets) -> Pre
         args=setup.training_args,
         objectives=setup.task.objectives,
         padding=padding,
+        recipe=setup.recipe,
         flops=count_flops(model, setup.task.masks) if setup.training_args.do_train else None,
         data_collator=make_collator(setup, padding),
         train_dataset=sets.train,
@@ -40,9 +42,9 @@ def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
     args, metrics = trainer.args, {}
     if args.do_train:
         checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
-    recipe = Path(args.output_dir) / "recipe.yaml"
+    recipe = Path(args.output_dir) / checkpoints.RECIPE
     if trainer.is_world_process_zero() and (args.do_train or not recipe.exists()):
-        write_recipe(recipe, setup.model_args, setup.data_args, args)
+        recipe.write_text(setup.recipe, encoding="utf-8")
     if args.do_train:
         metrics |= train(trainer, setup.checkpoint)
     if args.do_eval:
@@ -63,11 +65,12 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     args = trainer.args
     if args.overwrite_output_dir and args.process_index == 0:
         checkpoints.remove_all(args.output_dir)
+    progress = trainer.progress = None if checkpoint is None else Progress.read(checkpoint)
     # The metrics of the model as it was show what training brought; a resumed run has them in its state.
-    args.eval_on_start = args.do_eval and checkpoint is None
-    # Read before it is pruned.
-    first = 0 if checkpoint is None else checkpoints.step_of(checkpoint)
-    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    args.eval_on_start = args.do_eval and (progress is None or progress.evaluation_due)
+    first = 0 if progress is None else progress.step
+    with handled(trainer.watch.receive):
+        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model()
     steps = trainer.state.global_step - first
     if not steps:

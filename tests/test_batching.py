@@ -35,9 +35,16 @@ class Numbers:
 
 def batches_of(settings, seed=0, epoch=0, lengths=LENGTHS, padding=AS_THEY_ARE):
     """The numbers in each batch of an epoch."""
-    batches = EpochBatches(EpochExamples(lambda _: Numbers(lengths)), settings, padding.widths, seed)
-    batches.set_epoch(epoch)
-    return numbers_of(batches, epoch)
+    examples = EpochExamples(lambda _: Numbers(lengths))
+    ranks = [EpochBatches(examples, settings, padding.widths, seed, rank) for rank in range(settings.processes)]
+    for batches in ranks:
+        batches.set_epoch(epoch)
+    return in_turn([numbers_of(batches, epoch) for batches in ranks])
+
+
+def in_turn(ranks):
+    """The batches of all processes, of which each has the same number."""
+    return [batch for batches in zip(*ranks, strict=True) for batch in batches]
 
 
 def numbers_of(batches, epoch):
@@ -367,7 +374,6 @@ def test_examples_are_marked_with_the_epoch(limit, length):
     assert len(examples) == length
     assert examples.lengths(5).tolist() == list(range(1, length + 1))
     assert examples[5, 3] == {"square": 9, "epoch": 5}
-    assert examples.__getitems__([[(5, 3), (6, 1)]]) == [{"square": 9, "epoch": 5}, {"square": 1, "epoch": 6}]
 
 
 # Examples that are drawn anew each epoch
@@ -457,7 +463,7 @@ def epochs_of(workers, persistent=False, draw=unequal):
     """Six epochs of batches of examples, as a data loader gives them."""
     batches = EpochBatches(EpochExamples(draw), BatchSettings("random", 4), AS_THEY_ARE.widths, seed=7)
     loader = DataLoader(
-        batches.examples, sampler=batches, num_workers=workers, persistent_workers=persistent, collate_fn=list
+        batches.examples, batch_sampler=batches, num_workers=workers, persistent_workers=persistent, collate_fn=list
     )
     epochs = []
     for epoch in range(6):

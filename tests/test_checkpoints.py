@@ -3,12 +3,14 @@
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from types import SimpleNamespace
 
 import pytest
 
 from cloze.arguments import TrainingArguments, UserError
-from cloze.checkpoints import check_disk, list_checkpoints, prepare_output_dir, prune, remove_all
+from cloze.checkpoints import check_disk, list_checkpoints, prune, remove_all
+from cloze.checkpoints import prepare_output_dir as prepare
 
 
 @pytest.fixture
@@ -22,10 +24,16 @@ def make(out, *steps, complete=True):
         path = out / f"checkpoint-{step}"
         path.mkdir(parents=True)
         (path / "model.safetensors").write_text("weights")
+        (path / "recipe.yaml").write_text("learning_rate: 0.001\n")
         if complete:
-            (path / "trainer_state.json").write_text("{}")
+            write_sums(path)
     out.mkdir(exist_ok=True)
     (out / "notes.txt").write_text("mine")
+
+
+def write_sums(path):
+    sums = [f"{sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in path.iterdir()]
+    (path / "SHA256SUMS").write_text("\n".join(sums))
 
 
 def names(out):
@@ -34,6 +42,10 @@ def names(out):
 
 def steps_in(out):
     return sorted(int(path.name.removeprefix("checkpoint-")) for path in out.glob("checkpoint-*"))
+
+
+def prepare_output_dir(training_args, keep, recipe="learning_rate: 0.001"):
+    return prepare(training_args, keep, recipe)
 
 
 def arguments(out, **settings):
@@ -49,14 +61,14 @@ def test_checkpoints_are_listed_by_step(out):
 
 
 def test_incomplete_checkpoints_and_other_names_are_left_out(out):
-    """Mistake 14: trainer_state.json is written last; without it, a crash came between."""
+    """Mistake 14: the sums are written last; without them, a crash came between."""
     make(out, 10)
     make(out, 20, complete=False)
     for name in ("checkpoint-30-old", "checkpoint-", "checkpoint-best", "checkpoint-40.tmp", "my-checkpoint-50"):
         (out / name).mkdir()
-        (out / name / "trainer_state.json").touch()
+        (out / name / "SHA256SUMS").touch()
     (out / "checkpoint-60").touch()
-    (out / "checkpoint-70" / "trainer_state.json").mkdir(parents=True)
+    (out / "checkpoint-70" / "SHA256SUMS").mkdir(parents=True)
     assert list(list_checkpoints(str(out))) == [10]
 
 
@@ -255,7 +267,9 @@ def test_checkpoints_that_will_be_removed_make_room(out, monkeypatch):
     """Two of 8 KB, and 11 KB of free disk."""
     make(out, 10, 20)
     for step in (10, 20):
-        (out / f"checkpoint-{step}" / "model.safetensors").write_bytes(bytes(8000 - len("{}")))
+        (out / f"checkpoint-{step}" / "model.safetensors").write_bytes(
+            bytes(8000 - 8 - 66 - len("learning_rate: 0.001\n"))
+        )
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=11_000))
     check_disk(arguments(out, overwrite_output_dir=True), 2, 1000)
     with pytest.raises(UserError, match="of disk are free"):

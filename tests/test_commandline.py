@@ -15,7 +15,7 @@ from cloze import commandline
 from cloze.arguments import ModelArguments, TrainingArguments, UserError
 from cloze.data_arguments import DataTrainingArguments, NextSentenceArguments, PretrainingDataArguments
 from cloze.old_flags import DROPPED, RENAMED, REPLACED
-from cloze.recipes import write_recipe
+from cloze.recipes import recipe_of
 
 # What no run can do without.
 LEAST = {"model_name_or_path": "model", "train_file": "text.txt", "do_train": True}
@@ -177,7 +177,7 @@ def test_string_survives_command_line_recipe_and_written_recipe(value, resolve, 
     assert resolve(f"--run_name={value}")["run_name"] == value
     assert resolve(recipe={"run_name": value})["run_name"] == value
     arguments = parse([*LEAST_ARGV, f"--run_name={value}", f"--text_column={value}"])
-    write_recipe(tmp_path / "written.yaml", *arguments)
+    (tmp_path / "written.yaml").write_text(recipe_of(*arguments), encoding="utf-8")
     _, data_args, training_args = parse([str(tmp_path / "written.yaml")])
     assert (training_args.run_name, data_args.text_column) == (value, value)
 
@@ -305,13 +305,15 @@ def test_tutorial_command_of_upstream():
 )
 def test_written_recipe_reads_back_the_same(argv, tmp_path):
     arguments = parse([*LEAST_ARGV, *shlex.split(argv)])
-    write_recipe(tmp_path / "recipe.yaml", *arguments)
+    (tmp_path / "recipe.yaml").write_text(recipe_of(*arguments), encoding="utf-8")
     assert settings_of(parse([str(tmp_path / "recipe.yaml")])) == settings_of(arguments)
 
 
 def test_written_recipe_keeps_a_null_that_is_not_the_default(resolve, tmp_path):
     (tmp_path / "recipe.yaml").write_text("save_total_limit: null\n")
-    write_recipe(tmp_path / "written.yaml", *parse([str(tmp_path / "recipe.yaml"), *LEAST_ARGV]))
+    (tmp_path / "written.yaml").write_text(
+        recipe_of(*parse([str(tmp_path / "recipe.yaml"), *LEAST_ARGV])), encoding="utf-8"
+    )
     assert parse([str(tmp_path / "written.yaml")])[2].save_total_limit is None
 
 
@@ -319,7 +321,7 @@ def test_written_recipe_of_a_model_from_scratch_reads_back_the_same(tmp_path):
     overrides = "hidden_size=128,num_hidden_layers=2"
     argv = ["--model_type", "bert", "--config_overrides", overrides, "--dataset_name", "name", "--do_train"]
     arguments = parse(argv)
-    write_recipe(tmp_path / "recipe.yaml", *arguments)
+    (tmp_path / "recipe.yaml").write_text(recipe_of(*arguments), encoding="utf-8")
     assert settings_of(parse([str(tmp_path / "recipe.yaml")])) == settings_of(arguments)
 
 
@@ -327,7 +329,7 @@ def test_written_recipe_of_a_model_from_scratch_reads_back_the_same(tmp_path):
 def test_token_is_never_written(flag, tmp_path):
     arguments = parse([*LEAST_ARGV, flag, "hf_secret"])
     assert "hf_secret" in (arguments[0].token, arguments[2].hub_token)
-    write_recipe(tmp_path / "recipe.yaml", *arguments)
+    (tmp_path / "recipe.yaml").write_text(recipe_of(*arguments), encoding="utf-8")
     assert "hf_secret" not in (tmp_path / "recipe.yaml").read_text()
     again = parse([str(tmp_path / "recipe.yaml")])
     assert (again[0].token, again[2].hub_token) == (None, None)
@@ -418,7 +420,7 @@ def test_settings_of_pairs(argv, name, value, script):
 )
 def test_written_recipe_of_pairs_reads_back_the_same(script, argv, tmp_path):
     arguments = parse([*LEAST_ARGV, *argv.split()], script)
-    write_recipe(tmp_path / "recipe.yaml", *arguments)
+    (tmp_path / "recipe.yaml").write_text(recipe_of(*arguments), encoding="utf-8")
     assert settings_of(parse([str(tmp_path / "recipe.yaml")], script)) == settings_of(arguments)
 
 

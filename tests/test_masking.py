@@ -228,7 +228,7 @@ def test_workers_make_the_batches_that_one_process_makes(strategy, tokenizers):
         sampler = EpochBatches(EpochExamples(lambda epoch: lines), BatchSettings(strategy, 4), padding.widths, seed=7)
         loader = DataLoader(
             sampler.examples,
-            sampler=sampler,
+            batch_sampler=sampler,
             collate_fn=MaskingCollator(tokenizer, seed=7),
             num_workers=workers,
             persistent_workers=workers > 0,

@@ -26,7 +26,6 @@ from cloze.masking import Padding
 from cloze.pair_examples import make_pairs
 from cloze.setup import set_up
 from cloze.tasks import NEXT_SENTENCE_TYPES, PRETRAINING
-from cloze.trainer import PretrainingTrainer
 
 # One layer of weights large enough that a relation of two tokens is found in a few seconds.
 QUICK = (
@@ -198,14 +197,14 @@ def test_every_epoch_trains_on_each_of_its_pairs_once(flags, train, out, texts, 
     """Though there are more or fewer than in the first, by which the Trainer counts the steps; the last epoch ends
     where the steps do, and the learning rate with them."""
     (tmp_path / "text.txt").write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 60, 6)))
-    taken, drawn, get, draw_epoch = [], {}, EpochExamples.__getitem__, PretrainingTrainer.draw_epoch
+    taken, drawn, get, set_epoch = [], {}, EpochExamples.__getitem__, EpochBatches.set_epoch
 
-    def draw(self, epoch):
-        drawn[epoch] = draw_epoch(self, epoch), len(self.train_dataset.lengths(epoch))
-        return drawn[epoch][0]
+    def draw(self, epoch, past=()):
+        set_epoch(self, epoch, past)
+        drawn[epoch] = self.num_steps, len(self.examples.lengths(epoch))
 
     monkeypatch.setattr(EpochExamples, "__getitem__", lambda self, key: taken.append(key) or get(self, key))
-    monkeypatch.setattr(PretrainingTrainer, "draw_epoch", draw)
+    monkeypatch.setattr(EpochBatches, "set_epoch", draw)
     train(
         "pretraining", "--num_train_epochs", 4, "--gradient_accumulation_steps", 2, "--logging_steps", 1,
         "--learning_rate", 0.01, "--save_strategy", "no", *flags, text=tmp_path / "text.txt",
@@ -215,7 +214,7 @@ def test_every_epoch_trains_on_each_of_its_pairs_once(flags, train, out, texts, 
         numbers = [number for of_epoch, number in taken if of_epoch == epoch]
         assert sorted(numbers) == list(range(drawn[epoch][1]))
     entries = [entry for entry in history(out) if "loss" in entry]
-    steps = 4 * -(-drawn[0][0] // 2)
+    steps = 4 * drawn[0][0]
     assert [entry["step"] for entry in entries] == list(range(1, steps + 1))
     rates = [0.01 * (steps - step) / steps for step in range(steps)]
     assert [entry["learning_rate"] for entry in entries] == pytest.approx(rates)

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm
 from cloze.arguments import TrainingArguments
-from cloze.batching import EpochExamples
+from cloze.batching import EpochBatches, EpochExamples
 from cloze.commandline import parse, settings_of
 from cloze.masking import Padding
 from cloze.setup import padding_of, start_process
@@ -107,10 +107,13 @@ def test_real_tokens_are_counted_without_padding(train, out, tmp_path):
 def epochs_drawn(monkeypatch):
     """The batches of each epoch, as they are drawn while training."""
     counts = {}
-    draw_epoch = PretrainingTrainer.draw_epoch
-    monkeypatch.setattr(
-        PretrainingTrainer, "draw_epoch", lambda self, epoch: counts.setdefault(epoch, draw_epoch(self, epoch))
-    )
+    set_epoch = EpochBatches.set_epoch
+
+    def count(self, epoch, past=()):
+        set_epoch(self, epoch, past)
+        counts[epoch] = len(self)
+
+    monkeypatch.setattr(EpochBatches, "set_epoch", count)
     return counts
 
 

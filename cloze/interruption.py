@@ -1,0 +1,125 @@
+"""What ends training early, agreed on by all processes at the same step: signals, the time at hand, losses that are no
+numbers."""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback
+
+from cloze.arguments import UserError
+
+# What batch systems send ahead of the end, and Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+# "Run me again": EX_TEMPFAIL of sysexits.h.
+RUN_AGAIN = 75
+
+
+def exit_code(number: int) -> int:
+    """The exit code of a process that this signal has ended."""
+    return 128 + signal.SIGINT if number == signal.SIGINT else RUN_AGAIN
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Call the handler where one of the signals comes."""
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def end_at_once(number: int, frame: FrameType | None) -> None:
+    """Handler for the time in which there is nothing to save."""
+    sys.exit(exit_code(number))
+
+
+class Watch(TrainerCallback):
+    """Ends training at the end of a step, the same for all processes.
+
+    A signal lets the step end and a checkpoint be saved, with which the Trainer then exits. With ``limit``, the time at
+    hand, the schedule is laid over it and training ends with it, as in Geiping and Goldstein (2022). A loss that is no
+    number is an error.
+
+    Args:
+        limit: seconds of training, evaluation and saving in between included, over all restarts; or None.
+    """
+
+    def __init__(self, limit: float | None, device: torch.device):
+        self.limit, self.device = limit, device
+        self.received, self.signal, self.evaluation_due = 0, 0, False
+        self.begun, self.seconds_before = None, 0.0
+        # The first step whose loss is no number, or 0. Looking at each loss would wait for the device.
+        self.bad_step = torch.zeros((), device=device)
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handler: remember the signal. A second Ctrl-C is meant."""
+        if number == signal.SIGINT == self.received:
+            end_at_once(number, frame)
+        self.received = number
+
+    def look_at(self, loss: torch.Tensor, step: int) -> None:
+        """Remember the step if its loss is the first that is no number."""
+        bad = (self.bad_step == 0) & ~torch.isfinite(loss.detach())
+        self.bad_step = torch.where(bad, float(step), self.bad_step)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, over all restarts."""
+        return self.seconds_before + (0.0 if self.begun is None else time.monotonic() - self.begun)
+
+    def is_over(self, seconds: float) -> bool:
+        """Whether so much time is all there is."""
+        return self.limit is not None and seconds >= self.limit
+
+    def ask(self) -> torch.Tensor:
+        """Of all processes, the largest signal, first bad step, and seconds of training, [3], on the device."""
+        own = torch.tensor([self.received, 0.0, self.seconds], device=self.device)
+        own[1] = self.bad_step
+        if dist.is_initialized():
+            dist.all_reduce(own, dist.ReduceOp.MAX)
+        return own
+
+    def check_losses(self, bad_step: float, output_dir: str) -> None:
+        if bad_step:
+            raise UserError(
+                f"the loss of step {bad_step:.0f} is not a number: lower --learning_rate, raise --warmup_steps, or use "
+                f"--bf16 instead of --fp16; the checkpoints in {output_dir} are from before"
+            )
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.begun = time.monotonic()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.device.type != "cpu":
+            # Asked at the end of a step, the device would have to be waited for; the answer is of the step before.
+            self.answer = self.ask().to("cpu", non_blocking=True)
+            self.answered = torch.accelerator.current_stream().record_event()
+
+    def on_optimizer_step(self, args, state, control, lr_scheduler=None, **kwargs):
+        if self.device.type == "cpu":
+            self.answer = self.ask()
+        else:
+            self.answered.synchronize()
+        number, bad_step, seconds = self.answer.tolist()
+        self.check_losses(bad_step, args.output_dir)
+        self.signal = int(number)
+        if self.limit is not None:
+            # The Trainer then steps to this place of the schedule.
+            lr_scheduler.last_epoch = math.floor(min(seconds / self.limit, 1.0) * args.max_steps) - 1
+            if self.is_over(seconds):
+                state.max_steps = state.global_step + 1
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.signal:
+            # An evaluation may take longer than there is time.
+            self.evaluation_due, control.should_evaluate, control.should_save = control.should_evaluate, False, True

@@ -1,0 +1,206 @@
+"""The Trainer that goes on exactly where a run was broken off."""
+
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+from accelerate.data_loader import DataLoaderShard
+from accelerate.utils import gather_object
+from transformers import Trainer, TrainerCallback
+
+from cloze import checkpoints
+from cloze.arguments import UserError
+from cloze.batching import BatchSettings, EpochBatches
+from cloze.interruption import Watch, exit_code
+from cloze.masking import Padding
+from cloze.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+class LogLastStep(TrainerCallback):
+    """Logs the last step, whatever the logging steps, so that a run ends with its loss."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+
+class ResumableTrainer(Trainer):
+    """Trainer with batches that are reached by index, and checkpoints that are complete or absent.
+
+    Args:
+        padding: how long batches are.
+        recipe: the settings, which are kept in checkpoints.
+
+    Attributes:
+        progress: of the checkpoint to go on from.
+        running: what is summed up for the next log, of any shape, beside the Trainer's loss.
+    """
+
+    def __init__(self, args, padding: Padding, recipe: str, **kwargs):
+        self.padding, self.recipe = padding, recipe
+        self.watch = Watch(None if args.max_train_hours is None else 3600 * args.max_train_hours, args.device)
+        self.progress: Progress | None = None
+        self.running = torch.zeros(0, device=args.device)
+        super().__init__(args=args, callbacks=[LogLastStep(), self.watch], **kwargs)
+        # The Trainer deletes checkpoints at the end, even the newest: ours are used.
+        self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.begun, self.evaluation_seconds = None, 0.0
+
+    def get_train_dataloader(self):
+        """Batches of our own, which know the processes and where to go on."""
+        args = self.args
+        settings = BatchSettings(
+            args.train_sampling_strategy,
+            self._train_batch_size,
+            args.gradient_accumulation_steps,
+            args.world_size,
+            args.dataloader_drop_last,
+            args.max_tokens_per_batch,
+        )
+        if self.progress is not None and self.progress.data != self.train_dataset.size:
+            raise UserError(
+                f"the text is not what the checkpoint was trained on: {self.progress.data} examples and tokens then, "
+                f"{self.train_dataset.size} now: put it back, or start afresh with --overwrite_output_dir"
+            )
+        if len(self.train_dataset) < args.world_size:
+            raise UserError(
+                f"{len(self.train_dataset)} examples for {args.world_size} processes: give more text, or use fewer"
+            )
+        batches = EpochBatches(self.train_dataset, settings, self.padding.widths, args.order_seed, args.process_index)
+        self.batches = batches
+        return DataLoaderShard(
+            self.train_dataset,
+            device=args.device,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            # Of its own, lest the order of random numbers, as for dropout, depend on when a loader is made.
+            generator=torch.Generator(),
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+        )
+
+    def set_initial_training_values(self, args, dataloader):
+        self.num_epochs, self.steps_in_epoch, *values, max_steps = super().set_initial_training_values(args, dataloader)
+        progress = self.progress
+        if progress is not None and args.max_steps < 1:
+            max_steps = progress.max_steps
+            if progress.steps_in_epoch != self.steps_in_epoch:
+                self.batches.set_epoch(progress.epoch, progress.past)
+                left = args.num_train_epochs - progress.epoch - self.batches.share(0)
+                max_steps = progress.step + math.ceil(left * self.steps_in_epoch)
+                left = max_steps - progress.step
+                logger.warning("STEPS: %d are left, as batches have another size than before", left)
+        # Epochs of pairs drawn anew differ a little in length: steps decide when to stop, as counted in the first.
+        return sys.maxsize, self.steps_in_epoch, *values, max_steps
+
+    def _init_training_state(self, *args, **kwargs):
+        super()._init_training_state(*args, **kwargs)
+        self.state.num_train_epochs = self.num_epochs
+        # The batches go on by index: there is nothing to skip.
+        return (0, 0) if self.progress is None else (self.progress.epoch, 0)
+
+    def _run_epoch(self, **kwargs):
+        progress, first = self.progress, self.begun is None
+        if self.state.global_step >= self.state.max_steps or (progress and self.watch.is_over(progress.seconds)):
+            # Gone on from the last step; the Trainer would take one more.
+            self.control.should_training_stop = True
+            return
+        if first:
+            self.begun, self.evaluation_seconds = time.monotonic(), 0.0
+            if progress is not None:
+                self.restore(progress)
+        self.batches.set_epoch(kwargs["epoch"], progress.past if progress and first else ())
+        # The Trainer is given what is left of the epoch.
+        self.stretch_begun = self.state.global_step
+        kwargs["steps_in_epoch"] = len(self.batches)
+        kwargs["num_update_steps_per_epoch"] = self.batches.num_steps - self.batches.begun
+        super()._run_epoch(**kwargs)
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        if self.state.global_step > self.stretch_begun:
+            self.state.epoch = self.batches.epoch + self.batches.share(self.state.global_step - self.stretch_begun)
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _load_from_checkpoint(self, *args, **kwargs):
+        try:
+            super()._load_from_checkpoint(*args, **kwargs)
+        except RuntimeError as error:
+            raise UserError(f"the checkpoint is of another model: {str(error)[:300]}") from None
+
+    def restore(self, progress: Progress) -> None:
+        """Take up what is summed up for the next log."""
+        loss, *running = progress.sums_of(self.args.process_index, self.args.world_size)
+        self._tr_loss.fill_(loss)
+        self.running.copy_(torch.tensor(running).view_as(self.running))
+        self._globalstep_last_logged = progress.logged
+
+    def find_progress(self) -> Progress:
+        """How far the run is; all processes have to ask."""
+        steps = self.state.global_step - self.stretch_begun
+        sums = torch.cat([self._tr_loss.view(1), self.running.flatten()])
+        over = self.batches.begun + steps == self.batches.num_steps
+        return Progress(
+            step=self.state.global_step,
+            max_steps=self.state.max_steps,
+            steps_in_epoch=self.steps_in_epoch,
+            epoch=self.batches.epoch + over,
+            past=[] if over else self.batches.past(steps),
+            streams=None,
+            data=self.train_dataset.size,
+            sums=self.accelerator.gather(sums[None]).tolist(),
+            logged=self._globalstep_last_logged,
+            seconds=self.watch.seconds,
+            evaluation_due=self.watch.evaluation_due,
+        )
+
+    def _save_checkpoint(self, model, trial):
+        """In place of the Trainer's, which leaves half a checkpoint where it is broken off (transformers#35782), and
+        prunes by time of change (transformers#26961)."""
+        args, state = self.args, self.state
+        self.watch.check_losses(self.watch.ask()[1].item(), args.output_dir)
+        self.store_flos()
+        progress = self.find_progress()
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if state.best_global_step == state.global_step or best.exists():
+            state.best_model_checkpoint = str(best)
+        folder = checkpoints.aside(args.output_dir, state.global_step)
+        size = checkpoints.checkpoint_size(self.model.num_parameters(), args.save_only_model)
+        problem = None
+        try:
+            with checkpoints.writing(folder, size):
+                self.write_checkpoint(folder, progress)
+        except UserError as error:
+            problem = error
+        # It is complete once all processes have written their parts.
+        if any(gather_object([problem is not None])):
+            raise problem or UserError(f"{folder} cannot be written by another process, which says why")
+        if args.should_save:
+            with checkpoints.writing(folder, size):
+                folder = checkpoints.complete(folder)
+            checkpoints.prune(args.output_dir, self.save_total_limit, state.global_step, state.best_global_step)
+        if args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+        if self.watch.signal:
+            logger.info("Stopped by a signal after step %d, which is saved: run it again to go on", state.global_step)
+            sys.exit(exit_code(self.watch.signal))
+
+    def write_checkpoint(self, folder: Path, progress: Progress) -> None:
+        """This process's part of a checkpoint."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.save_model(str(folder), _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            self._save_rng_state(str(folder))
+        if self.args.should_save:
+            progress.write(folder)
+            (folder / checkpoints.RECIPE).write_text(self.recipe, encoding="utf-8")
+            self.state.save_to_json(str(folder / "trainer_state.json"))
