@@ -88,10 +88,13 @@ field() { scontrol show job "$1" | tr ' ' '\n' | sed -n "s/^$2=//p"; }
 # until_state JOB STATE SECONDS
 until_state() {
     for _ in $(seq "$3"); do
-        [ "$(field "$1" JobState)" = "$2" ] && return
+        case $(field "$1" JobState) in
+            "$2") return ;;
+            FAILED | CANCELLED) break ;;
+        esac
         sleep 1
     done
-    echo "job $1 has not become $2 in $3 seconds"
+    echo "job $1 is not $2"
 }
 # report NAME JOB STATE EXIT_CODE RESTARTS
 report() {
@@ -127,13 +130,21 @@ job=$(submit --nodes=1 --ntasks-per-node=2 --time=2 --signal=USR1@60 -- "$folder
 until_state "$job" COMPLETED 180
 report "the time limit" "$job" COMPLETED 0:0 1
 
-# The script itself, told to stop in the middle.
+# The script itself, told to stop in the middle, twice: by the signal of preemption and by that of the time limit.
 job=$(submit --nodes=2 --ntasks-per-node=1 -- run_mlm.py recipes/quickstart/mlm.yaml --use_cpu --max_steps 600 \
-    --save_steps 300 --dataloader_num_workers 1 --overwrite_output_dir false --output_dir "$folder/out")
-until grep -q "'loss'" "$folder/$job.log" 2>/dev/null; do sleep 1; done
-sleep 2
-scancel --signal=USR1 "$job"
+    --logging_steps 10 --dataloader_num_workers 1 --overwrite_output_dir false --output_dir "$folder/out")
+lines() { cat "$folder/$job.log" 2>/dev/null | grep -c "$1" || true; }
+for signal in TERM USR1; do
+    logged=$(lines "'loss'")
+    stopped=$(lines "put back")
+    until [ "$(lines "'loss'")" -gt $((logged + 2)) ]; do sleep 1; done
+    scancel --signal=$signal "$job"
+    for _ in $(seq 60); do
+        [ "$(lines "put back")" -gt "$stopped" ] && break
+        sleep 1
+    done
+done
 until_state "$job" COMPLETED 240
-report "run_mlm.py, two nodes" "$job" COMPLETED 0:0 1
-grep -E "Going on from|Training loss|Masked perplexity" "$folder/$job.log" || true
+report "run_mlm.py, two nodes" "$job" COMPLETED 0:0 2
+grep -E "Stopped|Going on from|Training loss|Masked perplexity" "$folder/$job.log" || true
 exit "$failures"

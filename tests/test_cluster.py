@@ -206,6 +206,25 @@ def test_two_tasks_train_together(sbatch, checkpoint, tmp_path):
     assert printed.count("Training examples:") == 1, "one process tells of it"
 
 
+def test_a_signal_to_all_processes_leaves_the_data_loaders_workers(checkpoint, tmp_path):
+    """Slurm sends SIGTERM to them too when a job is preempted, while the step still needs their batches."""
+    with open(tmp_path / "log", "w+") as log:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-u", "run_mlm.py", "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE,
+                "--max_seq_length", "32", "--do_train", "--max_steps", "100000", "--logging_steps", "1", "--use_cpu",
+                "--dataloader_num_workers", "2", "--output_dir", tmp_path / "out",
+            ],
+            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while "'loss'" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(60) == 75, (tmp_path / "log").read_text()
+    assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1
+
+
 # Kubernetes
 
 
