@@ -39,6 +39,8 @@ class PretrainingTrainer(ResumableTrainer):
             # Settings that only the Trainer can judge: a package that is missing, a Hub out of reach.
             hub = "--push_to_hub: the Hub is out of reach or refuses: " if args.push_to_hub else ""
             raise UserError(f"{hub}{error}") from None
+        if not args.do_train and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError("FSDP and DeepSpeed divide models that are trained: without --do_train, use neither")
         self.objectives = objectives
         # Up to transformers 5.17, it stands for loss_is_scaled_for_ga.
         self.model_accepts_loss_kwargs = True
