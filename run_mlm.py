@@ -30,7 +30,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
 
     # Blocks, or lines; masks are drawn while batches are made, anew each epoch
     sets = make_blocks(setup)
-    model = load_model(model_args, setup.config, MASKED_LM)
+    model = load_model(model_args, setup.config, MASKED_LM, training_args.seed)
 
     # Train and evaluate
     trainer = make_trainer(setup, model, sets)

@@ -36,7 +36,7 @@ def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_
 
     # Pairs of sentences are drawn anew each epoch
     sets = make_pairs(setup)
-    model = load_model(model_args, setup.config, NEXT_SENTENCE)
+    model = load_model(model_args, setup.config, NEXT_SENTENCE, training_args.seed)
 
     # Train and evaluate
     trainer = make_trainer(setup, model, sets)

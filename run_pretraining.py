@@ -29,7 +29,7 @@ def main(model_args: ModelArguments, data_args: PretrainingDataArguments, traini
 
     # Pairs are drawn anew each epoch, and masked while batches are made
     sets = make_pairs(setup)
-    model = load_model(model_args, setup.config, PRETRAINING)
+    model = load_model(model_args, setup.config, PRETRAINING, training_args.seed)
 
     # Train and evaluate: the loss is that of the masked tokens and that of the pairs, added up
     trainer = make_trainer(setup, model, sets)

@@ -106,7 +106,7 @@ def make_bench(name: str, size: str, args, folder: str, held_out: str | None = N
     )
     setup = set_up(work.task, model_args, data_args, training_args)
     sets = (make_blocks if work.task is MASKED_LM else make_pairs)(setup)
-    model = load_model(model_args, setup.config, work.task)
+    model = load_model(model_args, setup.config, work.task, training_args.seed)
     spared = copy.deepcopy(model)
     predict_masked_positions(spared, MASKED_TOKENS.logits, work.max_seq_length)
     return Bench(work, setup, sets, model, count_flops(spared, masks=True))

@@ -84,7 +84,7 @@ class TrainingArguments(transformers.TrainingArguments):
         default="group_by_length",
         metadata={
             "help": "group_by_length: examples of similar length share a batch, and steps are shuffled; random; or "
-            "sequential. A stream is always random.",
+            "sequential. Of a stream, within a chunk of its text.",
             "choices": list(SAMPLING),
         },
     )

@@ -3,12 +3,9 @@ workers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, islice
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
-
-SHUFFLE_BUFFER = 10_000
+from torch.utils.data import Dataset, Sampler
 
 
 class EpochExamples(Dataset):
@@ -151,9 +148,11 @@ class EpochBatches(Sampler):
         """Optimizer steps of the epoch since its last stretch, those begun included."""
         return self.settings.count_steps(len(self.spans))
 
-    def past(self, steps: int) -> list[tuple[BatchSettings, int]]:
-        """The past of the epoch after so many steps more."""
-        return [*self.stretches, (self.settings, self.begun + steps)]
+    def after(self, steps: int) -> tuple[int, list[tuple[BatchSettings, int]]]:
+        """The epoch to go on with after so many steps more, and its past."""
+        if self.begun + steps == self.num_steps:
+            return self.epoch + 1, []
+        return self.epoch, [*self.stretches, (self.settings, self.begun + steps)]
 
     def share(self, steps: int) -> float:
         """Which share of the epoch is over after so many steps more."""
@@ -243,45 +242,3 @@ def batches_by_tokens(
         return order, spans[: len(spans) // settings.batches_a_step * settings.batches_a_step]
     # Where no batch has two examples to split, some are taken twice.
     return order, np.concatenate([spans, spans[: -len(spans) % settings.processes]])
-
-
-class StreamedExamples(IterableDataset):
-    """Training examples made while they are read, epoch after epoch without an end, through a shuffle buffer.
-
-    The Trainer counts the steps of a stream over all epochs, and a resumed run skips as many: with an end to each
-    epoch it would skip the wrong ones.
-
-    Args:
-        stream: gives an iterator over the examples of an epoch, in the order of the text.
-        seed: of the shuffling.
-        limit: take the first so many of an epoch.
-    """
-
-    def __init__(self, stream: Callable[[], Iterator[dict]], seed: int, limit: int | None = None):
-        self.stream, self.seed, self.limit = stream, seed, limit
-
-    def __iter__(self) -> Iterator[dict]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for epoch in count():
-            examples = shuffle(
-                islice(self.stream(), first, self.limit, step),
-                np.random.default_rng((self.seed, epoch)),
-                SHUFFLE_BUFFER,
-            )
-            first_example = next(examples, None)
-            if first_example is None:  # fewer examples than workers
-                return
-            for example in chain([first_example], examples):
-                yield {**example, "epoch": epoch}
-
-
-def shuffle(examples: Iterator[dict], rng: np.random.Generator, buffer_size: int) -> Iterator[dict]:
-    """Examples in random order, as far as a buffer of ``buffer_size`` allows."""
-    buffer = list(islice(examples, buffer_size))
-    for example in examples:
-        place = rng.integers(len(buffer))
-        yield buffer[place]
-        buffer[place] = example
-    rng.shuffle(buffer)
-    yield from buffer

@@ -6,7 +6,6 @@ An example is cut out of the token file when it is asked for; nothing is copied 
 """
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,38 +117,3 @@ class Lines:
         if self.word_starts is not None:
             example["word_starts"] = self.template.word_starts([self.word_starts[span]])
         return example
-
-
-def cut_stream(
-    documents: Iterable[list[tuple[np.ndarray, np.ndarray | None]]],
-    template: Template,
-    max_seq_length: int,
-    line_by_line: bool,
-    truncate: bool,
-) -> Iterator[dict]:
-    """The examples of ``Blocks`` or ``Lines`` in their order, from a stream of documents, in bounded memory.
-
-    A document is a list of units (lines, or the whole text), each the ids of its tokens and where words start.
-    """
-    number = 0
-    room = template.room(max_seq_length)
-    separator = np.array(template.separator, dtype=np.int64)
-    tokens, starts = np.empty(0, np.int64), np.empty(0, bool)
-    for position, document in enumerate(documents):
-        for ids, word_starts in document:
-            joint = separator if position and not line_by_line else separator[:0]
-            tokens = np.concatenate([tokens, joint, ids])
-            known = word_starts is not None
-            starts = np.concatenate([starts, np.ones(len(joint), bool), word_starts]) if known else None
-            while len(tokens) > room or (line_by_line and len(tokens)):
-                yield stream_example(template, tokens[:room], starts if starts is None else starts[:room], number)
-                number += 1
-                cut = len(tokens) if truncate else room
-                tokens, starts = tokens[cut:], starts if starts is None else starts[cut:]
-    if len(tokens):
-        yield stream_example(template, tokens, starts, number)
-
-
-def stream_example(template: Template, tokens: np.ndarray, starts: np.ndarray | None, number: int) -> dict:
-    example = template.example([tokens], number)
-    return example if starts is None else example | {"word_starts": template.word_starts([starts])}

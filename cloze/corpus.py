@@ -2,8 +2,9 @@
 
 import glob
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -31,10 +32,21 @@ class FileCorpus:
         stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
         return [stats, self.text_column]
 
+    @property
+    def num_shards(self) -> int:
+        """Parts that can be read one by one: the files."""
+        return len(self.files)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.files)
+
+    def read_shard(self, number: int) -> Iterator[list[str]]:
+        path = self.files[number]
+        return read_text(path) if file_format(path) == ".txt" else read_table(path, self.text_column)
+
     def documents(self) -> Iterator[list[str]]:
-        for path in self.files:
-            is_text = file_format(path) == ".txt"
-            yield from read_text(path) if is_text else read_table(path, self.text_column)
+        return chain.from_iterable(map(self.read_shard, range(self.num_shards)))
 
 
 @dataclass(frozen=True)
@@ -51,11 +63,33 @@ class HubCorpus:
         fingerprint = getattr(self.rows, "_fingerprint", None) or uuid.uuid4().hex
         return [fingerprint, self.text_column]
 
-    def documents(self) -> Iterator[list[str]]:
+    @property
+    def num_shards(self) -> int:
+        """Parts that can be read one by one: of a stream, as many as its source has files or the like."""
+        return self.rows.num_shards if isinstance(self.rows, datasets.IterableDataset) else 1
+
+    @property
+    def num_bytes(self) -> int:
+        """Not known before it is read."""
+        return 0
+
+    def read_shard(self, number: int) -> Iterator[list[str]]:
+        name = f"{self.name}, shard {number}" if self.num_shards > 1 else self.name
         column = None
-        for number, row in enumerate(self.rows):
+        for row_number, row in enumerate(self.read_rows(number)):
             column = column or choose_column(row, self.text_column, self.name)
-            yield from text_of(row, column, f"{self.name}, row {number}")
+            yield from text_of(row, column, f"{name}, row {row_number}")
+
+    def read_rows(self, shard: int) -> Iterable[dict]:
+        if not isinstance(self.rows, datasets.IterableDataset):
+            return self.rows
+        # Rows one by one would be, in a data-loader worker, only those that the library takes for its part; batches are
+        # all of them, at a tenth of the time.
+        batches = self.rows.shard(self.num_shards, shard).iter(batch_size=100)
+        return (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
+
+    def documents(self) -> Iterator[list[str]]:
+        return chain.from_iterable(map(self.read_shard, range(self.num_shards)))
 
 
 Corpus = FileCorpus | HubCorpus

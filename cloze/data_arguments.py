@@ -37,7 +37,10 @@ class DataArguments:
             "choices": ["auto", "tokenizers", "nanotoken"],
         },
     )
-    streaming: bool = field(default=False, metadata={"help": "Read and tokenize while training; needs --max_steps."})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read and tokenize while training, nothing is stored; needs --max_steps."},
+    )
     max_seq_length: int | None = field(
         default=None, metadata={"help": "Tokens in an example, special ones included; the model's most by default."}
     )
@@ -116,8 +119,6 @@ class PairArguments(DataArguments):
             raise UserError(f"--nsp_probability {self.nsp_probability} is not within 0 and 1: BERT has 0.5")
         if not 0 <= self.short_seq_probability <= 1:
             raise UserError(f"--short_seq_probability {self.short_seq_probability} is not between 0 and 1")
-        if self.streaming:
-            raise UserError("--streaming is for run_mlm.py: random sentences come from the whole corpus, so drop it")
 
 
 @dataclass
@@ -173,8 +174,6 @@ def check_together(data_args: DataArguments, training_args: TrainingArguments) -
         raise UserError("--streaming does not know how long the text is: give --max_steps N")
     if data_args.streaming and training_args.do_eval and not (data_args.validation_file or data_args.dataset_name):
         raise UserError("--streaming cannot hold documents out of the stream: give --validation_file FILE")
-    if data_args.streaming and training_args.max_tokens_per_batch:
-        raise UserError("--max_tokens_per_batch needs all lengths beforehand, a stream has not: drop one of them")
     metric = training_args.metric_for_best_model
     if metric and metric.removeprefix("eval_") not in data_args.metrics:
         raise UserError(f"--metric_for_best_model {metric} is not one of {', '.join(data_args.metrics)}")

@@ -1,19 +1,22 @@
 """Corpora -> the parts to train and evaluate on -> sets of examples, and what was understood of the text."""
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from torch.utils.data import Subset
 
-from cloze.batching import EpochExamples, StreamedExamples
-from cloze.corpus import split_documents
+from cloze.arguments import UserError
+from cloze.batching import EpochExamples
+from cloze.corpus import read_documents, split_documents
 from cloze.data_arguments import DataArguments
-from cloze.encoding import faster_encoder
-from cloze.preparation import TokenizedCorpus, prepare
+from cloze.encoding import PORTION, Encoder, faster_encoder, own_encoder
+from cloze.preparation import TokenizedCorpus, prepare, tokenize
 from cloze.setup import Setup
+from cloze.streaming import Document, StreamedExamples, cut_chunks
 from cloze.tokenization import check_whole_words
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,63 @@ class ExampleSets:
     validation: Subset | None = None
     facts: dict[str, str] = field(default_factory=dict)
     shown: list[dict] = field(default_factory=list)
+
+
+def make_sets(
+    setup: Setup,
+    unit: str,
+    draw: Callable[[Part, int | None], Sequence],
+    draw_chunk: Callable[[Part, np.random.Generator], Sequence],
+    describe: Callable[[Part, Sequence, int | None], str],
+    at_least: int = 1,
+) -> ExampleSets:
+    """The examples of the training and of the validation corpus; with ``streaming``, only the latter is prepared.
+
+    Args:
+        unit: what ``prepare`` makes documents of.
+        draw: gives the examples of a part in an epoch, None for evaluation; UserError if there are none.
+        draw_chunk: gives those of a part of a stream, if any.
+        describe: what to say of a part's examples, of which the first so many are used.
+        at_least: documents that examples need.
+    """
+    streams = setup.data_args.streaming and setup.training_args.do_train
+    prepared = replace(setup, corpora=(None, setup.corpora[1])) if streams else setup
+    sets = collect(prepare_parts(prepared, unit, at_least), draw, describe, setup.data_args)
+    if streams:
+        stream_train(sets, setup, unit, draw, draw_chunk, describe, at_least)
+    for name, fact in sets.facts.items():
+        logger.info("%s: %s", name.capitalize(), fact)
+    return sets
+
+
+def stream_train(sets: ExampleSets, setup: Setup, unit: str, draw, draw_chunk, describe, at_least: int) -> None:
+    """Add the training examples of a stream to the sets. Arguments as those of ``make_sets``.
+
+    The beginning of the text is looked at now, so that what is wrong with it is found before the model is loaded.
+    """
+    corpus, limit = setup.corpora[0], setup.data_args.max_train_samples
+    with_words = getattr(setup.data_args, "whole_word_mask", False)
+    # A copy, since the stream is tokenized in a thread, during which the tokenizer's settings could not be changed.
+    encoder = own_encoder(copy.deepcopy(setup.tokenizer), with_words)
+    make = partial(make_chunk, name=corpus.name, unit=unit, encoder=encoder, draw_chunk=draw_chunk)
+    sets.train = StreamedExamples(corpus, make, at_least, limit)
+    documents = (Document(0, 0, number, lines) for number, lines in enumerate(read_documents(corpus)))
+    beginning = [document.lines for document in next(cut_chunks(documents, PORTION, at_least))]
+    part = Part(corpus.name, tokenize(beginning, unit, encoder), None)
+    if not len(part.corpus.tokens):
+        raise UserError(f"{corpus.name}: the tokenizer finds no token in the text: is it the right one?")
+    if with_words:
+        check_words(part.corpus)
+    examples = draw(part, 0)
+    described = f"{describe(part, examples, limit)}, of the first {len(beginning):,} documents"
+    sets.facts = {"training text": f"{corpus.name}, streamed", "training examples": described} | sets.facts
+    sets.shown = sets.shown or [examples[number] for number in range(min(SHOWN, limit or SHOWN, len(examples)))]
+
+
+def make_chunk(
+    documents: list[list[str]], rng: np.random.Generator, name: str, unit: str, encoder: Encoder, draw_chunk
+) -> Sequence:
+    return draw_chunk(Part(name, tokenize(documents, unit, encoder), None), rng)
 
 
 def prepare_parts(setup: Setup, unit: str, at_least: int = 1) -> tuple[Part | None, Part | None]:
@@ -144,8 +204,3 @@ def collect(
         sets.facts |= {"held-out text": str(evaluation), "held-out examples": describe(evaluation, examples, limit)}
         sets.shown = [examples[number] for number in range(min(SHOWN, len(sets.validation)))]
     return sets
-
-
-def log_facts(sets: ExampleSets) -> None:
-    for name, fact in sets.facts.items():
-        logger.info("%s: %s", name.capitalize(), fact)

@@ -104,7 +104,9 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    a, b = torch.rand(2, size, size, device=device, dtype=dtype)
+    # With a generator of its own: that of training must not depend on whether this was measured.
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = torch.rand(2, size, size, device=device, dtype=dtype, generator=generator)
     seconds = []
     for _ in range(4):  # the first one warms up
         start = time.perf_counter()

@@ -7,7 +7,14 @@ import logging
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
 from cloze.arguments import ModelArguments, UserError
 from cloze.masked_head import quiet
@@ -128,8 +135,10 @@ def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | N
     return getattr(config, "max_position_embeddings", None)
 
 
-def load_model(model_args: ModelArguments, config: PretrainedConfig, task: Task) -> PreTrainedModel:
+def load_model(model_args: ModelArguments, config: PretrainedConfig, task: Task, seed: int) -> PreTrainedModel:
     """The checkpoint's weights with the task's head, or a new model. Says which weights are new."""
+    # Again: what is prepared before, or found in a cache, may have taken random numbers.
+    set_seed(seed)
     dtype = model_args.dtype if model_args.dtype == "auto" else getattr(torch, model_args.dtype)
     if model_args.model_name_or_path is None:
         model = task.auto_model.from_config(

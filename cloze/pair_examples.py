@@ -1,13 +1,14 @@
 """Corpora -> pairs for next sentence prediction, and the report of them."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
 from cloze.arguments import UserError
 from cloze.data_arguments import PairArguments
-from cloze.examples import ExampleSets, Part, collect, log_facts, prepare_parts
+from cloze.examples import ExampleSets, Part, make_sets
 from cloze.pairs import IS_NEXT, IS_RANDOM, Pairs, PairSettings, PairTemplate, Sentences, draw_pairs
 from cloze.setup import Setup
 from cloze.tokenization import pair_template_of
@@ -35,18 +36,16 @@ def make_pairs(setup: Setup) -> ExampleSets:
         random_probability=data_args.nsp_probability,
         short_probability=data_args.short_seq_probability,
     )
-    sets = collect(
-        prepare_parts(
-            setup,
-            unit="sentence_per_line" if data_args.sentence_per_line else "sentence",
-            # A random sentence needs another document to come from, on each side.
-            at_least=1 if swap else 2,
-        ),
-        partial(pairs_of, template=template, settings=settings, seed=setup.training_args.order_seed),
+    draw = partial(draw_from, template=template, settings=settings)
+    sets = make_sets(
+        setup,
+        "sentence_per_line" if data_args.sentence_per_line else "sentence",
+        partial(of_epoch, draw=draw, settings=settings, seed=setup.training_args.order_seed),
+        draw,
         partial(describe, data_args=data_args, max_seq_length=setup.max_seq_length),
-        data_args,
+        # A random sentence needs another document to come from, on each side.
+        at_least=1 if swap else 2,
     )
-    log_facts(sets)
     for label, meaning in LABELS[data_args.pair_objective].items():
         shown = next((pair for pair in sets.shown if pair["next_sentence_label"] == label), None)
         if shown is not None:
@@ -54,15 +53,16 @@ def make_pairs(setup: Setup) -> ExampleSets:
     return sets
 
 
-def pairs_of(part: Part, epoch: int | None, template: PairTemplate, settings: PairSettings, seed: int) -> Pairs:
+def of_epoch(part: Part, epoch: int | None, draw: Callable, settings: PairSettings, seed: int) -> Pairs:
     """The pairs of an epoch, or those for evaluation, which are the same for every seed."""
-    corpus = part.corpus
-    sentences = sentences_of(part)
     count = "" if part.documents is None else f"{len(part.documents):,} of the documents of "
-    check(sentences, settings, count + part.name)
+    check(sentences_of(part), settings, count + part.name)
     # Not the generator of the order, which is that of (seed, epoch).
-    rng = np.random.default_rng(0 if epoch is None else (seed, epoch, 1))
-    return draw_pairs(corpus.tokens, sentences, template, settings, rng, corpus.word_starts)
+    return draw(part, np.random.default_rng(0 if epoch is None else (seed, epoch, 1)))
+
+
+def draw_from(part: Part, rng: np.random.Generator, template: PairTemplate, settings: PairSettings) -> Pairs:
+    return draw_pairs(part.corpus.tokens, sentences_of(part), template, settings, rng, part.corpus.word_starts)
 
 
 def sentences_of(part: Part) -> Sentences:

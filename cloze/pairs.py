@@ -124,9 +124,13 @@ def draw_pairs(
     rng: np.random.Generator,
     word_starts: np.ndarray | None = None,
 ) -> Pairs:
-    """Pair all sentences anew. A random B is of another document, drawn uniformly, and starts at a random sentence."""
+    """Pair all sentences anew. A random B is of another document, drawn uniformly, and starts at a random sentence;
+    where there is no other, there are no pairs."""
     draw = draw_segments if settings.strategy == "segment" else draw_neighbours
-    runs, labels = draw(sentences, settings, rng)
+    if sentences.num_documents < (1 if settings.swap else 2):
+        runs, labels = np.empty((0, 4), np.int64), np.empty(0, np.int8)
+    else:
+        runs, labels = draw(sentences, settings, rng)
     if settings.swap:
         swapped = labels == IS_RANDOM
         runs[swapped] = runs[swapped][:, [2, 3, 0, 1]]

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cloze.arguments import ModelArguments, UserError
 from cloze.corpus import Corpus, read_documents
-from cloze.encoding import Encoder, encode_ahead, own_encoder
+from cloze.encoding import Encoder, encode_ahead, own_encoder, portions
 from cloze.tokenization import fingerprint, hash_of, num_ids
 
 logger = logging.getLogger(__name__)
@@ -120,6 +120,25 @@ def prepare(
         return read(path)
 
 
+def tokenize(documents: list[list[str]], unit: str, encode: Encoder) -> TokenizedCorpus:
+    """Some documents, each a list of lines, in memory."""
+    encoded = [(encode(texts), counts) for texts, counts in portions(units_of(lines, unit) for lines in documents)]
+    words = [each.word_starts for each, _ in encoded]
+    units = ends_of(each.lengths for each, _ in encoded)
+    return TokenizedCorpus(
+        tokens=np.concatenate([each.ids for each, _ in encoded]),
+        word_starts=None if words[0] is None else np.concatenate(words),
+        units=units,
+        documents=ends_of(counts for _, counts in encoded),
+        num_sentences=len(units) - 1,
+    )
+
+
+def ends_of(lengths: Iterable[Sequence[int]]) -> np.ndarray:
+    """Where each of some things in a row begins, and the end, [things + 1]."""
+    return np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
+
+
 def write(
     corpus: Corpus, tokenizer: PreTrainedTokenizerBase, path: Path, unit: str, with_words: bool, faster: Encoder | None
 ) -> None:
@@ -156,14 +175,17 @@ def write_begins(file: BinaryIO, lengths: Sequence[int], begin: int) -> int:
 
 def unit_texts(corpus: Corpus, unit: str) -> Iterator[list[str]]:
     """The texts of each document's units."""
-    for lines in read_documents(corpus):
-        if unit == "line":
-            yield lines
-        elif unit == "sentence_per_line":  # a row of a table may have several
-            yield [line.strip() for text in lines for line in text.split("\n") if line.strip()]
-        else:
-            text = "\n".join(lines)
-            yield [text] if unit == "document" else split_sentences(text)
+    return (units_of(lines, unit) for lines in read_documents(corpus))
+
+
+def units_of(lines: list[str], unit: str) -> list[str]:
+    """The texts of the units of a document of these lines."""
+    if unit == "line":
+        return lines
+    if unit == "sentence_per_line":  # a row of a table may have several
+        return [line.strip() for text in lines for line in text.split("\n") if line.strip()]
+    text = "\n".join(lines)
+    return [text] if unit == "document" else split_sentences(text)
 
 
 def split_sentences(text: str) -> list[str]:

@@ -19,7 +19,8 @@ class Progress:
         epoch: the epoch to go on with, and ``past``, the stretches of it that are over (batching.EpochBatches).
         streams: where each process's streams go on, by data-loader worker, the one whose turn it is first; or None.
         data: examples and tokens of the first epoch, to tell whether the text is still the same; or None for streams.
-        sums: of each process, what is summed up for the next log; and ``logged``, the step of the last one.
+        sums: of each process, what is summed up for the next log.
+        logged: the step of the last log; and ``total_loss``, the sum of the losses of all steps until then.
         seconds: time of training.
         evaluation_due: whether an evaluation was put off by the end that came early.
     """
@@ -33,6 +34,7 @@ class Progress:
     data: list[int] | None
     sums: list[list[float]]
     logged: int
+    total_loss: float
     seconds: float
     evaluation_due: bool
 

@@ -4,6 +4,9 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,8 +20,15 @@ from cloze.batching import BatchSettings, EpochBatches
 from cloze.interruption import Watch, exit_code, leave_to_parent
 from cloze.masking import Padding
 from cloze.progress import Progress
+from cloze.streaming import StreamedBatches, StreamedExamples
 
 logger = logging.getLogger(__name__)
+
+
+def collate_item(collator: Callable[[list[dict]], dict], item: tuple[list[dict], tuple]) -> dict:
+    """A batch of a stream, with the worker it is from and where that goes on."""
+    examples, place = item
+    return collator(examples) | {"stream": place}
 
 
 class LogLastStep(TrainerCallback):
@@ -53,31 +63,17 @@ class ResumableTrainer(Trainer):
 
     def get_train_dataloader(self):
         """Batches of our own, which know the processes and where to go on."""
-        args = self.args
-        settings = BatchSettings(
-            args.train_sampling_strategy,
-            self._train_batch_size,
-            args.gradient_accumulation_steps,
-            args.world_size,
-            args.dataloader_drop_last,
-            args.max_tokens_per_batch,
-        )
-        if self.progress is not None and self.progress.data != self.train_dataset.size:
+        args, data = self.args, self.train_dataset
+        if self.progress is not None and self.progress.data != data.size:
             raise UserError(
-                f"the text is not what the checkpoint was trained on: {self.progress.data} examples and tokens then, "
-                f"{self.train_dataset.size} now: put it back, or start afresh with --overwrite_output_dir"
+                f"the text is not what the checkpoint was trained on: {self.progress.data} examples and tokens (of a "
+                f"stream: files and bytes) then, {data.size} now: put it back, or start afresh with "
+                "--overwrite_output_dir"
             )
-        if len(self.train_dataset) < args.world_size:
-            raise UserError(
-                f"{len(self.train_dataset)} examples for {args.world_size} processes: give more text, or use fewer"
-            )
-        batches = EpochBatches(self.train_dataset, settings, self.padding.widths, args.order_seed, args.process_index)
-        self.batches = batches
+        self.begun, self.batches, self.stream = None, None, None
         return DataLoaderShard(
-            self.train_dataset,
+            **(self.streamed_batches() if isinstance(data, StreamedExamples) else self.prepared_batches()),
             device=args.device,
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
             # Of its own, lest the order of random numbers, as for dropout, depend on when a loader is made.
             generator=torch.Generator(),
             worker_init_fn=leave_to_parent,
@@ -87,6 +83,52 @@ class ResumableTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context,
         )
+
+    def batch_settings(self) -> BatchSettings:
+        args = self.args
+        return BatchSettings(
+            args.train_sampling_strategy,
+            self._train_batch_size,
+            args.gradient_accumulation_steps,
+            args.world_size,
+            args.dataloader_drop_last,
+            args.max_tokens_per_batch,
+        )
+
+    def prepared_batches(self) -> dict:
+        """What a data loader takes from a prepared corpus."""
+        args, data = self.args, self.train_dataset
+        if len(data) < args.world_size:
+            raise UserError(f"{len(data)} examples for {args.world_size} processes: give more text, or use fewer")
+        self.batches = EpochBatches(
+            data, self.batch_settings(), self.padding.widths, args.order_seed, args.process_index
+        )
+        return {"dataset": data, "batch_sampler": self.batches, "collate_fn": self.data_collator}
+
+    def streamed_batches(self) -> dict:
+        """What a data loader takes from a stream."""
+        args = self.args
+        self.stream = StreamedBatches(
+            self.train_dataset,
+            replace(self.batch_settings(), accumulation=1, processes=1, drop_last=False),
+            self.padding.widths,
+            args.order_seed,
+            args.process_index,
+            args.world_size,
+            args.dataloader_num_workers,
+            None if self.progress is None else self.progress.streams,
+        )
+        self.states, self.batches_taken = list(self.stream.states), 0
+        return {"dataset": self.stream, "batch_size": None, "collate_fn": partial(collate_item, self.data_collator)}
+
+    def get_batch_samples(self, *args, **kwargs):
+        batches, counts = super().get_batch_samples(*args, **kwargs)
+        if self.stream is not None:
+            for batch in batches:
+                worker, state = batch.pop("stream")
+                self.states[worker] = state
+            self.batches_taken += len(batches)
+        return batches, counts
 
     def get_eval_dataloader(self, *args, **kwargs):
         loader = super().get_eval_dataloader(*args, **kwargs)
@@ -123,15 +165,20 @@ class ResumableTrainer(Trainer):
             self.begun, self.evaluation_seconds = time.monotonic(), 0.0
             if progress is not None:
                 self.restore(progress)
-        self.batches.set_epoch(kwargs["epoch"], progress.past if progress and first else ())
-        # The Trainer is given what is left of the epoch.
+        # The Trainer is given what is left of the epoch; a stream has but one.
         self.stretch_begun = self.state.global_step
-        kwargs["steps_in_epoch"] = len(self.batches)
-        kwargs["num_update_steps_per_epoch"] = self.batches.num_steps - self.batches.begun
-        super()._run_epoch(**kwargs)
+        if self.stream is None:
+            self.batches.set_epoch(kwargs["epoch"], progress.past if progress and first else ())
+            steps, batches = self.batches.num_steps - self.batches.begun, len(self.batches)
+        else:
+            steps = self.state.max_steps - self.state.global_step
+            batches = steps * self.args.gradient_accumulation_steps
+        super()._run_epoch(**kwargs | {"num_update_steps_per_epoch": steps, "steps_in_epoch": batches})
 
     def _maybe_log_save_evaluate(self, *args, **kwargs):
-        if self.state.global_step > self.stretch_begun:
+        if self.stream is not None:
+            self.state.epoch = self.state.global_step / self.state.max_steps
+        elif self.state.global_step > self.stretch_begun:
             self.state.epoch = self.batches.epoch + self.batches.share(self.state.global_step - self.stretch_begun)
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
@@ -146,23 +193,29 @@ class ResumableTrainer(Trainer):
         loss, *running = progress.sums_of(self.args.process_index, self.args.world_size)
         self._tr_loss.fill_(loss)
         self.running.copy_(torch.tensor(running).view_as(self.running))
-        self._globalstep_last_logged = progress.logged
+        self._globalstep_last_logged, self._total_loss_scalar = progress.logged, progress.total_loss
+        self.watch.seconds_before = progress.seconds
 
     def find_progress(self) -> Progress:
         """How far the run is; all processes have to ask."""
-        steps = self.state.global_step - self.stretch_begun
         sums = torch.cat([self._tr_loss.view(1), self.running.flatten()])
-        over = self.batches.begun + steps == self.batches.num_steps
+        epoch, past, streams = 0, [], None
+        if self.stream is None:
+            epoch, past = self.batches.after(self.state.global_step - self.stretch_begun)
+        else:
+            turn = self.batches_taken % len(self.states)
+            streams = gather_object([self.states[turn:] + self.states[:turn]])
         return Progress(
             step=self.state.global_step,
             max_steps=self.state.max_steps,
             steps_in_epoch=self.steps_in_epoch,
-            epoch=self.batches.epoch + over,
-            past=[] if over else self.batches.past(steps),
-            streams=None,
+            epoch=epoch,
+            past=past,
+            streams=streams,
             data=self.train_dataset.size,
             sums=self.accelerator.gather(sums[None]).tolist(),
             logged=self._globalstep_last_logged,
+            total_loss=self._total_loss_scalar,
             seconds=self.watch.seconds,
             evaluation_due=self.watch.evaluation_due,
         )

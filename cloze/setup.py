@@ -143,8 +143,9 @@ def padding_of(setup: Setup, model: PreTrainedModel) -> Padding:
 def make_collator(setup: Setup, padding: Padding) -> Callable[[list[dict]], dict]:
     """What makes batches of examples: padded, and masked if the task is to find masked tokens."""
     tokenizer, data_args, training_args = setup.tokenizer, setup.data_args, setup.training_args
-    if not data_args.streaming:
-        # All text is tokenized; unless told so, the library warns in each data-loader worker that is forked.
+    if not data_args.streaming or training_args.dataloader_num_workers:
+        # All text is tokenized, or is to be by data-loader workers, a thread each; unless told so, the library warns in
+        # each that is forked.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not setup.task.masks:
         return partial(collate, pad_id=tokenizer.pad_token_id, padding=padding)

@@ -71,7 +71,9 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     first = 0 if progress is None else progress.step
     with handled(trainer.watch.receive):
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trainer.save_model()
+    model = Path(args.output_dir) / "model.safetensors"
+    with checkpoints.writing(model, checkpoints.checkpoint_size(trainer.model.num_parameters(), save_only_model=True)):
+        trainer.save_model()
     steps = trainer.state.global_step - first
     if not steps:
         logger.info("Nothing is left to train: %s is at the last step", checkpoint)
@@ -80,8 +82,8 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     seconds = time.monotonic() - trainer.begun - trainer.evaluation_seconds
     meters = trainer.meter.figures(counts, seconds, args.world_size)
     metrics = result.metrics | {
-        # Up to transformers 5.17, the Trainer divides by all steps, though it adds up those of this call.
-        "train_loss": trainer._total_loss_scalar / steps,
+        # Of the whole run; the Trainer's is of the steps since it went on.
+        "train_loss": trainer._total_loss_scalar / trainer.state.global_step,
         "train_tokens": int(counts[2]),
         **{f"train_{name}": value for name, value in meters.items()},
     }

@@ -1,6 +1,7 @@
 """What a user can get wrong ends in one line that names the culprit and the cure, with exit code 2 and no traceback."""
 
 import gzip
+import json
 import shlex
 import shutil
 import subprocess
@@ -176,9 +177,6 @@ MISTAKES = [
         "drop one",
     ),
     Case(
-        "budget of a stream", "--streaming --max_steps 1 --max_tokens_per_batch 999", "a stream has not", "drop one of"
-    ),
-    Case(
         "budget below an example",
         "--max_tokens_per_batch 31 --max_seq_length 32",
         "--max_tokens_per_batch 31 is less than --max_seq_length 32",
@@ -277,7 +275,18 @@ ALONE = [
 # Of pairs, by either script.
 PAIRED = "--model_name_or_path both --train_file documents.txt --do_train "
 PAIRS = [
-    Case("streamed pairs", "--streaming --max_steps 1", "--streaming is for run_mlm.py", "drop it"),
+    Case(
+        "stream of one document",
+        "--train_file one.txt --streaming --max_steps 1",
+        "one.txt: a random sentence comes",
+        "--pair_objective sop",
+    ),
+    Case(
+        "stream of sentences, not documents",
+        "--train_file sentences.txt --sentence_per_line --streaming --max_steps 1",
+        "sentences.txt: no document has two sentences",
+        "leave out --sentence_per_line",
+    ),
     Case("none random", "--nsp_probability 0", "--nsp_probability 0.0", "within 0 and 1"),
     Case("all random", "--nsp_probability 1", "--nsp_probability 1.0", "within 0 and 1"),
     Case("shorter than short", "--short_seq_probability -0.1", "--short_seq_probability -0.1", "between 0 and 1"),
@@ -395,6 +404,17 @@ def test_mistake_about_pairs_is_named_too(argv, culprit, cure, script, error_of,
     error = error_of(argv, script)
     assert culprit in error
     assert cure in error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_wrong_far_down_a_stream_is_one_line_too(workers, error_of, tmp_path):
+    row = json.dumps({"text": "The moon is far. " * 30})
+    (tmp_path / "long.jsonl").write_text(f"{row}\n" * 2000 + "bad\n")
+    error = error_of(
+        f"{RIGHT} --train_file {tmp_path}/long.jsonl --streaming --max_steps 1 --dataloader_num_workers {workers}"
+    )
+    assert error.startswith(f"error: {tmp_path}/long.jsonl, line 2001: not JSON")
+    assert error.count("\n") == 1
 
 
 @parametrize([case._replace(argv=JUDGED + case.argv) for case in PREDICTIONS])

@@ -1,7 +1,6 @@
 """Which examples share a batch, and in which order: each once an epoch, reproducible, whatever the workers."""
 
 import os
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import BertTokenizer
 
-from cloze.batching import BatchSettings, EpochBatches, EpochExamples, StreamedExamples, draw_batches, shuffle
+from cloze.batching import BatchSettings, EpochBatches, EpochExamples, draw_batches
 from cloze.encoding import encode
 from cloze.masking import Padding
 from cloze.pairs import PairSettings, Sentences, draw_pairs
@@ -494,79 +493,3 @@ def test_workers_share_what_was_drawn_before_they_were_forked():
         return unequal(epoch)
 
     assert epochs_of(2, draw=draw) == epochs_of(0)
-
-
-# Examples that are made while they are read
-
-
-def stream():
-    return ({"example": number} for number in range(103))
-
-
-def first_of(dataset, total, workers=0):
-    """The first ``total`` examples that a data loader gives, one at a time."""
-    loader = DataLoader(dataset, 1, num_workers=workers, collate_fn=list)
-    return [batch[0] for batch in islice(loader, total)]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("limit", "count"), [(None, 103), (50, 50), (1, 1), (500, 103)])
-def test_every_streamed_example_once_an_epoch_without_an_end(workers, limit, count):
-    """Mistake 8, too: the epochs, on which masks depend, are told apart in workers that outlive them."""
-    examples = first_of(StreamedExamples(stream, 0, limit), 3 * count, workers)
-    if not workers:
-        assert [example["epoch"] for example in examples] == count * [0] + count * [1] + count * [2]
-    # With an odd number of examples, one worker begins its next epoch before the other.
-    of_epoch = [[e["example"] for e in examples if e["epoch"] == epoch] for epoch in (0, 1)]
-    assert [sorted(numbers) for numbers in of_epoch] == [list(range(count))] * 2
-
-
-def test_streamed_training_is_shuffled_by_seed_and_epoch():
-    def orders(seed):
-        numbers = [example["example"] for example in first_of(StreamedExamples(stream, seed), 206)]
-        return tuple(numbers[:103]), tuple(numbers[103:])
-
-    assert len({*orders(0), *orders(1), tuple(range(103))}) == 5
-    assert orders(0) == orders(0)
-
-
-def test_a_worker_without_an_example_does_not_search_for_ever():
-    assert len(first_of(StreamedExamples(stream, 0, 1), 5, workers=2)) == 5
-
-
-# The buffer
-
-
-@given(st.integers(0, 60), st.integers(1, 70), st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
-def test_shuffle_is_a_permutation_within_its_buffer(count, buffer_size, seed):
-    """What comes out at place i was among the first i + buffer_size, and no more than those were read."""
-    read = []
-
-    def source():
-        for number in range(count):
-            read.append(number)
-            yield number
-
-    order = []
-    for place, number in enumerate(shuffle(source(), np.random.default_rng(seed), buffer_size)):
-        assert number < place + buffer_size
-        assert len(read) <= place + buffer_size + 1
-        order.append(number)
-    assert sorted(order) == list(range(count))
-
-
-def test_shuffle_with_room_for_all_is_uniform():
-    """Each of 6 examples at each of 6 places equally often, within 5 standard deviations of the chi-square."""
-    counts = np.zeros((6, 6))
-    rng = np.random.default_rng(0)
-    for _ in range(3000):
-        counts[np.arange(6), list(shuffle(iter(range(6)), rng, 10))] += 1
-    assert abs(((counts - 500) ** 2 / 500).sum() - 25) < 5 * np.sqrt(2 * 25)
-
-
-def test_shuffle_with_room_for_some_keeps_each_for_a_random_time():
-    """In a buffer of 100, of which one leaves at a time, the share that leaves within 100 is 1 - 1/e."""
-    order = np.array(list(shuffle(iter(range(5000)), np.random.default_rng(0), 100)))
-    early = (order > np.arange(5000))[:4900]
-    assert abs(early.mean() - (1 - np.exp(-1))) < 0.03

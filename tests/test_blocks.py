@@ -1,4 +1,4 @@
-"""Blocks, Lines and cut_stream: every token once and in order, whatever the documents."""
+"""Blocks and Lines: every token once and in order, whatever the documents."""
 
 from itertools import chain, pairwise
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloze.blocks import Blocks, Lines, Template, cut_stream
+from cloze.blocks import Blocks, Lines, Template
 
 CLS, SEP, JOINT = 101, 102, 9
 TEMPLATE = Template(prefix=(CLS,), suffix=(SEP,), separator=(JOINT,))
@@ -125,31 +125,6 @@ def check_word_starts(examples, tokens, starts):
     flags = dict(zip(tokens.tolist(), starts.tolist(), strict=True))
     for example in examples:
         assert example["word_starts"].tolist() == [flags.get(token, True) for token in example["input_ids"].tolist()]
-
-
-@given(corpora(), st.sampled_from(TEMPLATES), st.integers(1, 7), st.sampled_from(["blocks", "lines", "truncated"]))
-@settings(max_examples=200, deadline=None)
-def test_a_stream_gives_the_same_examples(corpus, template, room, kind):
-    tokens, spans, starts, _ = corpus
-    max_seq_length = room + len(template.prefix + template.suffix)
-    documents = [[(tokens[start:stop], starts[start:stop])] for start, stop in spans]
-    streamed = list(cut_stream(documents, template, max_seq_length, kind != "blocks", kind == "truncated"))
-    if kind == "blocks":
-        examples = all_of(Blocks(tokens, spans, template, max_seq_length, starts))
-    else:
-        examples = all_of(Lines(tokens, spans, template, max_seq_length, starts, kind == "truncated"))
-    assert ids_of(streamed) == ids_of(examples)
-    assert [example["example"] for example in streamed] == list(range(len(examples)))
-    for mine, theirs in zip(streamed, examples, strict=True):
-        assert mine["word_starts"].tolist() == theirs["word_starts"].tolist()
-        assert (mine["input_ids"].dtype, mine["word_starts"].dtype) == (np.int64, bool)
-
-
-def test_a_stream_of_documents_of_several_lines_without_words():
-    documents = [[(np.array([1, 2]), None), (np.array([3, 4, 5, 6]), None)], [], [(np.array([7]), None)]]
-    examples = list(cut_stream(documents, TEMPLATE, 5, line_by_line=True, truncate=False))
-    assert ids_of(examples) == [[CLS, 1, 2, SEP], [CLS, 3, 4, 5, SEP], [CLS, 6, SEP], [CLS, 7, SEP]]
-    assert all(set(example) == {"input_ids", "example"} for example in examples)
 
 
 @pytest.mark.parametrize("spans", [np.empty((0, 2), int), np.array([[0, 0]])], ids=["no document", "an empty one"])

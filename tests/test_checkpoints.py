@@ -267,9 +267,9 @@ def test_checkpoints_that_will_be_removed_make_room(out, monkeypatch):
     """Two of 8 KB, and 11 KB of free disk."""
     make(out, 10, 20)
     for step in (10, 20):
-        (out / f"checkpoint-{step}" / "model.safetensors").write_bytes(
-            bytes(8000 - 8 - 66 - len("learning_rate: 0.001\n"))
-        )
+        checkpoint = out / f"checkpoint-{step}"
+        others = sum(path.stat().st_size for path in checkpoint.iterdir()) - len("weights")
+        (checkpoint / "model.safetensors").write_bytes(bytes(8000 - others))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=11_000))
     check_disk(arguments(out, overwrite_output_dir=True), 2, 1000)
     with pytest.raises(UserError, match="of disk are free"):

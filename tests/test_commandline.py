@@ -311,9 +311,8 @@ def test_written_recipe_reads_back_the_same(argv, tmp_path):
 
 def test_written_recipe_keeps_a_null_that_is_not_the_default(resolve, tmp_path):
     (tmp_path / "recipe.yaml").write_text("save_total_limit: null\n")
-    (tmp_path / "written.yaml").write_text(
-        recipe_of(*parse([str(tmp_path / "recipe.yaml"), *LEAST_ARGV])), encoding="utf-8"
-    )
+    arguments = parse([str(tmp_path / "recipe.yaml"), *LEAST_ARGV])
+    (tmp_path / "written.yaml").write_text(recipe_of(*arguments), encoding="utf-8")
     assert parse([str(tmp_path / "written.yaml")])[2].save_total_limit is None
 
 

@@ -52,7 +52,7 @@ def tokenizer_of(family, tokenizers, **attributes):
 
 def loaded(checkpoint_path, task=MASKED_LM, **settings):
     model_args = ModelArguments(model_name_or_path=str(checkpoint_path), **settings)
-    return load_model(model_args, load_config(model_args, task), task)
+    return load_model(model_args, load_config(model_args, task), task, seed=0)
 
 
 # Positions
@@ -249,7 +249,7 @@ def test_new_models(name, checkpoint, tmp_path):
     """From the config of a bfloat16 checkpoint."""
     AutoModelForMaskedLM.from_pretrained(checkpoint("bert"), dtype=torch.bfloat16).save_pretrained(tmp_path)
     model_args = ModelArguments(config_name=str(tmp_path), dtype=name)
-    model = load_model(model_args, load_config(model_args, MASKED_LM), MASKED_LM)
+    model = load_model(model_args, load_config(model_args, MASKED_LM), MASKED_LM, seed=0)
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, name)}
 
 
@@ -258,7 +258,7 @@ def test_weights_that_cannot_be_loaded(checkpoint, tmp_path):
     config = load_config(model_args, MASKED_LM)
     config.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=f"--model_name_or_path {tmp_path}: the weights cannot be loaded"):
-        load_model(ModelArguments(model_name_or_path=str(tmp_path)), config, MASKED_LM)
+        load_model(ModelArguments(model_name_or_path=str(tmp_path)), config, MASKED_LM, seed=0)
 
 
 # Tasks

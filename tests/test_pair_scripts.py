@@ -401,6 +401,22 @@ def test_nothing_is_learnt_from_shuffled_labels(learn, monkeypatch):
     assert 0.42 < learn()["eval_accuracy"] < 0.58
 
 
+# Pairs of a stream
+
+
+@pytest.mark.parametrize("script", ["nsp", "pretraining"])
+@pytest.mark.parametrize("argv", [["--max_tokens_per_batch", 200], ["--dataloader_num_workers", 2]])
+def test_pairs_are_streamed(script, argv, train, out):
+    printed = train(
+        script, "--streaming", "--validation_file", SAMPLE / "music.txt", "--do_eval", "--max_steps", 6, *argv
+    )
+    assert history(out)[-1]["step"] == 6
+    assert 0 < results(out)["eval_loss"] < 12
+    assert "3 more files, streamed" in printed
+    assert "pairs of" in next(line for line in printed.splitlines() if line.startswith("Training examples"))
+    assert "A pair of label 1, B is random" in printed
+
+
 # What is understood, and said
 
 

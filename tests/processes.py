@@ -1,0 +1,49 @@
+"""Scripts in processes of their own, to be killed or to work together, without the seconds that imports take."""
+
+import importlib
+import multiprocessing
+import os
+import socket
+import sys
+from pathlib import Path
+
+import torch
+
+# A server that has imported the scripts; processes are forked from it.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["run_mlm", "run_nsp", "run_pretraining"])
+
+
+def start(script: str, *argv, log: Path, environment: dict[str, str] | None = None) -> multiprocessing.Process:
+    """Start ``script argv`` in a process whose output goes to the end of a file."""
+    process = CONTEXT.Process(target=run, args=(script, list(map(str, argv)), log, environment or {}))
+    process.start()
+    return process
+
+
+def start_together(script: str, *argv, log: Path, processes: int = 2) -> list[multiprocessing.Process]:
+    """Start processes that know of each other, as a launcher does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    return [
+        start(
+            script,
+            *argv,
+            "--use_cpu",
+            log=log.with_suffix(f".{rank}"),
+            environment={name: str(value) for name, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()},
+        )
+        for rank in range(processes)
+    ]
+
+
+def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:
+    output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout.reconfigure(line_buffering=True)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    module = importlib.import_module(script)
+    module.run_script(module.main, argv)

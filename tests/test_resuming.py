@@ -1,0 +1,391 @@
+"""Runs that are broken off and gone on with: killed, stopped by signals, out of disk, out of time."""
+
+import json
+import math
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import SAMPLE
+from processes import start
+from safetensors.torch import load_file
+
+from cloze import checkpoints, interruption
+from cloze.checkpoints import is_whole
+from cloze.trainer import PretrainingTrainer
+
+# With dropout, whose random numbers have to go on as well.
+MODEL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
+SCRATCH = ("--model_type", "bert", "--config_overrides", MODEL, "--vocab_size", 600)
+
+KINDS = {
+    "blocks": ("run_mlm",),
+    "lines": ("run_mlm", "--line_by_line", "--gradient_accumulation_steps", 2),
+    "pairs": ("run_nsp", "--sentence_per_line", "--gradient_accumulation_steps", 3),
+    "both": ("run_pretraining", "--sentence_per_line", "--pair_strategy", "sentence"),
+    "budget": ("run_mlm", "--line_by_line", "--max_tokens_per_batch", 128),
+    "stream": ("run_mlm", "--streaming", "--gradient_accumulation_steps", 3),
+    "pairs streamed": ("run_nsp", "--streaming", "--sentence_per_line"),
+}
+
+
+class Killed(BaseException):
+    """Stands for kill -9 where the process is to live on: no handler of the scripts knows it."""
+
+
+@pytest.fixture
+def scripts(run_mlm_script, run_nsp_script, run_pretraining_script):
+    return {"run_mlm": run_mlm_script, "run_nsp": run_nsp_script, "run_pretraining": run_pretraining_script}
+
+
+@pytest.fixture
+def text(texts, tmp_path):
+    """Few enough sentences that 12 steps are more than an epoch."""
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 36, 6)))
+    return path
+
+
+@pytest.fixture
+def train(scripts, text):
+    """``train(out, kind, ...)`` gives exit code, output and errors of a run of 12 steps."""
+
+    def run(out, kind, *argv):
+        script, *flags = KINDS[kind]
+        return scripts[script](
+            *SCRATCH, "--train_file", text, "--max_seq_length", 32, "--do_train", "--max_steps", 12, "--seed", 3,
+            "--per_device_train_batch_size", 4, "--learning_rate", 0.01, "--save_steps", 3, "--logging_steps", 4,
+            "--output_dir", out, *flags, *argv,
+        )  # fmt: skip
+
+    return run
+
+
+def losses(out) -> list[tuple]:
+    """All that is logged of training but the meters."""
+    names = ("step", "epoch", "loss", "mlm_loss", "nsp_loss", "accuracy", "mlm_accuracy", "grad_norm", "learning_rate")
+    entries = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    return [tuple(entry.get(name) for name in names) for entry in entries if "loss" in entry]
+
+
+def assert_same(out, whole):
+    weights, expected = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert losses(out) == losses(whole)
+    same = ("train_loss", "train_samples")
+    results = [json.loads((folder / "train_results.json").read_text()) for folder in (out, whole)]
+    assert [results[0][name] for name in same] == [results[1][name] for name in same]
+
+
+def kill_at(step, monkeypatch, run, *argv):
+    """The process dies in the forward of this step."""
+    compute_loss = PretrainingTrainer.compute_loss
+
+    def dying(self, *args, **kwargs):
+        if self.state.global_step + 1 == step:
+            raise Killed
+        return compute_loss(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PretrainingTrainer, "compute_loss", dying)
+        with pytest.raises(Killed):
+            run(*argv)
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers"), [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream", 2)]
+)
+def test_a_run_killed_again_and_again_ends_as_one_that_never_was(kind, workers, train, tmp_path, monkeypatch):
+    """Mistake 13: bit for bit the same weights, and the same losses, though logs and saves do not coincide."""
+    argv = ("--dataloader_num_workers", workers)
+    assert train(tmp_path / "whole", kind, *argv)[0] == 0
+    for step in (5, 8, 11):
+        kill_at(step, monkeypatch, train, tmp_path / "out", kind, *argv)
+    code, printed, errors = train(tmp_path / "out", kind, *argv)
+    assert (code, errors) == (0, "")
+    assert f"Going on from {tmp_path / 'out' / 'checkpoint-9'}" in printed
+    assert_same(tmp_path / "out", tmp_path / "whole")
+    entries = losses(tmp_path / "whole")
+    assert [entry[0] for entry in entries] == [1, 4, 8, 12]
+    if "stream" not in kind:
+        assert any(entry[1] > 1 and entry[1] % 1 for entry in entries), "the middle of a later epoch"
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+def test_a_checkpoint_that_cannot_be_read_is_passed_over_for_the_one_before(damage, train, tmp_path):
+    """And is replaced by what the run then saves at its step."""
+    train(tmp_path / "whole", "blocks")
+    train(tmp_path / "out", "blocks")
+    optimizer = tmp_path / "out" / "checkpoint-12" / "optimizer.pt"
+    data = bytearray(optimizer.read_bytes())
+    if damage == "missing":
+        optimizer.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        optimizer.write_bytes(data[:-100] if damage == "cut" else data)
+    code, printed, errors = train(tmp_path / "out", "blocks")
+    assert (code, errors) == (0, "")
+    assert f"BROKEN: {tmp_path / 'out' / 'checkpoint-12'} is not as it was written" in printed
+    assert f"Going on from {tmp_path / 'out' / 'checkpoint-9'}" in printed
+    assert_same(tmp_path / "out", tmp_path / "whole")
+    assert is_whole(tmp_path / "out" / "checkpoint-12")
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_lost(train, tmp_path):
+    train(tmp_path, "blocks")
+    for checkpoint in tmp_path.glob("checkpoint-*"):
+        (checkpoint / "model.safetensors").write_bytes(b"")
+    before = (tmp_path / "model.safetensors").read_bytes()
+    code, _, errors = train(tmp_path, "blocks")
+    assert code == 2
+    assert "none of its checkpoints can be read" in errors
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("broken_off", ["write_checkpoint", "complete", "remove"])
+def test_a_save_or_deletion_broken_off_leaves_nothing_that_counts(broken_off, train, tmp_path, monkeypatch):
+    """Mistake 14: what was being written or deleted is gone with the next start, and the run goes on from before."""
+    train(tmp_path / "whole", "blocks")
+    owner = {"write_checkpoint": PretrainingTrainer, "complete": checkpoints, "remove": shutil}[broken_off]
+    name = "rmtree" if broken_off == "remove" else broken_off
+    original, calls = getattr(owner, name), []
+
+    def dying(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            if broken_off == "write_checkpoint":
+                original(*args, **kwargs)
+            raise Killed
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, dying)
+        with pytest.raises(Killed):
+            train(tmp_path / "out", "blocks")
+    aside = tmp_path / "out" / checkpoints.ASIDE
+    assert any(aside.iterdir())
+    assert train(tmp_path / "out", "blocks")[0] == 0
+    assert not aside.exists()
+    assert_same(tmp_path / "out", tmp_path / "whole")
+
+
+def test_another_recipe_is_an_error_that_shows_the_difference(train, tmp_path):
+    train(tmp_path, "blocks")
+    before = sorted(tmp_path.rglob("*"))
+    code, _, errors = train(tmp_path, "blocks", "--learning_rate", 0.02, "--mlm_probability", 0.3, "--seed", 4)
+    assert code == 2
+    assert "learning_rate 0.02 (not 0.01), mlm_probability 0.3 (not 0.15), seed 4 (not 3)" in errors
+    assert "--overwrite_output_dir" in errors
+    assert sorted(tmp_path.rglob("*")) == before
+    # What is trained stays the same.
+    assert train(tmp_path, "blocks", "--save_total_limit", 5, "--logging_steps", 3, "--report_to", "none")[0] == 0
+
+
+def test_another_recipe_can_be_meant(train, tmp_path):
+    train(tmp_path, "blocks")
+    code, printed, _ = train(
+        tmp_path, "blocks", "--max_steps", 14, "--resume_from_checkpoint", tmp_path / "checkpoint-12"
+    )
+    assert code == 0
+    assert "CHANGED: max_steps 14 (not 12)" in printed
+    assert losses(tmp_path)[-1][0] == 14
+
+
+def test_another_text_is_an_error(train, text, tmp_path):
+    train(tmp_path / "out", "blocks")
+    text.write_text(text.read_text() + "One more sentence about nothing at all.\n")
+    code, _, errors = train(tmp_path / "out", "blocks")
+    assert code == 2
+    assert "the text is not what the checkpoint was trained on" in errors
+
+
+# Signals
+
+
+def wait_for(path, condition, process):
+    """Until a file's text fulfils the condition."""
+    for _ in range(3000):
+        if path.exists() and condition(path.read_text()):
+            return
+        assert process.is_alive(), path.read_text()
+        time.sleep(0.01)
+    raise AssertionError(path.read_text())
+
+
+def command(text, out, *argv):
+    """Of a run of 40 steps of blocks, as a user's."""
+    return (
+        "run_mlm", *SCRATCH, "--train_file", text, "--max_seq_length", 32, "--do_train", "--max_steps", 40,
+        "--per_device_train_batch_size", 8, "--learning_rate", 0.01, "--save_steps", 8, "--logging_steps", 1,
+        "--output_dir", out, *argv,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A run of ``command`` in a process of its own."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    process = start(*command(SAMPLE, folder / "out"), log=folder / "log")
+    process.join()
+    assert process.exitcode == 0, (folder / "log").read_text()
+    return folder / "out"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_lets_the_step_end_and_a_checkpoint_be_saved(number, code, uninterrupted, tmp_path):
+    log, out = tmp_path / "log", tmp_path / "out"
+    process = start(*command(SAMPLE, out), log=log)
+    wait_for(log, lambda printed: printed.count("'loss'") > 4, process)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == code
+    printed = log.read_text()
+    assert "Traceback" not in printed
+    stopped = re.search(r"Stopped by a signal after step (\d+), which is saved: run it again", printed)
+    assert list(checkpoints.list_checkpoints(str(out)))[-1] == int(stopped[1]) < 40
+    process = start(*command(SAMPLE, out), log=log)
+    process.join()
+    assert process.exitcode == 0
+    assert f"Going on from {out / f'checkpoint-{stopped[1]}'}" in log.read_text()
+    assert_same(out, uninterrupted)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_before_training_ends_the_process_at_once(number, code, tmp_path):
+    """Here it waits for another process that prepares the same text."""
+    log = tmp_path / "log"
+    process = start(*command(SAMPLE, tmp_path / "out", "--cache_dir", tmp_path), log=log)
+    lock = tmp_path / "cloze"
+    wait_for(log, lambda printed: True, process)
+    for _ in range(3000):
+        if lock.exists():
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join()
+    assert (process.exitcode, log.read_text().count("Traceback")) == (code, 0)
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_five_kills_at_random_saves_included(uninterrupted, tmp_path):
+    """Each start goes on from the last checkpoint; benchmarks/kill_resume.py does it fifty times."""
+    rng, log, out = random.Random(0), tmp_path / "log", tmp_path / "out"
+    argv = command(SAMPLE, out, "--dataloader_num_workers", 1)
+    for kill in range(5):
+        process = start(*argv, log=log)
+        if kill % 2:
+            while process.is_alive() and not (out / checkpoints.ASIDE).exists():
+                time.sleep(0.001)
+        else:
+            begun = log.read_text().count("'loss'") if log.exists() else 0
+            steps = begun + rng.randrange(1, 6)
+            wait_for(log, lambda printed, steps=steps: printed.count("'loss'") >= steps, process)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    process = start(*argv, log=log)
+    process.join()
+    assert process.exitcode == 0, log.read_text()
+    assert_same(out, uninterrupted)
+
+
+# The disk
+
+
+def test_a_full_disk_leaves_the_checkpoints_from_before(train, tmp_path):
+    """Files may not grow beyond a limit, as on a disk that is full."""
+    train(tmp_path / "whole", "blocks")
+    checkpoint = tmp_path / "whole" / "checkpoint-12"
+    sizes = {path.name: path.stat().st_size for path in checkpoint.iterdir()}
+    assert max(sizes, key=sizes.get) == "optimizer.pt"
+    trainer_save, limits = PretrainingTrainer.write_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(self, folder, progress):
+        if progress.step == 9:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (sizes["optimizer.pt"] // 2, limits[1]))
+        trainer_save(self, folder, progress)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PretrainingTrainer, "write_checkpoint", full)
+        try:
+            code, _, errors = train(tmp_path / "out", "blocks")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    assert re.search(
+        r"checkpoint-9 cannot be written .*: about 0\.00 GB are needed, [\d.]+ GB are free: make room", errors
+    )
+    assert list(checkpoints.list_checkpoints(str(tmp_path / "out"))) == [3, 6]
+    assert train(tmp_path / "out", "blocks")[0] == 0
+    assert_same(tmp_path / "out", tmp_path / "whole")
+
+
+# Losses that are no numbers
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_at_once(value, train, tmp_path, monkeypatch):
+    """At a step that would be saved, and not logged; nothing is saved of it."""
+    compute_loss = PretrainingTrainer.score
+
+    def spoil(self, *args, **kwargs):
+        scores = compute_loss(self, *args, **kwargs)
+        return [score * value if self.state.global_step == 5 else score for score in scores]
+
+    monkeypatch.setattr(PretrainingTrainer, "score", spoil)
+    code, _, errors = train(tmp_path, "lines")
+    assert code == 2
+    assert "the loss of step 6 is not a number" in errors
+    assert list(checkpoints.list_checkpoints(str(tmp_path))) == [3]
+
+
+# The time at hand
+
+
+def test_training_ends_with_its_time_and_its_schedule_too(train, tmp_path, monkeypatch):
+    """A step takes 10 s of 125: thirteen steps, restarts included; warm-up in the first tenth, and the rate down to its
+    end."""
+    clock, compute_loss = SimpleNamespace(now=0.0), PretrainingTrainer.compute_loss
+
+    def slow(self, *args, **kwargs):
+        clock.now += 10
+        return compute_loss(self, *args, **kwargs)
+
+    monkeypatch.setattr(interruption, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(PretrainingTrainer, "compute_loss", slow)
+    argv = ("--max_steps", -1, "--max_train_hours", 125 / 3600, "--logging_steps", 1, "--warmup_steps", 0.1)
+    kill_at(9, monkeypatch, train, tmp_path, "blocks", *argv)
+    clock.now += 10_000
+    code, printed, errors = train(tmp_path, "blocks", *argv)
+    assert (code, errors) == (0, "")
+    assert "Going on from" in printed
+    entries = losses(tmp_path)
+    assert [entry[0] for entry in entries] == list(range(1, 14))
+    shares = [10 * step / 125 for step in range(13)]
+    rates = [0.01 * (share / 0.1 if share < 0.1 else (1 - share) / 0.9) for share in shares]
+    assert [entry[-1] for entry in entries] == pytest.approx(rates)
+    scheduler = torch.load(tmp_path / "checkpoint-13" / "scheduler.pt", weights_only=True)
+    assert scheduler["_last_lr"] == [0.0, 0.0]
+    assert "Nothing is left to train" in train(tmp_path, "blocks", *argv)[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--max_train_hours", 0), "is no time"),
+        (("--max_train_hours", 1, "--max_steps", 5), "give one of them"),
+        (("--max_train_hours", 1, "--max_steps", -1, "--warmup_steps", 100), "give a share of it"),
+        (("--max_train_hours", 1, "--max_steps", -1, "--save_steps", 0.1), "give a number of steps"),
+    ],
+)
+def test_settings_that_do_not_go_with_the_time_at_hand(argv, message, train, tmp_path):
+    code, _, errors = train(tmp_path, "blocks", *argv)
+    assert code == 2
+    assert message in errors
