@@ -18,6 +18,7 @@ from cloze.block_examples import make_blocks
 from cloze.commandline import run_script
 from cloze.data_arguments import DataTrainingArguments
 from cloze.modeling import load_model
+from cloze.preflight import preflight, tell_prepared
 from cloze.report import finish
 from cloze.setup import set_up
 from cloze.tasks import MASKED_LM
@@ -30,10 +31,16 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
 
     # Blocks, or lines; masks are drawn while batches are made, anew each epoch
     sets = make_blocks(setup)
+    if training_args.prepare_only:
+        tell_prepared(setup)
+        return
     model = load_model(model_args, setup.config, MASKED_LM, training_args.seed)
 
     # Train and evaluate
     trainer = make_trainer(setup, model, sets)
+    if training_args.dry_run:
+        preflight(trainer, setup, sets)
+        return
     metrics = run(trainer, setup)
     finish(trainer, setup, sets, metrics)
 

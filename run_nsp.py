@@ -23,6 +23,7 @@ from cloze.data_arguments import NextSentenceArguments
 from cloze.modeling import load_model
 from cloze.pair_examples import make_pairs
 from cloze.predictions import predict, read_pairs
+from cloze.preflight import preflight, tell_prepared
 from cloze.report import finish
 from cloze.setup import set_up
 from cloze.tasks import NEXT_SENTENCE
@@ -36,10 +37,16 @@ def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_
 
     # Pairs of sentences are drawn anew each epoch
     sets = make_pairs(setup)
+    if training_args.prepare_only:
+        tell_prepared(setup)
+        return
     model = load_model(model_args, setup.config, NEXT_SENTENCE, training_args.seed)
 
     # Train and evaluate
     trainer = make_trainer(setup, model, sets)
+    if training_args.dry_run:
+        preflight(trainer, setup, sets)
+        return
     metrics = run(trainer, setup)
 
     # Judge pairs of the user's own

@@ -17,6 +17,7 @@ from cloze.commandline import run_script
 from cloze.data_arguments import PretrainingDataArguments
 from cloze.modeling import load_model
 from cloze.pair_examples import make_pairs
+from cloze.preflight import preflight, tell_prepared
 from cloze.report import finish
 from cloze.setup import set_up
 from cloze.tasks import PRETRAINING
@@ -29,10 +30,16 @@ def main(model_args: ModelArguments, data_args: PretrainingDataArguments, traini
 
     # Pairs are drawn anew each epoch, and masked while batches are made
     sets = make_pairs(setup)
+    if training_args.prepare_only:
+        tell_prepared(setup)
+        return
     model = load_model(model_args, setup.config, PRETRAINING, training_args.seed)
 
     # Train and evaluate: the loss is that of the masked tokens and that of the pairs, added up
     trainer = make_trainer(setup, model, sets)
+    if training_args.dry_run:
+        preflight(trainer, setup, sets)
+        return
     metrics = run(trainer, setup)
     finish(trainer, setup, sets, metrics)
 

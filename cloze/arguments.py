@@ -10,6 +10,17 @@ SAMPLING = ("random", "sequential", "group_by_length")
 # Of a run that ends by time: more than there will be, and the fineness of its schedule.
 TIMED_STEPS = 10**9
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
+# What asks for a GPU, as it is where there is none.
+WITHOUT_GPU = {
+    "use_cpu": True,
+    "bf16": False,
+    "fp16": False,
+    "bf16_full_eval": False,
+    "fp16_full_eval": False,
+    "tf32": None,
+    "ddp_backend": None,
+    "deepspeed": None,
+}
 
 
 class UserError(Exception):
@@ -106,6 +117,13 @@ class TrainingArguments(transformers.TrainingArguments):
         default=False,
         metadata={"help": "Log the mean of the losses before instead of one that is no number; waits for the GPU."},
     )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Check all that the run needs, try its longest batch, estimate its time; train nothing."},
+    )
+    prepare_only: bool = field(
+        default=False, metadata={"help": "Prepare tokenizer and text in the cache, and stop; needs no GPU."}
+    )
     # The settings before transformers derives others from them, for recipe.yaml.
     resolved: dict = field(default_factory=dict, init=False, repr=False)
 
@@ -116,6 +134,13 @@ class TrainingArguments(transformers.TrainingArguments):
             self.report_to = "none"
         if self.max_train_hours is not None:
             self.lay_over_time()
+        if self.dry_run and self.prepare_only:
+            raise UserError("--dry_run and --prepare_only exclude each other: a dry run prepares the text too")
+        if self.prepare_only:
+            vars(self).update(WITHOUT_GPU)
+        if self.dry_run:
+            # The Trainer would make the repository.
+            self.push_to_hub = False
         super().__post_init__()
         self.eval_do_concat_batches = True
         # The collator needs the example's number, which no model's forward takes.
@@ -160,6 +185,10 @@ class TrainingArguments(transformers.TrainingArguments):
             if 0 < (getattr(self, name) or 0) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: with --max_train_hours give a number of steps")
         self.max_steps = TIMED_STEPS
+
+    def __getstate__(self) -> dict:
+        """Without the token: the Trainer pickles its arguments into what it pushes to the Hub."""
+        return vars(self) | {"hub_token": None}
 
     @property
     def order_seed(self) -> int:

@@ -24,6 +24,19 @@ SUMS = "SHA256SUMS"
 ASIDE = "checkpoint-incomplete"
 
 
+@contextmanager
+def without_new_folders(path: str) -> Iterator[None]:
+    """Remove again the folders that are made on the way to ``path``, if they are empty."""
+    folders = [Path(path).absolute(), *Path(path).absolute().parents]
+    new = [folder for folder in folders if not folder.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
+
+
 def list_checkpoints(output_dir: str) -> dict[int, Path]:
     """Complete checkpoints by step, ascending."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
@@ -128,8 +141,9 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
         return None
     if keep is not None and Path(keep).is_dir() and output_dir.samefile(keep):
         raise UserError(f"--output_dir {output_dir} is the model to start from: give another folder")
-    # What an earlier run left when it was broken off while saving or deleting.
-    shutil.rmtree(output_dir / ASIDE, ignore_errors=True)
+    if not training_args.dry_run:
+        # What an earlier run left when it was broken off while saving or deleting.
+        shutil.rmtree(output_dir / ASIDE, ignore_errors=True)
     checkpoints = list_checkpoints(training_args.output_dir)
     asked = training_args.resume_from_checkpoint
     if training_args.overwrite_output_dir:
@@ -206,10 +220,10 @@ def checkpoint_size(num_parameters: int, save_only_model: bool) -> int:
 
 def check_disk(
     training_args: TrainingArguments, keep: int | None, num_parameters: int, free: int | None = None
-) -> None:
+) -> tuple[int, int]:
     """Compare the free disk with what the run will keep there: an error if not one checkpoint fits, else a warning.
 
-    The finished model has the weights again.
+    Gives both, in bytes: what the run will write at most, the finished model counted, and what is free.
 
     Args:
         keep: checkpoints kept at a time.
@@ -240,7 +254,8 @@ def check_disk(
             kept,
             gigabytes(free),
         )
+    return kept * checkpoint + weights, free
 
 
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

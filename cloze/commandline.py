@@ -8,15 +8,18 @@ import logging
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from transformers import HfArgumentParser
 from transformers.integrations import get_available_reporting_integrations
 
 from cloze.arguments import ModelArguments, TrainingArguments, UserError
+from cloze.checkpoints import without_new_folders
 from cloze.data_arguments import DataArguments, check_together
 from cloze.interruption import end_at_once, handled
 from cloze.old_flags import update_flags
-from cloze.recipes import RECIPE_SUFFIXES, did_you_mean, recipe_to_argv
+from cloze.recipes import RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
+from cloze.secrecy import SecretFormatter, hide, secrets_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +44,30 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
 
     A UserError becomes one line on stderr and exit code 2; a signal, that of interruption.exit_code.
     """
-    log = logging.getLogger("cloze")
-    log.setLevel(logging.INFO)
-    log.handlers = [logging.StreamHandler(sys.stdout)]
+    argv = sys.argv[1:] if argv is None else argv
+    secrets = secrets_of(argv)
+    start_logging(secrets)
     try:
-        with handled(end_at_once):
-            main(*parse(sys.argv[1:] if argv is None else argv, settings_of(main)))
+        settings = parse(argv, settings_of(main))
+        model_args, _, args = settings
+        # A recipe may have one, too.
+        secrets |= {token for token in (model_args.token, args.hub_token) if token}
+        leaves_nothing = without_new_folders(args.output_dir) if args.dry_run else nullcontext()
+        with handled(end_at_once), leaves_nothing:
+            main(*settings)
     except UserError as error:
         # From a data-loader worker it comes with a traceback in front.
         message = str(error).rpartition("UserError: ")[2]
-        print("error:", " ".join(message.split()), file=sys.stderr)
+        print("error:", hide(" ".join(message.split()), secrets), file=sys.stderr)
         sys.exit(2)
+
+
+def start_logging(secrets: set[str]) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(SecretFormatter(secrets))
+    log = logging.getLogger("cloze")
+    log.setLevel(logging.INFO)
+    log.handlers = [handler]
 
 
 def settings_of(main: Callable) -> list[type]:
@@ -77,7 +93,9 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
     if unknown and unknown[0].endswith(RECIPE_SUFFIXES):
         raise UserError(f"{unknown[0]}: a recipe is the first argument, before the flags")
     if unknown:
-        raise UserError(f"unknown argument {unknown[0]}{did_you_mean(unknown[0], known_settings(parser), prefix='--')}")
+        # Without what is behind a =, which may be a secret.
+        name = unknown[0].partition("=")[0]
+        raise UserError(f"unknown argument {name}{did_you_mean(name, known_settings(parser), prefix='--')}")
     check_dicts(namespace)
     try:
         arguments = parser.parse_dict(vars(namespace))
@@ -87,7 +105,8 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
     model_args, data_args, training_args = arguments
     names = [f.name for f in dataclasses.fields(training_args) if f.init]
     settings = {name: getattr(namespace, name) for name in names}
-    training_args.resolved = {k: v for k, v in settings.items() if v != defaults[k] or v not in (None, "", [], {})}
+    given = {k: v for k, v in settings.items() if v != defaults[k] or v not in (None, "", [], {})}
+    training_args.resolved = {k: v for k, v in given.items() if not is_token(k)}
     check_reporting(training_args.report_to)
     check_together(data_args, training_args)
     return model_args, data_args, training_args

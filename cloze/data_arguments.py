@@ -170,6 +170,8 @@ def check_together(data_args: DataArguments, training_args: TrainingArguments) -
             raise UserError("--do_train without text: give --train_file FILE or --dataset_name NAME")
         if training_args.do_eval and not data_args.validation_file:
             raise UserError("--do_eval without text: give --validation_file FILE or --dataset_name NAME")
+    if data_args.streaming and training_args.prepare_only:
+        raise UserError("--prepare_only has nothing to prepare of a stream, which is read while training: drop one")
     if data_args.streaming and training_args.do_train and training_args.max_steps < 1:
         raise UserError("--streaming does not know how long the text is: give --max_steps N")
     if data_args.streaming and training_args.do_eval and not (data_args.validation_file or data_args.dataset_name):

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import logging
+import pickle
 
 import torch
 from safetensors import SafetensorError
@@ -37,6 +38,10 @@ def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
         try:
             config = AutoConfig.from_pretrained(name, **model_args.hub_arguments)
         except (OSError, ValueError) as error:
+            if "trust_remote_code" in str(error):
+                raise UserError(
+                    f"{flag} {name} comes with code of its own: read it, and give --trust_remote_code to let it run"
+                ) from None
             raise UserError(
                 f"{flag} {name}: no model: give a folder with a config.json, or a name on the Hub ({str(error)[:150]})"
             ) from None
@@ -161,7 +166,8 @@ def load_weights(model_args: ModelArguments, config: PretrainedConfig, task: Tas
                 output_loading_info=True,
                 **model_args.hub_arguments,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    # An UnpicklingError is what weights end in that would run code, and others that are broken.
+    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(
             f"--model_name_or_path {model_args.model_name_or_path}: the weights cannot be loaded: {str(error)[:300]}"
         ) from None
@@ -178,6 +184,12 @@ def load_weights(model_args: ModelArguments, config: PretrainedConfig, task: Tas
 def describe_model(model: PreTrainedModel, model_args: ModelArguments) -> str:
     origin = model_args.model_name_or_path or "scratch"
     return f"{type(model).__name__}, {model.num_parameters() / 1e6:.1f} million parameters, from {origin}"
+
+
+def code_sources(model_args: ModelArguments) -> list[str]:
+    """Where code that comes with a model could be from, as --trust_remote_code lets it run."""
+    names = (model_args.model_name_or_path, model_args.config_name, model_args.tokenizer_name)
+    return [name for name in dict.fromkeys(names) if name] or ["the model"]
 
 
 def tells_padding(model: PreTrainedModel) -> bool:

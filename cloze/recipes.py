@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import enum
 import json
+import re
 import typing
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from cloze.data_arguments import DataArguments
 from cloze.old_flags import DROPPED, RENAMED, REPLACED, update_flags
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+UNWRITTEN = ("trust_remote_code", "dry_run", "prepare_only")
 
 # Of upstream's settings of training, those that decide what comes of it; of ours all do but a few.
 UPSTREAM_SETTINGS = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
@@ -29,6 +31,7 @@ DECISIVE = {
 INDIFFERENT = {
     *("cache_dir", "use_fast_tokenizer", "trust_remote_code", "preprocessing_num_workers", "tokenizer_backend"),
     *("overwrite_cache", "overwrite_output_dir", "max_eval_samples", "max_tokens_per_batch", "test_file"),
+    *("dry_run", "prepare_only"),
 }
 
 
@@ -59,6 +62,7 @@ def recipe_to_argv(recipe: str, names: dict[str, type]) -> tuple[list[str], dict
         key = str(key)
         if key not in [*names, *RENAMED, *REPLACED, *DROPPED]:
             raise UserError(f"{recipe}: unknown setting {key!r}{did_you_mean(key, names)}")
+        check_trust(recipe, key, value)
         if value is None and key in [*REPLACED, *DROPPED]:
             continue
         if value is None:
@@ -73,6 +77,19 @@ def recipe_to_argv(recipe: str, names: dict[str, type]) -> tuple[list[str], dict
                 value = {"on": True, "off": False}.get(value, value)
             argv.append(f"--{key}={json.dumps(typed(value)) if isinstance(value, dict) else value}")
     return update_flags(argv), nulls
+
+
+def check_trust(recipe: str, key: str, value: Any) -> None:
+    """Raise UserError for a setting that would run code: recipes are copied from strangers."""
+    if key == "trust_remote_code" and str(value).lower() not in ("false", "no", "off", "0"):
+        raise UserError(
+            f"{recipe}: trust_remote_code runs code that the model brings along: read that code, take the line out, "
+            "and give --trust_remote_code on the command line"
+        )
+    for item in value if isinstance(value, list) else []:
+        # On a command line, which a recipe becomes, it would be a flag.
+        if str(item).startswith("-") and not re.fullmatch(r"-[\d.]+", str(item)):
+            raise UserError(f"{recipe}: {key} has the value {item}: write ./{item} if it is a file")
 
 
 def typed(value: Any) -> Any:
@@ -111,15 +128,18 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def recipe_of(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> str:
-    """The resolved settings as a recipe that runs again; those that are empty by default, and tokens, are left out."""
+    """The resolved settings as a recipe that runs again; those that are empty by default are left out.
+
+    So are tokens, and what a recipe may not have or is for one run only.
+    """
     blocks = {
         "model": without_nulls(model_args),
         "data": without_nulls(data_args),
         "trainer": {"output_dir": training_args.output_dir, **training_args.resolved},
     }
-    text = ""
+    text = "# It was run with --trust_remote_code, which a recipe may not have.\n\n" * model_args.trust_remote_code
     for title, settings in blocks.items():
-        settings = {key: value for key, value in settings.items() if key != "token" and not key.endswith("_token")}
+        settings = {key: value for key, value in settings.items() if key not in UNWRITTEN and not is_token(key)}
         text += f"# {title}\n{yaml.dump(settings, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)}\n"
     return text
 
@@ -130,6 +150,11 @@ def differences(recipe: str, other: str) -> list[str]:
     decisive = (one.keys() | two.keys()) - UPSTREAM_SETTINGS - INDIFFERENT | DECISIVE
     changed = [name for name in sorted(decisive) if one.get(name) != two.get(name)]
     return [f"{name} {one.get(name)} (not {two.get(name)})" for name in changed]
+
+
+def is_token(name: str) -> bool:
+    """Whether a setting holds a secret."""
+    return name == "token" or name.endswith("_token")
 
 
 def without_nulls(arguments: ModelArguments | DataArguments) -> dict:

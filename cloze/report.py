@@ -15,7 +15,7 @@ from cloze.arguments import ModelArguments, TrainingArguments
 from cloze.data_arguments import DataArguments
 from cloze.examples import ExampleSets
 from cloze.metrics import MASKED_TOKENS, SENTENCE_PAIRS, Objective
-from cloze.modeling import describe_model
+from cloze.modeling import code_sources, describe_model
 from cloze.pairs import IS_NEXT, IS_RANDOM
 from cloze.setup import Setup
 from cloze.tasks import Task
@@ -186,6 +186,8 @@ def write_model_card(
     if model_args.model_name_or_path and not Path(model_args.model_name_or_path).exists():
         metadata["base_model"] = model_args.model_name_or_path
     origin = model_args.model_name_or_path or f"a new {model.config.model_type}"
+    if model_args.trust_remote_code:
+        how.append(f"code that came with {' and with '.join(code_sources(model_args))} could run (trust_remote_code);")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch", "datasets"))
     rows = "\n".join(f"| {name} | {text} |" for name, text in lines.items() if name != "saved in")
     examples = "\n\n".join(f"## {title}\n\n" + "\n\n".join(texts) for title, texts in shown.items())

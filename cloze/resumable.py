@@ -45,16 +45,15 @@ class ResumableTrainer(Trainer):
     Args:
         padding: how long batches are.
         recipe: the settings, which are kept in checkpoints.
+        progress: of the checkpoint to go on from, if any.
 
     Attributes:
-        progress: of the checkpoint to go on from.
         running: what is summed up for the next log, of any shape, beside the Trainer's loss.
     """
 
-    def __init__(self, args, padding: Padding, recipe: str, **kwargs):
-        self.padding, self.recipe = padding, recipe
+    def __init__(self, args, padding: Padding, recipe: str = "", progress: Progress | None = None, **kwargs):
+        self.padding, self.recipe, self.progress = padding, recipe, progress
         self.watch = Watch(None if args.max_train_hours is None else 3600 * args.max_train_hours, args.device)
-        self.progress: Progress | None = None
         self.running = torch.zeros(0, device=args.device)
         super().__init__(args=args, callbacks=[LogLastStep(), self.watch], **kwargs)
         # The Trainer deletes checkpoints at the end, even the newest: ours are used.

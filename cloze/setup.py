@@ -18,7 +18,7 @@ from cloze.checkpoints import prepare_output_dir
 from cloze.corpus import Corpus, find_corpora
 from cloze.data_arguments import DataArguments
 from cloze.masking import MaskingCollator, Padding, collate
-from cloze.modeling import check_model, fit_config, load_config, tells_padding
+from cloze.modeling import check_model, code_sources, fit_config, load_config, tells_padding
 from cloze.preparation import cache_folder
 from cloze.recipes import recipe_of
 from cloze.tasks import Task
@@ -55,9 +55,16 @@ class Setup:
 def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Setup:
     """Start the process, find text, config and tokenizer, and check them against each other and the task."""
     start_process(data_args, training_args)
+    if model_args.trust_remote_code:
+        logger.warning(
+            "REMOTE CODE: code that comes with %s may run, as you: --trust_remote_code lets it",
+            " and with ".join(code_sources(model_args)),
+        )
     cache = cache_folder(model_args)
     recipe = recipe_of(model_args, data_args, training_args)
-    checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
+    checkpoint = None
+    if not training_args.prepare_only:
+        checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
     corpora = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
     config = load_config(model_args, task)
     tokenizer = load_tokenizer(model_args, checkpoint)

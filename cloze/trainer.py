@@ -2,11 +2,13 @@
 
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import EvalPrediction, get_scheduler
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from cloze.arguments import UserError
 from cloze.masking import IGNORED
@@ -143,6 +145,11 @@ class PretrainingTrainer(ResumableTrainer):
         tied = self.model.all_tied_weights_keys
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        # A pickle, which runs code where it is loaded; recipe.yaml has what is in it.
+        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def create_model_card(self, *args, **kwargs):
         """Nothing: the run writes its own, with the metrics, and before anything is pushed."""

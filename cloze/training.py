@@ -29,6 +29,7 @@ def make_trainer(setup: Setup, model: PreTrainedModel, sets: ExampleSets) -> Pre
         objectives=setup.task.objectives,
         padding=padding,
         recipe=setup.recipe,
+        progress=None if setup.checkpoint is None else Progress.read(setup.checkpoint),
         flops=count_flops(model, setup.task.masks) if setup.training_args.do_train else None,
         data_collator=make_collator(setup, padding),
         train_dataset=sets.train,
@@ -65,7 +66,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     args = trainer.args
     if args.overwrite_output_dir and args.process_index == 0:
         checkpoints.remove_all(args.output_dir)
-    progress = trainer.progress = None if checkpoint is None else Progress.read(checkpoint)
+    progress = trainer.progress
     # The metrics of the model as it was show what training brought; a resumed run has them in its state.
     args.eval_on_start = args.do_eval and (progress is None or progress.evaluation_due)
     first = 0 if progress is None else progress.step

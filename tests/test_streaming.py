@@ -381,7 +381,6 @@ def test_shares_are_dealt_out_anew():
     """Of three workers, one is an epoch behind the others, and one in the middle of a chunk."""
     share = {"epoch": 1, "part": 2, "parts": 3, "position": 4, "document": 5, "chunk": 6, "seen": 7, "batches": 8}
     share["settings"] = {"batch_size": 4}
-    share["settings"] = {"batch_size": 4}
     behind = {"worker": 0, "shares": [], "epoch": 1}
     states = [[behind], [{"worker": 1, "shares": [share], "epoch": 2}], [{"worker": 2, "shares": [], "epoch": 2}]]
     fresh = share | {"part": 1, "position": 0, "document": 0, "chunk": 0, "seen": 0, "batches": 0, "settings": None}
