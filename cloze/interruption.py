@@ -38,6 +38,11 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             signal.signal(number, earlier)
 
 
+def leave_to_parent(worker: int) -> None:
+    """For the start of a data-loader worker: batch systems signal all processes, and the parent still needs batches."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def end_at_once(number: int, frame: FrameType | None) -> None:
     """Handler for the time in which there is nothing to save."""
     sys.exit(exit_code(number))

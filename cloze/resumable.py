@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 from cloze import checkpoints
 from cloze.arguments import UserError
 from cloze.batching import BatchSettings, EpochBatches
-from cloze.interruption import Watch, exit_code
+from cloze.interruption import Watch, exit_code, leave_to_parent
 from cloze.masking import Padding
 from cloze.progress import Progress
 from cloze.streaming import StreamedBatches, StreamedExamples
@@ -75,6 +75,7 @@ class ResumableTrainer(Trainer):
             device=args.device,
             # Of its own, lest the order of random numbers, as for dropout, depend on when a loader is made.
             generator=torch.Generator(),
+            worker_init_fn=leave_to_parent,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
@@ -127,6 +128,11 @@ class ResumableTrainer(Trainer):
                 self.states[worker] = state
             self.batches_taken += len(batches)
         return batches, counts
+
+    def get_eval_dataloader(self, *args, **kwargs):
+        loader = super().get_eval_dataloader(*args, **kwargs)
+        loader.worker_init_fn = leave_to_parent
+        return loader
 
     def set_initial_training_values(self, args, dataloader):
         self.num_epochs, self.steps_in_epoch, *values, max_steps = super().set_initial_training_values(args, dataloader)
