@@ -38,7 +38,7 @@ def of_another_run(checkpoint: str | None) -> Iterator[None]:
     """Raise UserError where a checkpoint does not fit the model or its optimizer, or is more than numbers."""
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, UnpicklingError) as error:
+    except (RuntimeError, ValueError, KeyError, AttributeError, UnpicklingError) as error:
         raise UserError(
             f"{checkpoint} does not fit this run, or is not of these scripts: {str(error)[:200]}: start from its "
             "weights with --model_name_or_path, or afresh with --overwrite_output_dir"
