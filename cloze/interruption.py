@@ -38,6 +38,22 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             signal.signal(number, earlier)
 
 
+@contextmanager
+def processes_part() -> Iterator[None]:
+    """Let the processes part from each other where all come to an end: else one may abort while others still talk.
+
+    Not after an error, which may be of one process, for which the others would wait.
+    """
+    try:
+        yield
+    except SystemExit:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        raise
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def leave_to_parent(worker: int) -> None:
     """For the start of a data-loader worker: batch systems signal all processes, and the parent still needs batches."""
     for number in SIGNALS:
