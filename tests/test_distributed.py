@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import SAMPLE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,6 +123,26 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
     assert finish([start(*argv, *flags(one, 16, steps=40), log=tmp_path / "one.log")]) == [0]
     names = ("step", "epoch", "learning_rate", "loss")
     assert_close(history(out, *names), history(one, *names), rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_killed_go_on_exactly(tmp_path):
+    """Bit for bit, with dropout, whose random numbers each process has of its own."""
+    dropout = ("--config_overrides", MODEL.replace("prob=0", "prob=0.1"), "--line_by_line")
+    whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
+    assert finish(start_together("run_mlm", *flags(whole, 8, *dropout, steps=30), log=tmp_path / "whole.log")) == [0, 0]
+    processes = start_together("run_mlm", *flags(out, 8, *dropout, steps=30), log=log)
+    while not (out / "checkpoint-8").exists():
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.01)
+    for process in processes:
+        process.kill()
+    assert finish(processes) == [-signal.SIGKILL] * 2
+    assert finish(start_together("run_mlm", *flags(out, 8, *dropout, steps=30), log=log)) == [0, 0]
+    assert "Going on from" in log.with_suffix(".0").read_text()
+    names = ("step", "epoch", "learning_rate", "grad_norm", "loss")
+    assert history(out, *names) == history(whole, *names)
+    weights, expected = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def test_another_number_of_processes_goes_on_with_what_is_left(tmp_path):
