@@ -191,6 +191,12 @@ class TrainingArguments(transformers.TrainingArguments):
         return vars(self) | {"hub_token": None}
 
     @property
+    def device(self) -> torch.device:
+        """Without a number if it is the CPU: transformers up to 5.17 asks torch to load checkpoints to "cpu:0"."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
+
+    @property
     def order_seed(self) -> int:
         """Seed of what is held out and of the order of examples; that of the masks is ``seed``."""
         return self.seed if self.data_seed is None else self.data_seed

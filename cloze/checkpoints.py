@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from cloze.arguments import TrainingArguments, UserError
+from cloze.progress import FILE as PROGRESS
 from cloze.recipes import differences
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,16 @@ def newest_whole(output_dir: str) -> Path | None:
     return None
 
 
+def resumable(checkpoint: Path) -> Path:
+    """The checkpoint; UserError if it has the model alone."""
+    if not (checkpoint / PROGRESS).is_file():
+        raise UserError(
+            f"{checkpoint} was saved by --save_only_model, without what is needed to go on: start from its weights "
+            "with --model_name_or_path and another --output_dir, or afresh with --overwrite_output_dir"
+        )
+    return checkpoint
+
+
 def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recipe: str) -> Path | None:
     """Check that output_dir can be written to, and find the checkpoint to go on from: what is there is not lost.
 
@@ -159,8 +170,10 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
                 "checkpoint-N, or start from its weights with --model_name_or_path"
             )
         for change in differences(recipe, (Path(asked) / RECIPE).read_text(encoding="utf-8")):
+            if change.startswith("optim "):
+                raise UserError(f"--resume_from_checkpoint {asked} has the state of another optimizer: {change}")
             logger.warning("CHANGED: %s", change)
-        return Path(asked)
+        return resumable(Path(asked))
     newest = newest_whole(training_args.output_dir)
     if newest is not None:
         changes = differences(recipe, (newest / RECIPE).read_text(encoding="utf-8"))
@@ -171,7 +184,7 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
                 f"{newest}"
             )
         logger.info("Going on from %s; --overwrite_output_dir would start afresh", newest)
-        return newest
+        return resumable(newest)
     if checkpoints:
         raise UserError(
             f"--output_dir {output_dir}: none of its checkpoints can be read: put one back, or --overwrite_output_dir"

@@ -38,6 +38,28 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             signal.signal(number, earlier)
 
 
+@contextmanager
+def processes_part() -> Iterator[None]:
+    """Let the processes part from each other where all come to an end: else one may abort while others still talk.
+
+    Not after an error, which may be of one process, for which the others would wait.
+    """
+    try:
+        yield
+    except SystemExit:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        raise
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def leave_to_parent(worker: int) -> None:
+    """For the start of a data-loader worker: batch systems signal all processes, and the parent still needs batches."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def end_at_once(number: int, frame: FrameType | None) -> None:
     """Handler for the time in which there is nothing to save."""
     sys.exit(exit_code(number))
@@ -83,7 +105,11 @@ class Watch(TrainerCallback):
 
     def ask(self) -> torch.Tensor:
         """Of all processes, the largest signal, first bad step, and seconds of training, [3], on the device."""
-        own = torch.tensor([self.received, 0.0, self.seconds], device=self.device)
+        own = torch.tensor([self.received, 0.0, self.seconds])
+        if self.device.type == "cuda":
+            # From memory that is not pinned, the copy could wait for all that the device has to do.
+            own = own.pin_memory()
+        own = own.to(self.device, non_blocking=True)
         own[1] = self.bad_step
         if dist.is_initialized():
             dist.all_reduce(own, dist.ReduceOp.MAX)
@@ -100,16 +126,16 @@ class Watch(TrainerCallback):
         self.begun = time.monotonic()
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if self.device.type != "cpu":
+        if self.device.type == "cuda":
             # Asked at the end of a step, the device would have to be waited for; the answer is of the step before.
             self.answer = self.ask().to("cpu", non_blocking=True)
-            self.answered = torch.accelerator.current_stream().record_event()
+            self.answered = torch.cuda.current_stream().record_event()
 
     def on_optimizer_step(self, args, state, control, lr_scheduler=None, **kwargs):
-        if self.device.type == "cpu":
-            self.answer = self.ask()
-        else:
+        if self.device.type == "cuda":
             self.answered.synchronize()
+        else:
+            self.answer = self.ask()
         number, bad_step, seconds = self.answer.tolist()
         self.check_losses(bad_step, args.output_dir)
         self.signal = int(number)

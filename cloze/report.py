@@ -40,16 +40,18 @@ CONTEXT = 12
 def finish(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets, metrics: dict[str, float]) -> None:
     """Show what was trained and how it went, write the model card, and push to the Hub, each if asked for."""
     model, tokenizer, task, training_args = trainer.model, setup.tokenizer, setup.task, setup.training_args
-    if trainer.is_world_process_zero() and sets.shown:
-        facts = {"model": describe_model(model, setup.model_args), **sets.facts}
-        lines = summarise_run(trainer.state.log_history, metrics, facts, training_args.output_dir, task.objectives)
-        shown = {}
+    shown = {}
+    if sets.shown:
+        # By every process, though one shows it: with FSDP, none has the whole model.
         if task.masks:
             shown["Words hidden from the model, and its guesses"] = fill_in(
                 model, tokenizer, sets.shown, 5, np.random.default_rng(0)
             )
         if task.pairs:
             shown["Pairs, and how likely the model holds their order"] = judge(model, tokenizer, sets.shown, 4)
+    if trainer.is_world_process_zero() and sets.shown:
+        facts = {"model": describe_model(model, setup.model_args), **sets.facts}
+        lines = summarise_run(trainer.state.log_history, metrics, facts, training_args.output_dir, task.objectives)
         show(lines, shown)
         if "train_loss" in metrics:
             card = Path(training_args.output_dir) / "README.md"

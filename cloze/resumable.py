@@ -4,10 +4,12 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from accelerate.data_loader import DataLoaderShard
@@ -17,7 +19,7 @@ from transformers import Trainer, TrainerCallback
 from cloze import checkpoints
 from cloze.arguments import UserError
 from cloze.batching import BatchSettings, EpochBatches
-from cloze.interruption import Watch, exit_code
+from cloze.interruption import Watch, exit_code, leave_to_parent
 from cloze.masking import Padding
 from cloze.progress import Progress
 from cloze.streaming import StreamedBatches, StreamedExamples
@@ -29,6 +31,18 @@ def collate_item(collator: Callable[[list[dict]], dict], item: tuple[list[dict],
     """A batch of a stream, with the worker it is from and where that goes on."""
     examples, place = item
     return collator(examples) | {"stream": place}
+
+
+@contextmanager
+def of_another_run(checkpoint: str | None) -> Iterator[None]:
+    """Raise UserError where a checkpoint does not fit the model or its optimizer, or is more than numbers."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, AttributeError, UnpicklingError) as error:
+        raise UserError(
+            f"{checkpoint} does not fit this run, or is not of these scripts: {str(error)[:200]}: start from its "
+            "weights with --model_name_or_path, or afresh with --overwrite_output_dir"
+        ) from error
 
 
 class LogLastStep(TrainerCallback):
@@ -75,6 +89,7 @@ class ResumableTrainer(Trainer):
             device=args.device,
             # Of its own, lest the order of random numbers, as for dropout, depend on when a loader is made.
             generator=torch.Generator(),
+            worker_init_fn=leave_to_parent,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
@@ -128,6 +143,12 @@ class ResumableTrainer(Trainer):
             self.batches_taken += len(batches)
         return batches, counts
 
+    def get_eval_dataloader(self, *args, **kwargs):
+        loader = super().get_eval_dataloader(*args, **kwargs)
+        # The one that makes the workers, below accelerate's.
+        getattr(loader, "base_dataloader", loader).worker_init_fn = leave_to_parent
+        return loader
+
     def set_initial_training_values(self, args, dataloader):
         self.num_epochs, self.steps_in_epoch, *values, max_steps = super().set_initial_training_values(args, dataloader)
         progress = self.progress
@@ -175,11 +196,21 @@ class ResumableTrainer(Trainer):
             self.state.epoch = self.batches.epoch + self.batches.share(self.state.global_step - self.stretch_begun)
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
-    def _load_from_checkpoint(self, *args, **kwargs):
-        try:
-            super()._load_from_checkpoint(*args, **kwargs)
-        except RuntimeError as error:
-            raise UserError(f"the checkpoint is of another model: {str(error)[:300]}") from None
+    def _load_from_checkpoint(self, checkpoint, *args, **kwargs):
+        with of_another_run(checkpoint):
+            super()._load_from_checkpoint(checkpoint, *args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with of_another_run(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint):
+        with of_another_run(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint):
+        with of_another_run(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def restore(self, progress: Progress) -> None:
         """Take up what is summed up for the next log."""
@@ -258,7 +289,8 @@ class ResumableTrainer(Trainer):
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
+            if self.args.should_save:
+                progress.write(folder)
         if self.args.should_save:
-            progress.write(folder)
             (folder / checkpoints.RECIPE).write_text(self.recipe, encoding="utf-8")
             self.state.save_to_json(str(folder / "trainer_state.json"))

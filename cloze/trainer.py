@@ -41,6 +41,8 @@ class PretrainingTrainer(ResumableTrainer):
             # Settings that only the Trainer can judge: a package that is missing, a Hub out of reach.
             hub = "--push_to_hub: the Hub is out of reach or refuses: " if args.push_to_hub else ""
             raise UserError(f"{hub}{error}") from None
+        if not args.do_train and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError("FSDP and DeepSpeed divide models that are trained: without --do_train, use neither")
         self.objectives = objectives
         # Up to transformers 5.17, it stands for loss_is_scaled_for_ga.
         self.model_accepts_loss_kwargs = True
@@ -125,6 +127,18 @@ class PretrainingTrainer(ResumableTrainer):
     def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
         """In order, as predictions are told apart by it; the Trainer would group by length what is evaluated, too."""
         return SequentialSampler(eval_dataset)
+
+    def _prepare_for_training(self, *args, **kwargs):
+        if not self.is_fsdp_enabled:
+            return super()._prepare_for_training(*args, **kwargs)
+        # accelerate shards embeddings and head apart from the rest, though a head as BERT's shares its bias with that,
+        # which torch refuses. Where it finds neither, they are sharded with what no layer has.
+        model = self.model
+        model.get_input_embeddings = model.get_output_embeddings = lambda: None
+        try:
+            return super()._prepare_for_training(*args, **kwargs)
+        finally:
+            del model.get_input_embeddings, model.get_output_embeddings
 
     def _issue_warnings_after_load(self, load_result):
         # Tied weights are not in the file, and not missing.

@@ -95,7 +95,7 @@ class Step:
     def __init__(self, logits, pair_logits, label_smoothing, tmp_path):
         args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, label_smoothing_factor=label_smoothing)
         objectives = {"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}
-        self.trainer = PretrainingTrainer(args, objectives, Padding(), model=Table(logits, pair_logits))
+        self.trainer = PretrainingTrainer(args, objectives, padding=Padding(), model=Table(logits, pair_logits))
 
     def __call__(self, labels, pair_labels, sizes):
         model = self.trainer.model

@@ -238,6 +238,28 @@ def test_another_recipe_can_be_meant(train, tmp_path):
     assert losses(tmp_path)[-1][0] == 14
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (("--config_overrides", MODEL.replace("16", "24")), "does not fit this run"),
+        (("--optim", "adafactor"), "has the state of another optimizer: optim adafactor (not adamw_torch_fused)"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_an_error(other, message, train, tmp_path):
+    train(tmp_path, "blocks")
+    checkpoint = tmp_path / "checkpoint-9"
+    code, _, errors = train(tmp_path, "blocks", *other, "--resume_from_checkpoint", checkpoint)
+    assert code == 2
+    assert f"{checkpoint} {message}" in errors
+
+
+def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(train, tmp_path):
+    assert train(tmp_path, "blocks", "--save_only_model")[0] == 0
+    code, _, errors = train(tmp_path, "blocks", "--save_only_model")
+    assert code == 2
+    assert f"{tmp_path / 'checkpoint-12'} was saved by --save_only_model" in errors
+
+
 def test_another_text_is_an_error(train, text, tmp_path):
     train(tmp_path / "out", "blocks")
     text.write_text(text.read_text() + "One more sentence about nothing at all.\n")

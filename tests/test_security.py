@@ -1,10 +1,10 @@
 """Nothing in a recipe, a data file, a model or a checkpoint executes code, and no token is written or shown."""
 
 import json
-import logging
 import os
 import pickle
 import shutil
+from hashlib import sha256
 
 import pyarrow
 import pyarrow.parquet
@@ -17,6 +17,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 import run_mlm
 from cloze import commandline
 from cloze.arguments import UserError
+from cloze.checkpoints import SUMS
 from cloze.recipes import recipe_of, recipe_to_argv
 from cloze.secrecy import hide, secrets_of
 
@@ -201,11 +202,12 @@ def test_weights_that_execute_code_are_refused(protocol, run, checkpoint, trace,
     assert trace.exists(), "else this would test nothing"
 
 
-CHECKPOINT_FILES = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "training_args.bin"]
+LOADED = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "pytorch_model.bin"]
 
 
-@pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "pytorch_model.bin"])
+@pytest.mark.parametrize("name", [*LOADED, "training_args.bin"])
 def test_a_checkpoint_executes_nothing(name, run, checkpoint, trace, tmp_path):
+    """One whose sums are right, as a stranger's would be."""
     model = ("--model_name_or_path", checkpoint("bert"))
     assert run(*model)[0] == 0
     shutil.rmtree(tmp_path / "out" / "checkpoint-2")
@@ -213,11 +215,15 @@ def test_a_checkpoint_executes_nothing(name, run, checkpoint, trace, tmp_path):
     if name == "pytorch_model.bin":
         (newest / "model.safetensors").unlink()
     torch.save(Evil(trace), newest / name)
-    try:
-        run(*model)
-    except Exception as error:
-        logging.info("%s", error)
+    files = [path for path in newest.iterdir() if path.name != SUMS]
+    (newest / SUMS).write_text("".join(f"{sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files))
+    code, printed, errors = run(*model)
+    assert f"Going on from {newest}" in printed
     assert not trace.exists()
+    if name in LOADED:
+        assert_one_line(code, errors, f"{newest} does not fit this run, or is not of these scripts")
+    else:
+        assert code == 0, errors
 
 
 def test_no_pickled_settings_are_left(run, checkpoint, tmp_path):
