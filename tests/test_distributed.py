@@ -135,7 +135,7 @@ def test_preparing_takes_longer_than_processes_may_wait_for_each_other(tmp_path)
     shutil.rmtree(corpus)
     log = tmp_path / "two"
     with FileLock(f"{corpus}.lock"):
-        processes = start_together("run_mlm", *flags(tmp_path / "out", 8, "--ddp_timeout", 2), log=log)
+        processes = start_together("run_mlm", *flags(tmp_path / "out", 8), log=log, patience=2)
         wait_for(log.with_suffix(".0"), "Tokenizer: ", processes)
         time.sleep(4)
         assert all(process.is_alive() for process in processes)
