@@ -5,9 +5,9 @@
     python benchmarks/kill_resume.py --kills 10 --processes 2 run_mlm.py recipes/quickstart/mlm.yaml --max_steps 200
 
 What follows the benchmark's own flags is the command. It runs in processes of its own: once to its end, and once with
-kills. Half of these come while a checkpoint is being written or an old one deleted, a tenth before the first step of a
-start, the others at any step. Prints a table and a line of JSON. Exit code 1 if the two runs
-differ in anything but speed, or a start did not go on from the newest checkpoint.
+kills. Half of these are aimed at moments when a checkpoint is being written or an old one deleted, a tenth come before
+the first step of a start, the others at any step. Prints a table and a line of JSON; exit code 1 if the two runs differ
+in anything but speed, or a start did not go on from the newest checkpoint.
 """
 
 import argparse

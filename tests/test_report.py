@@ -14,6 +14,7 @@ from cloze.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
 from cloze.tokenization import pair_template_of
 
 METRICS = {
+    "train_loss": 2.5,
     "train_runtime": 12.3,
     "train_tokens": 123_456,
     "train_tokens_per_second": 10_000.0,
@@ -59,6 +60,7 @@ def test_the_summary_of_an_evaluation_alone_speaks_of_nothing_else():
 
 
 TRAINED = {
+    "train_loss": 2.5,
     "train_runtime": 2.0,
     "train_tokens": 100,
     "train_tokens_per_second": 50.0,
