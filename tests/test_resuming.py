@@ -139,6 +139,33 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over_for_the_one_before(dama
     assert is_whole(tmp_path / "out" / "checkpoint-12")
 
 
+def test_the_evaluation_of_an_epoch_whose_last_step_was_saved_is_made_up_for(train, tmp_path):
+    """The save of the step is before it. And dropout does not depend on whether there was one."""
+    argv = (
+        *("--do_eval", "--validation_split_percentage", 20, "--eval_strategy", "epoch", "--save_steps", 1),
+        *("--save_total_limit", 20, "--metric_for_best_model", "loss"),
+    )
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert train(whole, "blocks", *argv)[0] == 0
+    checkpoints = [json.loads((whole / f"checkpoint-{step}" / "progress.json").read_text()) for step in range(1, 13)]
+    last = checkpoints[0]["steps_in_epoch"]
+    assert 1 < last < 12
+    assert [step for step, each in enumerate(checkpoints, 1) if each["evaluation_due"]] == [*range(last, 12, last), 12]
+    out.mkdir()
+    shutil.copytree(whole / f"checkpoint-{last}", out / f"checkpoint-{last}")
+    assert train(out, "blocks", *argv)[0] == 0
+    assert_same(out, whole)
+    assert losses(out) == losses(whole)
+    states = [json.loads((folder / "trainer_state.json").read_text()) for folder in (out, whole)]
+    evaluations = [
+        [(entry["step"], entry["eval_loss"]) for entry in state["log_history"] if "eval_loss" in entry]
+        for state in states
+    ]
+    assert evaluations[0] == evaluations[1]
+    assert states[0]["best_global_step"] == states[1]["best_global_step"]
+    assert states[0]["log_history"][-2].get("train_loss") == states[1]["log_history"][-2].get("train_loss")
+
+
 def test_where_no_checkpoint_can_be_read_nothing_is_lost(train, tmp_path):
     train(tmp_path, "blocks")
     for checkpoint in tmp_path.glob("checkpoint-*"):
