@@ -119,14 +119,16 @@ def test_a_run_killed_again_and_again_ends_as_one_that_never_was(kind, workers, 
         assert any(entry[1] > 1 and entry[1] % 1 for entry in entries), "the middle of a later epoch"
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed", "no sums", "no text"])
 def test_a_checkpoint_that_cannot_be_read_is_passed_over_for_the_one_before(damage, train, tmp_path):
     """And is replaced by what the run then saves at its step."""
     train(tmp_path / "whole", "blocks")
     train(tmp_path / "out", "blocks")
     optimizer = tmp_path / "out" / "checkpoint-12" / "optimizer.pt"
     data = bytearray(optimizer.read_bytes())
-    if damage == "missing":
+    if damage in ("no sums", "no text"):
+        (optimizer.parent / "SHA256SUMS").write_bytes(b"\xff" if damage == "no text" else b"")
+    elif damage == "missing":
         optimizer.unlink()
     else:
         data[len(data) // 2] ^= 1
@@ -305,6 +307,19 @@ def test_a_signal_lets_the_step_end_and_a_checkpoint_be_saved(number, code, unin
     assert process.exitcode == 0
     assert f"Going on from {out / f'checkpoint-{stopped[1]}'}" in log.read_text()
     assert_same(out, uninterrupted)
+
+
+def test_workers_that_outlive_an_epoch_do_not_outlive_the_run(tmp_path):
+    process = start(
+        "run_mlm", *SCRATCH, "--train_file", SAMPLE, "--max_seq_length", 32, "--do_train", "--max_steps", 2,
+        "--dataloader_num_workers", 1, "--dataloader_persistent_workers", "--output_dir", tmp_path / "out",
+        log=tmp_path / "log",
+    )  # fmt: skip
+    process.join(60)
+    hangs = process.exitcode is None
+    process.kill()
+    assert not hangs
+    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
