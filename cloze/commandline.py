@@ -62,9 +62,11 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
         print("error:", hide(" ".join(message.split()), secrets), file=sys.stderr)
         sys.exit(2)
     finally:
-        # Data-loader workers that outlive an epoch: at its exit, Python would wait for the signal they leave to it.
+        # Data-loader workers that outlive an epoch: at its exit, Python would send them the signal that they leave to
+        # it, and wait for their end.
         for worker in multiprocessing.active_children():
-            worker.kill()
+            if worker.daemon:
+                worker.kill()
 
 
 def start_logging(secrets: set[str]) -> None:

@@ -93,9 +93,6 @@ class PretrainingTrainer(ResumableTrainer):
                     logs[f"{prefix}loss"] = float(share * logs["loss"])
                 logs[f"{prefix}accuracy"] = float(hits / max(count, 1))
             self.running.zero_()
-        if "train_loss" in logs and self.begun is not None:
-            # Of the whole run; the Trainer divides the sum of it by the steps since it went on.
-            logs["train_loss"] = self._total_loss_scalar / self.state.global_step
         super().log(logs, *args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
