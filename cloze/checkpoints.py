@@ -50,7 +50,12 @@ def aside(output_dir: str, step: int) -> Path:
     return Path(output_dir) / ASIDE / f"checkpoint-{step}"
 
 
-def complete(folder: Path) -> Path:
+def final(folder: Path) -> Path:
+    """What a checkpoint that is written aside is called in the end."""
+    return folder.parent.parent / folder.name
+
+
+def complete(folder: Path) -> None:
     """Give the checkpoint written aside its name, once it is on disk for good."""
     sums = ""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -61,13 +66,12 @@ def complete(folder: Path) -> Path:
         file.write(sums)
         file.flush()
         os.fsync(file.fileno())
-    checkpoint = folder.parent.parent / folder.name
+    checkpoint = final(folder)
     if checkpoint.exists():  # it could not be read, or is of an earlier run
         remove(checkpoint)
     os.replace(folder, checkpoint)
     with suppress(OSError):
         folder.parent.rmdir()
-    return checkpoint
 
 
 def remove(checkpoint: Path) -> None:

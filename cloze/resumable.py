@@ -283,30 +283,33 @@ class ResumableTrainer(Trainer):
         if state.best_global_step == state.global_step or best.exists():
             state.best_model_checkpoint = str(best)
         folder = checkpoints.aside(args.output_dir, state.global_step)
-        size = checkpoints.checkpoint_size(self.model.num_parameters(), args.save_only_model)
-        problem = None
-        try:
-            with checkpoints.writing(folder, size):
-                self.write_checkpoint(folder, progress)
-        except UserError as error:
-            problem = error
-        # It is complete once all processes have written their parts.
-        if any(gather_object([problem is not None])):
-            raise problem or UserError(f"{folder} cannot be written by another process, which says why")
-        if args.should_save:
-            with checkpoints.writing(folder, size):
-                folder = checkpoints.complete(folder)
-            checkpoints.prune(args.output_dir, self.save_total_limit, state.global_step, state.best_global_step)
+        for part in (self.write_model, partial(self.write_state, progress), self.complete):
+            self.write_together(part, folder)
+        folder = checkpoints.final(folder)
         if args.push_to_hub:
             self._push_from_checkpoint(str(folder))
         if self.watch.signal:
             logger.info("Stopped by a signal after step %d, which is saved: run it again to go on", state.global_step)
             sys.exit(exit_code(self.watch.signal))
 
-    def write_checkpoint(self, folder: Path, progress: Progress) -> None:
-        """This process's part of a checkpoint."""
+    def write_together(self, part: Callable[[Path], None], folder: Path) -> None:
+        """Write one's part of a checkpoint, and go on when all processes have; UserError if one of them cannot."""
+        problem = None
+        size = checkpoints.checkpoint_size(self.model.num_parameters(), self.args.save_only_model)
+        try:
+            with checkpoints.writing(folder, size):
+                part(folder)
+        except UserError as error:
+            problem = error
+        if any(gather_object([problem is not None])):
+            raise problem or UserError(f"{folder} cannot be written by another process, which says why")
+
+    def write_model(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.save_model(str(folder), _internal_call=True)
+
+    def write_state(self, progress: Progress, folder: Path) -> None:
+        """What is needed to go on."""
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
@@ -316,3 +319,10 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             (folder / checkpoints.RECIPE).write_text(self.recipe, encoding="utf-8")
             self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def complete(self, folder: Path) -> None:
+        if self.args.should_save:
+            checkpoints.complete(folder)
+            checkpoints.prune(
+                self.args.output_dir, self.save_total_limit, self.state.global_step, self.state.best_global_step
+            )

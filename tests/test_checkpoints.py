@@ -25,6 +25,7 @@ def make(out, *steps, complete=True):
         path.mkdir(parents=True)
         (path / "model.safetensors").write_text("weights")
         (path / "recipe.yaml").write_text("learning_rate: 0.001\n")
+        (path / "progress.json").write_text("{}")
         if complete:
             write_sums(path)
     out.mkdir(exist_ok=True)
