@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import json
 import logging
+import multiprocessing
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -60,6 +61,12 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
         message = str(error).rpartition("UserError: ")[2]
         print("error:", hide(" ".join(message.split()), secrets), file=sys.stderr)
         sys.exit(2)
+    finally:
+        # Data-loader workers that outlive an epoch: at its exit, Python would send them the signal that they leave to
+        # it, and wait for their end.
+        for worker in multiprocessing.active_children():
+            if worker.daemon:
+                worker.kill()
 
 
 def start_logging(secrets: set[str]) -> None:

@@ -15,6 +15,7 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from cloze import checkpoints
 from cloze.arguments import UserError
@@ -146,7 +147,10 @@ class ResumableTrainer(Trainer):
     def get_eval_dataloader(self, *args, **kwargs):
         loader = super().get_eval_dataloader(*args, **kwargs)
         # The one that makes the workers, below accelerate's.
-        getattr(loader, "base_dataloader", loader).worker_init_fn = leave_to_parent
+        base = getattr(loader, "base_dataloader", loader)
+        base.worker_init_fn = leave_to_parent
+        # Of its own, lest the dropout that follows depend on whether there was an evaluation.
+        base.generator = torch.Generator()
         return loader
 
     def set_initial_training_values(self, args, dataloader):
@@ -168,6 +172,17 @@ class ResumableTrainer(Trainer):
         self.state.num_train_epochs = self.num_epochs
         # The batches go on by index: there is nothing to skip.
         return (0, 0) if self.progress is None else (self.progress.epoch, 0)
+
+    def _evaluate(self, *args, skip_scheduler=False, **kwargs):
+        if self.progress is None or not skip_scheduler:
+            return super()._evaluate(*args, skip_scheduler=skip_scheduler, **kwargs)
+        # The one on start is that which was put off: all is to come of it that does in its place.
+        metrics = super()._evaluate(*args, **kwargs)
+        if self._determine_best_metric(metrics, None) and self.state.best_global_step is not None:
+            self.state.best_model_checkpoint = str(
+                Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+            )
+        return metrics
 
     def _run_epoch(self, **kwargs):
         progress, first = self.progress, self.begun is None
@@ -235,6 +250,9 @@ class ResumableTrainer(Trainer):
         else:
             turn = self.batches_taken % len(self.states)
             streams = gather_object([self.states[turn:] + self.states[:turn]])
+        # That at the end of an epoch comes after the save of its last step.
+        ends = self.state.global_step >= self.state.max_steps or (self.stream is None and epoch > self.batches.epoch)
+        due = ends and self.args.eval_strategy == IntervalStrategy.EPOCH and not self.is_evaluated()
         return Progress(
             step=self.state.global_step,
             max_steps=self.state.max_steps,
@@ -247,8 +265,12 @@ class ResumableTrainer(Trainer):
             logged=self._globalstep_last_logged,
             total_loss=self._total_loss_scalar,
             seconds=self.watch.seconds,
-            evaluation_due=self.watch.evaluation_due,
+            evaluation_due=self.watch.evaluation_due or due,
         )
+
+    def is_evaluated(self) -> bool:
+        """Whether the weights of now are."""
+        return any("eval_loss" in entry and entry["step"] == self.state.global_step for entry in self.state.log_history)
 
     def _save_checkpoint(self, model, trial):
         """In place of the Trainer's, which leaves half a checkpoint where it is broken off (transformers#35782), and

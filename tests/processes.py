@@ -5,9 +5,11 @@ import multiprocessing
 import os
 import socket
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+from torch.distributed import distributed_c10d
 
 # A server that has imported the scripts; processes are forked from it.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -21,11 +23,14 @@ def start(script: str, *argv, log: Path, environment: dict[str, str] | None = No
     return process
 
 
-def start_together(script: str, *argv, log: Path, processes: int = 2) -> list[multiprocessing.Process]:
-    """Start processes that know of each other, as a launcher does."""
+def start_together(
+    script: str, *argv, log: Path, processes: int = 2, patience: float = 600
+) -> list[multiprocessing.Process]:
+    """Start processes that know of each other, as a launcher does, and wait so many seconds for each other at most."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    shared["PATIENCE"] = patience
     return [
         start(
             script,
@@ -45,5 +50,7 @@ def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) ->
     sys.stdout.reconfigure(line_buffering=True)
     os.environ.update(environment)
     torch.set_num_threads(1)
+    # What --ddp_timeout sets where there are GPUs.
+    distributed_c10d.default_pg_timeout = timedelta(seconds=float(os.environ.get("PATIENCE", 600)))
     module = importlib.import_module(script)
     module.run_script(module.main, argv)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import start, start_together
@@ -123,6 +125,22 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
     assert finish([start(*argv, *flags(one, 16, steps=40), log=tmp_path / "one.log")]) == [0]
     names = ("step", "epoch", "learning_rate", "loss")
     assert_close(history(out, *names), history(one, *names), rtol=1e-4, atol=1e-6)
+
+
+def test_preparing_takes_longer_than_processes_may_wait_for_each_other(tmp_path):
+    """Mistake 25: one prepares, the others wait at a file lock; collectives here give up after two seconds."""
+    cache = tmp_path / "cache" / "cloze"
+    assert finish([start("run_mlm", *flags(tmp_path / "one", 16, "--prepare_only"), log=tmp_path / "log")]) == [0]
+    (corpus,) = (path for path in cache.glob("corpus-*") if path.is_dir())
+    shutil.rmtree(corpus)
+    log = tmp_path / "two"
+    with FileLock(f"{corpus}.lock"):
+        processes = start_together("run_mlm", *flags(tmp_path / "out", 8), log=log, patience=2)
+        wait_for(log.with_suffix(".0"), "Tokenizer: ", processes)
+        time.sleep(4)
+        assert all(process.is_alive() for process in processes)
+    assert finish(processes) == [0, 0]
+    assert log.with_suffix(".0").read_text().count("Prepared ") <= 1
 
 
 def test_two_processes_killed_go_on_exactly(tmp_path):

@@ -123,14 +123,16 @@ def test_a_run_killed_again_and_again_ends_as_one_that_never_was(kind, workers, 
         assert any(entry[1] > 1 and entry[1] % 1 for entry in entries), "the middle of a later epoch"
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed", "no sums", "no text"])
 def test_a_checkpoint_that_cannot_be_read_is_passed_over_for_the_one_before(damage, train, tmp_path):
     """And is replaced by what the run then saves at its step."""
     train(tmp_path / "whole", "blocks")
     train(tmp_path / "out", "blocks")
     optimizer = tmp_path / "out" / "checkpoint-12" / "optimizer.pt"
     data = bytearray(optimizer.read_bytes())
-    if damage == "missing":
+    if damage in ("no sums", "no text"):
+        (optimizer.parent / "SHA256SUMS").write_bytes(b"\xff" if damage == "no text" else b"")
+    elif damage == "missing":
         optimizer.unlink()
     else:
         data[len(data) // 2] ^= 1
@@ -141,6 +143,33 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over_for_the_one_before(dama
     assert f"Going on from {tmp_path / 'out' / 'checkpoint-9'}" in printed
     assert_same(tmp_path / "out", tmp_path / "whole")
     assert is_whole(tmp_path / "out" / "checkpoint-12")
+
+
+def test_the_evaluation_of_an_epoch_whose_last_step_was_saved_is_made_up_for(train, tmp_path):
+    """The save of the step is before it. And dropout does not depend on whether there was one."""
+    argv = (
+        *("--do_eval", "--validation_split_percentage", 20, "--eval_strategy", "epoch", "--save_steps", 1),
+        *("--save_total_limit", 20, "--metric_for_best_model", "loss"),
+    )
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert train(whole, "blocks", *argv)[0] == 0
+    checkpoints = [json.loads((whole / f"checkpoint-{step}" / "progress.json").read_text()) for step in range(1, 13)]
+    last = checkpoints[0]["steps_in_epoch"]
+    assert 1 < last < 12
+    assert [step for step, each in enumerate(checkpoints, 1) if each["evaluation_due"]] == [*range(last, 12, last), 12]
+    out.mkdir()
+    shutil.copytree(whole / f"checkpoint-{last}", out / f"checkpoint-{last}")
+    assert train(out, "blocks", *argv)[0] == 0
+    assert_same(out, whole)
+    assert losses(out) == losses(whole)
+    states = [json.loads((folder / "trainer_state.json").read_text()) for folder in (out, whole)]
+    evaluations = [
+        [(entry["step"], entry["eval_loss"]) for entry in state["log_history"] if "eval_loss" in entry]
+        for state in states
+    ]
+    assert evaluations[0] == evaluations[1]
+    assert states[0]["best_global_step"] == states[1]["best_global_step"]
+    assert states[0]["log_history"][-2].get("train_loss") == states[1]["log_history"][-2].get("train_loss")
 
 
 def test_where_no_checkpoint_can_be_read_nothing_is_lost(train, tmp_path):
@@ -317,6 +346,19 @@ def test_a_signal_lets_the_step_end_and_a_checkpoint_be_saved(number, code, unin
     assert process.exitcode == 0
     assert f"Going on from {out / f'checkpoint-{stopped[1]}'}" in log.read_text()
     assert_same(out, uninterrupted)
+
+
+def test_workers_that_outlive_an_epoch_do_not_outlive_the_run(tmp_path):
+    process = start(
+        "run_mlm", *SCRATCH, "--train_file", SAMPLE, "--max_seq_length", 32, "--do_train", "--max_steps", 2,
+        "--dataloader_num_workers", 1, "--dataloader_persistent_workers", "--output_dir", tmp_path / "out",
+        log=tmp_path / "log",
+    )  # fmt: skip
+    process.join(60)
+    hangs = process.exitcode is None
+    process.kill()
+    assert not hangs
+    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
