@@ -173,7 +173,7 @@ def check_together(data_args: DataArguments, training_args: TrainingArguments) -
     if data_args.streaming and training_args.prepare_only:
         raise UserError("--prepare_only has nothing to prepare of a stream, which is read while training: drop one")
     if data_args.streaming and training_args.do_train and training_args.max_steps < 1:
-        raise UserError("--streaming does not know how long the text is: give --max_steps N")
+        raise UserError("--streaming does not know how long the text is: give --max_steps N or --max_train_hours H")
     if data_args.streaming and training_args.do_eval and not (data_args.validation_file or data_args.dataset_name):
         raise UserError("--streaming cannot hold documents out of the stream: give --validation_file FILE")
     metric = training_args.metric_for_best_model

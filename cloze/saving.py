@@ -1,0 +1,121 @@
+"""The Trainer whose checkpoints are complete or absent, and that says what is wrong with those it cannot take."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
+
+from accelerate.utils import gather_object
+from transformers import Trainer
+
+from cloze import checkpoints
+from cloze.arguments import UserError
+from cloze.interruption import Watch, exit_code
+from cloze.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def of_another_run(checkpoint: str | None) -> Iterator[None]:
+    """Raise UserError where a checkpoint does not fit the model or its optimizer, or is more than numbers."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, AttributeError, UnpicklingError) as error:
+        raise UserError(
+            f"{checkpoint} does not fit this run, or is not of these scripts: {str(error)[:200]}: start from its "
+            "weights with --model_name_or_path, or afresh with --overwrite_output_dir"
+        ) from error
+
+
+class SavingTrainer(Trainer):
+    """Trainer that writes checkpoints aside and ends, once one is complete, where a signal asked for it.
+
+    Args:
+        recipe: the settings, which are kept in checkpoints.
+    """
+
+    def __init__(self, args, recipe: str = "", callbacks=(), **kwargs):
+        self.recipe = recipe
+        self.watch = Watch(None if args.max_train_hours is None else 3600 * args.max_train_hours, args.device)
+        super().__init__(args=args, callbacks=[*callbacks, self.watch], **kwargs)
+        # The Trainer deletes checkpoints at the end, even the newest: ours are used.
+        self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
+
+    def find_progress(self) -> Progress:
+        """How far the run is; all processes have to ask."""
+        raise NotImplementedError
+
+    def _save_checkpoint(self, model, trial):
+        """In place of the Trainer's, which leaves half a checkpoint where it is broken off (transformers#35782), and
+        prunes by time of change (transformers#26961)."""
+        args, state = self.args, self.state
+        self.watch.check_losses(self.watch.ask()[1].item(), args.output_dir)
+        self.store_flos()
+        progress = self.find_progress()
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if state.best_global_step == state.global_step or best.exists():
+            state.best_model_checkpoint = str(best)
+        folder = checkpoints.aside(args.output_dir, state.global_step)
+        for part in (self.write_model, partial(self.write_state, progress), self.complete):
+            self.write_together(part, folder)
+        folder = checkpoints.final(folder)
+        if args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+        if self.watch.signal:
+            logger.info("Stopped by a signal after step %d, which is saved: run it again to go on", state.global_step)
+            sys.exit(exit_code(self.watch.signal))
+
+    def write_together(self, part: Callable[[Path], None], folder: Path) -> None:
+        """Write one's part of a checkpoint, and go on when all processes have; UserError if one of them cannot."""
+        problem = None
+        size = checkpoints.checkpoint_size(self.model.num_parameters(), self.args.save_only_model)
+        try:
+            with checkpoints.writing(folder, size):
+                part(folder)
+        except UserError as error:
+            problem = error
+        if any(gather_object([problem is not None])):
+            raise problem or UserError(f"{folder} cannot be written by another process, which says why")
+
+    def write_model(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.save_model(str(folder), _internal_call=True)
+
+    def write_state(self, progress: Progress, folder: Path) -> None:
+        """What is needed to go on."""
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            self._save_rng_state(str(folder))
+            if self.args.should_save:
+                progress.write(folder)
+        if self.args.should_save:
+            (folder / checkpoints.RECIPE).write_text(self.recipe, encoding="utf-8")
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def complete(self, folder: Path) -> None:
+        if self.args.should_save:
+            checkpoints.complete(folder)
+            checkpoints.prune(
+                self.args.output_dir, self.save_total_limit, self.state.global_step, self.state.best_global_step
+            )
+
+    def _load_from_checkpoint(self, checkpoint, *args, **kwargs):
+        with of_another_run(checkpoint):
+            super()._load_from_checkpoint(checkpoint, *args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with of_another_run(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint):
+        with of_another_run(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint):
+        with of_another_run(checkpoint):
+            super()._load_rng_state(checkpoint)
