@@ -39,7 +39,9 @@ class DataArguments:
     )
     streaming: bool = field(
         default=False,
-        metadata={"help": "Read and tokenize while training, nothing is stored; needs --max_steps."},
+        metadata={
+            "help": "Read and tokenize while training, nothing is stored; needs --max_steps or --max_train_hours."
+        },
     )
     max_seq_length: int | None = field(
         default=None, metadata={"help": "Tokens in an example, special ones included; the model's most by default."}
