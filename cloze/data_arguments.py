@@ -39,9 +39,7 @@ class DataArguments:
     )
     streaming: bool = field(
         default=False,
-        metadata={
-            "help": "Read and tokenize while training, nothing is stored; needs --max_steps or --max_train_hours."
-        },
+        metadata={"help": "Read and tokenize while training; needs --max_steps or --max_train_hours."},
     )
     max_seq_length: int | None = field(
         default=None, metadata={"help": "Tokens in an example, special ones included; the model's most by default."}

@@ -11,7 +11,7 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from cloze.arguments import UserError
 
@@ -98,6 +98,10 @@ class Watch(TrainerCallback):
     def seconds(self) -> float:
         """Seconds of training so far, over all restarts."""
         return self.seconds_before + (0.0 if self.begun is None else time.monotonic() - self.begun)
+
+    def share(self, state: TrainerState) -> float:
+        """Which share of all steps, or of the time at hand, is over."""
+        return state.global_step / state.max_steps if self.limit is None else min(self.seconds / self.limit, 1.0)
 
     def is_over(self, seconds: float) -> bool:
         """Whether so much time is all there is."""

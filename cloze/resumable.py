@@ -188,7 +188,7 @@ class ResumableTrainer(SavingTrainer):
 
     def _maybe_log_save_evaluate(self, *args, **kwargs):
         if self.stream is not None:
-            self.state.epoch = self.state.global_step / self.state.max_steps
+            self.state.epoch = self.watch.share(self.state)
         elif self.state.global_step > self.stretch_begun:
             self.state.epoch = self.batches.epoch + self.batches.share(self.state.global_step - self.stretch_begun)
         super()._maybe_log_save_evaluate(*args, **kwargs)

@@ -93,6 +93,10 @@ class PretrainingTrainer(ResumableTrainer):
                     logs[f"{prefix}loss"] = float(share * logs["loss"])
                 logs[f"{prefix}accuracy"] = float(hits / max(count, 1))
             self.running.zero_()
+        if "train_runtime" in logs:
+            # The Trainer reckons with full batches, and with steps that the time at hand does not reach.
+            examples = self.meter.totals(self.accelerator)[0]
+            logs["train_samples_per_second"] = round(examples / logs["train_runtime"], 3)
         super().log(logs, *args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

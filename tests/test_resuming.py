@@ -475,6 +475,9 @@ def test_training_ends_with_its_time_and_its_schedule_too(train, tmp_path, monke
     assert [entry[-1] for entry in entries] == pytest.approx(rates)
     scheduler = torch.load(tmp_path / "checkpoint-13" / "scheduler.pt", weights_only=True)
     assert scheduler["_last_lr"] == [0.0, 0.0]
+    results = json.loads((tmp_path / "train_results.json").read_text())
+    # Since it went on from the sixth, seven steps of four examples, but for one of the two that an epoch leaves.
+    assert results["train_samples_per_second"] == pytest.approx(26 / results["train_runtime"], rel=1e-2)
     assert "Nothing is left to train" in train(tmp_path, "blocks", *argv)[1]
 
 
