@@ -48,7 +48,8 @@ def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) ->
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout.reconfigure(line_buffering=True)
-    os.environ.update(environment)
+    # Unless it is told, accelerate sets the number of threads of several processes, with a warning.
+    os.environ.update(environment | {"OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     # What --ddp_timeout sets where there are GPUs.
     distributed_c10d.default_pg_timeout = timedelta(seconds=float(os.environ.get("PATIENCE", 600)))
