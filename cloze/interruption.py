@@ -126,6 +126,10 @@ class Watch(TrainerCallback):
                 f"--bf16 instead of --fp16; the checkpoints in {output_dir} are from before"
             )
 
+    def check_losses_now(self, output_dir: str) -> None:
+        """Of all steps so far; waits for the device, and for all processes."""
+        self.check_losses(self.ask()[1].item(), output_dir)
+
     def on_train_begin(self, args, state, control, **kwargs):
         self.begun = time.monotonic()
 

@@ -142,9 +142,9 @@ class ResumableTrainer(SavingTrainer):
             max_steps = progress.max_steps
             if progress.steps_in_epoch != self.steps_in_epoch:
                 self.batches.set_epoch(progress.epoch, progress.past)
-                left = args.num_train_epochs - progress.epoch - self.batches.share(0)
-                max_steps = progress.step + math.ceil(left * self.steps_in_epoch)
-                left = max_steps - progress.step
+                epochs = args.num_train_epochs - progress.epoch - self.batches.share(0)
+                left = math.ceil(epochs * self.steps_in_epoch)
+                max_steps = progress.step + left
                 logger.warning("STEPS: %d are left, as batches have another size than before", left)
         # Epochs of pairs drawn anew differ a little in length: steps decide when to stop, as counted in the first.
         return sys.maxsize, self.steps_in_epoch, *values, max_steps

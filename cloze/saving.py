@@ -53,7 +53,7 @@ class SavingTrainer(Trainer):
         """In place of the Trainer's, which leaves half a checkpoint where it is broken off (transformers#35782), and
         prunes by time of change (transformers#26961)."""
         args, state = self.args, self.state
-        self.watch.check_losses(self.watch.ask()[1].item(), args.output_dir)
+        self.watch.check_losses_now(args.output_dir)
         self.store_flos()
         progress = self.find_progress()
         best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"

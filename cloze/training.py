@@ -74,7 +74,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     with handled(trainer.watch.receive):
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     # A GPU is not asked about the last step before.
-    trainer.watch.check_losses(trainer.watch.ask()[1].item(), args.output_dir)
+    trainer.watch.check_losses_now(args.output_dir)
     model = Path(args.output_dir) / "model.safetensors"
     with checkpoints.writing(model, checkpoints.checkpoint_size(trainer.model.num_parameters(), save_only_model=True)):
         trainer.save_model()
