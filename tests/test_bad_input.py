@@ -74,6 +74,9 @@ FILES = {
     "no_text.csv": b"sentence_a,sentence_b\nThe moon is far.,\n",
     "three.csv": b"sentence_a,sentence_b,label\na,b,0\nc,d,2\n",
     "boolean.jsonl": b'{"sentence_a": "a", "sentence_b": "b", "label": true}\n',
+    "hidden.txt": b"The [MASK] is far.\n",
+    "unhidden.txt": b"The [MASK] is far.\n\nThe sun is farther.\n",
+    "unhidden.csv": b"title,body\nEmma,The [MASK] is far.\nUlysses,Stately\n",
     "no_pairs.csv": b"sentence_a,sentence_b,label\n",
 }
 
@@ -316,7 +319,7 @@ PAIRS = [
 # Of run_nsp.py alone; nothing is trained but judged.
 JUDGED = "--model_name_or_path both --do_predict "
 PREDICTIONS = [
-    Case("no pairs given", "", "--do_predict without pairs", "--test_file FILE"),
+    Case("no pairs given", "", "--do_predict without anything", "--test_file FILE"),
     Case("pairs missing", "--test_file nowhere.csv", "--test_file: nowhere.csv is not there", "check the path"),
     Case("pairs as text", "--test_file pairs.txt", "--test_file pairs.txt", "give a table"),
     Case("no second text", "--test_file one_column.csv", "no column sentence_b", "columns: sentence_a, label"),
@@ -324,6 +327,25 @@ PREDICTIONS = [
     Case("label of 2", "--test_file three.csv", "label '2' is neither 0", "leave unknown ones empty"),
     Case("label that may mean next", "--test_file boolean.jsonl", "boolean.jsonl, line 1: label True", "leave unknown"),
     Case("no pairs there", "--test_file no_pairs.csv", "no_pairs.csv holds no pairs", "a header alone"),
+]
+
+# Of run_mlm.py alone; nothing is trained but filled in.
+FILLED = "--model_name_or_path bert --do_predict "
+FILLINGS = [
+    Case("no lines given", "", "--do_predict without anything", "--test_file FILE"),
+    Case("lines missing", "--test_file nowhere.txt", "--test_file: nowhere.txt is not there", "check the path"),
+    Case("no line there", "--test_file blank.txt", "--test_file blank.txt holds no line", "give texts with [MASK]"),
+    Case("nothing hidden", "--test_file unhidden.txt", "unhidden.txt, line 3: no [MASK]", "for the hidden word"),
+    Case("no text column", "--test_file unhidden.csv", "unhidden.csv: which column", "give --text_column NAME"),
+    Case(
+        "nothing hidden in a table",
+        "--test_file unhidden.csv --text_column body",
+        "unhidden.csv, line 3: no [MASK]",
+        "for the hidden word",
+    ),
+    Case("nothing told", "--test_file hidden.txt --top_k 0", "--top_k 0 is less than 1", "how many tokens"),
+    Case("more than all", "--test_file hidden.txt --top_k 501", "--top_k 501 is more than the 500 tokens", "lower it"),
+    Case("lines for nothing", "--test_file hidden.txt --do_predict False --do_eval", "without --do_predict", "drop"),
 ]
 
 # Only the Trainer knows better than these.
@@ -421,6 +443,14 @@ def test_what_is_wrong_far_down_a_stream_is_one_line_too(workers, error_of, tmp_
 def test_mistake_in_pairs_to_judge_is_named_too(argv, culprit, cure, error_of, monkeypatch):
     monkeypatch.setattr(run_nsp, "load_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(argv, run_nsp)
+    assert culprit in error
+    assert cure in error
+
+
+@parametrize([case._replace(argv=FILLED + case.argv) for case in FILLINGS])
+def test_mistake_in_lines_to_fill_in_is_named_too(argv, culprit, cure, error_of, monkeypatch):
+    monkeypatch.setattr(run_mlm, "load_model", lambda *_: pytest.fail("the model is loaded"))
+    error = error_of(argv)
     assert culprit in error
     assert cure in error
 
