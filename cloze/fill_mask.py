@@ -18,9 +18,8 @@ from cloze.data_arguments import DataTrainingArguments
 from cloze.encoding import encode
 from cloze.masking import Padding, collate
 from cloze.metrics import MASKED_TOKENS
-from cloze.modeling import tells_padding
 from cloze.readers import read_texts
-from cloze.setup import Setup
+from cloze.setup import Setup, padding_for
 from cloze.tokenization import template_of
 from cloze.trainer import PretrainingTrainer
 
@@ -76,7 +75,7 @@ def fill_masks(
     """
     model.eval()
     template = template_of(tokenizer)
-    padding = Padding(multiple=4, longest=max_seq_length, fixed=not tells_padding(model))
+    padding = padding_for(model, max_seq_length)
     documents = [[with_own_mask(text, tokenizer)] for text in texts]
     windows = [
         window

@@ -14,6 +14,7 @@ import zstandard
 from conftest import driver
 from tokenizers import Tokenizer, models
 from transformers import (
+    AutoConfig,
     AutoModelForMaskedLM,
     BertConfig,
     EsmConfig,
@@ -209,6 +210,7 @@ MISTAKES = [
     Case("no model there", "--model_name_or_path hub", "--model_name_or_path hub", "folder with a config.json"),
     Case("model without masks", "--model_name_or_path gpt2", "gpt2 has no masked-language", "such as bert, distilbert"),
     Case("tokenizer missing", "--tokenizer_name nowhere", "--tokenizer_name nowhere", "give --tokenizer_name PATH"),
+    Case("model alone", "--model_name_or_path alone", "--model_name_or_path alone: no tokenizer", "--tokenizer_name"),
     Case("tokenizer without mask", "--tokenizer_name no_mask", "no mask token", "use that of a masked language model"),
     Case("tokenizer without pad", "--tokenizer_name no_pad", "no padding token", "use that of a masked language model"),
     Case("tokenizer too large", "--tokenizer_name large", "1,000 tokens, the model's", "leave out --tokenizer_name"),
@@ -365,7 +367,7 @@ def parametrize(cases):
 
 @pytest.fixture(scope="module")
 def workplace(checkpoint, pair_checkpoint, tmp_path_factory):
-    """A folder of FILES, a BERT, a RoBERTa, a GPT-2, an ESM with a slow tokenizer, two BERTs for pairs, one of them
+    """A folder of FILES, a BERT, one without its tokenizer, a RoBERTa, a GPT-2, an ESM with a slow tokenizer, two BERTs for pairs, one of them
     with a single type of tokens, and three tokenizers that misfit."""
     folder = tmp_path_factory.mktemp("workplace")
     for name, content in FILES.items():
@@ -376,6 +378,7 @@ def workplace(checkpoint, pair_checkpoint, tmp_path_factory):
     shutil.copytree(pair_checkpoint("bert"), folder / "both")
     shutil.copytree(pair_checkpoint("bert"), folder / "one_type")
     BertConfig.from_pretrained(folder / "both", type_vocab_size=1).save_pretrained(folder / "one_type")
+    AutoConfig.from_pretrained(folder / "bert").save_pretrained(folder / "alone")
     GPT2Config(n_layer=1, n_embd=8, n_head=1).save_pretrained(folder / "gpt2")
     (folder / "vocab.txt").write_text("<cls>\n<pad>\n<eos>\n<unk>\nA\nC\nD\n<mask>")
     EsmTokenizer(folder / "vocab.txt").save_pretrained(folder / "esm")
