@@ -367,8 +367,8 @@ def parametrize(cases):
 
 @pytest.fixture(scope="module")
 def workplace(checkpoint, pair_checkpoint, tmp_path_factory):
-    """A folder of FILES, a BERT, one without its tokenizer, a RoBERTa, a GPT-2, an ESM with a slow tokenizer, two BERTs for pairs, one of them
-    with a single type of tokens, and three tokenizers that misfit."""
+    """A folder of FILES, a BERT, a model without its tokenizer, a RoBERTa, a GPT-2, an ESM with a slow tokenizer, two
+    BERTs for pairs, one of them with a single type of tokens, and three tokenizers that misfit."""
     folder = tmp_path_factory.mktemp("workplace")
     for name, content in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)

@@ -1,15 +1,15 @@
 """What a model puts in place of [MASK]: that of the model asked directly, for each mask, however long the text is."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE
-from processes import start_together
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
-from cloze.fill_mask import SHOWN, fill_masks, readable, windows_of
+from cloze.fill_mask import SHOWN, fill_masks, predict, readable, windows_of
 from cloze.masked_head import predict_masked_positions
 from cloze.metrics import MASKED_TOKENS
 
@@ -214,13 +214,15 @@ def test_a_run_trains_evaluates_and_fills_in_with_what_it_has_learnt(run_mlm_scr
     ]
 
 
-def test_of_several_processes_one_writes(checkpoint, tmp_path):
-    (tmp_path / "lines.txt").write_text("\n".join(TEXTS))
-    argv = ("--model_name_or_path", checkpoint("bert"), "--do_predict", "--test_file", tmp_path / "lines.txt")
-    processes = start_together("run_mlm", *argv, "--output_dir", tmp_path / "out", log=tmp_path / "log")
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
-    assert len(predictions(tmp_path / "out")) == 3
-    assert "Filled in 3 lines" in (tmp_path / "log.0").read_text()
-    assert "[MASK]" not in (tmp_path / "log.1").read_text()
+@pytest.mark.parametrize("first", [True, False])
+def test_of_several_processes_all_run_the_model_and_the_first_writes(first, asked, tmp_path, caplog):
+    model, _, tokenizer = asked("bert")
+    forwards = []
+    model.register_forward_hook(lambda *_: forwards.append(1))
+    args = SimpleNamespace(per_device_eval_batch_size=2, output_dir=tmp_path)
+    trainer = SimpleNamespace(model=model, processing_class=tokenizer, args=args, is_world_process_zero=lambda: first)
+    caplog.set_level("INFO")
+    predict(trainer, TEXTS, 2, ROOM)
+    assert len(forwards) == 2
+    assert (tmp_path / "predictions.jsonl").exists() == first
+    assert ("Filled in 3 lines" in caplog.text) == first

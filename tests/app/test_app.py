@@ -120,16 +120,18 @@ class Page:
 
     def ask(self, *texts: str, enter: bool = False) -> None:
         """Write, ask, and wait till what is shown is another answer."""
-        before = [element.id for element in self.seen(".cloze-bars, .cloze-message")]
+        before = self.answer()
         self.write(*texts)
         if enter:
             self.seen("textarea")[-1].send_keys(Keys.ENTER)
         else:
             next(button for button in self.seen("button") if button.text == "Ask").click()
-        self.wait_for(lambda: self.seen(".cloze-bars, .cloze-message"))
-        self.wait_for(lambda: not {e.id for e in self.seen(".cloze-bars, .cloze-message")} & set(before))
+        self.wait_for(lambda: self.answer() not in ([], before))
         # Answers of two models come one after the other.
         time.sleep(1)
+
+    def answer(self) -> list[str]:
+        return [element.text for element in self.seen(".cloze-bars, .cloze-message")]
 
     def bars(self) -> list[list[tuple[str, str]]]:
         """Of each group of bars: names and percentages."""
