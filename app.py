@@ -143,7 +143,9 @@ def answer_when_asked(
     for trigger in (button.click, *(text.submit for text in texts)):
         for model, shown in answers.items():
             # One at a time in all tabs: during its forward, a model keeps the places of the masks.
-            trigger(answer, [model, *texts], shown, show_progress="minimal", concurrency_id="models")
+            trigger(
+                answer, [model, *texts], shown, show_progress="minimal", concurrency_id="models", concurrency_limit=1
+            )
 
 
 class Parser(argparse.ArgumentParser):
