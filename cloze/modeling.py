@@ -164,6 +164,8 @@ def load_weights(model_args: ModelArguments, config: PretrainedConfig, task: Tas
                 config=config,
                 dtype=dtype,
                 output_loading_info=True,
+                # A head of other classes is made anew.
+                ignore_mismatched_sizes=task.classifies,
                 **model_args.hub_arguments,
             )
     # An UnpicklingError is what weights end in that would run code, and others that are broken.
@@ -171,7 +173,8 @@ def load_weights(model_args: ModelArguments, config: PretrainedConfig, task: Tas
         raise UserError(
             f"--model_name_or_path {model_args.model_name_or_path}: the weights cannot be loaded: {str(error)[:300]}"
         ) from None
-    missing = sorted(loading["missing_keys"])
+    mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
+    missing = sorted({*loading["missing_keys"], *mismatched})
     if missing:
         logger.warning(
             "NEW WEIGHTS: %s does not hold these, they start from random values and have to be trained: %s",

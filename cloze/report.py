@@ -31,6 +31,7 @@ FIGURES = {
         ("pair accuracy", "accuracy", ".1%"),
         ("pair F1", "f1", ".3f"),
     ],
+    "label": [("loss of classes", "loss", ".3f"), ("accuracy", "accuracy", ".1%"), ("macro-F1", "macro_f1", ".3f")],
 }
 
 # Tokens of context shown on each side of a word that is filled in.
@@ -49,6 +50,10 @@ def finish(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets, metrics
             )
         if task.pairs:
             shown["Pairs, and how likely the model holds their order"] = judge(model, tokenizer, sets.shown, 4)
+        if task.classifies:
+            shown["Texts, and what the model takes them for"] = classify(
+                trainer, sets.shown[:: max(1, len(sets.shown) // 4)][:4]
+            )
     if trainer.is_world_process_zero() and sets.shown:
         facts = {"model": describe_model(model, setup.model_args), **sets.facts}
         lines = summarise_run(trainer.state.log_history, metrics, facts, training_args.output_dir, task.objectives)
@@ -150,6 +155,23 @@ def judge(
     return lines
 
 
+@torch.no_grad()
+def classify(trainer: PretrainingTrainer, examples: Sequence[dict]) -> list[str]:
+    """Texts, each with the model's best two classes and the true one."""
+    model, tokenizer = trainer.model.eval(), trainer.processing_class
+    names = model.config.id2label
+    lines = []
+    for example in examples:
+        batch = {name: values.to(model.device) for name, values in trainer.data_collator([example]).items()}
+        label = int(batch.pop("label"))
+        best = model(**batch).logits[0].float().softmax(-1).topk(2)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        guesses = ", ".join(f"{names[number]} {share:.0%}" for number, share in pairs)
+        text = tokenizer.decode(example["input_ids"], skip_special_tokens=True)
+        lines.append(f"{text[:100]}\n    {guesses}   (it is {names[label]})")
+    return lines
+
+
 def show(lines: dict[str, str], shown: dict[str, list[str]]) -> None:
     width = max(map(len, lines))
     logger.info("\n%s", "\n".join(f"  {name[0].upper() + name[1:]:<{width}}  {text}" for name, text in lines.items()))
@@ -175,6 +197,10 @@ def write_model_card(
         metadata["pipeline_tag"] = "fill-mask"
         usage = f'from transformers import pipeline\n    pipeline("fill-mask", model="{training_args.output_dir}")'
         how.append(f"{data_args.mlm_probability:.0%} of the tokens were predicted;")
+    elif task.classifies:
+        metadata["pipeline_tag"] = "text-classification"
+        usage = f'pipeline("text-classification", model="{training_args.output_dir}")'
+        usage = f"from transformers import pipeline\n    {usage}"
     else:
         usage = (
             "from transformers import AutoModelForNextSentencePrediction\n"
