@@ -27,7 +27,7 @@ class Outcome:
         return np.array(self.labels) == np.array(self.predictions)
 
 
-def bootstrap_difference(differences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def bootstrap_difference(differences: np.ndarray, rng: np.random.Generator, draws: int = DRAWS) -> np.ndarray:
     """Mean differences as other texts and other seeds might have given them, [draws].
 
     Both texts and seeds are drawn with replacement, as in the Multi-Bootstrap (Sellam et al., 2022) for paired seeds: a
@@ -39,8 +39,8 @@ def bootstrap_difference(differences: np.ndarray, rng: np.random.Generator) -> n
     """
     seeds, texts = differences.shape
     drawn = []
-    for begin in range(0, DRAWS, PORTION):
-        count = min(PORTION, DRAWS - begin)
+    for begin in range(0, draws, PORTION):
+        count = min(PORTION, draws - begin)
         by_seed = rng.multinomial(texts, np.full(texts, 1 / texts), size=count) @ differences.T / texts
         weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=count) / seeds - 1 / seeds
         widened = np.sqrt(seeds / max(seeds - 1, 1)) * (weights * by_seed).sum(1)

@@ -316,7 +316,7 @@ PAIRS = [
 # Of run_nsp.py alone; nothing is trained but judged.
 JUDGED = "--model_name_or_path both --do_predict "
 PREDICTIONS = [
-    Case("no pairs given", "", "--do_predict without pairs", "--test_file FILE"),
+    Case("no pairs given", "", "--do_predict without anything to judge", "--test_file FILE"),
     Case("pairs missing", "--test_file nowhere.csv", "--test_file: nowhere.csv is not there", "check the path"),
     Case("pairs as text", "--test_file pairs.txt", "--test_file pairs.txt", "give a table"),
     Case("no second text", "--test_file one_column.csv", "no column sentence_b", "columns: sentence_a, label"),
