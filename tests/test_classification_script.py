@@ -53,13 +53,15 @@ def test_every_architecture_trains_two_steps(family, checkpoint, train, out):
     assert 0 < results["eval_loss"] < 3
 
 
-def test_training_learns_and_its_predictions_are_those_of_the_saved_model(train, script, out, tmp_path):
+def test_training_learns_and_its_predictions_are_those_of_the_saved_model(train, script, checkpoint, out, tmp_path):
     """Words that tell the class are learnt; predictions.jsonl has the probabilities of the model asked directly."""
     rows = [(f"the {word} of stone and the {word}", word) for word in ("moon", "soup", "song")] * 20
     write_csv(tmp_path / "words.csv", rows)
+    settings = "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32,initializer_range=0.2"
+    new = ("--model_type", "bert", "--config_overrides", settings, "--tokenizer_name", checkpoint("bert"))
     printed = train(
-        "--train_file", tmp_path / "words.csv", "--num_train_epochs", 15, "--learning_rate", "1e-2", "--do_predict",
-        "--test_file", tmp_path / "words.csv",
+        "--train_file", tmp_path / "words.csv", "--num_train_epochs", 10, "--learning_rate", "1e-2", "--do_predict",
+        "--test_file", tmp_path / "words.csv", model=new,
     )  # fmt: skip
     results = read_json(out / "all_results.json")
     assert results["eval_accuracy"] == results["predict_accuracy"] == results["predict_macro_f1"] == 1
