@@ -76,6 +76,12 @@ def losses(out) -> list[tuple]:
     return [tuple(entry.get(name) for name in names) for entry in entries if "loss" in entry]
 
 
+def resumed(out) -> list[int]:
+    """The steps from which the run went on."""
+    entries = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    return [entry["step"] for entry in entries if "resumed" in entry]
+
+
 def assert_same(out, whole):
     weights, expected = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
@@ -117,6 +123,7 @@ def test_a_run_killed_again_and_again_ends_as_one_that_never_was(kind, workers, 
     assert (code, errors) == (0, "")
     assert f"Going on from {tmp_path / 'out' / 'checkpoint-9'}" in printed
     assert_same(tmp_path / "out", tmp_path / "whole")
+    assert (resumed(tmp_path / "out"), resumed(tmp_path / "whole")) == ([3, 6, 9], [])
     entries = losses(tmp_path / "whole")
     assert [entry[0] for entry in entries] == [1, 4, 8, 12]
     if "stream" not in kind:
@@ -236,6 +243,7 @@ def test_a_run_broken_off_after_its_last_step_still_tells_all(broken_off, train,
         assert (code, errors) == (0, "")
         assert "Nothing is left to train" in printed
         assert_same(tmp_path / "out", tmp_path / "whole")
+        assert resumed(tmp_path / "out") == [], "no step was taken"
         card = (tmp_path / "out" / "README.md").read_text()
         assert re.search(r"masked perplexity \| [\d.,]+ before, [\d.,]+ after", card)
         assert ("real tokens" in card) == (broken_off != "train")
