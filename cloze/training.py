@@ -13,6 +13,7 @@ from cloze.interruption import handled
 from cloze.masked_head import predict_masked_positions
 from cloze.meters import count_flops
 from cloze.metrics import MASKED_TOKENS
+from cloze.model_card import CURVES
 from cloze.progress import Progress
 from cloze.setup import Setup, make_collator, padding_of
 from cloze.trainer import PretrainingTrainer
@@ -100,8 +101,8 @@ def what_is_missing(trainer: PretrainingTrainer, whole: dict[str, float]) -> dic
     folder = Path(trainer.args.output_dir)
     earlier = read_results(folder / "train_results.json")
     if earlier.get("train_loss") == whole["train_loss"]:
-        # The model card is written last.
-        return {} if (folder / "README.md").exists() else earlier
+        # The model card is written last; the curves may have found no room.
+        return {} if all((folder / name).exists() for name in ("README.md", CURVES)) else earlier
     # How fast it was is not known any more.
     read_results(folder / "all_results.json")
     trainer.save_metrics("train", whole)

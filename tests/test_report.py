@@ -9,7 +9,8 @@ from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePredictio
 from cloze.arguments import ModelArguments, TrainingArguments
 from cloze.data_arguments import DataTrainingArguments, NextSentenceArguments, PretrainingDataArguments
 from cloze.metrics import SENTENCE_PAIRS
-from cloze.report import fill_in, is_word, judge, show, summarise_run, write_model_card
+from cloze.model_card import write_model_card
+from cloze.report import fill_in, is_word, judge, show, summarise_run
 from cloze.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
 from cloze.tokenization import pair_template_of
 
