@@ -87,9 +87,8 @@ def curves_of(history: Sequence[dict], best_step: int | None, figures: dict[str,
     drawn = {name: panel for name, panel in drawn.items() if panel[0].size or panel[1].size}
     num_columns = 2 if len(drawn) <= 4 else 3
     num_rows = max(ceil(len(drawn) / num_columns), 1)
-    figure = Figure(figsize=(9, 0.6 + 2.2 * num_rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    last = max((entry["step"] for entry in history), default=1)
+    figure = grid_figure(num_rows, num_columns)
+    last = max((entry["step"] for entry in history), default=0) or 1
     for number, (name, (trained, evaluated, title, formatter)) in enumerate(drawn.items(), 1):
         axes = figure.add_subplot(num_rows, num_columns, number, gid=name)
         axes.set_title(title[0].upper() + title[1:])
@@ -107,6 +106,20 @@ def curves_of(history: Sequence[dict], best_step: int | None, figures: dict[str,
     return figure
 
 
+def grid_figure(num_rows: int, num_columns: int) -> Figure:
+    """An empty figure with room for so many panels, their tick labels, and a legend above."""
+    # In inches; matplotlib's own layouts take longer than all the drawing.
+    left, right, bottom, top, between = 0.65, 0.2, 0.55, 0.6, (0.65, 0.55)
+    width, height = (9 - left - right - (num_columns - 1) * between[0]) / num_columns, 1.6
+    total = bottom + top + num_rows * height + (num_rows - 1) * between[1]
+    figure = Figure(figsize=(9, total))
+    FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        left / 9, bottom / total, 1 - right / 9, 1 - top / total, between[0] / width, between[1] / height
+    )
+    return figure
+
+
 def draw_line(axes: Axes, series: np.ndarray, color: str, **settings) -> None:
     if not series.size:
         return
@@ -119,8 +132,9 @@ def draw_line(axes: Axes, series: np.ndarray, color: str, **settings) -> None:
 
 
 def set_scales(axes: Axes, name: str, values: np.ndarray, formatter: Formatter) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     if name.endswith("loss") and values.min() > 0 and values.max() > LOG_RATIO * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
@@ -130,13 +144,13 @@ def set_scales(axes: Axes, name: str, values: np.ndarray, formatter: Formatter) 
     axes.yaxis.set_major_formatter(formatter)
 
 
-def add_legend(figure: Figure) -> None:
+def add_legend(figure: Figure, place: str = "upper center") -> None:
     """One for all panels, above them."""
     handles: dict[str, Line2D] = {}
     for axes in figure.axes:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if handles:
-        figure.legend(handles.values(), handles, loc="outside upper center", ncols=len(handles))
+        figure.legend(handles.values(), handles, loc=place, ncols=len(handles))
 
 
 @own_style
@@ -168,7 +182,7 @@ def comparison_of(comparison: dict) -> Figure:
     axes.set_yticks(places, [label_of(model) for model in models])
     # The first on top.
     axes.set_ylim(len(models) - 0.5, -0.5)
-    add_legend(figure)
+    add_legend(figure, "outside upper center")
     return figure
 
 

@@ -73,6 +73,8 @@ def table_of(history: Sequence[dict], best_step: int | None, figures: dict[str, 
     columns |= {f"eval_{name}": figure for name, figure in figures.items() if not name.endswith("loss")}
     columns |= {"learning_rate": ("learning rate", ".2e"), "tokens_per_second": ("tokens a second", ",.0f")}
     rows = thin(rows_of(history), best_step)
+    if not rows:
+        return []
     columns = {name: column for name, column in columns.items() if any(name in row for row in rows)}
     cells = [[f"{row[name]:{form}}" if name in row else "" for name, (_, form) in columns.items()] for row in rows]
     # Titles of several words take two lines.
