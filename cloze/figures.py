@@ -90,7 +90,7 @@ def curves_of(history: Sequence[dict], best_step: int | None, figures: dict[str,
     figure = grid_figure(num_rows, num_columns)
     last = max((entry["step"] for entry in history), default=0) or 1
     for number, (name, (trained, evaluated, title, formatter)) in enumerate(drawn.items(), 1):
-        axes = figure.add_subplot(num_rows, num_columns, number, gid=name)
+        axes = figure.add_subplot(num_rows, num_columns, number)
         axes.set_title(title[0].upper() + title[1:])
         draw_line(axes, trained, color=TRAINING, label="training")
         draw_line(axes, evaluated, color=EVALUATION, label="held out", marker="o")
@@ -120,14 +120,14 @@ def grid_figure(num_rows: int, num_columns: int) -> Figure:
     return figure
 
 
-def draw_line(axes: Axes, series: np.ndarray, color: str, **settings) -> None:
-    if not series.size:
+def draw_line(axes: Axes, series: np.ndarray, color: str, label: str, marker: str = "") -> None:
+    count = series.shape[1]
+    if not count:
         return
     means, least, greatest = thin(series)
-    # Many markers hide the line; a single point without one is not seen.
-    settings["marker"] = settings.get("marker", "o" if series.shape[1] == 1 else "") if series.shape[1] <= 40 else ""
-    axes.plot(*means, color=color, **settings)
-    if series.shape[1] > POINTS:
+    # A single point is not seen without a marker, and many of them hide the line.
+    axes.plot(*means, color=color, label=label, marker="o" if count == 1 else marker if count <= 40 else "")
+    if count > POINTS:
         axes.fill_between(means[0], least, greatest, color=color, alpha=0.25, linewidth=0)
 
 
