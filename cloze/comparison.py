@@ -18,6 +18,7 @@ from cloze.arguments import ClassifierArguments, TrainingArguments, UserError
 from cloze.classification import CLASSIFICATION, classes_of
 from cloze.data_arguments import ClassificationArguments
 from cloze.examples import ExampleSets
+from cloze.figures import draw_comparison
 from cloze.labelled_examples import numbers_of_classes
 from cloze.modeling import load_config
 from cloze.recipes import differences, recipe_of
@@ -144,9 +145,10 @@ def check_texts(outcomes: list[list[Outcome]]) -> None:
 
 
 def tell(comparison: dict, output_dir: Path, recipe: str) -> None:
-    """Write comparison.json and the recipe that gives it again, and show the table."""
+    """Write comparison.json, its figure and the recipe that gives it again, and show the table."""
     (output_dir / checkpoints.RECIPE).write_text(recipe, encoding="utf-8")
     path = output_dir / "comparison.json"
     path.write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    draw_comparison(comparison, path.with_suffix(".png"))
     title = f"{comparison['test_examples']:,} held-out texts, {len(comparison['seeds'])} runs of each model"
     logger.info("\n%s:\n\n%s\n\nSaved in %s", title, tabulate(comparison), path)
