@@ -149,6 +149,6 @@ def tell(comparison: dict, output_dir: Path, recipe: str) -> None:
     (output_dir / checkpoints.RECIPE).write_text(recipe, encoding="utf-8")
     path = output_dir / "comparison.json"
     path.write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draw_comparison(comparison, path.with_suffix(".png"))
     title = f"{comparison['test_examples']:,} held-out texts, {len(comparison['seeds'])} runs of each model"
-    logger.info("\n%s:\n\n%s\n\nSaved in %s", title, tabulate(comparison), path)
+    logger.info("\n%s:\n\n%s\n\nSaved in %s, drawn beside it", title, tabulate(comparison), path)
+    draw_comparison(comparison, path.with_suffix(".png"))
