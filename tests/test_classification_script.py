@@ -6,16 +6,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, SAMPLE, driver
+from conftest import FAMILIES, SAMPLE
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-import run_classification
-import run_mlm
+from cloze.trainer import PretrainingTrainer
 
 
 @pytest.fixture
-def script(capsys):
-    return driver(run_classification.main, capsys)
+def script(run_classification_script):
+    return run_classification_script
 
 
 @pytest.fixture
@@ -140,12 +139,19 @@ def test_a_head_of_other_classes_is_made_anew(train, out, tmp_path):
 # Comparison
 
 
-def test_a_model_compared_with_itself_does_not_differ_and_a_run_that_is_over_is_not_done_again(
-    train, script, checkpoint, out
-):
-    models = ("--compare_with", f"one={checkpoint('bert')}", f"same={checkpoint('bert')}", "--num_seeds", 2)
-    settings = ("--num_train_epochs", 1, "--learning_rate", "1e-2", "--save_strategy", "no")
-    printed = train(*settings, model=models)
+def compared(out):
+    """What came of a comparison, but for the time."""
+    comparison = read_json(out / "comparison.json")
+    for model in comparison["models"]:
+        del model["seconds"]
+    return comparison
+
+
+def test_a_model_compared_with_itself_does_not_differ(train, script, checkpoint, out):
+    printed = train(
+        "--num_train_epochs", 1, "--learning_rate", "1e-2", "--num_seeds", 2,
+        model=("--compare_with", f"one={checkpoint('bert')}", f"same={checkpoint('bert')}"),
+    )  # fmt: skip
     comparison = read_json(out / "comparison.json")
     one, same = comparison["models"]
     assert comparison["test_examples"] == 40
@@ -155,31 +161,62 @@ def test_a_model_compared_with_itself_does_not_differ_and_a_run_that_is_over_is_
     assert one["macro_f1"] == same["macro_f1"]
     assert "+0.0 (+0.0 to +0.0), p 1: no difference beyond noise" in printed
     assert "run 4 of 4" in printed
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     # The seeds are two runs, and on the same texts.
-    losses = [read_json(out / "one" / f"seed-{seed}" / "eval_results.json")["eval_loss"] for seed in (42, 43)]
+    runs = [out / "one" / f"seed-{seed}" for seed in (42, 43)]
+    losses = [read_json(run / "eval_results.json")["eval_loss"] for run in runs]
     assert losses[0] != losses[1]
-    outcomes = [read_json(out / "one" / f"seed-{seed}" / "outcome.json") for seed in (42, 43)]
+    outcomes = [read_json(run / "outcome.json") for run in runs]
     assert outcomes[0]["labels"] == outcomes[1]["labels"]
     assert np.mean(np.array(outcomes[0]["labels"]) == outcomes[0]["predictions"]) == one["accuracy"]["by_seed"][0]
+    # Models are kept, checkpoints to go on from are not.
+    assert (runs[0] / "model.safetensors").exists()
+    assert not list(out.glob("*/*/checkpoint-*"))
 
-    # One is done again, as if it had been broken off; its figures come out the same.
-    (out / "same" / "seed-43" / "outcome.json").unlink()
-    (out / "same" / "seed-43" / "model.safetensors").unlink()
-    for name in ("README.md", "config.json"):
-        (out / "same" / "seed-43" / name).unlink()
-    printed = train(*settings, model=models)
-    assert printed.count("It is over") == 3
-    again = read_json(out / "comparison.json")
-    for row in (*comparison["models"], *again["models"]):
-        del row["seconds"]
-    assert again == comparison
-
+    # What has written the recipe is known by it.
     code, _, errors = script(out / "recipe.yaml", "--learning_rate", "1e-3")
     assert code == 2
     assert "seed-42 is of another recipe, here changed to learning_rate" in errors
+    code, _, errors = script(out / "recipe.yaml", "--max_eval_samples", 30)
+    assert code == 2
+    assert "here changed to max_eval_samples 30 (not 40)" in errors
 
 
-def test_pretraining_on_the_tasks_text_helps_where_it_must(script, capsys, tmp_path):
+class Killed(BaseException):
+    """Stands for kill -9: no handler of the scripts knows it."""
+
+
+def test_a_comparison_that_is_killed_goes_on_where_it_was(train, checkpoint, out, tmp_path, monkeypatch):
+    """In the second of three runs, behind its first checkpoint."""
+    models = (
+        "--compare_with",
+        f"a={checkpoint('bert')}",
+        f"b={checkpoint('distilbert')}",
+        f"c={checkpoint('roberta')}",
+    )
+    settings = ("--max_steps", 5, "--save_steps", 2, "--learning_rate", "1e-2", "--num_seeds", 1)
+    train(*settings, "--output_dir", tmp_path / "whole", model=models)
+    step, taken = PretrainingTrainer.training_step, []
+
+    def dying_step(*args, **kwargs):
+        taken.append(1)
+        if len(taken) == 9:
+            raise Killed
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(PretrainingTrainer, "training_step", dying_step)
+    with pytest.raises(Killed):
+        train(*settings, model=models)
+    assert not (out / "comparison.json").exists()
+    printed = train(*settings, model=models)
+    # Five steps, three, of which the last was lost, three more, five.
+    assert len(taken) == 9 + 3 + 5
+    assert printed.count("It is over: accuracy") == 1
+    assert "Going on from" in printed
+    assert compared(out)["models"] == compared(tmp_path / "whole")["models"]
+
+
+def test_pretraining_on_the_tasks_text_helps_where_it_must(script, run_mlm_script, tmp_path):
     """Two classes of made-up words, which plain text shows together: the test has words that no labelled text has, so
     that random weights can but guess."""
     rng = np.random.default_rng(0)
@@ -193,7 +230,7 @@ def test_pretraining_on_the_tasks_text_helps_where_it_must(script, capsys, tmp_p
     write_csv(tmp_path / "train.csv", [text(number, 0, 5) for number in range(40)])
     write_csv(tmp_path / "test.csv", [text(number, 5, 30) for number in range(60)])
     mlm = tmp_path / "mlm"
-    code, _, errors = driver(run_mlm.main, capsys)(
+    code, _, errors = run_mlm_script(
         "--model_type", "bert", "--config_overrides", "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,"
         "intermediate_size=64,max_position_embeddings=16", "--vocab_size", 400, "--train_file", tmp_path / "plain.txt",
         "--line_by_line", "--max_seq_length", 16, "--do_train", "--max_steps", 250, "--learning_rate", "1e-2",
