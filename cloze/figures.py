@@ -134,7 +134,7 @@ def draw_line(axes: Axes, series: np.ndarray, color: str, label: str, marker: st
 def set_scales(axes: Axes, name: str, values: np.ndarray, formatter: Formatter) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     if name.endswith("loss") and values.min() > 0 and values.max() > LOG_RATIO * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
@@ -176,7 +176,7 @@ def comparison_of(comparison: dict) -> Figure:
             axes.plot(model[name]["mean"], place, "|", color=BEST, markersize=18, markeredgewidth=2, label="mean")
         axes.set_xlabel(f"on {comparison['test_examples']:,} test examples")
         axes.margins(x=0.1)
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(PERCENT)
         axes.grid(visible=False, axis="y")
     axes.set_yticks(places, [label_of(model) for model in models])
