@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test test-app lint
 
 # Trains a small BERT from scratch on the bundled sample: two CPU cores, minutes, no network once installed.
 quickstart: .venv/installed
@@ -8,6 +8,10 @@ quickstart: .venv/installed
 
 test: .venv/installed-test
 	.venv/bin/python -m pytest
+
+# Those of app.py: needs chromium and chromedriver on the PATH.
+test-app: .venv/installed-test-app
+	.venv/bin/python -m pytest tests/app
 
 lint: .venv/installed-test
 	.venv/bin/ruff check .
@@ -20,4 +24,8 @@ lint: .venv/installed-test
 
 .venv/installed-test: .venv/installed requirements-test.txt
 	.venv/bin/python -m pip install -q -r requirements-test.txt
+	touch $@
+
+.venv/installed-test-app: .venv/installed-test requirements-app.txt requirements-test-app.txt
+	.venv/bin/python -m pip install -q -r requirements-test-app.txt
 	touch $@

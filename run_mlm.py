@@ -10,6 +10,10 @@ On two CPU cores, in minutes, without a network:
 
     python run_mlm.py recipes/quickstart/mlm.yaml
 
+The words that a trained model puts in place of [MASK], in lines of your own:
+
+    python run_mlm.py --model_name_or_path out --do_predict --test_file lines.txt --output_dir out
+
 The first argument may be a recipe, a YAML file of the flags; flags behind it win. ``--help`` lists them.
 """
 
@@ -17,6 +21,7 @@ from cloze.arguments import ModelArguments, TrainingArguments
 from cloze.block_examples import make_blocks
 from cloze.commandline import run_script
 from cloze.data_arguments import DataTrainingArguments
+from cloze.fill_mask import predict, read_lines_to_fill
 from cloze.modeling import load_model
 from cloze.preflight import preflight, tell_prepared
 from cloze.report import finish
@@ -28,6 +33,7 @@ from cloze.training import make_trainer, run
 def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:
     # Text, config and tokenizer, which is trained from the text if there is none
     setup = set_up(MASKED_LM, model_args, data_args, training_args)
+    test_lines = read_lines_to_fill(setup) if training_args.do_predict else []
 
     # Blocks, or lines; masks are drawn while batches are made, anew each epoch
     sets = make_blocks(setup)
@@ -42,6 +48,11 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
         preflight(trainer, setup, sets)
         return
     metrics = run(trainer, setup)
+
+    # Fill in lines of the user's own
+    if test_lines:
+        predict(trainer, test_lines, data_args.top_k, setup.max_seq_length)
+
     finish(trainer, setup, sets, metrics)
 
 

@@ -32,7 +32,8 @@ def make_blocks(setup: Setup) -> ExampleSets:
         cut,
         partial(describe, data_args=data_args, max_seq_length=setup.max_seq_length),
     )
-    logger.info("An example: %s", setup.tokenizer.decode(sets.shown[0]["input_ids"])[:300])
+    if sets.shown:
+        logger.info("An example: %s", setup.tokenizer.decode(sets.shown[0]["input_ids"])[:300])
     return sets
 
 

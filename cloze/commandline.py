@@ -8,8 +8,8 @@ import logging
 import multiprocessing
 import sys
 import typing
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 from transformers import HfArgumentParser
 from transformers.integrations import get_available_reporting_integrations
@@ -51,24 +51,32 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
     # Trackers send the command line along.
     sys.argv = [hide(argument, secrets) for argument in sys.argv]
     try:
-        settings = parse(argv, settings_of(main))
-        model_args, _, args = settings
-        # A recipe may have one, too.
-        secrets |= {token for token in (model_args.token, args.hub_token) if token}
-        leaves_nothing = without_new_folders(args.output_dir) if args.dry_run else nullcontext()
-        with handled(end_at_once), leaves_nothing, processes_part():
-            main(*settings)
-    except UserError as error:
-        # From a data-loader worker it comes with a traceback in front.
-        message = str(error).rpartition("UserError: ")[2]
-        print("error:", hide(" ".join(message.split()), secrets), file=sys.stderr)
-        sys.exit(2)
+        with errors_in_one_line(secrets):
+            settings = parse(argv, settings_of(main))
+            model_args, _, args = settings
+            # A recipe may have one, too.
+            secrets |= {token for token in (model_args.token, args.hub_token) if token}
+            leaves_nothing = without_new_folders(args.output_dir) if args.dry_run else nullcontext()
+            with handled(end_at_once), leaves_nothing, processes_part():
+                main(*settings)
     finally:
         # Data-loader workers that outlive an epoch: at its exit, Python would send them the signal that they leave to
         # it, and wait for their end.
         for worker in multiprocessing.active_children():
             if worker.daemon:
                 worker.kill()
+
+
+@contextmanager
+def errors_in_one_line(secrets: set[str]) -> Iterator[None]:
+    """End the process with exit code 2 and one line on stderr where a UserError is raised."""
+    try:
+        yield
+    except UserError as error:
+        # From a data-loader worker it comes with a traceback in front.
+        message = str(error).rpartition("UserError: ")[2]
+        print("error:", hide(" ".join(message.split()), secrets), file=sys.stderr)
+        sys.exit(2)
 
 
 def start_logging(secrets: set[str]) -> None:

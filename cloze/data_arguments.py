@@ -129,11 +129,18 @@ class DataTrainingArguments(MaskingArguments):
     truncate_long_lines: bool = field(
         default=False, metadata={"help": "With line_by_line: cut off what exceeds max_seq_length, do not split it."}
     )
+    test_file: str | None = field(
+        default=None,
+        metadata={"help": "For do_predict: texts with [MASK] for each hidden word; a line, or a row of a table, each."},
+    )
+    top_k: int = field(default=5, metadata={"help": "For do_predict: how many tokens are told for each [MASK]."})
 
     def __post_init__(self):
         super().__post_init__()
         if self.truncate_long_lines and not self.line_by_line:
             raise UserError("--truncate_long_lines goes with --line_by_line: blocks have no long lines")
+        if self.top_k < 1:
+            raise UserError(f"--top_k {self.top_k} is less than 1: give how many tokens to tell for each [MASK]")
 
 
 @dataclass
@@ -197,7 +204,7 @@ def check_together(data_args: DataArguments, training_args: TrainingArguments) -
     test_file = getattr(data_args, "test_file", None)
     predicts = training_args.do_predict and hasattr(data_args, "test_file")
     if predicts and not test_file:
-        raise UserError("--do_predict without anything to judge: give --test_file FILE")
+        raise UserError("--do_predict without anything to predict: give --test_file FILE")
     if test_file and not predicts:
         raise UserError("--test_file without --do_predict: add it, or drop the file")
     if not (training_args.do_train or training_args.do_eval or predicts):

@@ -150,12 +150,21 @@ def load_model(model_args: ModelArguments, config: PretrainedConfig, task: Task,
             config, dtype=None if dtype == "auto" else dtype, trust_remote_code=model_args.trust_remote_code
         )
     else:
-        model = load_weights(model_args, config, task, dtype)
+        model, missing = load_weights(model_args, config, task, dtype)
+        if missing:
+            logger.warning(
+                "NEW WEIGHTS: %s does not hold these, they start from random values and have to be trained: %s",
+                model_args.model_name_or_path,
+                ", ".join(missing),
+            )
     logger.info("Model: %s", describe_model(model, model_args))
     return model
 
 
-def load_weights(model_args: ModelArguments, config: PretrainedConfig, task: Task, dtype) -> PreTrainedModel:
+def load_weights(
+    model_args: ModelArguments, config: PretrainedConfig, task: Task, dtype: torch.dtype | str
+) -> tuple[PreTrainedModel, list[str]]:
+    """The checkpoint's model with the task's head, and the names of the weights that the checkpoint does not hold."""
     try:
         # The library's table of missing and unexpected weights says less plainly what follows below.
         with quiet():
@@ -174,14 +183,7 @@ def load_weights(model_args: ModelArguments, config: PretrainedConfig, task: Tas
             f"--model_name_or_path {model_args.model_name_or_path}: the weights cannot be loaded: {str(error)[:300]}"
         ) from None
     mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
-    missing = sorted({*loading["missing_keys"], *mismatched})
-    if missing:
-        logger.warning(
-            "NEW WEIGHTS: %s does not hold these, they start from random values and have to be trained: %s",
-            model_args.model_name_or_path,
-            ", ".join(missing),
-        )
-    return model
+    return model, sorted({*loading["missing_keys"], *mismatched})
 
 
 def describe_model(model: PreTrainedModel, model_args: ModelArguments) -> str:

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.arguments import UserError
 from cloze.corpus import find_files
 from cloze.encoding import encode
-from cloze.masking import IGNORED
-from cloze.pairs import PairTemplate, fit
+from cloze.masking import IGNORED, collate
+from cloze.metrics import SENTENCE_PAIRS
+from cloze.pairs import IS_RANDOM, PairTemplate, fit
 from cloze.readers import file_format, read_rows
+from cloze.setup import padding_for
 from cloze.tokenization import pair_template_of
 from cloze.trainer import PretrainingTrainer
 
@@ -56,21 +60,9 @@ def pair_of(row: dict, where: str) -> SentencePair:
 
 def predict(trainer: PretrainingTrainer, pairs: list[SentencePair], max_seq_length: int) -> None:
     """Write predictions.jsonl to output_dir, in the order of the pairs; log and save metrics where labels are known."""
-    tokenizer = trainer.processing_class
-    template = pair_template_of(tokenizer)
-    texts = [[pair.sentence_a, pair.sentence_b] for pair in pairs]
-    encoded = [[ids for ids, _ in document] for document in encode(texts, tokenizer, with_words=False)]
-    for pair, ids in zip(pairs, encoded, strict=True):
-        if not all(map(len, ids)):
-            raise UserError(f"{pair.where}: the tokenizer finds no token in one of the texts: every pair needs two")
-    room = max_seq_length - template.num_special
-    too_long = sum(len(a) + len(b) > room for a, b in encoded)
+    examples, too_long = encode_pairs(pairs, trainer.processing_class, max_seq_length)
     if too_long:
         logger.warning("%d of %d pairs exceed %d tokens: their ends are cut off", too_long, len(pairs), max_seq_length)
-    examples = [
-        cut_example(*ids, pair.label, number, template, room)
-        for number, (ids, pair) in enumerate(zip(encoded, pairs, strict=True))
-    ]
     output = trainer.predict(examples, metric_key_prefix="predict")
     probabilities = output.predictions[0][:, -1].tolist()
     save_predictions(trainer, f"Judged {len(pairs):,} pairs", map(prediction, pairs, probabilities), output.metrics)
@@ -92,6 +84,38 @@ def save_predictions(
         figures = {name: metrics.get(f"predict_{name}") for name in ("accuracy", "f1", "macro_f1", "loss", "is_next")}
         told = (f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
         logger.info("Those with a label: %s", ", ".join(told))
+
+
+@torch.no_grad()
+def judge_pair(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pair: SentencePair, max_seq_length: int
+) -> tuple[float, bool]:
+    """The probability that the second text does not follow the first, and whether the pair had to be cut."""
+    model.eval()
+    examples, too_long = encode_pairs([pair], tokenizer, max_seq_length)
+    batch = collate(examples, tokenizer.pad_token_id, padding_for(model, max_seq_length))
+    del batch["next_sentence_label"]
+    logits = SENTENCE_PAIRS.logits_of(model(**batch)).float()
+    return logits.softmax(-1)[0, IS_RANDOM].item(), too_long > 0
+
+
+def encode_pairs(
+    pairs: list[SentencePair], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
+) -> tuple[list[dict], int]:
+    """The pairs as examples, and how many are too long: of these, the ends are cut off."""
+    template = pair_template_of(tokenizer)
+    texts = [[pair.sentence_a, pair.sentence_b] for pair in pairs]
+    encoded = [[ids for ids, _ in document] for document in encode(texts, tokenizer, with_words=False)]
+    for pair, ids in zip(pairs, encoded, strict=True):
+        if not all(map(len, ids)):
+            raise UserError(f"{pair.where}: the tokenizer finds no token in one of the texts: every pair needs two")
+    room = max_seq_length - template.num_special
+    too_long = sum(len(a) + len(b) > room for a, b in encoded)
+    examples = [
+        cut_example(*ids, pair.label, number, template, room)
+        for number, (ids, pair) in enumerate(zip(encoded, pairs, strict=True))
+    ]
+    return examples, too_long
 
 
 def cut_example(

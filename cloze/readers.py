@@ -76,10 +76,26 @@ def has_blank_lines_between(path: Path) -> bool:
 
 def read_table(path: Path, text_column: str | None) -> Iterator[list[str]]:
     """Documents of a table: the text of each row, rows without text left out."""
+    for _, text in read_table_texts(path, text_column):
+        yield [text]
+
+
+def read_texts(path: Path, text_column: str | None) -> Iterator[tuple[str, str]]:
+    """Where each text stands, and the text: a line of a text file or a row of a table, blank ones left out."""
+    if file_format(path) != ".txt":
+        yield from read_table_texts(path, text_column)
+        return
+    for number, line in enumerate(read_lines(path), 1):
+        if line.strip():
+            yield f"{path}, line {number}", line.strip()
+
+
+def read_table_texts(path: Path, text_column: str | None) -> Iterator[tuple[str, str]]:
     column = None
     for where, row in read_rows(path):
         column = column or choose_column(row, text_column, str(path))
-        yield from text_of(row, column, where)
+        for (text,) in text_of(row, column, where):
+            yield where, text
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

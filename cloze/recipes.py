@@ -31,7 +31,7 @@ DECISIVE = {
 INDIFFERENT = {
     *("cache_dir", "use_fast_tokenizer", "trust_remote_code", "preprocessing_num_workers", "tokenizer_backend"),
     *("overwrite_cache", "overwrite_output_dir", "max_eval_samples", "max_tokens_per_batch", "test_file"),
-    *("dry_run", "prepare_only", "compare_with", "num_seeds"),
+    *("top_k", "dry_run", "prepare_only", "compare_with", "num_seeds"),
 }
 
 

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -139,12 +139,18 @@ def start_process(data_args: DataArguments, training_args: TrainingArguments) ->
 
 def padding_of(setup: Setup, model: PreTrainedModel) -> Padding:
     args = setup.training_args
-    return Padding(
+    padding = padding_for(model, setup.max_seq_length)
+    return replace(
+        padding,
         # Tensor cores want multiples of 8.
-        multiple=8 if args.fp16 or args.bf16 else 4,
-        longest=setup.max_seq_length,
-        fixed=setup.data_args.pad_to_max_length or not tells_padding(model),
+        multiple=8 if args.fp16 or args.bf16 else padding.multiple,
+        fixed=padding.fixed or setup.data_args.pad_to_max_length,
     )
+
+
+def padding_for(model: PreTrainedModel, max_seq_length: int) -> Padding:
+    """How a model's batches are padded where no setting asks for more."""
+    return Padding(multiple=4, longest=max_seq_length, fixed=not tells_padding(model))
 
 
 def make_collator(setup: Setup, padding: Padding) -> Callable[[list[dict]], dict]:

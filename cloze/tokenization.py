@@ -32,14 +32,20 @@ def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTr
     name = model_args.tokenizer_name or model_args.model_name_or_path or checkpoint
     if name is None:
         return None
+    flag = "--tokenizer_name" if model_args.tokenizer_name else "--model_name_or_path"
     try:
-        return AutoTokenizer.from_pretrained(name, use_fast=model_args.use_fast_tokenizer, **model_args.hub_arguments)
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, use_fast=model_args.use_fast_tokenizer, **model_args.hub_arguments
+        )
     # Depending on what is wrong, transformers raises OSError to TypeError, and the tokenizers library bare Exception.
     except Exception as error:
-        flag = "--tokenizer_name" if model_args.tokenizer_name else "--model_name_or_path"
         raise UserError(
             f"{flag} {name}: no tokenizer could be loaded ({str(error)[:200]}): give --tokenizer_name PATH"
         ) from None
+    # Of a folder with a model alone, transformers makes one that knows special tokens, and a space at most.
+    if len(tokenizer) - len(set(tokenizer.all_special_ids)) < 3:
+        raise UserError(f"{flag} {name}: no tokenizer could be loaded (none is there): give --tokenizer_name PATH")
+    return tokenizer
 
 
 def train_tokenizer(

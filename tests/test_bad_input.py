@@ -14,6 +14,7 @@ import zstandard
 from conftest import driver
 from tokenizers import Tokenizer, models
 from transformers import (
+    AutoConfig,
     AutoModelForMaskedLM,
     BertConfig,
     EsmConfig,
@@ -74,6 +75,9 @@ FILES = {
     "no_text.csv": b"sentence_a,sentence_b\nThe moon is far.,\n",
     "three.csv": b"sentence_a,sentence_b,label\na,b,0\nc,d,2\n",
     "boolean.jsonl": b'{"sentence_a": "a", "sentence_b": "b", "label": true}\n',
+    "hidden.txt": b"The [MASK] is far.\n",
+    "unhidden.txt": b"The [MASK] is far.\n\nThe sun is farther.\n",
+    "unhidden.csv": b"title,body\nEmma,The [MASK] is far.\nUlysses,Stately\n",
     "no_pairs.csv": b"sentence_a,sentence_b,label\n",
 }
 
@@ -206,6 +210,7 @@ MISTAKES = [
     Case("no model there", "--model_name_or_path hub", "--model_name_or_path hub", "folder with a config.json"),
     Case("model without masks", "--model_name_or_path gpt2", "gpt2 has no masked-language", "such as bert, distilbert"),
     Case("tokenizer missing", "--tokenizer_name nowhere", "--tokenizer_name nowhere", "give --tokenizer_name PATH"),
+    Case("model alone", "--model_name_or_path alone", "--model_name_or_path alone: no tokenizer", "--tokenizer_name"),
     Case("tokenizer without mask", "--tokenizer_name no_mask", "no mask token", "use that of a masked language model"),
     Case("tokenizer without pad", "--tokenizer_name no_pad", "no padding token", "use that of a masked language model"),
     Case("tokenizer too large", "--tokenizer_name large", "1,000 tokens, the model's", "leave out --tokenizer_name"),
@@ -316,7 +321,7 @@ PAIRS = [
 # Of run_nsp.py alone; nothing is trained but judged.
 JUDGED = "--model_name_or_path both --do_predict "
 PREDICTIONS = [
-    Case("no pairs given", "", "--do_predict without anything to judge", "--test_file FILE"),
+    Case("no pairs given", "", "--do_predict without anything", "--test_file FILE"),
     Case("pairs missing", "--test_file nowhere.csv", "--test_file: nowhere.csv is not there", "check the path"),
     Case("pairs as text", "--test_file pairs.txt", "--test_file pairs.txt", "give a table"),
     Case("no second text", "--test_file one_column.csv", "no column sentence_b", "columns: sentence_a, label"),
@@ -324,6 +329,25 @@ PREDICTIONS = [
     Case("label of 2", "--test_file three.csv", "label '2' is neither 0", "leave unknown ones empty"),
     Case("label that may mean next", "--test_file boolean.jsonl", "boolean.jsonl, line 1: label True", "leave unknown"),
     Case("no pairs there", "--test_file no_pairs.csv", "no_pairs.csv holds no pairs", "a header alone"),
+]
+
+# Of run_mlm.py alone; nothing is trained but filled in.
+FILLED = "--model_name_or_path bert --do_predict "
+FILLINGS = [
+    Case("no lines given", "", "--do_predict without anything", "--test_file FILE"),
+    Case("lines missing", "--test_file nowhere.txt", "--test_file: nowhere.txt is not there", "check the path"),
+    Case("no line there", "--test_file blank.txt", "--test_file blank.txt holds no line", "give texts with [MASK]"),
+    Case("nothing hidden", "--test_file unhidden.txt", "unhidden.txt, line 3: no [MASK]", "for the hidden word"),
+    Case("no text column", "--test_file unhidden.csv", "unhidden.csv: which column", "give --text_column NAME"),
+    Case(
+        "nothing hidden in a table",
+        "--test_file unhidden.csv --text_column body",
+        "unhidden.csv, line 3: no [MASK]",
+        "for the hidden word",
+    ),
+    Case("nothing told", "--test_file hidden.txt --top_k 0", "--top_k 0 is less than 1", "how many tokens"),
+    Case("more than all", "--test_file hidden.txt --top_k 501", "--top_k 501 is more than the 500 tokens", "lower it"),
+    Case("lines for nothing", "--test_file hidden.txt --do_predict False --do_eval", "without --do_predict", "drop"),
 ]
 
 # Only the Trainer knows better than these.
@@ -343,8 +367,8 @@ def parametrize(cases):
 
 @pytest.fixture(scope="module")
 def workplace(checkpoint, pair_checkpoint, tmp_path_factory):
-    """A folder of FILES, a BERT, a RoBERTa, a GPT-2, an ESM with a slow tokenizer, two BERTs for pairs, one of them
-    with a single type of tokens, and three tokenizers that misfit."""
+    """A folder of FILES, a BERT, a model without its tokenizer, a RoBERTa, a GPT-2, an ESM with a slow tokenizer, two
+    BERTs for pairs, one of them with a single type of tokens, and three tokenizers that misfit."""
     folder = tmp_path_factory.mktemp("workplace")
     for name, content in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -354,6 +378,7 @@ def workplace(checkpoint, pair_checkpoint, tmp_path_factory):
     shutil.copytree(pair_checkpoint("bert"), folder / "both")
     shutil.copytree(pair_checkpoint("bert"), folder / "one_type")
     BertConfig.from_pretrained(folder / "both", type_vocab_size=1).save_pretrained(folder / "one_type")
+    AutoConfig.from_pretrained(folder / "bert").save_pretrained(folder / "alone")
     GPT2Config(n_layer=1, n_embd=8, n_head=1).save_pretrained(folder / "gpt2")
     (folder / "vocab.txt").write_text("<cls>\n<pad>\n<eos>\n<unk>\nA\nC\nD\n<mask>")
     EsmTokenizer(folder / "vocab.txt").save_pretrained(folder / "esm")
@@ -421,6 +446,14 @@ def test_what_is_wrong_far_down_a_stream_is_one_line_too(workers, error_of, tmp_
 def test_mistake_in_pairs_to_judge_is_named_too(argv, culprit, cure, error_of, monkeypatch):
     monkeypatch.setattr(run_nsp, "load_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(argv, run_nsp)
+    assert culprit in error
+    assert cure in error
+
+
+@parametrize([case._replace(argv=FILLED + case.argv) for case in FILLINGS])
+def test_mistake_in_lines_to_fill_in_is_named_too(argv, culprit, cure, error_of, monkeypatch):
+    monkeypatch.setattr(run_mlm, "load_model", lambda *_: pytest.fail("the model is loaded"))
+    error = error_of(argv)
     assert culprit in error
     assert cure in error
 

@@ -362,16 +362,17 @@ def test_settings_are_those_that_main_names(script, expected):
 MASKING = {"mlm_probability", "mask_replace_prob", "random_replace_prob", "whole_word_mask"}
 PAIRING = {"pair_strategy", "pair_objective", "nsp_probability", "short_seq_probability", "sentence_per_line"}
 BLOCKS = {"line_by_line", "truncate_long_lines"}
+FILLING = {"test_file", "top_k"}
 
 
 @pytest.mark.parametrize(
     ("script", "own"),
-    [(run_mlm, MASKING | BLOCKS), (run_nsp, PAIRING | {"test_file"}), (run_pretraining, MASKING | PAIRING)],
+    [(run_mlm, MASKING | BLOCKS | FILLING), (run_nsp, PAIRING | {"test_file"}), (run_pretraining, MASKING | PAIRING)],
 )
 def test_a_script_knows_its_own_settings_and_refuses_those_of_others(script, own):
     data_args = parse(LEAST_ARGV, script)[1]
     names = {field.name for field in dataclasses.fields(data_args)}
-    everything = MASKING | PAIRING | BLOCKS | {"test_file"}
+    everything = MASKING | PAIRING | BLOCKS | FILLING
     assert names & everything == own
     for name in everything - own:
         with pytest.raises(UserError, match=f"unknown argument --{name}"):
@@ -410,6 +411,7 @@ def test_settings_of_pairs(argv, name, value, script):
         (run_nsp, "--pair_strategy sentence --nsp_probability 0.25 --sentence_per_line --learning_rate 1e-4"),
         (run_nsp, "--pair_objective sop --short_seq_probability 0 --metric_for_best_model f1"),
         (run_nsp, "--do_predict --test_file pairs.csv --do_train False"),
+        (run_mlm, "--do_predict --test_file lines.txt --top_k 3"),
         (run_pretraining, "--pair_objective sop --mlm_probability 0.3 --whole_word_mask --max_seq_length 128"),
         (
             run_pretraining,

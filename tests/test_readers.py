@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from cloze.arguments import UserError
-from cloze.readers import choose_column, file_format, read_table, read_text
+from cloze.readers import choose_column, file_format, read_table, read_text, read_texts
 
 TEXTS = [
     "Call me Ishmael, he said.",
@@ -123,6 +123,19 @@ def test_blank_lines_separate_documents_else_each_line_is_one(text, documents, r
 def test_row_of_several_lines_is_one_text(name, suffix, read):
     texts = ["first line\nsecond line\n\nafter a blank one", "another, row"]
     assert read(name + suffix, COMPRESSIONS[suffix](FORMATS[name](texts))) == [[text] for text in texts]
+
+
+def test_texts_are_told_with_their_place(tmp_path):
+    (tmp_path / "text.txt.gz").write_bytes(gzip.compress(b"one\n\n \n  two \n"))
+    (tmp_path / "table.csv").write_text('title,body\nEmma,"one\nmore"\nUlysses,\nDubliners,two\n')
+    found = [*read_texts(tmp_path / "text.txt.gz", None), *read_texts(tmp_path / "table.csv", "body")]
+    places = [
+        ("text.txt.gz", 1, "one"),
+        ("text.txt.gz", 4, "two"),
+        ("table.csv", 3, "one\nmore"),
+        ("table.csv", 5, "two"),
+    ]
+    assert found == [(f"{tmp_path}/{name}, line {number}", text) for name, number, text in places]
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "text.txt"])

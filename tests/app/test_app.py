@@ -1,0 +1,332 @@
+"""The page in a real browser: the answers of the command line, only the tabs that the models have heads for, nothing
+from elsewhere, and a word to the user in place of a traceback."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePrediction, AutoModelForPreTraining
+
+import app
+from cloze.arguments import UserError
+from cloze.asking import MOST_CHARACTERS, load_trained
+
+PATIENCE = 60
+
+
+def save_unlike(auto_model, source: str, path: Path, seed: int) -> str:
+    """A checkpoint with the tokenizer of another, and other weights, of which not all answers are as likely."""
+    model = auto_model.from_pretrained(source)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.add_(torch.randn_like(weights) * 0.5)
+    model.save_pretrained(path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).write_bytes((Path(source) / name).read_bytes())
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def models(checkpoint, pair_checkpoint, tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "before": save_unlike(AutoModelForMaskedLM, checkpoint("bert"), folder / "before", 1),
+        "after": save_unlike(AutoModelForMaskedLM, checkpoint("roberta"), folder / "after", 2),
+        "both": save_unlike(AutoModelForPreTraining, pair_checkpoint("bert"), folder / "both", 3),
+        "pairs": save_unlike(AutoModelForNextSentencePrediction, pair_checkpoint("bert"), folder / "pairs", 4),
+    }
+
+
+@pytest.fixture(scope="session")
+def served(models, tmp_path_factory):
+    """The page of three models: its address, its log, and a proxy that whatever leaves the machine would go through."""
+    log = tmp_path_factory.mktemp("log") / "log"
+    proxy = socket.create_server(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    outside = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_HUB", "GRADIO"))}
+    environment |= {"HTTP_PROXY": outside, "HTTPS_PROXY": outside, "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    # Set by some, to see pages of other programs from elsewhere.
+    environment |= {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SHARE": "True"}
+    argv = [sys.executable, app.__file__, *(models[name] for name in ("before", "after", "both")), "--port", str(port)]
+    with open(log, "w") as output:
+        process = subprocess.Popen(argv, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + 2 * PATIENCE
+        while "The page is at" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/", log, proxy
+    finally:
+        process.terminate()
+        process.wait()
+        proxy.close()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    for flag in (
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
+        *("disable-component-update", "disable-sync", f"user-data-dir={tmp_path_factory.mktemp('browser')}"),
+        "window-size=1200,900",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options)
+    yield driver
+    driver.quit()
+
+
+class Page:
+    """What a user does on the page, and sees."""
+
+    def __init__(self, browser, url: str):
+        self.browser = browser
+        browser.get(url)
+        self.wait_for(lambda: self.tabs())
+
+    def wait_for(self, found):
+        return WebDriverWait(self.browser, PATIENCE).until(lambda _: found())
+
+    def seen(self, selector: str) -> list:
+        return [element for element in self.browser.find_elements(By.CSS_SELECTOR, selector) if element.is_displayed()]
+
+    def tabs(self) -> list[str]:
+        return [tab.text for tab in self.seen("button[role=tab]")]
+
+    def open(self, tab: str) -> None:
+        next(button for button in self.seen("button[role=tab]") if button.text == tab).click()
+
+    def write(self, *texts: str) -> None:
+        for box, text in zip(self.wait_for(lambda: self.seen("textarea")), texts, strict=True):
+            # Typed in one go, long ones take too long key by key.
+            self.browser.execute_script(
+                "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))", box, text
+            )
+
+    def ask(self, *texts: str, enter: bool = False) -> None:
+        """Write, ask, and wait till what is shown is another answer."""
+        before = self.answer()
+        self.write(*texts)
+        if enter:
+            self.seen("textarea")[-1].send_keys(Keys.ENTER)
+        else:
+            next(button for button in self.seen("button") if button.text == "Ask").click()
+        self.wait_for(lambda: self.answer() not in ([], before))
+        # Answers of two models come one after the other.
+        time.sleep(1)
+
+    def answer(self) -> list[str]:
+        return [element.text for element in self.seen(".cloze-bars, .cloze-message")]
+
+    def bars(self) -> list[list[tuple[str, str]]]:
+        """Of each group of bars: names and percentages."""
+        return [
+            list(
+                zip(*([e.text for e in group.find_elements(By.CLASS_NAME, n)] for n in ("token", "share")), strict=True)
+            )
+            for group in self.seen(".cloze-bars")
+        ]
+
+    def messages(self) -> list[str]:
+        return [element.text for element in self.seen(".cloze-message")]
+
+
+@pytest.fixture
+def page(browser, served):
+    return Page(browser, served[0])
+
+
+@pytest.fixture
+def filled(run_mlm_script, tmp_path):
+    """``filled(model, text)`` is what the command line has for the page's bars."""
+
+    def fill(model: str, text: str) -> list[list[tuple[str, str]]]:
+        (tmp_path / "lines.txt").write_text(text)
+        argv = ("--model_name_or_path", model, "--do_predict", "--test_file", tmp_path / "lines.txt")
+        assert run_mlm_script(*argv, "--output_dir", tmp_path / "out")[0] == 0
+        (line,) = map(json.loads, (tmp_path / "out" / "predictions.jsonl").read_text().splitlines())
+        return [[(f["token"], f"{f['probability']:.1%}") for f in mask] for mask in line["fillings"]]
+
+    return fill
+
+
+@pytest.mark.parametrize("enter", [False, True])
+def test_hidden_words_are_those_of_the_command_line(enter, page, filled, models):
+    text = "The [MASK] goes round the [MASK]."
+    expected = filled(models["before"], text)
+    assert len(expected) == 2
+    assert len(expected[0]) == 5
+    page.ask(text, enter=enter)
+    assert page.bars() == expected
+    assert [title.text for title in page.seen(".cloze-title")] == ["[MASK] 1 of 2", "[MASK] 2 of 2"]
+    bar, track = page.seen(".cloze-bars .bar")[0].size["width"], page.seen(".cloze-bars .track")[0].size["width"]
+    assert bar / track == pytest.approx(float(expected[0][0][1].rstrip("%")) / 100, abs=0.01)
+
+
+def test_a_long_text_is_answered_too(page, filled, models):
+    text = "[MASK] is far. " + "The moon goes round the earth. " * 40 + "The [MASK] is far."
+    page.ask(text)
+    assert page.bars() == filled(models["before"], text)
+
+
+def test_another_model_answers_when_it_is_chosen(page, filled, models):
+    page.seen("input[role=combobox]")[0].click()
+    page.wait_for(lambda: [option for option in page.seen("[role=option]") if option.text.endswith(models["after"])])
+    next(option for option in page.seen("[role=option]") if option.text.endswith(models["after"])).click()
+    page.ask("The [MASK] is far.")
+    assert page.bars() == filled(models["after"], "The [MASK] is far.")
+
+
+def test_two_models_answer_side_by_side(page, filled, models):
+    page.open("Side by side")
+    page.ask("Salt melts the [MASK].")
+    one, other = (filled(models[name], "Salt melts the [MASK].") for name in ("before", "after"))
+    assert one != other
+    assert page.bars() == [*one, *other]
+    left, right = page.seen(".cloze-bars")
+    assert left.rect["y"] == right.rect["y"]
+    assert left.rect["x"] + left.rect["width"] < right.rect["x"]
+
+
+def test_pairs_are_judged_as_on_the_command_line(page, run_nsp_script, models, tmp_path):
+    pairs = [("The moon is far.", "It is cold there."), ("The moon is far. " * 30, "Salt melts ice.")]
+    rows = (json.dumps({"sentence_a": a, "sentence_b": b}) for a, b in pairs)
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    argv = ("--model_name_or_path", models["both"], "--do_predict", "--test_file", tmp_path / "pairs.jsonl")
+    assert run_nsp_script(*argv, "--output_dir", tmp_path / "out")[0] == 0
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    page.open("Next sentence")
+    for pair, line, note in zip(pairs, lines, ([], ["More than 66 tokens: the ends were cut off."]), strict=True):
+        page.ask(*pair)
+        expected = json.loads(line)
+        probabilities = [expected["is_next_probability"], expected["not_next_probability"]]
+        shares = [f"{probability:.1%}" for probability in probabilities]
+        assert page.bars() == [list(zip(("follows", "is from elsewhere"), shares, strict=True))]
+        assert page.messages() == note
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "There is no text yet: write some."),
+        ("The moon is far.", "Nothing is hidden: write [MASK] in place of a word."),
+        ("[MASK]" + "x" * MOST_CHARACTERS, "20,006 characters are too many: give 20,000 at most."),
+    ],
+)
+def test_what_cannot_be_answered_is_told_on_the_page(text, problem, page, served):
+    page.ask(text)
+    assert page.messages() == [problem]
+    assert page.bars() == []
+    page.ask("The [MASK] is far.")
+    assert page.messages() == []
+    assert len(page.bars()) == 1
+    assert "Traceback" not in served[1].read_text()
+
+
+def test_an_example_is_taken_by_a_click(page):
+    next(button for button in page.seen("button") if button.text.startswith("Bread is made")).click()
+    page.wait_for(lambda: page.seen("textarea")[0].get_attribute("value") == "Bread is made of [MASK], water and salt.")
+
+
+def test_it_fits_a_phone(page):
+    page.browser.set_window_size(500, 900)
+    try:
+        page.open("Side by side")
+        page.ask("Salt melts the [MASK].")
+        width = page.browser.execute_script("return document.documentElement.clientWidth")
+        assert all(bars.rect["x"] >= 0 for bars in page.seen(".cloze-bars"))
+        assert all(bars.rect["x"] + bars.rect["width"] <= width for bars in page.seen(".cloze-bars"))
+        upper, lower = page.seen(".cloze-bars")
+        assert upper.rect["y"] + upper.rect["height"] < lower.rect["y"]
+    finally:
+        page.browser.set_window_size(1200, 900)
+
+
+def test_nothing_is_asked_of_another_machine(page, served):
+    """Neither fonts, scripts, telemetry nor a newer version: by the page, and by the server."""
+    url, _, proxy = served
+    page.browser.get_log("performance")
+    Page(page.browser, url).ask("The [MASK] is far.")
+    events = [json.loads(entry["message"])["message"] for entry in page.browser.get_log("performance")]
+    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    assert len(asked) > 10
+    assert {address for address in asked if not address.startswith((url, "data:", "blob:"))} == set()
+    proxy.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        proxy.accept()
+
+
+def test_the_page_is_seen_on_this_machine_only(served):
+    """Linux answers at any address of 127/8; what listens at 127.0.0.1 alone, does not at another."""
+    port = int(served[0].rstrip("/").rpartition(":")[2])
+    socket.create_connection(("127.0.0.1", port)).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port))
+    assert served[1].read_text().strip() == f"The page is at {served[0]} (Ctrl-C ends it)"
+
+
+@pytest.mark.parametrize(
+    ("names", "tabs"),
+    [
+        (["before"], ["Hidden words"]),
+        (["pairs"], ["Next sentence"]),
+        (["both"], ["Hidden words", "Next sentence"]),
+        (["before", "pairs"], ["Hidden words", "Next sentence"]),
+        (["before", "after"], ["Hidden words", "Side by side"]),
+        (["before", "after", "both"], ["Hidden words", "Next sentence", "Side by side"]),
+    ],
+)
+def test_tabs_are_those_that_the_models_have_heads_for(names, tabs, models):
+    page = app.build_page({name: load_trained(models[name]) for name in names})
+    blocks = page.get_config_file()["components"]
+    assert [block["props"]["label"] for block in blocks if block["type"] == "tabitem"] == tabs
+
+
+def test_the_page_has_these_tabs(page):
+    assert page.tabs() == ["Hidden words", "Next sentence", "Side by side"]
+
+
+def test_what_a_model_says_is_text_and_not_html():
+    assert "<b>" not in app.bars("<b>", [("<b>", 0.5)]) + app.message("<b>")
+    assert "&lt;b&gt;" in app.bars("", [("<b>", 0.5)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        ([], "the following arguments are required: MODEL: --help tells more"),
+        (["{before}", "--prot", "1"], "unrecognized arguments: --prot 1: --help tells more"),
+        (["{before}", "--port", "many"], "argument --port: invalid int value: 'many'"),
+        (["nowhere"], "nowhere: no model: give a folder"),
+        (["{before}", "--port", "{taken}"], "--port {taken}: Cannot find empty port"),
+        (["{before}", "--port", "99999"], "--port 99999: "),
+    ],
+)
+def test_wrong_command_lines(argv, problem, models):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        names = models | {"taken": str(server.getsockname()[1])}
+        with pytest.raises(UserError) as error:
+            app.main([argument.format(**names) for argument in argv])
+    assert problem.format(**names) in str(error.value)
+
+
+def test_a_real_process_ends_with_2_and_one_line(tmp_path):
+    process = subprocess.run([sys.executable, app.__file__, tmp_path], capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr.startswith(f"error: {tmp_path}: no model: give a folder with a config.json")
+    assert process.stderr.count("\n") == 1
