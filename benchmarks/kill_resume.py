@@ -238,7 +238,8 @@ def differences(whole: Path, killed: Path) -> list[str]:
     elif models[0].read_bytes() != models[1].read_bytes():
         found.append("the same weights in other bytes")
     logs = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (whole, killed)]
-    logs = [[without_speeds(entry) for entry in log] for log in logs]
+    # All but the notes of having gone on, which one of them has.
+    logs = [[without_speeds(entry) for entry in log if "resumed" not in entry] for log in logs]
     if logs[0] != logs[1]:
         steps = [entry["step"] for entry, other in zip(*logs, strict=False) if entry != other]
         found.append(f"other logs: {len(logs[0])} and {len(logs[1])} entries, {len(steps)} differ, first {steps[:1]}")

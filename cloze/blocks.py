@@ -19,9 +19,13 @@ class Template:
     suffix: tuple[int, ...]
     separator: tuple[int, ...]
 
+    @property
+    def num_special(self) -> int:
+        return len(self.prefix) + len(self.suffix)
+
     def room(self, max_seq_length: int) -> int:
         """Tokens of text that fit into an example."""
-        return max_seq_length - len(self.prefix) - len(self.suffix)
+        return max_seq_length - self.num_special
 
     def example(self, pieces: list[np.ndarray], number: int) -> dict:
         return {"input_ids": np.concatenate([self.prefix, *pieces, self.suffix]).astype(np.int64), "example": number}
@@ -59,7 +63,7 @@ class Blocks:
         """Tokens in each example, special ones included."""
         starts = np.arange(0, self.total, self.room)
         lengths = np.minimum(self.room, self.total - starts)
-        return lengths + len(self.template.prefix) + len(self.template.suffix)
+        return lengths + self.template.num_special
 
     def __getitem__(self, number: int) -> dict:
         if number >= len(self):
@@ -109,7 +113,7 @@ class Lines:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens in each example, special ones included."""
-        return self.ends - self.begins + len(self.template.prefix) + len(self.template.suffix)
+        return self.ends - self.begins + self.template.num_special
 
     def __getitem__(self, number: int) -> dict:
         span = slice(self.begins[number], self.ends[number])

@@ -48,6 +48,8 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     secrets = secrets_of(argv)
     start_logging(secrets)
+    # Trackers send the command line along.
+    sys.argv = [hide(argument, secrets) for argument in sys.argv]
     try:
         with errors_in_one_line(secrets):
             settings = parse(argv, settings_of(main))

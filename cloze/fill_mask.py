@@ -1,11 +1,9 @@
 """What a model puts in place of [MASK] in texts of the user's own."""
 
-import json
 import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from cloze.data_arguments import DataTrainingArguments
 from cloze.encoding import encode
 from cloze.masking import Padding, collate
 from cloze.metrics import MASKED_TOKENS
+from cloze.predictions import save_predictions
 from cloze.readers import read_texts
 from cloze.setup import Setup, padding_for
 from cloze.tokenization import template_of
@@ -167,13 +166,12 @@ def predict(trainer: PretrainingTrainer, texts: list[str], top_k: int, max_seq_l
     fillings = fill_masks(trainer.model, trainer.processing_class, texts, top_k, max_seq_length, batch_size)
     if not trainer.is_world_process_zero():
         return
-    path = Path(trainer.args.output_dir) / "predictions.jsonl"
-    with open(path, "w", encoding="utf-8") as file:
-        for text, masks in zip(texts, fillings, strict=True):
-            line = {"text": text, "fillings": [[asdict(filling) for filling in mask] for mask in masks]}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
     for text, masks in list(zip(texts, fillings, strict=True))[:SHOWN]:
         guesses = (", ".join(f"{filling.token} {filling.probability:.0%}" for filling in mask) for mask in masks)
         logger.info("\n  %s%s", " ".join(text.split()), "".join(f"\n    {line}" for line in guesses))
     more = f", {len(texts) - SHOWN:,} of them more than shown" if len(texts) > SHOWN else ""
-    logger.info("\nFilled in %s lines: %s%s", f"{len(texts):,}", path, more)
+    predictions = (
+        {"text": text, "fillings": [[asdict(filling) for filling in mask] for mask in masks]}
+        for text, masks in zip(texts, fillings, strict=True)
+    )
+    save_predictions(trainer, f"\nFilled in {len(texts):,} lines{more}", predictions, {})

@@ -95,8 +95,8 @@ def collate(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> di
 
 
 def pad(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[str, np.ndarray]:
-    """``{"input_ids", "attention_mask"}``, int64 [batch, length], and for pairs ``"token_type_ids"`` [batch, length]
-    and ``"next_sentence_label"`` [batch]."""
+    """``{"input_ids", "attention_mask"}``, int64 [batch, length], and if the examples have them ``"token_type_ids"``
+    [batch, length], ``"next_sentence_label"`` and ``"label"`` [batch]."""
     lengths = np.array([len(example["input_ids"]) for example in examples])
     width = int(padding.widths(lengths.max()))
     batch = {
@@ -105,10 +105,11 @@ def pad(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[s
     }
     if "token_type_ids" in examples[0]:
         batch["token_type_ids"] = np.zeros_like(batch["attention_mask"])
-        batch["next_sentence_label"] = np.array([example["next_sentence_label"] for example in examples])
     for name in batch.keys() & {"input_ids", "token_type_ids"}:
         for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
             batch[name][row, :length] = example[name]
+    for name in examples[0].keys() & {"next_sentence_label", "label"}:
+        batch[name] = np.array([example[name] for example in examples])
     return batch
 
 

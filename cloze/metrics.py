@@ -39,8 +39,8 @@ def score_tokens(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smo
     return laid_out.view(*labels.shape, 3).sum(1)
 
 
-def summarise_tokens(sums: np.ndarray) -> dict[str, float]:
-    loss, count, hits = map(float, sums)
+def summarise_tokens(scores: np.ndarray) -> dict[str, float]:
+    loss, count, hits = scores.sum(0).tolist()
     return {
         "loss": loss / count,
         "perplexity": perplexity(loss / count),
@@ -73,9 +73,9 @@ def score_pairs(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoo
     return torch.stack([losses, known, hits, found * is_random, found, is_random, probability], dim=1)
 
 
-def summarise_pairs(sums: np.ndarray) -> dict[str, float]:
+def summarise_pairs(scores: np.ndarray) -> dict[str, float]:
     """F1 is that of the random pairs, label 1; ``is_next`` is the share of the others, which a guess would hit."""
-    loss, count, hits, true_positives, found, is_random, _ = map(float, sums)
+    loss, count, hits, true_positives, found, is_random, _ = scores.sum(0).tolist()
     return {
         "loss": loss / count,
         "accuracy": hits / count,
@@ -93,25 +93,22 @@ class Objective:
         labels: name of the labels in a batch.
         logits: names that a model's output may have for them.
         score: of logits and batch, the scores of each example [batch, scores]: loss, count, hits, ...
-        num_scores: how many these are.
-        summarise: of their sums over a set, the metrics: sums over counts, not means of batch means.
+        summarise: of those of a set, float64 [examples, scores], the metrics: sums over counts, not means of batches'.
     """
 
     labels: str
     logits: tuple[str, ...]
     score: Callable[..., torch.Tensor]
-    num_scores: int
     summarise: Callable[[np.ndarray], dict[str, float]]
 
     def logits_of(self, outputs: ModelOutput) -> torch.Tensor:
         return next(outputs[name] for name in self.logits if name in outputs)
 
 
-MASKED_TOKENS = Objective("labels", ("prediction_logits", "logits"), score_tokens, 3, summarise_tokens)
+MASKED_TOKENS = Objective("labels", ("prediction_logits", "logits"), score_tokens, summarise_tokens)
 SENTENCE_PAIRS = Objective(
     "next_sentence_label",
     ("seq_relationship_logits", "sop_logits", "logits"),
     score_pairs,
-    7,
     summarise_pairs,
 )

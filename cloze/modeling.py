@@ -173,6 +173,8 @@ def load_weights(
                 config=config,
                 dtype=dtype,
                 output_loading_info=True,
+                # A head of other classes is made anew.
+                ignore_mismatched_sizes=task.classifies,
                 **model_args.hub_arguments,
             )
     # An UnpicklingError is what weights end in that would run code, and others that are broken.
@@ -180,7 +182,8 @@ def load_weights(
         raise UserError(
             f"--model_name_or_path {model_args.model_name_or_path}: the weights cannot be loaded: {str(error)[:300]}"
         ) from None
-    return model, sorted(loading["missing_keys"])
+    mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
+    return model, sorted({*loading["missing_keys"], *mismatched})
 
 
 def describe_model(model: PreTrainedModel, model_args: ModelArguments) -> str:

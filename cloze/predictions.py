@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,17 +64,26 @@ def predict(trainer: PretrainingTrainer, pairs: list[SentencePair], max_seq_leng
     if too_long:
         logger.warning("%d of %d pairs exceed %d tokens: their ends are cut off", too_long, len(pairs), max_seq_length)
     output = trainer.predict(examples, metric_key_prefix="predict")
+    probabilities = output.predictions[0][:, -1].tolist()
+    save_predictions(trainer, f"Judged {len(pairs):,} pairs", map(prediction, pairs, probabilities), output.metrics)
+
+
+def save_predictions(
+    trainer: PretrainingTrainer, title: str, predictions: Iterable[dict], metrics: dict[str, float]
+) -> None:
+    """Write predictions.jsonl, a line each; log and save the metrics of those whose labels are known, if any."""
     if not trainer.is_world_process_zero():
         return
     path = Path(trainer.args.output_dir) / "predictions.jsonl"
     with open(path, "w", encoding="utf-8") as file:
-        for pair, probability in zip(pairs, output.predictions[:, -1].tolist(), strict=True):
-            file.write(json.dumps(prediction(pair, probability), ensure_ascii=False) + "\n")
-    logger.info("Judged %s pairs: %s", f"{len(pairs):,}", path)
-    if "predict_accuracy" in output.metrics:
-        trainer.save_metrics("predict", output.metrics)
-        figures = {name: output.metrics[f"predict_{name}"] for name in ("accuracy", "f1", "loss", "is_next")}
-        logger.info("Those with a label: %s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+        for one in predictions:
+            file.write(json.dumps(one, ensure_ascii=False) + "\n")
+    logger.info("%s: %s", title, path)
+    if "predict_accuracy" in metrics:
+        trainer.save_metrics("predict", metrics)
+        figures = {name: metrics.get(f"predict_{name}") for name in ("accuracy", "f1", "macro_f1", "loss", "is_next")}
+        told = (f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
+        logger.info("Those with a label: %s", ", ".join(told))
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
-"""What a user reads at the end: a summary, a few words filled in, and the model card."""
+"""What a user reads at the end: a table of the run, a summary, a few words filled in; and the curves."""
 
-import importlib.metadata
 import logging
 from collections.abc import Sequence
 from itertools import chain, cycle, islice
@@ -8,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cloze.arguments import ModelArguments, TrainingArguments
-from cloze.data_arguments import DataArguments
 from cloze.examples import ExampleSets
+from cloze.figures import curves_of, save
+from cloze.history import table_of
 from cloze.metrics import MASKED_TOKENS, SENTENCE_PAIRS, Objective
-from cloze.modeling import code_sources, describe_model
+from cloze.model_card import CURVES, write_model_card
+from cloze.modeling import describe_model
 from cloze.pairs import IS_NEXT, IS_RANDOM
 from cloze.setup import Setup
-from cloze.tasks import Task
 from cloze.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
@@ -31,6 +29,7 @@ FIGURES = {
         ("pair accuracy", "accuracy", ".1%"),
         ("pair F1", "f1", ".3f"),
     ],
+    "label": [("loss of classes", "loss", ".3f"), ("accuracy", "accuracy", ".1%"), ("macro-F1", "macro_f1", ".3f")],
 }
 
 # Tokens of context shown on each side of a word that is filled in.
@@ -49,15 +48,47 @@ def finish(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets, metrics
             )
         if task.pairs:
             shown["Pairs, and how likely the model holds their order"] = judge(model, tokenizer, sets.shown, 4)
+        if task.classifies:
+            shown["Texts, and what the model takes them for"] = classify(
+                trainer, sets.shown[:: max(1, len(sets.shown) // 4)][:4]
+            )
     if trainer.is_world_process_zero() and sets.shown:
+        history, best_step = trainer.state.log_history, trainer.state.best_global_step
         facts = {"model": describe_model(model, setup.model_args), **sets.facts}
-        lines = summarise_run(trainer.state.log_history, metrics, facts, training_args.output_dir, task.objectives)
-        show(lines, shown)
+        lines = summarise_run(history, metrics, facts, training_args.output_dir, task.objectives)
+        figures = figures_of(task.objectives)
+        show(lines, shown, table_of(history, best_step, figures) if "train_loss" in metrics else [])
         if "train_loss" in metrics:
             card = Path(training_args.output_dir) / "README.md"
+            draw_curves(history, best_step, figures, card.parent / CURVES)
             write_model_card(card, task, lines, shown, setup.model_args, setup.data_args, training_args, model)
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset=setup.data_args.dataset_name)
+
+
+def figures_of(objectives: dict[str, Objective]) -> dict[str, tuple[str, str]]:
+    """Title and format of what is told of an evaluation, by the metric's name."""
+    return {
+        f"{prefix}{name}": (title, form)
+        for prefix, objective in objectives.items()
+        for title, name, form in FIGURES[objective.labels]
+    }
+
+
+def draw_curves(
+    history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]], path: Path
+) -> None:
+    """Write the figure of the run; warns where it cannot be written, as all else of the run is saved."""
+    try:
+        save(curves_of(history, best_step, figures), path)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        logger.warning(
+            "CURVES: %s cannot be written (%s): all else of the run is there; make room, and run it again without "
+            "--overwrite_output_dir to draw it",
+            path,
+            error.strerror or error,
+        )
 
 
 def summarise_run(
@@ -76,12 +107,11 @@ def summarise_run(
         lines["training loss"] = f"{first:.3f} at step {first_step}, {last:.3f} at step {last_step}"
     if "eval_loss" in metrics:
         before = next((entry for entry in history if "eval_loss" in entry and entry["step"] == 0), {})
-        for prefix, objective in objectives.items():
-            for title, name, form in FIGURES[objective.labels]:
-                name = f"eval_{prefix}{name}"
-                lines[title] = format(metrics[name], form)
-                if name in before and "train_loss" in metrics:
-                    lines[title] = f"{before[name]:{form}} before, {metrics[name]:{form}} after"
+        for name, (title, form) in figures_of(objectives).items():
+            name = f"eval_{name}"
+            lines[title] = format(metrics[name], form)
+            if name in before and "train_loss" in metrics:
+                lines[title] = f"{before[name]:{form}} before, {metrics[name]:{form}} after"
     if "train_loss" in metrics:
         lines["saved in"] = output_dir
     return lines
@@ -150,68 +180,29 @@ def judge(
     return lines
 
 
-def show(lines: dict[str, str], shown: dict[str, list[str]]) -> None:
+@torch.no_grad()
+def classify(trainer: PretrainingTrainer, examples: Sequence[dict]) -> list[str]:
+    """Texts, each with the model's best two classes and the true one."""
+    model, tokenizer = trainer.model.eval(), trainer.processing_class
+    names = model.config.id2label
+    lines = []
+    for example in examples:
+        batch = {name: values.to(model.device) for name, values in trainer.data_collator([example]).items()}
+        label = int(batch.pop("label"))
+        best = model(**batch).logits[0].float().softmax(-1).topk(2)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        guesses = ", ".join(f"{names[number]} {share:.0%}" for number, share in pairs)
+        text = tokenizer.decode(example["input_ids"], skip_special_tokens=True)
+        lines.append(f"{text[:100]}\n    {guesses}   (it is {names[label]})")
+    return lines
+
+
+def show(lines: dict[str, str], shown: dict[str, list[str]], table: Sequence[str] = ()) -> None:
+    """Log the table of the run, the summary, and the examples."""
+    if table:
+        logger.info("\n%s", "\n".join(table))
     width = max(map(len, lines))
     logger.info("\n%s", "\n".join(f"  {name[0].upper() + name[1:]:<{width}}  {text}" for name, text in lines.items()))
     for title, examples in shown.items():
         if examples:
             logger.info("\n%s:\n%s\n", title, "\n".join(f"  {line}" for line in examples))
-
-
-def write_model_card(
-    path: Path,
-    task: Task,
-    lines: dict[str, str],
-    shown: dict[str, list[str]],
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    training_args: TrainingArguments,
-    model: PreTrainedModel,
-) -> None:
-    """README.md of the model, with the Hub's metadata in front."""
-    metadata = {"library_name": "transformers", "tags": [model.config.model_type]}
-    how = []
-    if task.masks:
-        metadata["pipeline_tag"] = "fill-mask"
-        usage = f'from transformers import pipeline\n    pipeline("fill-mask", model="{training_args.output_dir}")'
-        how.append(f"{data_args.mlm_probability:.0%} of the tokens were predicted;")
-    else:
-        usage = (
-            "from transformers import AutoModelForNextSentencePrediction\n"
-            f'    AutoModelForNextSentencePrediction.from_pretrained("{training_args.output_dir}")'
-        )
-    if task.pairs:
-        kind = "swapped" if data_args.pair_objective == "sop" else "random"
-        how.append(f"{data_args.nsp_probability:.0%} of the pairs were {kind};")
-    if model_args.model_name_or_path and not Path(model_args.model_name_or_path).exists():
-        metadata["base_model"] = model_args.model_name_or_path
-    origin = model_args.model_name_or_path or f"a new {model.config.model_type}"
-    if model_args.trust_remote_code:
-        how.append(f"code that came with {' and with '.join(code_sources(model_args))} could run (trust_remote_code);")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch", "datasets"))
-    rows = "\n".join(f"| {name} | {text} |" for name, text in lines.items() if name != "saved in")
-    examples = "\n\n".join(f"## {title}\n\n" + "\n\n".join(texts) for title, texts in shown.items())
-    path.write_text(
-        f"""---
-{yaml.safe_dump(metadata, sort_keys=False)}---
-
-# {Path(training_args.output_dir).resolve().name}
-
-A {task.title}, trained from {origin}.
-
-    {usage}
-
-| | |
-|---|---|
-{rows}
-
-{examples}
-
-## Settings
-
-recipe.yaml holds them all. {" ".join(how)}
-learning rate {training_args.learning_rate}, {training_args.per_device_train_batch_size} examples a device, \
-{training_args.gradient_accumulation_steps} batches a step, seed {training_args.seed}. {versions}.
-""",
-        encoding="utf-8",
-    )

@@ -176,6 +176,9 @@ class ResumableTrainer(SavingTrainer):
             # Gone on from the last step; the Trainer would take one more.
             self.control.should_training_stop = True
             return
+        if progress and first:
+            # Beside the logs, for those who read them: trackers are told by their own steps.
+            self.state.log_history.append({"step": progress.step, "epoch": self.state.epoch, "resumed": True})
         # The Trainer is given what is left of the epoch; a stream has but one.
         self.stretch_begun = self.state.global_step
         if self.stream is None:

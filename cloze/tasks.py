@@ -39,6 +39,10 @@ class Task:
     def pairs(self) -> bool:
         return SENTENCE_PAIRS in self.objectives.values()
 
+    @property
+    def classifies(self) -> bool:
+        return not (self.masks or self.pairs)
+
 
 MASKED_LM = Task(
     title="masked language model",

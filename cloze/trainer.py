@@ -27,6 +27,9 @@ class PretrainingTrainer(ResumableTrainer):
     Args:
         objectives: by the prefix of their metrics, as ``{"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}``.
         flops: what the model's forward takes, for the share of the device's peak.
+
+    Attributes:
+        scores: of the set that was evaluated last, each objective's, [examples, scores].
     """
 
     # The loss below is normalised over the whole step, so that the Trainer must not divide it by the micro-batches.
@@ -103,19 +106,18 @@ class PretrainingTrainer(ResumableTrainer):
         """Scores instead of logits; no loss, as the Trainer would average it over batches (transformers#39241)."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            scores = torch.cat(self.score(model, inputs), dim=1)
+            scores = tuple(self.score(model, inputs))
         # Without labels, the Trainer would not ask for metrics.
-        return None, scores, torch.zeros(len(scores), device=scores.device)
+        return None, scores, torch.zeros(len(scores[0]), device=scores[0].device)
 
     def summarise(self, prediction: EvalPrediction) -> dict[str, float]:
         """The metrics of a set: each objective's own, and as loss their sum. Empty if there is nothing to predict."""
-        sums = np.asarray(prediction.predictions, dtype=np.float64).sum(0)
+        self.scores = [np.asarray(scores, dtype=np.float64) for scores in prediction.predictions]
         metrics = {"loss": 0.0}
-        for prefix, objective in self.objectives.items():
-            own, sums = np.split(sums, [objective.num_scores])
-            if not own[1]:
+        for (prefix, objective), scores in zip(self.objectives.items(), self.scores, strict=True):
+            if not scores[:, 1].any():
                 return {}
-            own = objective.summarise(own)
+            own = objective.summarise(scores)
             metrics["loss"] += own.pop("loss") if not prefix else own["loss"]
             metrics |= {f"{prefix}{name}": value for name, value in own.items()}
         return metrics

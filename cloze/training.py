@@ -3,6 +3,8 @@
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -13,6 +15,7 @@ from cloze.interruption import handled
 from cloze.masked_head import predict_masked_positions
 from cloze.meters import count_flops
 from cloze.metrics import MASKED_TOKENS
+from cloze.model_card import CURVES
 from cloze.progress import Progress
 from cloze.setup import Setup, make_collator, padding_of
 from cloze.trainer import PretrainingTrainer
@@ -47,18 +50,35 @@ def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
     recipe = Path(args.output_dir) / checkpoints.RECIPE
     if trainer.is_world_process_zero() and (args.do_train or not recipe.exists()):
         recipe.write_text(setup.recipe, encoding="utf-8")
-    if args.do_train:
-        metrics |= train(trainer, setup.checkpoint)
-    if args.do_eval:
-        evaluation = trainer.evaluate()
-        evaluation["eval_samples"] = len(trainer.eval_dataset)
-        perplexities = [value for name, value in evaluation.items() if name.endswith("_perplexity")]
-        if perplexities:
-            evaluation["perplexity"] = perplexities[0]  # as upstream calls it
-        trainer.save_metrics("eval", evaluation)
-        metrics |= evaluation
+    with trackers_open(trainer):
+        if args.do_train:
+            metrics |= train(trainer, setup.checkpoint)
+        if args.do_eval:
+            metrics |= evaluate(trainer)
     if args.do_train:
         trainer.save_state()
+    return metrics
+
+
+@contextmanager
+def trackers_open(trainer: PretrainingTrainer) -> Iterator[None]:
+    """Let trackers end a run after its last evaluation: MLflow and Trackio would make a second run of that."""
+    handler = trainer.callback_handler
+    end, handler.on_train_end = handler.on_train_end, lambda args, state, control: control
+    yield
+    handler.on_train_end = end
+    if trainer.args.do_train:
+        end(trainer.args, trainer.state, trainer.control)
+
+
+def evaluate(trainer: PretrainingTrainer) -> dict[str, float]:
+    """The metrics of the validation set, saved as upstream does."""
+    metrics = trainer.evaluate()
+    metrics["eval_samples"] = len(trainer.eval_dataset)
+    perplexities = [value for name, value in metrics.items() if name.endswith("_perplexity")]
+    if perplexities:
+        metrics["perplexity"] = perplexities[0]  # as upstream calls it
+    trainer.save_metrics("eval", metrics)
     return metrics
 
 
@@ -100,8 +120,8 @@ def what_is_missing(trainer: PretrainingTrainer, whole: dict[str, float]) -> dic
     folder = Path(trainer.args.output_dir)
     earlier = read_results(folder / "train_results.json")
     if earlier.get("train_loss") == whole["train_loss"]:
-        # The model card is written last.
-        return {} if (folder / "README.md").exists() else earlier
+        # The model card is written last; the curves may have found no room.
+        return {} if all((folder / name).exists() for name in ("README.md", CURVES)) else earlier
     # How fast it was is not known any more.
     read_results(folder / "all_results.json")
     trainer.save_metrics("train", whole)

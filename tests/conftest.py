@@ -21,6 +21,7 @@ from transformers import (
     RobertaTokenizer,
 )
 
+import run_classification
 import run_mlm
 import run_nsp
 import run_pretraining
@@ -150,6 +151,11 @@ def driver(main, capsys):
 @pytest.fixture
 def run_mlm_script(capsys):
     return driver(run_mlm.main, capsys)
+
+
+@pytest.fixture
+def run_classification_script(capsys):
+    return driver(run_classification.main, capsys)
 
 
 @pytest.fixture

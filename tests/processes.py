@@ -13,7 +13,7 @@ from torch.distributed import distributed_c10d
 
 # A server that has imported the scripts; processes are forked from it.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["run_mlm", "run_nsp", "run_pretraining"])
+CONTEXT.set_forkserver_preload(["run_classification", "run_mlm", "run_nsp", "run_pretraining"])
 
 
 def start(script: str, *argv, log: Path, environment: dict[str, str] | None = None) -> multiprocessing.Process:

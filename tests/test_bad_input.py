@@ -169,7 +169,7 @@ MISTAKES = [
     Case("no accumulation", "--gradient_accumulation_steps 0", "--gradient_accumulation_steps 0", "less than 1"),
     Case("no checkpoint kept", "--save_total_limit 0", "--save_total_limit 0", "--save_strategy no"),
     Case("best of none", "--load_best_model_at_end", "--load_best_model_at_end", "save and eval strategy to match"),
-    Case("tracker missing", "--report_to wandb", "--report_to wandb", "pip install wandb"),
+    Case("tracker missing", "--report_to neptune", "--report_to neptune", "pip install neptune"),
     Case("negative seed", "--seed -1", "--seed -1", "0 or more"),
     Case("huge seed", "--seed 5000000000", "--seed 5000000000", "less than 4294967296"),
     Case("beta of Adam", "--adam_beta1 2", "--adam_beta1 2.0", "between 0 and 1"),

@@ -213,7 +213,7 @@ def test_evaluation_does_not_depend_on_the_batches(sizes, logits, labels):
     assert [tuple(scores.shape) for scores in results] == [(n, 3) for n in sizes]
     scores = torch.cat(results).numpy()
     assert scores[:, 1].tolist() == (labels != -100).sum(1).tolist()
-    metrics = summarise_tokens(scores.astype(np.float64).sum(0))
+    metrics = summarise_tokens(scores.astype(np.float64))
 
     values, targets = logits.detach().double().numpy(), labels.numpy()
     losses = [
@@ -315,7 +315,7 @@ def test_evaluation_of_pairs_does_not_depend_on_the_batches(sizes, pair_logits, 
     pieces = zip(pair_logits.detach().split(sizes), pair_labels.split(sizes), strict=True)
     results = [score_pairs(*of_pairs(*pair)) for pair in pieces]
     assert [tuple(scores.shape) for scores in results] == [(n, 7) for n in sizes]
-    metrics = summarise_pairs(torch.cat(results).double().numpy().sum(0))
+    metrics = summarise_pairs(torch.cat(results).double().numpy())
     expected = count_pairs(pair_logits.tolist(), pair_labels.tolist())
     assert 0 < expected["accuracy"] < 1
     assert 0 < expected["f1"] < 1
@@ -335,18 +335,18 @@ def test_metrics_of_pairs_are_those_of_counting(pairs):
     assert scores[:, 1].tolist() == [label != -100 for label in labels]
     assert scores[:, 6].tolist() == pytest.approx([1 / (1 + math.exp(a - b)) for a, b in logits], abs=1e-6)
     if set(labels) != {-100}:
-        assert summarise_pairs(scores.sum(0)) == pytest.approx(count_pairs(logits, labels), rel=1e-5, abs=1e-6)
+        assert summarise_pairs(scores) == pytest.approx(count_pairs(logits, labels), rel=1e-5, abs=1e-6)
 
 
 def test_metrics_of_pairs_where_none_is_random_and_none_found():
     """No 0 / 0: F1 is 0 where there is nothing to find and nothing found."""
-    metrics = summarise_pairs(np.array([0.75, 3.0, 3.0, 0.0, 0.0, 0.0, 0.2]))
+    metrics = summarise_pairs(np.array([[0.75, 3.0, 3.0, 0.0, 0.0, 0.0, 0.2]]))
     assert metrics == {"loss": 0.25, "accuracy": 1.0, "f1": 0.0, "is_next": 1.0, "pairs": 3}
 
 
 def test_f1_of_pairs_is_that_of_the_random_ones():
     """Of 10 pairs 4 are random and 5 are found random, 3 of them rightly: precision 3/5, recall 3/4, F1 2/3."""
-    metrics = summarise_pairs(np.array([5.0, 10.0, 7.0, 3.0, 5.0, 4.0, 4.4]))
+    metrics = summarise_pairs(np.array([[5.0, 10.0, 7.0, 3.0, 5.0, 4.0, 4.4]]))
     assert metrics == pytest.approx({"loss": 0.5, "accuracy": 0.7, "f1": 2 / 3, "is_next": 0.6, "pairs": 10})
 
 
@@ -365,9 +365,3 @@ def test_logits_by_the_names_that_models_give_them(names, of_tokens, of_pairs):
     outputs = {name: name for name in [*names, "hidden_states"]}
     assert MASKED_TOKENS.logits_of(outputs) == of_tokens
     assert SENTENCE_PAIRS.logits_of(outputs) == of_pairs
-
-
-def test_the_number_of_scores(logits, labels, pair_logits, pair_labels):
-    """By which the scores of several objectives, side by side, are told apart."""
-    assert MASKED_TOKENS.score(*of_tokens(logits, labels)).shape == (BATCH, MASKED_TOKENS.num_scores)
-    assert SENTENCE_PAIRS.score(*of_pairs(pair_logits, pair_labels)).shape == (BATCH, SENTENCE_PAIRS.num_scores)

@@ -67,6 +67,11 @@ def results(out, name="eval") -> dict:
     return json.loads((out / f"{name}_results.json").read_text())
 
 
+def assert_drawn(out):
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "![Training curves](curves.png)" in (out / "README.md").read_text()
+
+
 def judgements(out) -> list[dict]:
     return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
 
@@ -121,6 +126,7 @@ def test_losses_and_accuracies_are_logged_apart(train, out):
     assert evaluation["eval_loss"] == pytest.approx(evaluation["eval_mlm_loss"] + evaluation["eval_nsp_loss"])
     assert evaluation["perplexity"] == pytest.approx(math.exp(evaluation["eval_mlm_loss"]))
     assert {"eval_mlm_accuracy", "eval_nsp_accuracy", "eval_nsp_f1", "eval_nsp_is_next"} <= evaluation.keys()
+    assert_drawn(out)
 
 
 @pytest.mark.parametrize("script", ["nsp", "pretraining"])
@@ -420,7 +426,7 @@ def test_pairs_are_streamed(script, argv, train, out):
 # What is understood, and said
 
 
-def test_the_report_of_the_pairs(train):
+def test_the_report_of_the_pairs(train, out):
     printed = train("nsp", "--do_eval", "--max_steps", 1, "--pair_strategy", "sentence")
     lines = {line.partition(": ")[0]: line for line in printed.splitlines()}
     # 57 articles with 618 to 628 sentences: all but the last of each begin a pair.
@@ -436,6 +442,9 @@ def test_the_report_of_the_pairs(train):
     assert lines["A pair of label 0, B follows A"].count("[SEP]") == 2
     assert lines["A pair of label 1, B is random"].count("[SEP]") == 2
     assert "Pair accuracy" in printed
+    before = next(entry for entry in history(out) if entry["step"] == 0)
+    assert f"     0   0.00         {before['eval_loss']:8.3f}  {before['eval_accuracy']:8.1%}  " in printed
+    assert_drawn(out)
     assert "in order: " in printed
 
 

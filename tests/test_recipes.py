@@ -3,12 +3,15 @@
 import json
 import math
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import FAMILIES, PAIR_FAMILIES, SAMPLE, driver
 
+import run_classification
 import run_mlm
 import run_nsp
 import run_pretraining
@@ -18,8 +21,15 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 # Those of accelerate and of clusters are no scripts' settings; test_cluster.py has their tests.
 FILES = sorted(path.relative_to(RECIPES) for path in RECIPES.glob("*/*"))
 ALL = [path for path in FILES if path.parent.name not in ("accelerate", "cluster")]
-# A recipe's name begins with that of its script.
-SCRIPTS = {"mlm": run_mlm, "nsp": run_nsp, "pretraining": run_pretraining}
+# A recipe's name begins with that of its script, or of the data that it is for.
+SCRIPTS = {
+    "mlm": run_mlm,
+    "nsp": run_nsp,
+    "pretraining": run_pretraining,
+    "classification": run_classification,
+    "ag": run_classification,
+}
+COMPARISONS = [recipe for recipe in ALL if recipe.stem in ("classification", "ag-news")]
 SMALL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
 
 
@@ -32,7 +42,7 @@ def script_of(recipe):
     return SCRIPTS[recipe.stem.partition("-")[0]]
 
 
-@pytest.mark.parametrize("recipe", ALL, ids=str)
+@pytest.mark.parametrize("recipe", [recipe for recipe in ALL if recipe not in COMPARISONS], ids=str)
 def test_recipe_trains_a_tiny_model_of_its_family(recipe, checkpoint, pair_checkpoint, capsys, tmp_path):
     script = script_of(recipe)
     model_args, _, _ = parse([f"recipes/{recipe}"], settings_of(script.main))
@@ -52,6 +62,41 @@ def test_recipe_trains_a_tiny_model_of_its_family(recipe, checkpoint, pair_check
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("recipe", COMPARISONS, ids=str)
+def test_recipe_compares_two_models(recipe, checkpoint, capsys, monkeypatch, tmp_path):
+    """With tiny models of the names that it gives, and a data set on disk in place of the Hub's."""
+    settings = yaml.safe_load((RECIPES / recipe).read_text())
+    names = [model.rpartition("=")[2] for model in settings["compare_with"]]
+    assert names[-1].startswith("results/")
+    shutil.copytree(SAMPLE, tmp_path / "sample")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(checkpoint("bert"))
+    rows = [{"text": f"text {number}", "label": number % 4} for number in range(80)]
+    folder = tmp_path / settings.get("dataset_name", "unused")
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.chdir(tmp_path)
+    code, printed, errors = driver(run_classification.main, capsys)(
+        RECIPES / recipe, "--max_seq_length", 32, "--max_steps", 2, "--num_seeds", 1,
+    )  # fmt: skip
+    assert code == 0, errors
+    compared = json.loads((tmp_path / settings["output_dir"] / "comparison.json").read_text())["models"]
+    assert [model["name"] for model in compared][-1] == settings["compare_with"][-1].partition("=")[0]
+    assert len(compared) == 2
+    assert "Difference to" in printed
+
+
+@pytest.mark.parametrize("recipe", COMPARISONS, ids=str)
+def test_the_command_before_a_comparison_is_one(recipe):
+    """It gives the model that is compared, and its flags are parsed."""
+    comments = (RECIPES / recipe).read_text().partition("\n\n")[0].replace("\n#", " ")
+    command = shlex.split(re.search(r"python run_mlm.py (.*?)( Then|$)", comments)[1])
+    _, _, training_args = parse(command, settings_of(run_mlm.main))
+    compared = yaml.safe_load((RECIPES / recipe).read_text())["compare_with"]
+    assert compared[-1].endswith(f"={training_args.output_dir}")
+
+
 @pytest.mark.parametrize("recipe", ALL, ids=str)
 def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
     text = (RECIPES / recipe).read_text()
@@ -61,7 +106,8 @@ def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
     tokens = batch * accumulation * settings["max_seq_length"]
     factors = re.search(r"# trainer: (.*) tokens a step", text)[1]
     assert int(factors.replace(",", "").replace("up to ", "").split(" = ")[-1]) == tokens
-    assert factors.startswith(f"{batch} {'blocks' if script_of(recipe) is run_mlm else 'pairs'}")
+    kinds = {run_mlm: ("blocks",), run_classification: ("texts", "sentences")}.get(script_of(recipe), ("pairs",))
+    assert factors.startswith(tuple(f"{batch} {kind}" for kind in kinds))
 
 
 def test_the_quickstart_learns(run_mlm_script, tmp_path):

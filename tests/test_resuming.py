@@ -76,6 +76,12 @@ def losses(out) -> list[tuple]:
     return [tuple(entry.get(name) for name in names) for entry in entries if "loss" in entry]
 
 
+def resumed(out) -> list[int]:
+    """The steps from which the run went on."""
+    entries = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    return [entry["step"] for entry in entries if "resumed" in entry]
+
+
 def assert_same(out, whole):
     weights, expected = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
@@ -117,6 +123,7 @@ def test_a_run_killed_again_and_again_ends_as_one_that_never_was(kind, workers, 
     assert (code, errors) == (0, "")
     assert f"Going on from {tmp_path / 'out' / 'checkpoint-9'}" in printed
     assert_same(tmp_path / "out", tmp_path / "whole")
+    assert (resumed(tmp_path / "out"), resumed(tmp_path / "whole")) == ([3, 6, 9], [])
     entries = losses(tmp_path / "whole")
     assert [entry[0] for entry in entries] == [1, 4, 8, 12]
     if "stream" not in kind:
@@ -208,12 +215,12 @@ def test_a_save_or_deletion_broken_off_leaves_nothing_that_counts(broken_off, tr
     assert_same(tmp_path / "out", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("broken_off", ["train", "evaluate", "write_model_card"])
+@pytest.mark.parametrize("broken_off", ["train", "evaluate", "draw_curves", "write_model_card"])
 def test_a_run_broken_off_after_its_last_step_still_tells_all(broken_off, train, tmp_path, monkeypatch):
     """Results and model card, though nothing is left to train; how fast it was is known if that was written."""
     argv = ("--do_eval", "--validation_split_percentage", 30)
     assert train(tmp_path / "whole", "blocks", *argv)[0] == 0
-    owner = {"train": Trainer, "evaluate": PretrainingTrainer, "write_model_card": report}[broken_off]
+    owner = {"train": Trainer, "evaluate": PretrainingTrainer}.get(broken_off, report)
     original = getattr(owner, broken_off)
 
     def dying(*args, **kwargs):
@@ -236,11 +243,26 @@ def test_a_run_broken_off_after_its_last_step_still_tells_all(broken_off, train,
         assert (code, errors) == (0, "")
         assert "Nothing is left to train" in printed
         assert_same(tmp_path / "out", tmp_path / "whole")
+        assert resumed(tmp_path / "out") == [], "no step was taken"
+        assert (tmp_path / "out" / "curves.png").exists()
         card = (tmp_path / "out" / "README.md").read_text()
         assert re.search(r"masked perplexity \| [\d.,]+ before, [\d.,]+ after", card)
         assert ("real tokens" in card) == (broken_off != "train")
     results = [json.loads((tmp_path / name / "eval_results.json").read_text()) for name in ("out", "whole")]
     assert results[0]["eval_loss"] == results[1]["eval_loss"]
+
+
+def test_curves_that_found_no_room_are_drawn_by_the_same_command(train, tmp_path):
+    """A full disk: the run ends well, says so, and links to no picture."""
+    (tmp_path / "curves.png").symlink_to("/dev/full")
+    code, printed, errors = train(tmp_path, "blocks")
+    assert (code, errors) == (0, "")
+    assert f"CURVES: {tmp_path / 'curves.png'} cannot be written (No space left on device)" in printed
+    assert not os.path.lexists(tmp_path / "curves.png")
+    assert "curves.png" not in (tmp_path / "README.md").read_text()
+    assert "Nothing is left to train" in train(tmp_path, "blocks")[1]
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert "curves.png" in (tmp_path / "README.md").read_text()
 
 
 def test_another_recipe_is_an_error_that_shows_the_difference(train, tmp_path):

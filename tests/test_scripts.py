@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import run_mlm
 from cloze.arguments import TrainingArguments
 from cloze.batching import EpochBatches, EpochExamples
 from cloze.commandline import parse, settings_of
+from cloze.history import evaluations_of
 from cloze.masking import Padding
 from cloze.setup import padding_of, start_process
 from cloze.trainer import PretrainingTrainer
@@ -376,7 +378,7 @@ def test_documents_of_unequal_length_are_warned_of(train, texts, tmp_path):
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(train, out):
     """The rate rises until training goes astray, so that an early checkpoint is the best."""
-    train(
+    printed = train(
         "--do_eval", "--max_steps", 16, "--save_steps", 2, "--eval_strategy", "steps", "--eval_steps", 2,
         "--load_best_model_at_end", "--save_total_limit", 1, "--learning_rate", 2.0, "--warmup_steps", 16,
     )  # fmt: skip
@@ -387,6 +389,15 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(train, out):
     assert best < 16
     assert {path.name for path in out.glob("checkpoint-*")} == {f"checkpoint-{best}", "checkpoint-16"}
     assert json.loads((out / "eval_results.json").read_text())["eval_loss"] == pytest.approx(evaluations[best])
+    # That of the best at the end, which was loaded, is none of step 16.
+    steps = [entry["step"] for entry in evaluations_of(history(out))]
+    assert steps == [*range(0, 17, 2)]
+    rows = [line for line in printed.splitlines() if re.match(r"[* ] +\d+ +\d+\.\d\d ", line)]
+    assert [int(row[1:].split()[0]) for row in rows] == steps
+    assert [row for row in rows if row[0] == "*"] == [rows[best // 2]]
+    assert f"{evaluations[best]:.3f}" in rows[best // 2]
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "![Training curves](curves.png)" in (out / "README.md").read_text()
 
 
 def test_a_checkpoint_without_the_head_is_told_plainly(train, checkpoint, tmp_path):

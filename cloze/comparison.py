@@ -1,0 +1,154 @@
+"""Several models fine-tuned on the same texts, with the same seeds and order, and compared."""
+
+import copy
+import gc
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from cloze import checkpoints
+from cloze.arguments import ClassifierArguments, TrainingArguments, UserError
+from cloze.classification import CLASSIFICATION, classes_of
+from cloze.data_arguments import ClassificationArguments
+from cloze.examples import ExampleSets
+from cloze.figures import draw_comparison
+from cloze.labelled_examples import numbers_of_classes
+from cloze.modeling import load_config
+from cloze.recipes import differences, recipe_of
+from cloze.setup import on_first_process, start_process
+from cloze.significance import Outcome, summarise, tabulate
+from cloze.tokenization import load_tokenizer
+from cloze.trainer import PretrainingTrainer
+
+logger = logging.getLogger(__name__)
+
+# What came of a run, beside its model: with it, the run is over.
+OUTCOME = "outcome.json"
+
+
+def compare(
+    fine_tune: Callable[..., Outcome | None],
+    model_args: ClassifierArguments,
+    data_args: ClassificationArguments,
+    training_args: TrainingArguments,
+) -> None:
+    """Fine-tune each model with each seed, in ``output_dir/NAME/seed-N``, and tell how they differ.
+
+    A run that is over is not done again, and one that was broken off is gone on with.
+
+    Args:
+        fine_tune: of the settings of one run, its outcome; None with ``dry_run`` and ``prepare_only``.
+    """
+    start_process(data_args, training_args)
+    check_comparison(model_args, training_args)
+    trains = not (training_args.dry_run or training_args.prepare_only)
+    seeds = [training_args.seed + number for number in range(model_args.num_seeds if trains else 1)]
+    runs = list(product(seeds, range(len(model_args.models))))
+    outcomes = [[] for _ in model_args.models]
+    for count, (seed, number) in enumerate(runs, 1):
+        model, training = run_of(model_args, training_args, number, seed)
+        logger.info("\n%s: run %d of %d", training.run_name, count, len(runs))
+        outcomes[number].append(outcome_of_run(fine_tune, model, data_args, training))
+    if trains:
+        check_texts(outcomes)
+        if training_args.process_index == 0:
+            recipe = recipe_of(model_args, data_args, training_args)
+            tell(summarise(model_args.models, outcomes, seeds), Path(training_args.output_dir), recipe)
+
+
+def check_comparison(model_args: ClassifierArguments, training_args: TrainingArguments) -> None:
+    """Raise UserError for what is wrong with the settings or one of the models, before the first of them is trained."""
+    if not (training_args.do_train and training_args.do_eval):
+        raise UserError("--compare_with trains models and evaluates them: add --do_train --do_eval")
+    for name in ("do_predict", "push_to_hub", "resume_from_checkpoint"):
+        if getattr(training_args, name):
+            raise UserError(f"--{name} is for one model: drop it, or --compare_with")
+    for number in range(len(model_args.models)):
+        model, _ = run_of(model_args, training_args, number, training_args.seed)
+        load_config(model, CLASSIFICATION)
+        load_tokenizer(model, None)
+
+
+def run_of(
+    model_args: ClassifierArguments, training_args: TrainingArguments, number: int, seed: int
+) -> tuple[ClassifierArguments, TrainingArguments]:
+    """The settings of one model's run: config and tokenizer are the first one's, if they are given."""
+    name, path = model_args.models[number]
+    own = {"config_name": None, "tokenizer_name": None} if number else {}
+    training = copy.copy(training_args)
+    training.seed, training.run_name = seed, f"{name}-seed-{seed}"
+    training.output_dir = str(Path(training_args.output_dir) / name / f"seed-{seed}")
+    training.resolved = training_args.resolved | {"seed": seed, "output_dir": training.output_dir}
+    return replace(model_args, compare_with=None, model_name_or_path=path, **own), training
+
+
+def outcome_of_run(
+    fine_tune: Callable[..., Outcome | None],
+    model_args: ClassifierArguments,
+    data_args: ClassificationArguments,
+    training_args: TrainingArguments,
+) -> Outcome | None:
+    """That of the run if it is over, else of what is left of it; its checkpoints are removed then."""
+    path = Path(training_args.output_dir) / OUTCOME
+    if not training_args.overwrite_output_dir:
+        recipe = recipe_of(model_args, data_args, training_args)
+        outcome = on_first_process(partial(find_outcome, path, recipe))
+        if outcome is not None:
+            logger.info("It is over: accuracy %.4f, macro-F1 %.4f", outcome.accuracy, outcome.macro_f1)
+            return outcome
+    outcome = fine_tune(model_args, data_args, training_args)
+    gc.collect()  # lest two models are in the device's memory
+    if outcome is not None and training_args.process_index == 0:
+        aside = path.with_suffix(".aside")
+        aside.write_text(json.dumps(asdict(outcome), ensure_ascii=False), encoding="utf-8")
+        os.replace(aside, path)
+        checkpoints.remove_all(training_args.output_dir)
+    return outcome
+
+
+def find_outcome(path: Path, recipe: str) -> Outcome | None:
+    if not path.exists():
+        return None
+    changes = differences(recipe, (path.parent / checkpoints.RECIPE).read_text(encoding="utf-8"), ["max_eval_samples"])
+    if changes:
+        raise UserError(
+            f"{path.parent} is of another recipe, here changed to {', '.join(changes)}: give what it has, or another "
+            "--output_dir, or --overwrite_output_dir to start afresh"
+        )
+    return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def outcome_of(trainer: PretrainingTrainer, sets: ExampleSets, metrics: dict[str, float]) -> Outcome:
+    """Of the last evaluation, with the texts in the order in which they were read."""
+    names = np.array(list(numbers_of_classes(trainer.model.config)))
+    order = np.argsort(sets.validation.indices)
+    labels, predictions = (names[classes][order].tolist() for classes in classes_of(trainer.scores[0]))
+    seconds = trainer.watch.seconds_before + metrics.get("train_runtime", 0.0)
+    return Outcome(metrics["eval_accuracy"], metrics["eval_macro_f1"], seconds, labels, predictions)
+
+
+def check_texts(outcomes: list[list[Outcome]]) -> None:
+    """Raise UserError where runs from before were evaluated on other texts than these."""
+    first, *others = [outcome.labels for runs in outcomes for outcome in runs]
+    if any(labels != first for labels in others):
+        raise UserError(
+            "some runs were evaluated on other texts than the others, as files changed in between: start afresh with "
+            "--overwrite_output_dir"
+        )
+
+
+def tell(comparison: dict, output_dir: Path, recipe: str) -> None:
+    """Write comparison.json, its figure and the recipe that gives it again, and show the table."""
+    (output_dir / checkpoints.RECIPE).write_text(recipe, encoding="utf-8")
+    path = output_dir / "comparison.json"
+    path.write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    title = f"{comparison['test_examples']:,} held-out texts, {len(comparison['seeds'])} runs of each model"
+    logger.info("\n%s:\n\n%s\n\nSaved in %s, drawn beside it", title, tabulate(comparison), path)
+    draw_comparison(comparison, path.with_suffix(".png"))

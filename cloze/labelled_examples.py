@@ -1,0 +1,151 @@
+"""Labelled texts -> the examples of a classifier, and the report of them."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from torch.utils.data import Subset
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from cloze.batching import EpochExamples
+from cloze.encoding import encode
+from cloze.examples import SHOWN, ExampleSets
+from cloze.labelled_texts import LabelledText, check_labels, divide, find_classes, read_labelled, sample
+from cloze.masking import IGNORED
+from cloze.pairs import fit
+from cloze.setup import Setup
+from cloze.tokenization import pair_template_of, template_of
+
+logger = logging.getLogger(__name__)
+
+# Classes whose share is told.
+TOLD = 10
+
+
+class LabelledExamples:
+    """Texts as examples ``{"input_ids": int64 [length], "label": number of a class, or -100, "example": its number}``.
+
+    Pairs have ``"token_type_ids"``, int64 [length], too, if the model tells A from B. A text that is too long is cut at
+    its end, of a pair the longer one.
+
+    Args:
+        texts: each one text, or two.
+        classes: the number of each label.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[LabelledText],
+        tokenizer: PreTrainedTokenizerBase,
+        classes: dict[str, int],
+        max_seq_length: int,
+        with_types: bool,
+    ):
+        self.pairs, self.with_types = len(texts[0].texts) == 2, with_types
+        self.template = pair_template_of(tokenizer) if self.pairs else template_of(tokenizer)
+        documents = (text.texts for text in texts)
+        self.ids = [[ids for ids, _ in document] for document in encode(documents, tokenizer, with_words=False)]
+        self.labels = [IGNORED if text.label is None else classes[text.label] for text in texts]
+        lengths = np.array([list(map(len, ids)) for ids in self.ids])
+        room = max_seq_length - self.template.num_special
+        self.kept = fit(lengths, room) if self.pairs else np.minimum(lengths, room)
+        self.cut = int((lengths - self.kept).sum())
+        self.lengths = self.kept.sum(1) + self.template.num_special
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, number: int) -> dict:
+        texts = [ids[:kept] for ids, kept in zip(self.ids[number], self.kept[number], strict=True)]
+        if not self.pairs:
+            return self.template.example(texts, int(number)) | {"label": self.labels[number]}
+        example = self.template.example(*texts, self.labels[number], int(number))
+        example["label"] = example.pop("next_sentence_label")
+        if not self.with_types:
+            del example["token_type_ids"]
+        return example
+
+
+def make_labelled(setup: Setup) -> ExampleSets:
+    """Read the labelled texts, find their classes, which the config is told, and make examples of them.
+
+    What is held out, and a sample of the texts, are the same for every ``--seed``, so that runs can be compared.
+    """
+    data_args, training_args, config = setup.data_args, setup.training_args, setup.config
+    rng = np.random.default_rng(training_args.data_seed or 0)
+    training, evaluation = (None if corpus is None else read_labelled(corpus, data_args) for corpus in setup.corpora)
+    if training_args.do_eval and evaluation is None:
+        training, evaluation = divide(training, data_args.validation_split_percentage, rng)
+    sets = ExampleSets()
+    if training_args.do_train:
+        training = sample(training, data_args.max_train_samples, rng)
+        set_classes(config, find_classes(training, setup.corpora[0].name))
+        examples = examples_of(training, setup)
+        sets.train = EpochExamples(partial(of_epoch, examples))
+        sets.facts["training texts"] = describe(training, examples, setup)
+        sets.shown = shown_of(examples)
+    if training_args.do_eval:
+        evaluation = sample(evaluation, data_args.max_eval_samples, rng)
+        examples = examples_of(evaluation, setup)
+        # By length, so that a batch has little padding.
+        sets.validation = Subset(examples, np.argsort(-examples.lengths, kind="stable"))
+        sets.facts["held-out texts"] = describe(evaluation, examples, setup)
+        sets.shown = shown_of(examples)
+    for name, fact in sets.facts.items():
+        logger.info("%s: %s", name.capitalize(), fact)
+    if sets.shown:
+        shown = sets.shown[0]
+        logger.info(
+            "A text of %s: %s", name_of(config, shown["label"]), setup.tokenizer.decode(shown["input_ids"])[:300]
+        )
+    return sets
+
+
+def of_epoch(examples: LabelledExamples, epoch: int) -> LabelledExamples:
+    """The same in all epochs."""
+    return examples
+
+
+def shown_of(examples: LabelledExamples) -> list[dict]:
+    """A few from all over, as the first ones may all be of one class."""
+    return [examples[number] for number in np.linspace(0, len(examples) - 1, min(SHOWN, len(examples))).astype(int)]
+
+
+def examples_of(texts: list[LabelledText], setup: Setup) -> LabelledExamples:
+    """UserError for a label that the model does not know."""
+    classes = numbers_of_classes(setup.config)
+    check_labels(texts, list(classes))
+    with_types = getattr(setup.config, "type_vocab_size", 0) > 1
+    return LabelledExamples(texts, setup.tokenizer, classes, setup.max_seq_length, with_types)
+
+
+def set_classes(config: PretrainedConfig, classes: list[str]) -> None:
+    """Give the config the classes, in its own order if it has the same: its head then knows them already."""
+    if set(numbers_of_classes(config)) != set(classes):
+        config.id2label = dict(enumerate(classes))
+        config.label2id = {label: number for number, label in enumerate(classes)}
+
+
+def numbers_of_classes(config: PretrainedConfig) -> dict[str, int]:
+    """The number of each class of a model; those without names of their own are called by their numbers."""
+    names = {number: config.id2label[number] for number in sorted(config.id2label)}
+    return {str(number) if name == f"LABEL_{number}" else name: number for number, name in names.items()}
+
+
+def name_of(config: PretrainedConfig, number: int) -> str:
+    return next((name for name, other in numbers_of_classes(config).items() if other == number), "no known class")
+
+
+def describe(texts: list[LabelledText], examples: LabelledExamples, setup: Setup) -> str:
+    """How many texts of which classes, how long they are, and what was cut off."""
+    counts = Counter(text.label for text in texts).most_common()
+    shares = ", ".join(f"{label} {count / len(texts):.0%}" for label, count in counts[:TOLD])
+    more = f" and {len(counts) - TOLD} more classes" * (len(counts) > TOLD)
+    lost = examples.cut / max(1, examples.cut + int(examples.kept.sum()))
+    kind = "pairs" if examples.pairs else "texts"
+    return (
+        f"{len(texts):,} {kind} ({shares}{more}), {examples.lengths.mean():.0f} tokens on average (at most "
+        f"{setup.max_seq_length}), {lost:.1%} of the tokens cut off"
+    )

@@ -1,0 +1,160 @@
+"""Tables of labelled texts: read, divided, and the names of their classes."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+from cloze.arguments import UserError
+from cloze.corpus import Corpus, FileCorpus, find_files, split_documents
+from cloze.data_arguments import ClassificationArguments
+from cloze.readers import choose_column, file_format, is_unicode, read_lines, read_rows
+
+logger = logging.getLogger(__name__)
+
+# Of more classes than this, and more than half as many as there are texts, no model learns a thing.
+MANY_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """One text, or the two of a pair; the name of its class, None if that is not known; and where it stands."""
+
+    texts: tuple[str, ...]
+    label: str | None
+    where: str
+
+
+def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[LabelledText]:
+    """The corpus's texts; UserError for one without a label, and if there is not one."""
+    texts = list(labelled_texts(corpus, data_args))
+    if not texts:
+        raise UserError(f"{corpus.name} holds no texts: it is empty, or has a header alone")
+    for text in texts:
+        if text.label is None:
+            raise UserError(f"{text.where}: no label: give it one, or take the line out")
+    return texts
+
+
+def read_test_texts(data_args: ClassificationArguments) -> list[LabelledText]:
+    """Those of the test file, whose labels need not be known."""
+    corpus = FileCorpus(find_files([data_args.test_file], "--test_file"), data_args.text_column)
+    texts = list(labelled_texts(corpus, data_args, has_labels=False))
+    if not texts:
+        raise UserError(f"--test_file {data_args.test_file} holds no texts: it is empty, or has a header alone")
+    return texts
+
+
+def labelled_texts(
+    corpus: Corpus, data_args: ClassificationArguments, has_labels: bool = True
+) -> Iterator[LabelledText]:
+    """Each row of a table, and each line of a .txt file, whose label is the file's name.
+
+    Args:
+        has_labels: whether there has to be a column of labels, and whether a .txt file is named after one.
+    """
+    if not isinstance(corpus, FileCorpus):
+        rows = ((f"{corpus.name}, row {number}", row) for number, row in enumerate(corpus.rows))
+        yield from texts_of_table(rows, data_args, has_labels, names_of_classes(corpus.rows, data_args))
+        return
+    for path in corpus.files:
+        if file_format(path) != ".txt":
+            yield from texts_of_table(read_rows(path), data_args, has_labels)
+            continue
+        if data_args.text_pair_column:
+            raise UserError(f"{path}: --text_pair_column is for tables: give .csv .tsv .json .jsonl or .parquet")
+        label = path.name.partition(".")[0] if has_labels else None
+        for number, line in enumerate(read_lines(path), 1):
+            if line.strip():
+                yield LabelledText((line.strip(),), label, f"{path}, line {number}")
+
+
+def texts_of_table(
+    rows: Iterator[tuple[str, dict[str, Any]]],
+    data_args: ClassificationArguments,
+    has_labels: bool,
+    names: Sequence[str] | None = None,
+) -> Iterator[LabelledText]:
+    """Arguments as those of ``labelled_texts``, and the names of labels that are numbers of classes."""
+    label_column, columns = data_args.label_column or "label", []
+    for where, row in rows:
+        if has_labels and label_column not in row:
+            raise UserError(f"{where}: no column {label_column}: give --label_column NAME (columns: {', '.join(row)})")
+        if not columns:
+            pair = [data_args.text_pair_column] * (data_args.text_pair_column is not None)
+            others = {name: value for name, value in row.items() if name not in [label_column, *pair]}
+            columns = [choose_column(others, data_args.text_column, where), *pair]
+        texts = tuple(text_in(row, column, where) for column in columns)
+        yield LabelledText(texts, label_in(row.get(label_column), label_column, where, names), where)
+
+
+def text_in(row: dict[str, Any], column: str, where: str) -> str:
+    if column not in row:
+        raise UserError(f"{where}: no column {column} (columns: {', '.join(row)})")
+    text = "" if row[column] is None else row[column]
+    if not isinstance(text, str):
+        raise UserError(f"{where}: {column!r} holds {type(text).__name__}, not text: give --text_column NAME")
+    if not is_unicode(text):
+        raise UserError(f"{where}: half a surrogate pair, which is no character: write the text anew as UTF-8")
+    return text
+
+
+def label_in(value: Any, column: str, where: str, names: Sequence[str] | None) -> str | None:
+    """A label as a word, None if it is not known: numbers of classes by their names, other numbers as they are."""
+    if value is None or value == "" or (names is not None and value == -1):
+        return None
+    if names is not None:
+        return names[value]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as tables have it where some labels are missing
+    if not isinstance(value, str | int):
+        raise UserError(f"{where}: {column} {value!r} is no class: labels are words or whole numbers")
+    return str(value).strip()
+
+
+def names_of_classes(rows: datasets.Dataset, data_args: ClassificationArguments) -> Sequence[str] | None:
+    feature = rows.features.get(data_args.label_column or "label")
+    return feature.names if isinstance(feature, datasets.ClassLabel) else None
+
+
+def divide(
+    texts: list[LabelledText], percentage: float, rng: np.random.Generator
+) -> tuple[list[LabelledText], list[LabelledText]]:
+    """Those to train on, and those held out."""
+    return tuple([texts[number] for number in part] for part in split_documents(len(texts), percentage, rng))
+
+
+def sample(texts: list[LabelledText], count: int | None, rng: np.random.Generator) -> list[LabelledText]:
+    """So many, drawn at random, in their order: the first of a table may all be of one class."""
+    if count is None or count >= len(texts):
+        return texts
+    return [texts[number] for number in np.sort(rng.choice(len(texts), count, replace=False))]
+
+
+def find_classes(texts: list[LabelledText], name: str) -> list[str]:
+    """The labels that occur, in the order of numbers if they are numbers; UserError if there is but one."""
+    counts = Counter(text.label for text in texts)
+    if len(counts) == 1:
+        raise UserError(f"{name}: all texts have the label {next(iter(counts))}: a classifier needs two classes")
+    if len(counts) > max(MANY_CLASSES, len(texts) / 2):
+        logger.warning(
+            "CLASSES: %d labels of %d texts: see that --label_column names the column of classes",
+            len(counts),
+            len(texts),
+        )
+    numbers = all(label.lstrip("-").isdecimal() for label in counts)
+    return sorted(counts, key=int if numbers else None)
+
+
+def check_labels(texts: list[LabelledText], classes: Sequence[str]) -> None:
+    """Raise UserError for a label that is none of the classes."""
+    for text in texts:
+        if text.label not in (None, *classes):
+            raise UserError(
+                f"{text.where}: the label {text.label} is not one that is trained ({', '.join(classes[:10])}): correct "
+                "it, or train on texts that have it"
+            )

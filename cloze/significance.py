@@ -1,0 +1,116 @@
+"""Whether one classifier is better than another, or luck had it so; and a table of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Samples that are drawn, and so many at a time.
+DRAWS, PORTION = 10_000, 500
+# A difference that chance makes less often exceeds the noise.
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one run: metrics, seconds of training, and each text's label and predicted one."""
+
+    accuracy: float
+    macro_f1: float
+    seconds: float
+    labels: list[str]
+    predictions: list[str]
+
+    @property
+    def hits(self) -> np.ndarray:
+        """Whether each text's label was found, bool [texts]."""
+        return np.array(self.labels) == np.array(self.predictions)
+
+
+def bootstrap_difference(differences: np.ndarray, rng: np.random.Generator, draws: int = DRAWS) -> np.ndarray:
+    """Mean differences as other texts and other seeds might have given them, [draws].
+
+    Both texts and seeds are drawn with replacement, as in the Multi-Bootstrap (Sellam et al., 2022) for paired seeds: a
+    test over texts alone takes a lucky seed for a better model. What seeds add is widened by sqrt(n / (n - 1)), as the
+    spread of n drawn out of n falls short by that, much where n is 3.
+
+    Args:
+        differences: of each seed and text, what the second model scored more than the first, [seeds, texts].
+    """
+    seeds, texts = differences.shape
+    drawn = []
+    for begin in range(0, draws, PORTION):
+        count = min(PORTION, draws - begin)
+        by_seed = rng.multinomial(texts, np.full(texts, 1 / texts), size=count) @ differences.T / texts
+        weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=count) / seeds - 1 / seeds
+        widened = np.sqrt(seeds / max(seeds - 1, 1)) * (weights * by_seed).sum(1)
+        drawn.append(by_seed.mean(1) + widened)
+    return np.concatenate(drawn)
+
+
+def difference(first: Sequence[Outcome], other: Sequence[Outcome], rng: np.random.Generator) -> dict:
+    """Of accuracy: the other's less the first's, with its 95 % interval and the chance of no less from noise alone."""
+    gains = np.array([b.hits.astype(float) - a.hits for a, b in zip(first, other, strict=True)])
+    drawn = bootstrap_difference(gains, rng)
+    below, above = (int((sign * drawn <= 0).sum()) for sign in (1, -1))
+    p_value = min(1.0, 2 * (min(below, above) + 1) / (len(drawn) + 1))
+    low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2]).tolist()
+    return {
+        "accuracy": float(gains.mean()),
+        "interval": [low, high],
+        "p_value": p_value,
+        "exceeds_noise": p_value < LEVEL,
+    }
+
+
+def summarise(models: Sequence[tuple[str, str]], outcomes: Sequence[Sequence[Outcome]], seeds: Sequence[int]) -> dict:
+    """A comparison as comparison.json has it.
+
+    Args:
+        models: name and path of each.
+        outcomes: of each model those of all seeds.
+    """
+    rows = []
+    for (name, model), runs in zip(models, outcomes, strict=True):
+        figures = {key: spread([getattr(run, key) for run in runs]) for key in ("accuracy", "macro_f1", "seconds")}
+        # Of the same draws for each model.
+        against = difference(outcomes[0], runs, np.random.default_rng(0)) if rows else None
+        rows.append({"name": name, "model": model, **figures, "difference": against})
+    return {"test_examples": len(outcomes[0][0].labels), "seeds": list(seeds), "models": rows}
+
+
+def spread(values: Sequence[float]) -> dict:
+    """Mean, standard deviation (of a sample; None of one value) and the values."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": deviation, "by_seed": list(values)}
+
+
+def tabulate(comparison: dict) -> str:
+    """The comparison as a table for the terminal, in percent and points."""
+    header = ("Model", "Accuracy", "Macro-F1", f"Difference to {comparison['models'][0]['name']}", "Time")
+    rows = [header, *map(row_of, comparison["models"])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  " + "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def row_of(model: dict) -> tuple[str, ...]:
+    return (
+        model["name"],
+        percent(model["accuracy"]),
+        percent(model["macro_f1"]),
+        "" if model["difference"] is None else verdict(model["difference"]),
+        f"{model['seconds']['mean']:,.0f} s",
+    )
+
+
+def percent(figure: dict) -> str:
+    return f"{figure['mean']:.1%}" + ("" if figure["std"] is None else f" ± {100 * figure['std']:.1f}")
+
+
+def verdict(difference: dict) -> str:
+    """In words: how large, within which limits, and whether it exceeds the noise."""
+    low, high = (f"{100 * bound:+.1f}" for bound in difference["interval"])
+    exceeds = "exceeds the noise" if difference["exceeds_noise"] else "no difference beyond noise"
+    return f"{100 * difference['accuracy']:+.1f} ({low} to {high}), p {difference['p_value']:.2g}: {exceeds}"

@@ -1,0 +1,78 @@
+#!/usr/bin/env python
+"""Classification of texts: fine-tune a checkpoint on labelled ones, or several, and see whether they differ.
+
+On a GPU:
+
+    python run_classification.py --model_name_or_path bert-base-uncased --train_file labelled.csv \
+        --do_train --do_eval --num_train_epochs 3 --bf16 --output_dir out
+
+On two CPU cores, in minutes, without a network, after run_mlm.py recipes/quickstart/mlm.yaml:
+
+    python run_classification.py recipes/quickstart/classification.yaml
+
+Whether an adapted model does better than the original:
+
+    python run_classification.py --compare_with original=bert-base-uncased adapted=out/mlm --num_seeds 3 \
+        --train_file labelled.csv --do_train --do_eval --output_dir out/compared
+
+The labels of texts of your own:
+
+    python run_classification.py --model_name_or_path out --do_predict --test_file texts.csv --output_dir predicted
+
+The first argument may be a recipe, a YAML file of the flags; flags behind it win. ``--help`` lists them.
+"""
+
+from cloze.arguments import ClassifierArguments, TrainingArguments
+from cloze.class_predictions import predict_classes
+from cloze.classification import CLASSIFICATION
+from cloze.commandline import run_script
+from cloze.comparison import compare, outcome_of
+from cloze.data_arguments import ClassificationArguments
+from cloze.labelled_examples import make_labelled
+from cloze.labelled_texts import read_test_texts
+from cloze.modeling import load_model
+from cloze.preflight import preflight, tell_prepared
+from cloze.report import finish
+from cloze.setup import set_up
+from cloze.significance import Outcome
+from cloze.training import make_trainer, run
+
+
+def main(model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments) -> None:
+    if model_args.compare_with:
+        compare(fine_tune, model_args, data_args, training_args)
+    else:
+        fine_tune(model_args, data_args, training_args)
+
+
+def fine_tune(
+    model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments
+) -> Outcome | None:
+    # Texts, config and tokenizer
+    setup = set_up(CLASSIFICATION, model_args, data_args, training_args)
+    test_texts = read_test_texts(data_args) if training_args.do_predict else []
+
+    # Labelled texts, those to train on and those held out; the config is told their classes
+    sets = make_labelled(setup)
+    if training_args.prepare_only:
+        tell_prepared(setup)
+        return None
+    model = load_model(model_args, setup.config, CLASSIFICATION, training_args.seed)
+
+    # Train and evaluate
+    trainer = make_trainer(setup, model, sets)
+    if training_args.dry_run:
+        preflight(trainer, setup, sets)
+        return None
+    metrics = run(trainer, setup)
+
+    # Classify texts of the user's own
+    if test_texts:
+        predict_classes(trainer, test_texts, setup)
+
+    finish(trainer, setup, sets, metrics)
+    return outcome_of(trainer, sets, metrics) if training_args.do_eval else None
+
+
+if __name__ == "__main__":
+    run_script(main)

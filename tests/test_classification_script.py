@@ -1,0 +1,284 @@
+"""run_classification.py from end to end, through its front door."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES, SAMPLE
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from cloze.trainer import PretrainingTrainer
+
+
+@pytest.fixture
+def script(run_classification_script):
+    return run_classification_script
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def train(script, checkpoint, out):
+    """``train(...)`` fine-tunes a tiny BERT to tell the subjects of the sample; gives what it printed."""
+
+    def run(*argv, model=None) -> str:
+        model = model or ("--model_name_or_path", checkpoint("bert"))
+        code, printed, errors = script(
+            *model, "--train_file", SAMPLE, "--max_seq_length", 32, "--do_train", "--do_eval", "--max_train_samples",
+            64, "--max_eval_samples", 40, "--output_dir", out, *argv,
+        )  # fmt: skip
+        assert code == 0, errors
+        return printed
+
+    return run
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_architecture_trains_two_steps(family, checkpoint, train, out):
+    train("--max_steps", 2, model=("--model_name_or_path", checkpoint(family)))
+    config = AutoModelForSequenceClassification.from_pretrained(out).config
+    assert config.id2label == {0: "astronomy", 1: "cooking", 2: "music", 3: "oceans"}
+    results = read_json(out / "eval_results.json")
+    assert results["eval_samples"] == results["eval_texts"] == 40
+    assert 0 < results["eval_loss"] < 3
+
+
+def test_training_learns_and_its_predictions_are_those_of_the_saved_model(train, script, checkpoint, out, tmp_path):
+    """Words that tell the class are learnt; predictions.jsonl has the probabilities of the model asked directly."""
+    rows = [(f"the {word} of stone and the {word}", word) for word in ("moon", "soup", "song")] * 20
+    write_csv(tmp_path / "words.csv", rows)
+    settings = "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32,initializer_range=0.2"
+    new = ("--model_type", "bert", "--config_overrides", settings, "--tokenizer_name", checkpoint("bert"))
+    printed = train(
+        "--train_file", tmp_path / "words.csv", "--num_train_epochs", 10, "--learning_rate", "1e-2", "--do_predict",
+        "--test_file", tmp_path / "words.csv", model=new,
+    )  # fmt: skip
+    results = read_json(out / "all_results.json")
+    assert results["eval_accuracy"] == results["predict_accuracy"] == results["predict_macro_f1"] == 1
+    assert "Accuracy" in printed
+    assert "100.0% after" in printed
+    predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in predictions] == [text for text, _ in rows]
+    assert [line["prediction"] for line in predictions] == [line["label"] for line in predictions]
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    with torch.no_grad():
+        probabilities = model(**tokenizer(rows[0][0], return_tensors="pt")).logits[0].softmax(-1)
+    expected = {model.config.id2label[number]: share for number, share in enumerate(probabilities.tolist())}
+    assert predictions[0]["probabilities"] == pytest.approx(expected, abs=1e-5)
+    (best,) = pipeline("text-classification", model=str(out))(rows[1][0])
+    assert best["label"] == "soup"
+    card = (out / "README.md").read_text()
+    assert "pipeline_tag: text-classification" in card
+    # The model is enough for predictions, without further flags.
+    code, _, errors = script(
+        "--model_name_or_path", out, "--do_predict", "--test_file", tmp_path / "words.csv", "--output_dir",
+        tmp_path / "again", "--per_device_eval_batch_size", 1,
+    )  # fmt: skip
+    assert code == 0, errors
+    again = [json.loads(line) for line in (tmp_path / "again" / "predictions.jsonl").read_text().splitlines()]
+    for one, other in zip(predictions, again, strict=True):
+        assert one.pop("probabilities") == pytest.approx(other.pop("probabilities"), abs=1e-5)
+        assert one == other
+
+
+def write_csv(path, rows, header=("text", "label")):
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def test_predictions_without_labels_and_of_pairs(train, script, out, tmp_path):
+    rows = [(f"question {number}", f"answer {number}", number % 2) for number in range(20)]
+    write_csv(tmp_path / "pairs.csv", rows, ("q", "a", "kind"))
+    write_csv(tmp_path / "unknown.csv", [row[:2] for row in rows], ("q", "a"))
+    columns = ("--text_column", "q", "--text_pair_column", "a", "--label_column", "kind")
+    train("--train_file", tmp_path / "pairs.csv", *columns, "--max_steps", 1)
+    code, _, errors = script(
+        "--model_name_or_path", out, "--do_predict", "--test_file", tmp_path / "unknown.csv", *columns,
+        "--output_dir", tmp_path / "predicted",
+    )  # fmt: skip
+    assert code == 0, errors
+    lines = [json.loads(line) for line in (tmp_path / "predicted" / "predictions.jsonl").read_text().splitlines()]
+    assert [(line["q"], line["a"], line["label"]) for line in lines] == [(*row[:2], None) for row in rows]
+    assert set(lines[0]["probabilities"]) == {"0", "1"}
+    assert not (tmp_path / "predicted" / "predict_results.json").exists()
+
+
+def test_what_is_held_out_is_the_same_for_every_seed(train, out):
+    def held_out(seed):
+        printed = train("--max_steps", 1, "--seed", seed, "--overwrite_output_dir")
+        return printed.split("Held-out texts: ")[1].splitlines()[:2], read_json(out / "eval_results.json")["eval_loss"]
+
+    (first, loss), (second, other_loss) = held_out(1), held_out(2)
+    assert first == second
+    assert loss != other_loss
+
+
+def test_a_head_of_other_classes_is_made_anew(train, out, tmp_path):
+    train("--max_steps", 1)
+    write_csv(tmp_path / "two.csv", [("moon", "up"), ("sea", "down")] * 10)
+    again = ("--model_name_or_path", out)
+    printed = train(
+        "--train_file", tmp_path / "two.csv", "--max_steps", 1, "--output_dir", tmp_path / "two", model=again
+    )
+    assert "NEW WEIGHTS" in printed
+    assert "classifier.weight" in printed
+    assert "bert." not in printed.split("NEW WEIGHTS")[1].splitlines()[0]
+    printed = train("--max_steps", 1, "--output_dir", tmp_path / "same", model=again)
+    assert "NEW WEIGHTS" not in printed
+
+
+# Comparison
+
+
+def compared(out):
+    """What came of a comparison, but for the time."""
+    comparison = read_json(out / "comparison.json")
+    for model in comparison["models"]:
+        del model["seconds"]
+    return comparison
+
+
+def test_a_model_compared_with_itself_does_not_differ(train, script, checkpoint, out):
+    printed = train(
+        "--num_train_epochs", 1, "--learning_rate", "1e-2", "--num_seeds", 2,
+        model=("--compare_with", f"one={checkpoint('bert')}", f"same={checkpoint('bert')}"),
+    )  # fmt: skip
+    comparison = read_json(out / "comparison.json")
+    one, same = comparison["models"]
+    assert comparison["test_examples"] == 40
+    assert comparison["seeds"] == [42, 43]
+    assert same["difference"] == {"accuracy": 0.0, "interval": [0.0, 0.0], "p_value": 1.0, "exceeds_noise": False}
+    assert one["accuracy"] == same["accuracy"]
+    assert one["macro_f1"] == same["macro_f1"]
+    assert "+0.0 (+0.0 to +0.0), p 1: no difference beyond noise" in printed
+    assert "run 4 of 4" in printed
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    # The seeds are two runs, and on the same texts.
+    runs = [out / "one" / f"seed-{seed}" for seed in (42, 43)]
+    losses = [read_json(run / "eval_results.json")["eval_loss"] for run in runs]
+    assert losses[0] != losses[1]
+    outcomes = [read_json(run / "outcome.json") for run in runs]
+    assert outcomes[0]["labels"] == outcomes[1]["labels"]
+    assert np.mean(np.array(outcomes[0]["labels"]) == outcomes[0]["predictions"]) == one["accuracy"]["by_seed"][0]
+    # Models are kept, checkpoints to go on from are not.
+    assert (runs[0] / "model.safetensors").exists()
+    assert not list(out.glob("*/*/checkpoint-*"))
+
+    # What has written the recipe is known by it.
+    code, _, errors = script(out / "recipe.yaml", "--learning_rate", "1e-3")
+    assert code == 2
+    assert "seed-42 is of another recipe, here changed to learning_rate" in errors
+    code, _, errors = script(out / "recipe.yaml", "--max_eval_samples", 30)
+    assert code == 2
+    assert "here changed to max_eval_samples 30 (not 40)" in errors
+
+
+class Killed(BaseException):
+    """Stands for kill -9: no handler of the scripts knows it."""
+
+
+def test_a_comparison_that_is_killed_goes_on_where_it_was(train, checkpoint, out, tmp_path, monkeypatch):
+    """In the second of three runs, behind its first checkpoint."""
+    models = (
+        "--compare_with",
+        f"a={checkpoint('bert')}",
+        f"b={checkpoint('distilbert')}",
+        f"c={checkpoint('roberta')}",
+    )
+    settings = ("--max_steps", 5, "--save_steps", 2, "--learning_rate", "1e-2", "--num_seeds", 1)
+    train(*settings, "--output_dir", tmp_path / "whole", model=models)
+    step, taken = PretrainingTrainer.training_step, []
+
+    def dying_step(*args, **kwargs):
+        taken.append(1)
+        if len(taken) == 9:
+            raise Killed
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(PretrainingTrainer, "training_step", dying_step)
+    with pytest.raises(Killed):
+        train(*settings, model=models)
+    assert not (out / "comparison.json").exists()
+    printed = train(*settings, model=models)
+    # Five steps, three, of which the last was lost, three more, five.
+    assert len(taken) == 9 + 3 + 5
+    assert printed.count("It is over: accuracy") == 1
+    assert "Going on from" in printed
+    assert compared(out)["models"] == compared(tmp_path / "whole")["models"]
+
+
+def test_pretraining_on_the_tasks_text_helps_where_it_must(script, run_mlm_script, tmp_path):
+    """Two classes of made-up words, which plain text shows together: the test has words that no labelled text has, so
+    that random weights can but guess."""
+    rng = np.random.default_rng(0)
+    words = rng.choice([*"abcdefghijklmnopqrstuvwxyz"], size=(2, 30, 5))
+    words = [["".join(word) for word in of_class] for of_class in words]
+
+    def text(number, first, last):
+        return " ".join(rng.choice(words[number % 2][first:last], 8)), "AB"[number % 2]
+
+    (tmp_path / "plain.txt").write_text("\n".join(text(number, 0, 30)[0] for number in range(1500)))
+    write_csv(tmp_path / "train.csv", [text(number, 0, 5) for number in range(40)])
+    write_csv(tmp_path / "test.csv", [text(number, 5, 30) for number in range(60)])
+    mlm = tmp_path / "mlm"
+    code, _, errors = run_mlm_script(
+        "--model_type", "bert", "--config_overrides", "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,"
+        "intermediate_size=64,max_position_embeddings=16", "--vocab_size", 400, "--train_file", tmp_path / "plain.txt",
+        "--line_by_line", "--max_seq_length", 16, "--do_train", "--max_steps", 250, "--learning_rate", "1e-2",
+        "--per_device_train_batch_size", 32, "--output_dir", mlm,
+    )  # fmt: skip
+    assert code == 0, errors
+    code, printed, errors = script(
+        "--config_name", mlm, "--tokenizer_name", mlm, "--compare_with", f"pretrained={mlm}", "--train_file",
+        tmp_path / "train.csv", "--validation_file", tmp_path / "test.csv", "--do_train", "--do_eval", "--max_steps",
+        30, "--learning_rate", "1e-3", "--per_device_train_batch_size", 16, "--num_seeds", 2, "--save_strategy", "no",
+        "--output_dir", tmp_path / "compared",
+    )  # fmt: skip
+    assert code == 0, errors
+    scratch, pretrained = read_json(tmp_path / "compared" / "comparison.json")["models"]
+    assert scratch["name"] == "scratch"
+    assert pretrained["accuracy"]["mean"] > 0.95
+    assert scratch["accuracy"]["mean"] < 0.7
+    assert pretrained["difference"]["exceeds_noise"]
+    assert "exceeds the noise" in printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "culprit"),
+    [
+        ("--compare_with bert", "--compare_with bert: one model cannot be compared"),
+        ("--compare_with bert a/bert", "two models are called the same (bert, bert)"),
+        ("--compare_with bert other=nowhere", "--model_name_or_path nowhere: no model"),
+        ("--model_name_or_path bert --compare_with other=bert --do_predict --test_file x.csv", "--do_predict is for"),
+        ("--model_type bert --compare_with bert", "--model_type builds a new model: give --config_name"),
+        ("--compare_with one=bert bert --num_seeds 0", "--num_seeds 0 is less than 1"),
+        ("--model_name_or_path bert --streaming --max_steps 3", "--streaming is for pretraining"),
+        ("--model_name_or_path bert --metric_for_best_model f1", "f1 is not one of loss, accuracy, macro_f1"),
+        ("--model_name_or_path bert --test_file x.csv --do_predict", "--test_file: x.csv is not there"),
+        ("--model_name_or_path bert --label_column kind --train_file table.csv", "no column kind"),
+        ("--model_name_or_path bert --train_file table.csv --validation_file other.csv", "the label c is not one that"),
+    ],
+)
+def test_mistake_is_told_in_one_line(argv, culprit, script, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert").symlink_to(checkpoint("bert"))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "bert").symlink_to(checkpoint("bert"))
+    write_csv("table.csv", [("one", "a"), ("two", "b")] * 5)
+    write_csv("other.csv", [("one", "a"), ("two", "c")])
+    code, _, errors = script(
+        "--train_file", SAMPLE, "--do_train", "--do_eval", "--max_seq_length", 32, "--output_dir", "out", *argv.split()
+    )
+    assert code == 2
+    assert culprit in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -1,0 +1,177 @@
+"""Labelled texts: what is read of files and data sets, what classes there are, and the examples made of them."""
+
+import datasets
+import numpy as np
+import pytest
+from conftest import SAMPLE
+from transformers import BertConfig
+
+from cloze.arguments import UserError
+from cloze.corpus import FileCorpus, HubCorpus
+from cloze.data_arguments import ClassificationArguments
+from cloze.labelled_examples import LabelledExamples, numbers_of_classes, set_classes
+from cloze.labelled_texts import (
+    LabelledText,
+    check_labels,
+    divide,
+    find_classes,
+    labelled_texts,
+    read_labelled,
+    sample,
+)
+
+
+def read(path, has_labels=True, **settings):
+    corpus = FileCorpus((path,), settings.get("text_column"))
+    return list(labelled_texts(corpus, ClassificationArguments(**settings), has_labels))
+
+
+def texts_with(labels):
+    return [LabelledText((f"text {number}",), label, f"line {number}") for number, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("table.csv", 'label,text\nSports,"A goal, late"\nWorld,A vote\n'),
+        ("table.tsv", "text\tlabel\nA goal, late\tSports\nA vote\tWorld\n"),
+        ("table.jsonl", '{"text": "A goal, late", "label": "Sports"}\n{"text": "A vote", "label": "World"}\n'),
+        ("table.json", '[{"text": "A goal, late", "label": "Sports"}, {"text": "A vote", "label": " World "}]'),
+    ],
+)
+def test_every_kind_of_table_gives_the_same(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    found = read(tmp_path / name)
+    assert [(text.texts, text.label) for text in found] == [(("A goal, late",), "Sports"), (("A vote",), "World")]
+
+
+def test_parquet_gives_the_same(tmp_path):
+    rows = datasets.Dataset.from_dict({"text": ["A goal", None], "label": [1.0, 0.0]})
+    rows.to_parquet(tmp_path / "table.parquet")
+    assert [(text.texts, text.label) for text in read(tmp_path / "table.parquet")] == [(("A goal",), "1"), (("",), "0")]
+
+
+def test_a_line_of_a_text_file_has_the_label_that_the_file_is_named_after():
+    found = read(SAMPLE / "music.txt")
+    assert len(found) == 156
+    assert {text.label for text in found} == {"music"}
+    assert found[0].texts[0].startswith("A violin string makes very little sound")
+    assert found[0].where.endswith("music.txt, line 1")
+    assert {text.label for text in read(SAMPLE / "music.txt", has_labels=False)} == {None}
+
+
+def test_columns_of_other_names_and_a_second_text(tmp_path):
+    (tmp_path / "pairs.csv").write_text("premise,hypothesis,gold\nIt rains,It is wet,yes\n")
+    (found,) = read(tmp_path / "pairs.csv", text_column="premise", text_pair_column="hypothesis", label_column="gold")
+    assert (found.texts, found.label) == (("It rains", "It is wet"), "yes")
+
+
+def test_the_label_is_not_taken_for_the_text(tmp_path):
+    """Of two columns of strings, the other one is the text."""
+    (tmp_path / "two.csv").write_text("headline,label\nA goal,Sports\n")
+    assert read(tmp_path / "two.csv")[0].texts == ("A goal",)
+
+
+def test_a_data_set_gives_the_names_of_its_classes():
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    rows = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
+    corpus = HubCorpus("reviews (train)", rows)
+    found = list(labelled_texts(corpus, ClassificationArguments(dataset_name="reviews")))
+    assert [text.label for text in found] == ["good", "bad", None]
+    with pytest.raises(UserError, match=r"reviews \(train\), row 2: no label"):
+        read_labelled(corpus, ClassificationArguments(dataset_name="reviews"))
+
+
+@pytest.mark.parametrize(
+    ("content", "culprit"),
+    [
+        ("text,kind\nA goal,Sports\n", "line 2: no column label: give --label_column NAME .columns: text, kind"),
+        ("title,body,label\na,b,c\n", "which column holds the text"),
+        ("text,label\nA goal,Sports\nA vote,\n", "line 3: no label"),
+        ("text,label\n", "holds no texts"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_told(content, culprit, tmp_path):
+    (tmp_path / "table.csv").write_text(content)
+    with pytest.raises(UserError, match=culprit):
+        read_labelled(FileCorpus((tmp_path / "table.csv",)), ClassificationArguments())
+
+
+def test_a_label_that_is_no_class_is_told(tmp_path):
+    (tmp_path / "scores.jsonl").write_text('{"text": "A goal", "label": 0.37}\n')
+    with pytest.raises(UserError, match=r"line 1: label 0\.37 is no class"):
+        read(tmp_path / "scores.jsonl")
+
+
+def test_classes_are_in_the_order_of_numbers_or_of_words():
+    assert find_classes(texts_with(["10", "9", "-1", "9"]), "file") == ["-1", "9", "10"]
+    assert find_classes(texts_with(["b", "10", "a"]), "file") == ["10", "a", "b"]
+    with pytest.raises(UserError, match="file: all texts have the label a"):
+        find_classes(texts_with(["a", "a"]), "file")
+
+
+def test_a_column_of_no_classes_is_warned_of(caplog):
+    find_classes(texts_with(map(str, range(30))), "file")
+    assert "CLASSES: 30 labels of 30 texts" in caplog.text
+
+
+def test_a_label_that_is_not_trained_is_named_with_its_place():
+    check_labels(texts_with(["a", None]), ["a", "b"])
+    with pytest.raises(UserError, match="line 1: the label c is not one that is trained"):
+        check_labels(texts_with(["a", "c"]), ["a", "b"])
+
+
+def test_held_out_texts_and_samples_are_drawn_and_keep_their_order():
+    texts = texts_with(["a"] * 50 + ["b"] * 50)
+    training, held_out = divide(texts, 20, np.random.default_rng(0))
+    assert len(training) == 80
+    assert sorted([*training, *held_out], key=texts.index) == texts
+    assert {text.label for text in held_out} == {"a", "b"}
+    some = sample(texts, 10, np.random.default_rng(0))
+    assert {text.label for text in some} == {"a", "b"}
+    assert sorted(some, key=texts.index) == some
+    assert len(set(some)) == 10
+    assert sample(texts, 100, None) == sample(texts, None, None) == texts
+
+
+def test_a_checkpoint_of_the_same_classes_keeps_their_order():
+    config = BertConfig(id2label={0: "good", 1: "bad"}, label2id={"good": 0, "bad": 1})
+    set_classes(config, ["bad", "good"])
+    assert config.id2label == {0: "good", 1: "bad"}
+    set_classes(config, ["bad", "good", "so-so"])
+    assert config.id2label == {0: "bad", 1: "good", 2: "so-so"}
+    assert config.num_labels == 3
+
+
+def test_classes_without_names_are_called_by_their_numbers():
+    assert numbers_of_classes(BertConfig(num_labels=3)) == {"0": 0, "1": 1, "2": 2}
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_level", "unigram"])
+def test_an_example_is_what_the_tokenizer_makes_of_the_text(kind, tokenizers):
+    tokenizer = tokenizers[kind]
+    texts = [LabelledText(("A moon of many craters",), "b", ""), LabelledText(("",), None, "")]
+    examples = LabelledExamples(texts, tokenizer, {"a": 0, "b": 1}, 64, with_types=True)
+    assert examples[0]["input_ids"].tolist() == tokenizer("A moon of many craters")["input_ids"]
+    assert examples[1]["input_ids"].tolist() == tokenizer("")["input_ids"]
+    assert [example["label"] for example in examples] == [1, -100]
+    assert examples.lengths.tolist() == [len(example["input_ids"]) for example in examples]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_level"])
+def test_a_pair_is_what_the_tokenizer_makes_of_it_and_cut_from_the_longer_text(kind, tokenizers):
+    tokenizer = tokenizers[kind]
+    a, b = "The moon", "It has many craters, and they were dug by stones that fell on it long ago"
+    texts = [LabelledText((a, b), "a", "")]
+    whole = LabelledExamples(texts, tokenizer, {"a": 0}, 64, with_types=True)[0]
+    assert whole["input_ids"].tolist() == tokenizer(a, b)["input_ids"]
+    if kind == "wordpiece":
+        assert whole["token_type_ids"].tolist() == tokenizer(a, b)["token_type_ids"]
+    cut = LabelledExamples(texts, tokenizer, {"a": 0}, 16, with_types=False)
+    assert cut[0]["input_ids"].tolist() == tokenizer(a, b, max_length=16, truncation="longest_first")["input_ids"]
+    assert "token_type_ids" not in cut[0]
+    assert "next_sentence_label" not in cut[0]
+    assert cut.cut == len(whole["input_ids"]) - 16
+    assert cut.lengths.tolist() == [16]

@@ -1,0 +1,152 @@
+"""What trackers are given is what trainer_state.json has, under names of their own, and no secret."""
+
+import json
+import shutil
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+from conftest import SAMPLE
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerCallback, trainer
+from wandb.proto.wandb_internal_pb2 import Record
+
+SECRET = "hf_" + "s" * 20
+# What wandb keeps once a run, in its summary.
+ONCE = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def train(run_pretraining_script, pair_checkpoint, out, monkeypatch):
+    """``train(...)`` takes four steps of both objectives, with a secret on the command line."""
+
+    def run(*argv) -> str:
+        argv = (
+            "--model_name_or_path", pair_checkpoint("bert"), "--train_file", SAMPLE, "--sentence_per_line",
+            "--max_seq_length", 32, "--do_train", "--do_eval", "--max_eval_samples", 20, "--max_steps", 4,
+            "--logging_steps", 1, "--eval_strategy", "steps", "--eval_steps", 2, "--save_steps", 2,
+            "--per_device_train_batch_size", 4, "--output_dir", out, "--token", SECRET, f"--hub_token={SECRET}", *argv,
+        )  # fmt: skip
+        # As from a shell.
+        monkeypatch.setattr(sys, "argv", ["run_pretraining.py", *map(str, argv)])
+        code, printed, errors = run_pretraining_script(*argv)
+        assert code == 0, errors
+        return printed
+
+    return run
+
+
+def logged(out, leave_out=()) -> dict[str, list[tuple]]:
+    """Steps and values in trainer_state.json, by the names that trackers are to have for them."""
+    series = {}
+    for entry in json.loads((out / "trainer_state.json").read_text())["log_history"]:
+        for name, value in entry.items():
+            if name != "step" and name not in leave_out and "resumed" not in entry:
+                name = f"eval/{name[5:]}" if name.startswith("eval_") else f"train/{name}"
+                series.setdefault(name, []).append((entry["step"], value))
+    return series
+
+
+def assert_secret_is_nowhere(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def events_of(path) -> dict[str, list[tuple]]:
+    """Steps and values of the scalars in an event file of TensorBoard."""
+    events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
+    names = events.Tags()["scalars"]
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
+
+
+def assert_close(found, expected):
+    """TensorBoard has numbers of 32 bits."""
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert [step for step, _ in found[name]] == [step for step, _ in values], name
+        assert [value for _, value in found[name]] == pytest.approx([value for _, value in values], rel=1e-6), name
+
+
+def test_tensorboard_has_all_that_is_logged_and_goes_on_without_a_gap(train, out):
+    train("--report_to", "tensorboard", "--run_name", "one")
+    (first,) = out.glob("runs/*/events*")
+    found, whole = events_of(first), logged(out)
+    assert_close(found, whole)
+    for name in ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "tokens_per_second", "mfu"):
+        assert [step for step, _ in found[f"train/{name}"]] == [1, 2, 3, 4]
+    # Before training, and twice during it; after it once more.
+    for name in ("loss", "mlm_perplexity", "mlm_accuracy", "nsp_accuracy", "nsp_f1"):
+        assert [step for step, _ in found[f"eval/{name}"]] == [0, 2, 4, 4]
+    # As if it had been killed in the fourth step.
+    shutil.rmtree(out / "checkpoint-4")
+    train("--report_to", "tensorboard")
+    (second,) = set(out.glob("runs/*/events*")) - {first}
+    found = events_of(second)
+    assert [step for step, _ in found["train/loss"]] == [3, 4]
+    assert [step for step, _ in found["eval/loss"]] == [4, 4]
+    assert_close({"train/loss": found["train/loss"]}, {"train/loss": whole["train/loss"][2:]})
+    assert_secret_is_nowhere(out)
+
+
+def records_of(path: Path) -> list[Record]:
+    """What a .wandb file has: a log of LevelDB's format, of blocks of 32 KB, behind seven bytes of wandb's own."""
+    data, place, part, records = path.read_bytes(), 7, b"", []
+    while place + 7 <= len(data):
+        room = 32768 - place % 32768
+        if room < 7:  # too little for a header
+            place += room
+            continue
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        part += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            records.append(Record.FromString(part))
+            part = b""
+    return records
+
+
+def test_wandb_has_all_that_is_logged_and_no_token_of_the_command_line(train, out, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    try:
+        train("--report_to", "wandb", "--run_name", "with a name")
+    finally:
+        wandb.teardown()
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    records = records_of(path)
+    series = {}
+    for record in records:
+        if record.HasField("history"):
+            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            for name, value in row.items():
+                if not name.startswith("_") and name != "train/global_step":
+                    series.setdefault(name, []).append((row["train/global_step"], value))
+    assert series == logged(out, leave_out=ONCE)
+    assert next(record.run.display_name for record in records if record.HasField("run")) == "with a name"
+    assert_secret_is_nowhere(tmp_path)
+
+
+def test_trackers_end_once_and_after_the_last_evaluation(train, monkeypatch):
+    """Else MLflow and Trackio would begin another run for that."""
+    events = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs, **kwargs):
+            events.append(f"{'eval_loss' if 'eval_loss' in logs else 'log'} at {state.global_step}")
+
+        def on_train_end(self, args, state, control, **kwargs):
+            events.append("end")
+
+    monkeypatch.setattr(trainer, "DEFAULT_CALLBACKS", [*trainer.DEFAULT_CALLBACKS, Tracker])
+    train()
+    assert events[-2:] == ["eval_loss at 4", "end"]
+    assert events.count("end") == 1
+    assert events[0] == "eval_loss at 0"
