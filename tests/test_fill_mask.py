@@ -186,7 +186,7 @@ def test_lines_of_a_file_are_filled_in_by_the_script(run_mlm_script, checkpoint,
     assert f"  {TEXTS[1]}\n{shown}\n" in printed
     assert texts[SHOWN - 1] in printed
     assert texts[SHOWN] not in printed
-    assert f"Filled in 24 lines: {tmp_path}/out/predictions.jsonl, 4 of them more than shown" in printed
+    assert f"Filled in 24 lines, 4 of them more than shown: {tmp_path}/out/predictions.jsonl" in printed
 
 
 def test_a_run_trains_evaluates_and_fills_in_with_what_it_has_learnt(run_mlm_script, checkpoint, tmp_path, monkeypatch):
