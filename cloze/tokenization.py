@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock
-from tokenizers import Tokenizer, trainers
+from tokenizers import AddedToken, Tokenizer, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
 
 from cloze.arguments import ModelArguments, UserError
@@ -105,9 +105,12 @@ def train_byte_level(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTr
     """RoBERTa's tokenizer; ModernBERT's is of the same kind."""
     if lower_case:
         raise UserError("--do_lower_case is for WordPiece tokenizers (bert, distilbert, electra): drop it")
-    return RobertaTokenizer().train_new_from_iterator(
+    tokenizer = RobertaTokenizer().train_new_from_iterator(
         texts_of(corpus), vocab_size=vocab_size, show_progress=sys.stderr.isatty()
     )
+    # As RoBERTa's own: the space before a mask belongs to the word that is hidden.
+    tokenizer.add_special_tokens({"mask_token": AddedToken(tokenizer.mask_token, lstrip=True, special=True)})
+    return tokenizer
 
 
 def texts_of(corpus: Corpus) -> Iterator[str]:

@@ -102,6 +102,15 @@ def test_no_token_continues_a_word_with_what_stands_alone(accents):
     assert not {"##漢", "##字", "##,", "##."} & vocabulary.keys()
 
 
+def test_the_space_before_a_mask_belongs_to_the_hidden_word(accents, tmp_path):
+    """As the pipeline for filling masks takes it: nothing but the mask is between the words."""
+    tokenizer = train_tokenizer(accents, "roberta", 400, False, tmp_path, overwrite=False)
+    before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", " two"))
+    assert tokenizer("one <mask> two", add_special_tokens=False)["input_ids"] == [
+        *before, tokenizer.mask_token_id, *after,
+    ]  # fmt: skip
+
+
 def test_byte_level_gives_the_text_back(accents, tmp_path):
     tokenizer = train_tokenizer(accents, "roberta", 400, False, tmp_path, overwrite=False)
     text = "Naïve 한국어 and 🦑, never seen"
