@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import importlib
 import json
 import logging
 import os
@@ -105,6 +106,9 @@ def outcome_of_run(
             return outcome
     outcome = fine_tune(model_args, data_args, training_args)
     gc.collect()  # lest two models are in the device's memory
+    if "wandb" in training_args.report_to:
+        # The Trainer's callback leaves its run open, and would log the next one there.
+        importlib.import_module("wandb").finish()
     if outcome is not None and training_args.process_index == 0:
         aside = path.with_suffix(".aside")
         aside.write_text(json.dumps(asdict(outcome), ensure_ascii=False), encoding="utf-8")

@@ -60,6 +60,24 @@ def assert_secret_is_nowhere(folder):
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
+@pytest.fixture(scope="module")
+def wandb_runs(tmp_path_factory):
+    """``wandb_runs()`` gives the files of the runs that are new since it was called last; wandb's settings are read
+    once a process, and its service cannot be used again once it has ended."""
+    folder, seen = tmp_path_factory.mktemp("wandb"), set()
+
+    def new() -> list[Path]:
+        found = set(folder.glob("wandb/offline-run-*/*.wandb")) - seen
+        seen.update(found)
+        return sorted(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_DIR", str(folder))
+        yield new
+    wandb.teardown()
+
+
 def events_of(path) -> dict[str, list[tuple]]:
     """Steps and values of the scalars in an event file of TensorBoard."""
     events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
@@ -113,14 +131,12 @@ def records_of(path: Path) -> list[Record]:
     return records
 
 
-def test_wandb_has_all_that_is_logged_and_no_token_of_the_command_line(train, out, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+def test_wandb_has_all_that_is_logged_and_no_token_of_the_command_line(train, out, wandb_runs):
     try:
         train("--report_to", "wandb", "--run_name", "with a name")
     finally:
-        wandb.teardown()
-    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+        wandb.finish()
+    (path,) = wandb_runs()
     records = records_of(path)
     series = {}
     for record in records:
@@ -131,7 +147,22 @@ def test_wandb_has_all_that_is_logged_and_no_token_of_the_command_line(train, ou
                     series.setdefault(name, []).append((row["train/global_step"], value))
     assert series == logged(out, leave_out=ONCE)
     assert next(record.run.display_name for record in records if record.HasField("run")) == "with a name"
-    assert_secret_is_nowhere(tmp_path)
+    assert_secret_is_nowhere(path.parents[2])
+
+
+def test_each_run_of_a_comparison_is_one_of_wandbs(run_classification_script, checkpoint, out, wandb_runs):
+    try:
+        code, _, errors = run_classification_script(
+            "--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}", "--num_seeds", 1,
+            "--train_file", SAMPLE, "--max_seq_length", 32, "--max_train_samples", 16, "--max_eval_samples", 16,
+            "--max_steps", 1, "--do_train", "--do_eval", "--report_to", "wandb", "--output_dir", out,
+        )  # fmt: skip
+    finally:
+        wandb.finish()
+    assert code == 0, errors
+    found = [records_of(path) for path in wandb_runs()]
+    names = {record.run.display_name for records in found for record in records if record.HasField("run")}
+    assert names == {"a-seed-42", "b-seed-42"}
 
 
 def test_trackers_end_once_and_after_the_last_evaluation(train, monkeypatch):
