@@ -112,6 +112,49 @@ def test_predictions_without_labels_and_of_pairs(train, script, out, tmp_path):
     assert not (tmp_path / "predicted" / "predict_results.json").exists()
 
 
+def test_fewer_texts_to_predict_than_to_evaluate_on(train, out, tmp_path):
+    write_csv(tmp_path / "few.csv", [("the moon", "music"), ("the sea", "oceans")])
+    train("--max_steps", 1, "--do_predict", "--test_file", tmp_path / "few.csv")
+    assert len((out / "predictions.jsonl").read_text().splitlines()) == 2
+    assert read_json(out / "all_results.json")["predict_texts"] == 2
+
+
+def test_a_label_of_the_test_file_that_is_not_trained_is_told_before_training(script, checkpoint, out, tmp_path):
+    write_csv(tmp_path / "other.csv", [("the moon", "music"), ("the sea", "sailing")])
+    code, _, errors = script(
+        "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE, "--max_seq_length", 32, "--do_train",
+        "--max_steps", 1, "--do_predict", "--test_file", tmp_path / "other.csv", "--output_dir", out,
+    )  # fmt: skip
+    assert code == 2
+    assert "other.csv, line 3: the label sailing is not one that is trained" in errors
+    assert not (out / "model.safetensors").exists()
+
+
+def test_a_class_that_is_held_out_alone_is_known_all_the_same(script, checkpoint, out, tmp_path):
+    """One text has a class of its own: here it is held out."""
+    write_csv(tmp_path / "rare.csv", [(f"text {number}", "abc"[number // 9]) for number in range(19)])
+    code, printed, errors = script(
+        "--model_name_or_path", checkpoint("bert"), "--train_file", tmp_path / "rare.csv", "--max_seq_length", 32,
+        "--do_train", "--do_eval", "--validation_split_percentage", 90, "--max_steps", 1, "--output_dir", out,
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "c " not in printed.split("Training texts: ")[1].splitlines()[0].partition(")")[0]
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.num_labels == 3
+
+
+def test_an_evaluation_alone_is_that_after_training(train, script, out, tmp_path):
+    """The same sample of the same texts held out, however many are trained on."""
+    train("--max_steps", 1)
+    code, _, errors = script(
+        "--model_name_or_path", out, "--train_file", SAMPLE, "--max_seq_length", 32, "--do_eval", "--max_eval_samples",
+        40, "--output_dir", tmp_path / "alone",
+    )  # fmt: skip
+    assert code == 0, errors
+    one, other = (read_json(path / "eval_results.json") for path in (out, tmp_path / "alone"))
+    assert one["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-6)
+    assert one["eval_accuracy"] == other["eval_accuracy"]
+
+
 def test_what_is_held_out_is_the_same_for_every_seed(train, out):
     def held_out(seed):
         printed = train("--max_steps", 1, "--seed", seed, "--overwrite_output_dir")
