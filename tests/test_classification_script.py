@@ -223,6 +223,9 @@ def test_a_model_compared_with_itself_does_not_differ(train, script, checkpoint,
     code, _, errors = script(out / "recipe.yaml", "--max_eval_samples", 30)
     assert code == 2
     assert "here changed to max_eval_samples 30 (not 40)" in errors
+    code, _, errors = script(out / "recipe.yaml", "--per_device_train_batch_size", 4)
+    assert code == 2
+    assert "here changed to per_device_train_batch_size 4 (not 8)" in errors
 
 
 class Killed(BaseException):
@@ -257,6 +260,30 @@ def test_a_comparison_that_is_killed_goes_on_where_it_was(train, checkpoint, out
     assert printed.count("It is over: accuracy") == 1
     assert "Going on from" in printed
     assert compared(out)["models"] == compared(tmp_path / "whole")["models"]
+
+
+def test_what_is_left_of_another_comparison_is_not_taken_for_this_ones(train, checkpoint, out, monkeypatch):
+    """It is started afresh, and killed in its first run: the second of before is done anew, too."""
+    models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
+    settings = ("--max_steps", 1, "--num_seeds", 1)
+    train(*settings, model=models)
+    assert len(list(out.glob("*/*/outcome.json"))) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainingTrainer, "training_step", lambda *args, **kwargs: throw(Killed()))
+        with pytest.raises(Killed):
+            train(*settings, "--overwrite_output_dir", model=models)
+    assert not list(out.glob("*/*/outcome.json"))
+    assert "It is over" not in train(*settings, "--overwrite_output_dir", model=models)
+
+
+def throw(error):
+    raise error
+
+
+def test_a_dry_run_of_a_comparison_leaves_nothing(train, checkpoint, out):
+    models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
+    assert train("--dry_run", model=models).count("A dry run: nothing was trained") == 2
+    assert not out.exists()
 
 
 def test_pretraining_on_the_tasks_text_helps_where_it_must(script, run_mlm_script, tmp_path):
@@ -303,6 +330,8 @@ def test_pretraining_on_the_tasks_text_helps_where_it_must(script, run_mlm_scrip
         ("--compare_with bert other=nowhere", "--model_name_or_path nowhere: no model"),
         ("--model_name_or_path bert --compare_with other=bert --do_predict --test_file x.csv", "--do_predict is for"),
         ("--model_type bert --compare_with bert", "--model_type builds a new model: give --config_name"),
+        ("--compare_with one=bert two=bert --output_dir bert", "--output_dir bert holds a model, whose recipe"),
+        ("--model_name_or_path bert --text_pair_column text", "--text_pair_column text is the column of the first"),
         ("--compare_with one=bert bert --num_seeds 0", "--num_seeds 0 is less than 1"),
         ("--model_name_or_path bert --streaming --max_steps 3", "--streaming is for pretraining"),
         ("--model_name_or_path bert --metric_for_best_model f1", "f1 is not one of loss, accuracy, macro_f1"),
