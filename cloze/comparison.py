@@ -120,6 +120,8 @@ def outcome_of_run(
         if outcome is not None:
             logger.info("It is over: accuracy %.4f, macro-F1 %.4f", outcome.accuracy, outcome.macro_f1)
             return outcome
+        # Broken off between its model and its outcome, and without checkpoints, it has nothing to go on from.
+        training_args.overwrite_output_dir = on_first_process(partial(is_begun, path.parent, recipe))
     outcome = fine_tune(model_args, data_args, training_args)
     gc.collect()  # lest two models are in the device's memory
     if "wandb" in training_args.report_to:
@@ -143,6 +145,14 @@ def find_outcome(path: Path, recipe: str) -> Outcome | None:
             "--output_dir, or --overwrite_output_dir to start afresh"
         )
     return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def is_begun(folder: Path, recipe: str) -> bool:
+    """Whether a folder without checkpoints is of a run of this recipe."""
+    path = folder / checkpoints.RECIPE
+    if not path.exists() or checkpoints.list_checkpoints(str(folder)):
+        return False
+    return not differences(recipe, path.read_text(encoding="utf-8"), ALIKE)
 
 
 def outcome_of(trainer: PretrainingTrainer, sets: ExampleSets, metrics: dict[str, float]) -> Outcome:

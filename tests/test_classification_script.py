@@ -276,6 +276,21 @@ def test_what_is_left_of_another_comparison_is_not_taken_for_this_ones(train, ch
     assert "It is over" not in train(*settings, "--overwrite_output_dir", model=models)
 
 
+def test_a_run_without_checkpoints_that_is_killed_is_done_anew(train, checkpoint, out, monkeypatch):
+    """In the evaluation after training, when its model is saved; a model of another recipe is not lost."""
+    models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
+    settings = ("--max_steps", 1, "--num_seeds", 1, "--save_strategy", "no")
+    with monkeypatch.context() as patch:
+        patch.setattr("cloze.training.evaluate", lambda trainer: throw(Killed()))
+        with pytest.raises(Killed):
+            train(*settings, model=models)
+    assert (out / "a" / "seed-42" / "model.safetensors").exists()
+    with pytest.raises(AssertionError, match="a/seed-42 holds a model already"):
+        train(*settings, "--learning_rate", "1e-3", model=models)
+    train(*settings, model=models)
+    assert len(compared(out)["models"]) == 2
+
+
 def throw(error):
     raise error
 
@@ -330,6 +345,7 @@ def test_pretraining_on_the_tasks_text_helps_where_it_must(script, run_mlm_scrip
         ("--compare_with bert other=nowhere", "--model_name_or_path nowhere: no model"),
         ("--model_name_or_path bert --compare_with other=bert --do_predict --test_file x.csv", "--do_predict is for"),
         ("--model_type bert --compare_with bert", "--model_type builds a new model: give --config_name"),
+        ("--compare_with one=bert lr=1", "--compare_with lr=1: give it a name, as NAME=PATH"),
         ("--compare_with one=bert two=bert --output_dir bert", "--output_dir bert holds a model, whose recipe"),
         ("--model_name_or_path bert --text_pair_column text", "--text_pair_column text is the column of the first"),
         ("--compare_with one=bert bert --num_seeds 0", "--num_seeds 0 is less than 1"),
@@ -344,6 +360,7 @@ def test_mistake_is_told_in_one_line(argv, culprit, script, checkpoint, tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bert").symlink_to(checkpoint("bert"))
     (tmp_path / "a").mkdir()
+    (tmp_path / "lr=1").mkdir()
     (tmp_path / "a" / "bert").symlink_to(checkpoint("bert"))
     write_csv("table.csv", [("one", "a"), ("two", "b")] * 5)
     write_csv("other.csv", [("one", "a"), ("two", "c")])
