@@ -13,7 +13,7 @@ import numpy as np
 from cloze.arguments import UserError
 from cloze.corpus import Corpus, FileCorpus, find_files, split_documents
 from cloze.data_arguments import ClassificationArguments
-from cloze.readers import choose_column, file_format, is_unicode, read_lines, read_rows
+from cloze.readers import check_unicode, choose_column, file_format, read_lines, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,7 @@ def text_in(row: dict[str, Any], column: str, where: str) -> str:
     text = "" if row[column] is None else row[column]
     if not isinstance(text, str):
         raise UserError(f"{where}: {column!r} holds {type(text).__name__}, not text: give --text_column NAME")
-    if not is_unicode(text):
-        raise UserError(f"{where}: half a surrogate pair, which is no character: write the text anew as UTF-8")
+    check_unicode(text, where)
     return text
 
 
