@@ -28,7 +28,7 @@ from cloze.classification import CLASSIFICATION
 from cloze.commandline import run_script
 from cloze.comparison import compare, outcome_of
 from cloze.data_arguments import ClassificationArguments
-from cloze.labelled_examples import make_labelled
+from cloze.labelled_examples import examples_of, make_labelled
 from cloze.labelled_texts import read_test_texts
 from cloze.modeling import load_model
 from cloze.preflight import preflight, tell_prepared
@@ -54,6 +54,7 @@ def fine_tune(
 
     # Labelled texts, those to train on and those held out; the config is told their classes
     sets = make_labelled(setup)
+    test_examples = examples_of(test_texts, setup) if test_texts else None
     if training_args.prepare_only:
         tell_prepared(setup)
         return None
@@ -65,13 +66,14 @@ def fine_tune(
         preflight(trainer, setup, sets)
         return None
     metrics = run(trainer, setup)
+    outcome = outcome_of(trainer, sets, metrics) if training_args.do_eval else None
 
     # Classify texts of the user's own
     if test_texts:
-        predict_classes(trainer, test_texts, setup)
+        predict_classes(trainer, test_texts, test_examples, setup)
 
     finish(trainer, setup, sets, metrics)
-    return outcome_of(trainer, sets, metrics) if training_args.do_eval else None
+    return outcome
 
 
 if __name__ == "__main__":

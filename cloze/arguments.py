@@ -121,7 +121,7 @@ class ClassifierArguments(ModelArguments):
 def named(model: str) -> tuple[str, str]:
     """Name and path of ``NAME=PATH`` or ``PATH``, which is called by its last part."""
     name, given, path = model.partition("=")
-    if given and path and re.fullmatch(r"[\w.-]*\w", name):
+    if given and path and re.fullmatch(r"[\w.-]*\w", name) and not Path(model).exists():
         return name, path
     name = Path(model).name if Path(model).is_dir() else model.rstrip("/").rpartition("/")[2]
     if not re.fullmatch(r"[\w.-]*\w", name):
@@ -137,6 +137,10 @@ class TrainingArguments(transformers.TrainingArguments):
         default=2, metadata={"help": "Checkpoints kept: the newest, and the best if there is one. null keeps all."}
     )
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
+    # Upstream's type lets the parser take but one.
+    report_to: list[str] | None = field(
+        default=None, metadata={"help": "Trackers to report to: tensorboard, wandb, trackio, mlflow, ..., or all."}
+    )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start afresh: the checkpoints in output_dir are removed."}
     )
@@ -180,7 +184,7 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
         if self.report_to is None:
-            self.report_to = "none"
+            self.report_to = ["none"]
         if self.max_train_hours is not None:
             self.lay_over_time()
         if self.dry_run and self.prepare_only:

@@ -12,6 +12,7 @@ from cloze.masked_head import predict_masked_positions
 from cloze.metrics import MASKED_TOKENS
 from cloze.modeling import check_model, load_config, load_weights, outline
 from cloze.predictions import SentencePair, judge_pair
+from cloze.readers import check_unicode
 from cloze.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING, Task
 from cloze.tokenization import load_tokenizer
 
@@ -95,5 +96,6 @@ def ask_about_pair(trained: TrainedModel, sentence_a: str, sentence_b: str) -> t
 def check_length(text: str) -> None:
     if not text.strip():
         raise UserError("There is no text yet: write some.")
+    check_unicode(text, "The text")
     if len(text) > MOST_CHARACTERS:
         raise UserError(f"{len(text):,} characters are too many: give {MOST_CHARACTERS:,} at most.")

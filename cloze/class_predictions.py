@@ -4,16 +4,17 @@ import numpy as np
 from torch.utils.data import Subset
 
 from cloze.classification import classes_of
-from cloze.labelled_examples import examples_of, numbers_of_classes
+from cloze.labelled_examples import LabelledExamples, numbers_of_classes
 from cloze.labelled_texts import LabelledText
 from cloze.predictions import save_predictions
 from cloze.setup import Setup
 from cloze.trainer import PretrainingTrainer
 
 
-def predict_classes(trainer: PretrainingTrainer, texts: list[LabelledText], setup: Setup) -> None:
+def predict_classes(
+    trainer: PretrainingTrainer, texts: list[LabelledText], examples: LabelledExamples, setup: Setup
+) -> None:
     """Write predictions.jsonl to output_dir, in the order of the texts; log and save metrics where labels are known."""
-    examples = examples_of(texts, setup)
     # By length, so that a batch has little padding.
     order = np.argsort(-examples.lengths, kind="stable")
     output = trainer.predict(Subset(examples, order), metric_key_prefix="predict")

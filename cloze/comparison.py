@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
@@ -32,6 +33,11 @@ logger = logging.getLogger(__name__)
 
 # What came of a run, beside its model: with it, the run is over.
 OUTCOME = "outcome.json"
+# Settings that a run may go on with changed, and that runs to be compared have alike.
+ALIKE = (
+    *("max_eval_samples", "per_device_train_batch_size", "gradient_accumulation_steps", "max_tokens_per_batch"),
+    *("bf16", "fp16", "load_best_model_at_end", "metric_for_best_model", "eval_strategy", "eval_steps"),
+)
 
 
 def compare(
@@ -53,10 +59,15 @@ def compare(
     seeds = [training_args.seed + number for number in range(model_args.num_seeds if trains else 1)]
     runs = list(product(seeds, range(len(model_args.models))))
     outcomes = [[] for _ in model_args.models]
+    if trains and training_args.overwrite_output_dir and training_args.process_index == 0:
+        # All of them now, lest what is left of the comparison before is taken for this one's, if this is broken off.
+        for path in Path(training_args.output_dir).glob(f"*/seed-*/{OUTCOME}"):
+            path.unlink()
     for count, (seed, number) in enumerate(runs, 1):
         model, training = run_of(model_args, training_args, number, seed)
         logger.info("\n%s: run %d of %d", training.run_name, count, len(runs))
-        outcomes[number].append(outcome_of_run(fine_tune, model, data_args, training))
+        with nullcontext() if trains else checkpoints.without_new_folders(training.output_dir):
+            outcomes[number].append(outcome_of_run(fine_tune, model, data_args, training))
     if trains:
         check_texts(outcomes)
         if training_args.process_index == 0:
@@ -71,6 +82,11 @@ def check_comparison(model_args: ClassifierArguments, training_args: TrainingArg
     for name in ("do_predict", "push_to_hub", "resume_from_checkpoint"):
         if getattr(training_args, name):
             raise UserError(f"--{name} is for one model: drop it, or --compare_with")
+    output_dir = Path(training_args.output_dir)
+    if any((output_dir / name).exists() for name in checkpoints.MODEL_FILES):
+        raise UserError(
+            f"--output_dir {output_dir} holds a model, whose recipe a comparison replaces: give another folder"
+        )
     for number in range(len(model_args.models)):
         model, _ = run_of(model_args, training_args, number, training_args.seed)
         load_config(model, CLASSIFICATION)
@@ -104,6 +120,8 @@ def outcome_of_run(
         if outcome is not None:
             logger.info("It is over: accuracy %.4f, macro-F1 %.4f", outcome.accuracy, outcome.macro_f1)
             return outcome
+        # Broken off between its model and its outcome, and without checkpoints, it has nothing to go on from.
+        training_args.overwrite_output_dir = on_first_process(partial(is_begun, path.parent, recipe))
     outcome = fine_tune(model_args, data_args, training_args)
     gc.collect()  # lest two models are in the device's memory
     if "wandb" in training_args.report_to:
@@ -120,13 +138,21 @@ def outcome_of_run(
 def find_outcome(path: Path, recipe: str) -> Outcome | None:
     if not path.exists():
         return None
-    changes = differences(recipe, (path.parent / checkpoints.RECIPE).read_text(encoding="utf-8"), ["max_eval_samples"])
+    changes = differences(recipe, (path.parent / checkpoints.RECIPE).read_text(encoding="utf-8"), ALIKE)
     if changes:
         raise UserError(
             f"{path.parent} is of another recipe, here changed to {', '.join(changes)}: give what it has, or another "
             "--output_dir, or --overwrite_output_dir to start afresh"
         )
     return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def is_begun(folder: Path, recipe: str) -> bool:
+    """Whether a folder without checkpoints is of a run of this recipe."""
+    path = folder / checkpoints.RECIPE
+    if not path.exists() or checkpoints.list_checkpoints(str(folder)):
+        return False
+    return not differences(recipe, path.read_text(encoding="utf-8"), ALIKE)
 
 
 def outcome_of(trainer: PretrainingTrainer, sets: ExampleSets, metrics: dict[str, float]) -> Outcome:

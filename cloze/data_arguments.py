@@ -190,6 +190,11 @@ class ClassificationArguments(DataArguments):
         super().__post_init__()
         if self.streaming:
             raise UserError("--streaming is for pretraining: labelled texts are read as a whole, drop it")
+        if self.text_pair_column is not None and self.text_pair_column == (self.text_column or "text"):
+            raise UserError(
+                f"--text_pair_column {self.text_pair_column} is the column of the first text: name both, as "
+                "--text_column A --text_pair_column B"
+            )
 
 
 @dataclass

@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import Subset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from cloze.arguments import UserError
 from cloze.batching import EpochExamples
 from cloze.encoding import encode
 from cloze.examples import SHOWN, ExampleSets
@@ -74,20 +75,25 @@ def make_labelled(setup: Setup) -> ExampleSets:
     What is held out, and a sample of the texts, are the same for every ``--seed``, so that runs can be compared.
     """
     data_args, training_args, config = setup.data_args, setup.training_args, setup.config
-    rng = np.random.default_rng(training_args.data_seed or 0)
+    # By a generator of its own, those to evaluate on are the same however many are trained on, or none.
+    rng, rng_of_evaluation = (np.random.default_rng([training_args.data_seed or 0, number]) for number in (0, 1))
     training, evaluation = (None if corpus is None else read_labelled(corpus, data_args) for corpus in setup.corpora)
+    if training_args.do_train:
+        # Of all texts: a class may be so rare that it is held out, or not drawn.
+        set_classes(config, find_classes(training, setup.corpora[0].name))
+    else:
+        check_trained(config, setup.model_args.model_name_or_path)
     if training_args.do_eval and evaluation is None:
         training, evaluation = divide(training, data_args.validation_split_percentage, rng)
     sets = ExampleSets()
     if training_args.do_train:
         training = sample(training, data_args.max_train_samples, rng)
-        set_classes(config, find_classes(training, setup.corpora[0].name))
         examples = examples_of(training, setup)
         sets.train = EpochExamples(partial(of_epoch, examples))
         sets.facts["training texts"] = describe(training, examples, setup)
         sets.shown = shown_of(examples)
     if training_args.do_eval:
-        evaluation = sample(evaluation, data_args.max_eval_samples, rng)
+        evaluation = sample(evaluation, data_args.max_eval_samples, rng_of_evaluation)
         examples = examples_of(evaluation, setup)
         # By length, so that a batch has little padding.
         sets.validation = Subset(examples, np.argsort(-examples.lengths, kind="stable"))
@@ -126,6 +132,16 @@ def set_classes(config: PretrainedConfig, classes: list[str]) -> None:
     if set(numbers_of_classes(config)) != set(classes):
         config.id2label = dict(enumerate(classes))
         config.label2id = {label: number for number, label in enumerate(classes)}
+    # The checkpoint may have been for numbers, or for several classes of a text.
+    config.problem_type = "single_label_classification"
+
+
+def check_trained(config: PretrainedConfig, name: str | None) -> None:
+    """Raise UserError for a model that was not trained to give each text one of several classes."""
+    classifies = any(architecture.endswith("ForSequenceClassification") for architecture in config.architectures or [])
+    one_of_several = config.problem_type in (None, "single_label_classification") and config.num_labels > 1
+    if not (classifies and one_of_several):
+        raise UserError(f"{name or 'a new model'} was not trained to tell classes of texts apart: add --do_train")
 
 
 def numbers_of_classes(config: PretrainedConfig) -> dict[str, int]:

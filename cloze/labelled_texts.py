@@ -1,6 +1,7 @@
 """Tables of labelled texts: read, divided, and the names of their classes."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from cloze.arguments import UserError
 from cloze.corpus import Corpus, FileCorpus, find_files, split_documents
 from cloze.data_arguments import ClassificationArguments
-from cloze.readers import choose_column, file_format, is_unicode, read_lines, read_rows
+from cloze.readers import check_unicode, choose_column, file_format, read_lines, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +99,13 @@ def text_in(row: dict[str, Any], column: str, where: str) -> str:
     text = "" if row[column] is None else row[column]
     if not isinstance(text, str):
         raise UserError(f"{where}: {column!r} holds {type(text).__name__}, not text: give --text_column NAME")
-    if not is_unicode(text):
-        raise UserError(f"{where}: half a surrogate pair, which is no character: write the text anew as UTF-8")
+    check_unicode(text, where)
     return text
 
 
 def label_in(value: Any, column: str, where: str, names: Sequence[str] | None) -> str | None:
     """A label as a word, None if it is not known: numbers of classes by their names, other numbers as they are."""
+    value = value.strip() if isinstance(value, str) else value
     if value is None or value == "" or (names is not None and value == -1):
         return None
     if names is not None:
@@ -113,7 +114,8 @@ def label_in(value: Any, column: str, where: str, names: Sequence[str] | None) -
         value = int(value)  # as tables have it where some labels are missing
     if not isinstance(value, str | int):
         raise UserError(f"{where}: {column} {value!r} is no class: labels are words or whole numbers")
-    return str(value).strip()
+    # As transformers calls a class that has no name, of which the number is left here.
+    return re.sub(r"LABEL_(?=\d+$)", "", str(value))
 
 
 def names_of_classes(rows: datasets.Dataset, data_args: ClassificationArguments) -> Sequence[str] | None:
@@ -146,7 +148,7 @@ def find_classes(texts: list[LabelledText], name: str) -> list[str]:
             len(counts),
             len(texts),
         )
-    numbers = all(label.lstrip("-").isdecimal() for label in counts)
+    numbers = all(re.fullmatch(r"-?\d+", label) for label in counts)
     return sorted(counts, key=int if numbers else None)
 
 

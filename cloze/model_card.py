@@ -50,7 +50,9 @@ def write_model_card(
     if model_args.trust_remote_code:
         how.append(f"code that came with {' and with '.join(code_sources(model_args))} could run (trust_remote_code);")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch", "datasets"))
-    rows = "\n".join(f"| {name} | {text} |" for name, text in lines.items() if name != "saved in")
+    rows = "\n".join(
+        f"| {name} | {text.replace('|', '&#124;')} |" for name, text in lines.items() if name != "saved in"
+    )
     curves = f"\n![Training curves]({CURVES})\n" if (path.parent / CURVES).exists() else ""
     examples = "\n\n".join(f"## {title}\n\n" + "\n\n".join(texts) for title, texts in shown.items())
     path.write_text(

@@ -16,7 +16,7 @@ from cloze.encoding import encode
 from cloze.masking import IGNORED, collate
 from cloze.metrics import SENTENCE_PAIRS
 from cloze.pairs import IS_RANDOM, PairTemplate, fit
-from cloze.readers import file_format, read_rows
+from cloze.readers import check_unicode, file_format, read_rows
 from cloze.setup import padding_for
 from cloze.tokenization import pair_template_of
 from cloze.trainer import PretrainingTrainer
@@ -51,6 +51,7 @@ def pair_of(row: dict, where: str) -> SentencePair:
             raise UserError(f"{where}: no column {column} (columns: {', '.join(row)}): rename those of the two texts")
         if not isinstance(row[column], str) or not row[column].strip():
             raise UserError(f"{where}: {column} is no text: every pair needs two")
+        check_unicode(row[column], where)
     label = row.get("label")
     # True equals 1 in Python, and could mean the opposite: that B follows.
     if label not in (None, "", 0, 1, "0", "1") or isinstance(label, bool):

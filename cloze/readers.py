@@ -192,16 +192,16 @@ def text_of(row: dict[str, Any], column: str, where: str) -> Iterator[list[str]]
     text = row[column]
     if text is not None and not isinstance(text, str):
         raise UserError(f"{where}: {column!r} holds {type(text).__name__}, not text: give --text_column NAME")
-    if text and not is_unicode(text):
-        raise UserError(f"{where}: half a surrogate pair, which is no character: write the text anew as UTF-8")
     if text and text.strip():
+        check_unicode(text, where)
         yield [text.strip()]
 
 
-def is_unicode(text: str) -> bool:
-    """False for the lone surrogates that JSON can write, as in texts cut in the middle of an emoji."""
+def check_unicode(text: str, where: str) -> None:
+    """Raise UserError for lone surrogates, which JSON can write, as in texts cut in the middle of an emoji."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        raise UserError(
+            f"{where}: half a surrogate pair, which is no character: write the text anew as UTF-8"
+        ) from None

@@ -13,7 +13,7 @@ SHORTEST = 8
 def secrets_of(argv: Sequence[str]) -> set[str]:
     """The values of flags and of variables of the environment whose names end with token or key."""
     secrets = {value for name, value in os.environ.items() if name.upper().endswith(("TOKEN", "API_KEY"))}
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    for argument, following in zip(argv, [*argv[1:], ""], strict=False):
         flag, equals, value = argument.partition("=")
         if flag.startswith("--") and flag.endswith("token"):
             secrets.add(value if equals else following)

@@ -131,6 +131,7 @@ def test_words_are_those_of_the_command_line(saved, run_mlm_script, tmp_path):
     [
         ("", "There is no text yet"),
         (" \n", "There is no text yet"),
+        ("[MASK] \ud83d", "The text: half a surrogate pair"),
         ("The moon is far.", r"Nothing is hidden: write \[MASK\]"),
         ("The [mask] is far.", r"Nothing is hidden: write \[MASK\]"),
         ("[MASK] " * (MOST_MASKS + 1), "21 words are hidden: hide 20 at most"),

@@ -78,6 +78,7 @@ FILES = {
     "hidden.txt": b"The [MASK] is far.\n",
     "unhidden.txt": b"The [MASK] is far.\n\nThe sun is farther.\n",
     "unhidden.csv": b"title,body\nEmma,The [MASK] is far.\nUlysses,Stately\n",
+    "half_pair.jsonl": b'{"sentence_a": "a", "sentence_b": "half an emoji \\ud83d"}\n',
     "no_pairs.csv": b"sentence_a,sentence_b,label\n",
 }
 
@@ -324,6 +325,7 @@ PREDICTIONS = [
     Case("no pairs given", "", "--do_predict without anything", "--test_file FILE"),
     Case("pairs missing", "--test_file nowhere.csv", "--test_file: nowhere.csv is not there", "check the path"),
     Case("pairs as text", "--test_file pairs.txt", "--test_file pairs.txt", "give a table"),
+    Case("half a character", "--test_file half_pair.jsonl", "half_pair.jsonl, line 1: half a surrogate", "as UTF-8"),
     Case("no second text", "--test_file one_column.csv", "no column sentence_b", "columns: sentence_a, label"),
     Case("empty second text", "--test_file no_text.csv", "sentence_b is no text", "every pair needs two"),
     Case("label of 2", "--test_file three.csv", "label '2' is neither 0", "leave unknown ones empty"),

@@ -112,6 +112,49 @@ def test_predictions_without_labels_and_of_pairs(train, script, out, tmp_path):
     assert not (tmp_path / "predicted" / "predict_results.json").exists()
 
 
+def test_fewer_texts_to_predict_than_to_evaluate_on(train, out, tmp_path):
+    write_csv(tmp_path / "few.csv", [("the moon", "music"), ("the sea", "oceans")])
+    train("--max_steps", 1, "--do_predict", "--test_file", tmp_path / "few.csv")
+    assert len((out / "predictions.jsonl").read_text().splitlines()) == 2
+    assert read_json(out / "all_results.json")["predict_texts"] == 2
+
+
+def test_a_label_of_the_test_file_that_is_not_trained_is_told_before_training(script, checkpoint, out, tmp_path):
+    write_csv(tmp_path / "other.csv", [("the moon", "music"), ("the sea", "sailing")])
+    code, _, errors = script(
+        "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE, "--max_seq_length", 32, "--do_train",
+        "--max_steps", 1, "--do_predict", "--test_file", tmp_path / "other.csv", "--output_dir", out,
+    )  # fmt: skip
+    assert code == 2
+    assert "other.csv, line 3: the label sailing is not one that is trained" in errors
+    assert not (out / "model.safetensors").exists()
+
+
+def test_a_class_that_is_held_out_alone_is_known_all_the_same(script, checkpoint, out, tmp_path):
+    """One text has a class of its own: here it is held out."""
+    write_csv(tmp_path / "rare.csv", [(f"text {number}", "abc"[number // 9]) for number in range(19)])
+    code, printed, errors = script(
+        "--model_name_or_path", checkpoint("bert"), "--train_file", tmp_path / "rare.csv", "--max_seq_length", 32,
+        "--do_train", "--do_eval", "--validation_split_percentage", 90, "--max_steps", 1, "--output_dir", out,
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "c " not in printed.split("Training texts: ")[1].splitlines()[0].partition(")")[0]
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.num_labels == 3
+
+
+def test_an_evaluation_alone_is_that_after_training(train, script, out, tmp_path):
+    """The same sample of the same texts held out, however many are trained on."""
+    train("--max_steps", 1)
+    code, _, errors = script(
+        "--model_name_or_path", out, "--train_file", SAMPLE, "--max_seq_length", 32, "--do_eval", "--max_eval_samples",
+        40, "--output_dir", tmp_path / "alone",
+    )  # fmt: skip
+    assert code == 0, errors
+    one, other = (read_json(path / "eval_results.json") for path in (out, tmp_path / "alone"))
+    assert one["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-6)
+    assert one["eval_accuracy"] == other["eval_accuracy"]
+
+
 def test_what_is_held_out_is_the_same_for_every_seed(train, out):
     def held_out(seed):
         printed = train("--max_steps", 1, "--seed", seed, "--overwrite_output_dir")
@@ -180,6 +223,9 @@ def test_a_model_compared_with_itself_does_not_differ(train, script, checkpoint,
     code, _, errors = script(out / "recipe.yaml", "--max_eval_samples", 30)
     assert code == 2
     assert "here changed to max_eval_samples 30 (not 40)" in errors
+    code, _, errors = script(out / "recipe.yaml", "--per_device_train_batch_size", 4)
+    assert code == 2
+    assert "here changed to per_device_train_batch_size 4 (not 8)" in errors
 
 
 class Killed(BaseException):
@@ -214,6 +260,45 @@ def test_a_comparison_that_is_killed_goes_on_where_it_was(train, checkpoint, out
     assert printed.count("It is over: accuracy") == 1
     assert "Going on from" in printed
     assert compared(out)["models"] == compared(tmp_path / "whole")["models"]
+
+
+def test_what_is_left_of_another_comparison_is_not_taken_for_this_ones(train, checkpoint, out, monkeypatch):
+    """It is started afresh, and killed in its first run: the second of before is done anew, too."""
+    models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
+    settings = ("--max_steps", 1, "--num_seeds", 1)
+    train(*settings, model=models)
+    assert len(list(out.glob("*/*/outcome.json"))) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainingTrainer, "training_step", lambda *args, **kwargs: throw(Killed()))
+        with pytest.raises(Killed):
+            train(*settings, "--overwrite_output_dir", model=models)
+    assert not list(out.glob("*/*/outcome.json"))
+    assert "It is over" not in train(*settings, "--overwrite_output_dir", model=models)
+
+
+def test_a_run_without_checkpoints_that_is_killed_is_done_anew(train, checkpoint, out, monkeypatch):
+    """In the evaluation after training, when its model is saved; a model of another recipe is not lost."""
+    models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
+    settings = ("--max_steps", 1, "--num_seeds", 1, "--save_strategy", "no")
+    with monkeypatch.context() as patch:
+        patch.setattr("cloze.training.evaluate", lambda trainer: throw(Killed()))
+        with pytest.raises(Killed):
+            train(*settings, model=models)
+    assert (out / "a" / "seed-42" / "model.safetensors").exists()
+    with pytest.raises(AssertionError, match="a/seed-42 holds a model already"):
+        train(*settings, "--learning_rate", "1e-3", model=models)
+    train(*settings, model=models)
+    assert len(compared(out)["models"]) == 2
+
+
+def throw(error):
+    raise error
+
+
+def test_a_dry_run_of_a_comparison_leaves_nothing(train, checkpoint, out):
+    models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
+    assert train("--dry_run", model=models).count("A dry run: nothing was trained") == 2
+    assert not out.exists()
 
 
 def test_pretraining_on_the_tasks_text_helps_where_it_must(script, run_mlm_script, tmp_path):
@@ -260,6 +345,9 @@ def test_pretraining_on_the_tasks_text_helps_where_it_must(script, run_mlm_scrip
         ("--compare_with bert other=nowhere", "--model_name_or_path nowhere: no model"),
         ("--model_name_or_path bert --compare_with other=bert --do_predict --test_file x.csv", "--do_predict is for"),
         ("--model_type bert --compare_with bert", "--model_type builds a new model: give --config_name"),
+        ("--compare_with one=bert lr=1", "--compare_with lr=1: give it a name, as NAME=PATH"),
+        ("--compare_with one=bert two=bert --output_dir bert", "--output_dir bert holds a model, whose recipe"),
+        ("--model_name_or_path bert --text_pair_column text", "--text_pair_column text is the column of the first"),
         ("--compare_with one=bert bert --num_seeds 0", "--num_seeds 0 is less than 1"),
         ("--model_name_or_path bert --streaming --max_steps 3", "--streaming is for pretraining"),
         ("--model_name_or_path bert --metric_for_best_model f1", "f1 is not one of loss, accuracy, macro_f1"),
@@ -272,6 +360,7 @@ def test_mistake_is_told_in_one_line(argv, culprit, script, checkpoint, tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bert").symlink_to(checkpoint("bert"))
     (tmp_path / "a").mkdir()
+    (tmp_path / "lr=1").mkdir()
     (tmp_path / "a" / "bert").symlink_to(checkpoint("bert"))
     write_csv("table.csv", [("one", "a"), ("two", "b")] * 5)
     write_csv("other.csv", [("one", "a"), ("two", "c")])

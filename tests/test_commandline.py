@@ -142,6 +142,8 @@ def test_command_line_beats_recipe_beats_default(name, default, in_recipe, on_co
         ("save_total_limit:", None),
         ("max_seq_length: null", None),
         ("report_to: none", []),
+        ("report_to: tensorboard", ["tensorboard"]),
+        ("report_to: [tensorboard, wandb]", ["tensorboard", "wandb"]),
         ("save_strategy: no", "no"),
         ("eval_strategy: no", "no"),
         ("lr_scheduler_kwargs: {num_cycles: 2, power: 0.5}", {"num_cycles": 2, "power": 0.5}),

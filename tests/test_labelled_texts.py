@@ -9,7 +9,7 @@ from transformers import BertConfig
 from cloze.arguments import UserError
 from cloze.corpus import FileCorpus, HubCorpus
 from cloze.data_arguments import ClassificationArguments
-from cloze.labelled_examples import LabelledExamples, numbers_of_classes, set_classes
+from cloze.labelled_examples import LabelledExamples, check_trained, numbers_of_classes, set_classes
 from cloze.labelled_texts import (
     LabelledText,
     check_labels,
@@ -105,9 +105,16 @@ def test_a_label_that_is_no_class_is_told(tmp_path):
         read(tmp_path / "scores.jsonl")
 
 
+def test_a_label_of_spaces_is_none_and_one_without_a_name_is_a_number(tmp_path):
+    """LABEL_1 is what transformers calls class 1 that has no name; LABEL_x is a name."""
+    (tmp_path / "table.csv").write_text('text,label\na,LABEL_1\nb," "\nc,LABEL_x\nd, e \n')
+    assert [text.label for text in read(tmp_path / "table.csv")] == ["1", None, "LABEL_x", "e"]
+
+
 def test_classes_are_in_the_order_of_numbers_or_of_words():
     assert find_classes(texts_with(["10", "9", "-1", "9"]), "file") == ["-1", "9", "10"]
     assert find_classes(texts_with(["b", "10", "a"]), "file") == ["10", "a", "b"]
+    assert find_classes(texts_with(["1", "--1"]), "file") == ["--1", "1"]
     with pytest.raises(UserError, match="file: all texts have the label a"):
         find_classes(texts_with(["a", "a"]), "file")
 
@@ -143,6 +150,30 @@ def test_a_checkpoint_of_the_same_classes_keeps_their_order():
     set_classes(config, ["bad", "good", "so-so"])
     assert config.id2label == {0: "bad", 1: "good", 2: "so-so"}
     assert config.num_labels == 3
+
+
+def test_a_checkpoint_for_several_classes_a_text_becomes_one_for_one(tmp_path):
+    """Else a pipeline would give other probabilities."""
+    config = BertConfig(num_labels=2, problem_type="multi_label_classification")
+    set_classes(config, ["0", "1"])
+    assert config.problem_type == "single_label_classification"
+    # And it can be saved.
+    config.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"architectures": ["BertForMaskedLM"]},
+        {"architectures": ["BertForSequenceClassification"], "num_labels": 1},
+        {"architectures": ["BertForSequenceClassification"], "problem_type": "multi_label_classification"},
+        {},
+    ],
+)
+def test_a_model_that_was_not_trained_for_it_is_not_asked(settings):
+    check_trained(BertConfig(architectures=["BertForSequenceClassification"]), "out")
+    with pytest.raises(UserError, match=r"^out was not trained to tell classes of texts apart: add --do_train$"):
+        check_trained(BertConfig(**settings), "out")
 
 
 def test_classes_without_names_are_called_by_their_numbers():

@@ -42,13 +42,15 @@ def test_the_card_of_a_next_sentence_model_is_for_no_pipeline(pair_checkpoint, t
     model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
     model_args = ModelArguments(model_type="bert", token="hf_secret")
     training_args = TrainingArguments(output_dir=str(tmp_path), hub_token="hf_secret")
-    lines, shown = {"pair F1": "0.125 before, 0.800 after"}, {"Pairs": ["a | b\n    in order: 9%   (they are not)"]}
+    lines = {"pair F1": "0.125 before, 0.800 after", "training texts": "2 texts (a|b 50%, c 50%)"}
+    shown = {"Pairs": ["a | b\n    in order: 9%   (they are not)"]}
     data_args = NextSentenceArguments(nsp_probability=0.4)
     card = card_of(tmp_path, NEXT_SENTENCE, lines, shown, model_args, data_args, training_args, model)
     assert yaml.safe_load(card.split("---\n")[1]) == {"library_name": "transformers", "tags": ["bert"]}
     assert "\nA next sentence model, trained from a new bert.\n" in card
     assert f'AutoModelForNextSentencePrediction.from_pretrained("{tmp_path}")' in card
     assert "| pair F1 | 0.125 before, 0.800 after |" in card
+    assert "| training texts | 2 texts (a&#124;b 50%, c 50%) |" in card
     assert "\n## Pairs\n\na | b\n    in order: 9%   (they are not)\n" in card
     assert "40% of the pairs were random;" in card
     assert "mask" not in card

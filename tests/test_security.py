@@ -288,6 +288,8 @@ def test_secrets_are_those_of_flags_and_of_the_environment(monkeypatch):
     assert {PLAIN_SECRET, "another-secret", "value-of-HF_TOKEN", "value-of-WANDB_API_KEY"} <= found
     assert not {"true", "12345678", ""} & found
     assert hide(f"a {PLAIN_SECRET}, {SECRET}", found) == "a ***, ***"
+    # Of no argument at all, those of the environment.
+    assert "value-of-HF_TOKEN" in secrets_of([])
 
 
 @pytest.mark.parametrize("flag", ["--token", "--hub_token", "--use_auth_token", "--push_to_hub_token"])
