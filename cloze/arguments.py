@@ -108,6 +108,8 @@ class ClassifierArguments(ModelArguments):
         if self.model_name_or_path is not None:
             self.models.insert(0, named(self.model_name_or_path))
         elif self.config_name is not None:
+            if self.tokenizer_name is None:
+                raise UserError("--config_name builds a model to compare with: give it a --tokenizer_name, too")
             self.models.insert(0, ("scratch", None))
         names = [name for name, _ in self.models]
         if len(names) == 1:

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # What came of a run, beside its model: with it, the run is over.
 OUTCOME = "outcome.json"
+# Of its file, at most.
+FIGURE_SIZE = 2**20
 # Settings that a run may go on with changed, and that runs to be compared have alike.
 ALIKE = (
     *("max_eval_samples", "per_device_train_batch_size", "gradient_accumulation_steps", "max_tokens_per_batch"),
@@ -179,6 +181,7 @@ def tell(comparison: dict, output_dir: Path, recipe: str) -> None:
     (output_dir / checkpoints.RECIPE).write_text(recipe, encoding="utf-8")
     path = output_dir / "comparison.json"
     path.write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    title = f"{comparison['test_examples']:,} held-out texts, {len(comparison['seeds'])} runs of each model"
+    title = f"{comparison['test_examples']:,} held-out texts, seeds {', '.join(map(str, comparison['seeds']))}"
     logger.info("\n%s:\n\n%s\n\nSaved in %s, drawn beside it", title, tabulate(comparison), path)
-    draw_comparison(comparison, path.with_suffix(".png"))
+    with checkpoints.writing(path.with_suffix(".png"), FIGURE_SIZE):
+        draw_comparison(comparison, path.with_suffix(".png"))

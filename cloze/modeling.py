@@ -173,7 +173,7 @@ def load_weights(
                 config=config,
                 dtype=dtype,
                 output_loading_info=True,
-                # A head of other classes is made anew.
+                # A head for another number of classes is made anew.
                 ignore_mismatched_sizes=task.classifies,
                 **model_args.hub_arguments,
             )

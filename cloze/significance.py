@@ -100,7 +100,7 @@ def row_of(model: dict) -> tuple[str, ...]:
         model["name"],
         percent(model["accuracy"]),
         percent(model["macro_f1"]),
-        "" if model["difference"] is None else verdict(model["difference"]),
+        "" if model["difference"] is None else verdict(model["difference"], len(model["accuracy"]["by_seed"])),
         f"{model['seconds']['mean']:,.0f} s",
     )
 
@@ -109,8 +109,9 @@ def percent(figure: dict) -> str:
     return f"{figure['mean']:.1%}" + ("" if figure["std"] is None else f" ± {100 * figure['std']:.1f}")
 
 
-def verdict(difference: dict) -> str:
-    """In words: how large, within which limits, and whether it exceeds the noise."""
+def verdict(difference: dict, seeds: int) -> str:
+    """In words: how large, within which limits, and whether it exceeds the noise; one seed does not tell all of it."""
     low, high = (f"{100 * bound:+.1f}" for bound in difference["interval"])
     exceeds = "exceeds the noise" if difference["exceeds_noise"] else "no difference beyond noise"
+    exceeds += " of the texts; of seeds, one tells nothing" if seeds == 1 else ""
     return f"{100 * difference['accuracy']:+.1f} ({low} to {high}), p {difference['p_value']:.2g}: {exceeds}"

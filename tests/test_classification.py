@@ -127,3 +127,4 @@ def test_one_seed_has_no_spread():
     comparison = summarise([("a", "a"), ("b", "b")], [runs, runs], [0])
     assert comparison["models"][0]["accuracy"] == {"mean": 1.0, "std": None, "by_seed": [1.0]}
     assert "±" not in tabulate(comparison)
+    assert "no difference beyond noise of the texts; of seeds, one tells nothing" in tabulate(comparison)

@@ -348,6 +348,7 @@ def test_pretraining_on_the_tasks_text_helps_where_it_must(script, run_mlm_scrip
         ("--compare_with one=bert lr=1", "--compare_with lr=1: give it a name, as NAME=PATH"),
         ("--compare_with one=bert two=bert --output_dir bert", "--output_dir bert holds a model, whose recipe"),
         ("--model_name_or_path bert --text_pair_column text", "--text_pair_column text is the column of the first"),
+        ("--config_name bert --compare_with bert", "--config_name builds a model to compare with: give it a --tok"),
         ("--compare_with one=bert bert --num_seeds 0", "--num_seeds 0 is less than 1"),
         ("--model_name_or_path bert --streaming --max_steps 3", "--streaming is for pretraining"),
         ("--model_name_or_path bert --metric_for_best_model f1", "f1 is not one of loss, accuracy, macro_f1"),
