@@ -22,12 +22,12 @@ The labels of texts of your own:
 The first argument may be a recipe, a YAML file of the flags; flags behind it win. ``--help`` lists them.
 """
 
-from cloze.arguments import ClassifierArguments, TrainingArguments
+from cloze.arguments import TrainingArguments
 from cloze.class_predictions import predict_classes
 from cloze.classification import CLASSIFICATION
+from cloze.classifier_arguments import ClassificationArguments, ClassifierArguments
 from cloze.commandline import run_script
 from cloze.comparison import compare, outcome_of
-from cloze.data_arguments import ClassificationArguments
 from cloze.labelled_examples import examples_of, make_labelled
 from cloze.labelled_texts import read_test_texts
 from cloze.modeling import load_model

@@ -1,9 +1,7 @@
 """The settings of model and training as dataclasses, with the checks that need nothing else; UserError."""
 
-import re
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import transformers
@@ -80,55 +78,6 @@ class ModelArguments:
             "token": self.token,
             "trust_remote_code": self.trust_remote_code,
         }
-
-
-@dataclass
-class ClassifierArguments(ModelArguments):
-    """Which models to fine-tune: one, or several to compare."""
-
-    compare_with: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Models to compare with model_name_or_path, or with the first of them if it is not given: "
-            "NAME=PATH, or PATH."
-        },
-    )
-    num_seeds: int = field(
-        default=3, metadata={"help": "With compare_with: train each model so many times, from --seed on."}
-    )
-
-    def __post_init__(self):
-        self.models = [named(model) for model in self.compare_with or []]
-        if not self.models:
-            super().__post_init__()
-            return
-        # Else the settings of each model's run are checked.
-        if self.model_type is not None:
-            raise UserError("--compare_with compares checkpoints, --model_type builds a new model: give --config_name")
-        if self.model_name_or_path is not None:
-            self.models.insert(0, named(self.model_name_or_path))
-        elif self.config_name is not None:
-            if self.tokenizer_name is None:
-                raise UserError("--config_name builds a model to compare with: give it a --tokenizer_name, too")
-            self.models.insert(0, ("scratch", None))
-        names = [name for name, _ in self.models]
-        if len(names) == 1:
-            raise UserError(f"--compare_with {names[0]}: one model cannot be compared: give --model_name_or_path too")
-        if len(set(names)) < len(names):
-            raise UserError(f"--compare_with: two models are called the same ({', '.join(names)}): give NAME=PATH")
-        if self.num_seeds < 1:
-            raise UserError(f"--num_seeds {self.num_seeds} is less than 1")
-
-
-def named(model: str) -> tuple[str, str]:
-    """Name and path of ``NAME=PATH`` or ``PATH``, which is called by its last part."""
-    name, given, path = model.partition("=")
-    if given and path and re.fullmatch(r"[\w.-]*\w", name) and not Path(model).exists():
-        return name, path
-    name = Path(model).name if Path(model).is_dir() else model.rstrip("/").rpartition("/")[2]
-    if not re.fullmatch(r"[\w.-]*\w", name):
-        raise UserError(f"--compare_with {model}: give it a name, as NAME=PATH, of letters, digits, _ . -")
-    return name, model
 
 
 @dataclass

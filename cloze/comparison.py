@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from cloze import checkpoints
-from cloze.arguments import ClassifierArguments, TrainingArguments, UserError
+from cloze.arguments import TrainingArguments, UserError
 from cloze.classification import CLASSIFICATION, classes_of
-from cloze.data_arguments import ClassificationArguments
+from cloze.classifier_arguments import ClassificationArguments, ClassifierArguments
 from cloze.examples import ExampleSets
 from cloze.figures import draw_comparison
 from cloze.labelled_examples import numbers_of_classes

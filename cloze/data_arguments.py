@@ -156,48 +156,6 @@ class NextSentenceArguments(PairArguments):
 
 
 @dataclass
-class ClassificationArguments(DataArguments):
-    """The data of run_classification.py."""
-
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "macro_f1")
-
-    train_file: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Labelled texts: tables, .csv .tsv .json .jsonl .parquet [.gz .zst], or .txt files, a text a line, "
-            "that are named after the label."
-        },
-    )
-    validation_file: list[str] | None = field(
-        default=None, metadata={"help": "To evaluate on; without it, part of the labelled texts is held out."}
-    )
-    validation_split_percentage: float = field(
-        default=20, metadata={"help": "Share of the texts held out if there is no validation_file, in percent."}
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many texts, drawn at random."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many, drawn at random."})
-    label_column: str | None = field(
-        default=None, metadata={"help": "Column of the labels, words or whole numbers; `label` by default."}
-    )
-    text_pair_column: str | None = field(
-        default=None, metadata={"help": "Column of a second text, where two are judged together."}
-    )
-    test_file: str | None = field(
-        default=None, metadata={"help": "For do_predict: texts to classify, with labels where they are known."}
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.streaming:
-            raise UserError("--streaming is for pretraining: labelled texts are read as a whole, drop it")
-        if self.text_pair_column is not None and self.text_pair_column == (self.text_column or "text"):
-            raise UserError(
-                f"--text_pair_column {self.text_pair_column} is the column of the first text: name both, as "
-                "--text_column A --text_pair_column B"
-            )
-
-
-@dataclass
 class PretrainingDataArguments(PairArguments, MaskingArguments):
     """The data of run_pretraining.py."""
 

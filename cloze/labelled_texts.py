@@ -11,8 +11,8 @@ import datasets
 import numpy as np
 
 from cloze.arguments import UserError
+from cloze.classifier_arguments import ClassificationArguments
 from cloze.corpus import Corpus, FileCorpus, find_files, split_documents
-from cloze.data_arguments import ClassificationArguments
 from cloze.readers import check_unicode, choose_column, file_format, read_lines, read_rows
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from conftest import SAMPLE
 from transformers import BertConfig
 
 from cloze.arguments import UserError
+from cloze.classifier_arguments import ClassificationArguments
 from cloze.corpus import FileCorpus, HubCorpus
-from cloze.data_arguments import ClassificationArguments
 from cloze.labelled_examples import LabelledExamples, check_trained, numbers_of_classes, set_classes
 from cloze.labelled_texts import (
     LabelledText,
