@@ -25,6 +25,7 @@ import run_classification
 import run_mlm
 import run_nsp
 import run_pretraining
+from cloze import report
 from cloze.commandline import run_script
 from cloze.modeling import fit_config
 
@@ -82,6 +83,13 @@ PAIR_FAMILIES = {
     "albert": FAMILIES["albert"],
     "big_bird": ("unigram", BERT_LIKE | NO_DROPOUT | {"attention_type": "original_full"}),
 }
+
+
+@pytest.fixture(autouse=True)
+def figures_only_where_they_are_looked_at(request, monkeypatch):
+    """To draw the curves of a run takes longer than to train a model this small: tests that need them are marked."""
+    if request.node.get_closest_marker("curves") is None:
+        monkeypatch.setattr(report, "draw_curves", lambda history, best_step, figures, path: path.touch())
 
 
 @pytest.fixture(scope="session")

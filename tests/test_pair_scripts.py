@@ -112,6 +112,7 @@ def test_what_was_trained_loads_in_every_class(family, train, pair_checkpoint, o
         assert all(torch.equal(state[name], weights[f"{prefix}{name}"]) for name in shared)
 
 
+@pytest.mark.curves
 def test_losses_and_accuracies_are_logged_apart(train, out):
     train("pretraining", "--do_eval", "--max_steps", 7, "--logging_steps", 3, "--gradient_accumulation_steps", 2)
     steps = [entry for entry in history(out) if "loss" in entry]
@@ -426,6 +427,7 @@ def test_pairs_are_streamed(script, argv, train, out):
 # What is understood, and said
 
 
+@pytest.mark.curves
 def test_the_report_of_the_pairs(train, out):
     printed = train("nsp", "--do_eval", "--max_steps", 1, "--pair_strategy", "sentence")
     lines = {line.partition(": ")[0]: line for line in printed.splitlines()}

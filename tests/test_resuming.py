@@ -215,6 +215,7 @@ def test_a_save_or_deletion_broken_off_leaves_nothing_that_counts(broken_off, tr
     assert_same(tmp_path / "out", tmp_path / "whole")
 
 
+@pytest.mark.curves
 @pytest.mark.parametrize("broken_off", ["train", "evaluate", "draw_curves", "write_model_card"])
 def test_a_run_broken_off_after_its_last_step_still_tells_all(broken_off, train, tmp_path, monkeypatch):
     """Results and model card, though nothing is left to train; how fast it was is known if that was written."""
@@ -252,6 +253,7 @@ def test_a_run_broken_off_after_its_last_step_still_tells_all(broken_off, train,
     assert results[0]["eval_loss"] == results[1]["eval_loss"]
 
 
+@pytest.mark.curves
 def test_curves_that_found_no_room_are_drawn_by_the_same_command(train, tmp_path):
     """A full disk: the run ends well, says so, and links to no picture."""
     (tmp_path / "curves.png").symlink_to("/dev/full")

@@ -376,6 +376,7 @@ def test_documents_of_unequal_length_are_warned_of(train, texts, tmp_path):
     assert "HELD OUT: " not in train("--do_eval", "--max_steps", 1, "--overwrite_output_dir")
 
 
+@pytest.mark.curves
 def test_the_best_checkpoint_is_kept_beside_the_newest(train, out):
     """The rate rises until training goes astray, so that an early checkpoint is the best."""
     printed = train(
