@@ -12,7 +12,7 @@ import numpy as np
 
 from cloze.arguments import ModelArguments, UserError
 from cloze.data_arguments import DataArguments
-from cloze.readers import FORMATS, choose_column, file_format, read_table, read_text, text_of
+from cloze.readers import FORMATS, choose_column, file_format, read_table, read_text, text_in
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ class HubCorpus:
         column = None
         for row_number, row in enumerate(self.read_rows(number)):
             column = column or choose_column(row, self.text_column, self.name)
-            yield from text_of(row, column, f"{name}, row {row_number}")
+            text = text_in(row, column, f"{name}, row {row_number}").strip()
+            if text:
+                yield [text]
 
     def read_rows(self, shard: int) -> Iterable[dict]:
         if not isinstance(self.rows, datasets.IterableDataset):

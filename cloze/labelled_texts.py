@@ -13,7 +13,7 @@ import numpy as np
 from cloze.arguments import UserError
 from cloze.classifier_arguments import ClassificationArguments
 from cloze.corpus import Corpus, FileCorpus, find_files, split_documents
-from cloze.readers import check_unicode, choose_column, file_format, read_lines, read_rows
+from cloze.readers import choose_column, file_format, read_rows, read_texts, text_in
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +69,8 @@ def labelled_texts(
         if data_args.text_pair_column:
             raise UserError(f"{path}: --text_pair_column is for tables: give .csv .tsv .json .jsonl or .parquet")
         label = path.name.partition(".")[0] if has_labels else None
-        for number, line in enumerate(read_lines(path), 1):
-            if line.strip():
-                yield LabelledText((line.strip(),), label, f"{path}, line {number}")
+        for where, line in read_texts(path, None):
+            yield LabelledText((line,), label, where)
 
 
 def texts_of_table(
@@ -91,16 +90,6 @@ def texts_of_table(
             columns = [choose_column(others, data_args.text_column, where), *pair]
         texts = tuple(text_in(row, column, where) for column in columns)
         yield LabelledText(texts, label_in(row.get(label_column), label_column, where, names), where)
-
-
-def text_in(row: dict[str, Any], column: str, where: str) -> str:
-    if column not in row:
-        raise UserError(f"{where}: no column {column} (columns: {', '.join(row)})")
-    text = "" if row[column] is None else row[column]
-    if not isinstance(text, str):
-        raise UserError(f"{where}: {column!r} holds {type(text).__name__}, not text: give --text_column NAME")
-    check_unicode(text, where)
-    return text
 
 
 def label_in(value: Any, column: str, where: str, names: Sequence[str] | None) -> str | None:

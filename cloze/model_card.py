@@ -28,19 +28,16 @@ def write_model_card(
     """Write it, with the curves if they are there."""
     metadata = {"library_name": "transformers", "tags": [model.config.model_type]}
     how = []
-    if task.masks:
-        metadata["pipeline_tag"] = "fill-mask"
-        usage = f'from transformers import pipeline\n    pipeline("fill-mask", model="{training_args.output_dir}")'
-        how.append(f"{data_args.mlm_probability:.0%} of the tokens were predicted;")
-    elif task.classifies:
-        metadata["pipeline_tag"] = "text-classification"
-        usage = f'pipeline("text-classification", model="{training_args.output_dir}")'
-        usage = f"from transformers import pipeline\n    {usage}"
+    if task.masks or task.classifies:
+        tag = metadata["pipeline_tag"] = "fill-mask" if task.masks else "text-classification"
+        usage = f'from transformers import pipeline\n    pipeline("{tag}", model="{training_args.output_dir}")'
     else:
         usage = (
             "from transformers import AutoModelForNextSentencePrediction\n"
             f'    AutoModelForNextSentencePrediction.from_pretrained("{training_args.output_dir}")'
         )
+    if task.masks:
+        how.append(f"{data_args.mlm_probability:.0%} of the tokens were predicted;")
     if task.pairs:
         kind = "swapped" if data_args.pair_objective == "sop" else "random"
         how.append(f"{data_args.nsp_probability:.0%} of the pairs were {kind};")

@@ -94,7 +94,8 @@ def read_table_texts(path: Path, text_column: str | None) -> Iterator[tuple[str,
     column = None
     for where, row in read_rows(path):
         column = column or choose_column(row, text_column, str(path))
-        for (text,) in text_of(row, column, where):
+        text = text_in(row, column, where).strip()
+        if text:
             yield where, text
 
 
@@ -186,15 +187,15 @@ def choose_column(row: dict[str, Any], text_column: str | None, where: str) -> s
     return strings[0]
 
 
-def text_of(row: dict[str, Any], column: str, where: str) -> Iterator[list[str]]:
+def text_in(row: dict[str, Any], column: str, where: str) -> str:
+    """The text of a row, empty where there is none; UserError for what is no text."""
     if column not in row:
         raise UserError(f"{where}: no {column!r} (columns: {', '.join(row)})")
-    text = row[column]
-    if text is not None and not isinstance(text, str):
+    text = "" if row[column] is None else row[column]
+    if not isinstance(text, str):
         raise UserError(f"{where}: {column!r} holds {type(text).__name__}, not text: give --text_column NAME")
-    if text and text.strip():
-        check_unicode(text, where)
-        yield [text.strip()]
+    check_unicode(text, where)
+    return text
 
 
 def check_unicode(text: str, where: str) -> None:
