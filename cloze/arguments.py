@@ -117,6 +117,15 @@ class TrainingArguments(transformers.TrainingArguments):
             "laid over that time; preparation, and the last evaluation, come on top."
         },
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after N evaluations in a row without improvement of metric_for_best_model (default: loss)."
+        },
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "With early_stopping_patience: how much better counts as an improvement."}
+    )
     logging_nan_inf_filter: bool = field(
         default=False,
         metadata={"help": "Log the mean of the losses before instead of one that is no number; waits for the GPU."},
@@ -138,6 +147,7 @@ class TrainingArguments(transformers.TrainingArguments):
             self.report_to = ["none"]
         if self.max_train_hours is not None:
             self.lay_over_time()
+        self._check_early_stopping()
         if self.dry_run and self.prepare_only:
             raise UserError("--dry_run and --prepare_only exclude each other: a dry run prepares the text too")
         if self.prepare_only:
@@ -189,6 +199,20 @@ class TrainingArguments(transformers.TrainingArguments):
             if 0 < (getattr(self, name) or 0) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: with --max_train_hours give a number of steps")
         self.max_steps = TIMED_STEPS
+
+    def _check_early_stopping(self) -> None:
+        if self.early_stopping_patience is None:
+            if self.early_stopping_threshold:
+                raise UserError("--early_stopping_threshold goes with --early_stopping_patience N: add it")
+            return
+        if self.early_stopping_patience < 1:
+            raise UserError(f"--early_stopping_patience {self.early_stopping_patience} is less than 1")
+        if self.early_stopping_threshold < 0:
+            raise UserError(f"--early_stopping_threshold {self.early_stopping_threshold} is negative: give 0 or more")
+        if self.eval_strategy == "no":
+            raise UserError("--early_stopping_patience counts evaluations: add --eval_strategy epoch, or steps")
+        if self.metric_for_best_model is None:
+            self.metric_for_best_model = "loss"
 
     def __getstate__(self) -> dict:
         """Without the token: the Trainer pickles its arguments into what it pushes to the Hub."""

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 
 from cloze.arguments import TrainingArguments, UserError
 from cloze.progress import FILE as PROGRESS
-from cloze.recipes import differences
+from cloze.recipes import differences, settings_in
+from cloze.run_length import check_length, length_of
 
 logger = logging.getLogger(__name__)
 
@@ -176,11 +177,15 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
                 f"--resume_from_checkpoint {asked} is no checkpoint of these scripts, or not whole: give the path of a "
                 "checkpoint-N, or start from its weights with --model_name_or_path"
             )
-        for change in differences(recipe, (Path(asked) / RECIPE).read_text(encoding="utf-8")):
+        checkpoint, earlier = resumable(Path(asked)), (Path(asked) / RECIPE).read_text(encoding="utf-8")
+        length = length_of(settings_in(recipe))
+        if length != length_of(settings_in(earlier)):
+            check_length(length, checkpoint)
+        for change in differences(recipe, earlier):
             if change.startswith("optim "):
                 raise UserError(f"--resume_from_checkpoint {asked} has the state of another optimizer: {change}")
             logger.warning("CHANGED: %s", change)
-        return resumable(Path(asked))
+        return checkpoint
     newest = newest_whole(training_args.output_dir)
     if newest is not None:
         changes = differences(recipe, (newest / RECIPE).read_text(encoding="utf-8"))

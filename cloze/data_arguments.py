@@ -72,14 +72,19 @@ class MaskingArguments(DataArguments):
     """What is masked."""
 
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens to predict."})
+    eval_mlm_probability: float = field(
+        default=0.15,
+        metadata={"help": "Share of the tokens to predict in evaluations, 80/10/10, whatever training does."},
+    )
     mask_replace_prob: float = field(default=0.8, metadata={"help": "Share of those replaced by the mask token."})
     random_replace_prob: float = field(default=0.1, metadata={"help": "Share of those replaced by a random token."})
     whole_word_mask: bool = field(default=False, metadata={"help": "Choose whole words instead of single tokens."})
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.mlm_probability < 1:
-            raise UserError(f"--mlm_probability {self.mlm_probability} is not within 0 and 1: BERT has 0.15")
+        for name in ("mlm_probability", "eval_mlm_probability"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)} is not within 0 and 1: BERT has 0.15")
         for name in ("mask_replace_prob", "random_replace_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"--{name} {getattr(self, name)} is not between 0 and 1")

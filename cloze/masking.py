@@ -8,6 +8,8 @@ import torch
 from transformers import DataCollatorForLanguageModeling
 
 IGNORED = -100
+# Of the tokens to predict, those masked and those replaced at random (Devlin et al., 2018); the rest is unchanged.
+BERT_SHARES = (0.8, 0.1)
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,16 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     tokens, as ``[1, 0, 0, ...]``: their number is rounded up, for few shapes, with places that have no label. Pairs
     keep their ``token_type_ids`` and ``next_sentence_label``.
 
-    What differs from the parent: masks depend on (seed, epoch, example) alone, wherever the example is collated; an
-    example without an epoch, as in evaluation, has the same masks for ever, whatever the seed; random replacements are
+    What differs from the parent: masks depend on (seed, epoch, example) alone, wherever the example is collated;
+    examples without an epoch are those of evaluations, and have the same masks for ever, whatever the seed and the
+    settings of training, so that runs can be compared: single tokens at ``eval_mlm_probability``, of which 80 % are
+    masked, 10 % random and 10 % unchanged, as in BERT; random replacements are
     never special tokens (huggingface/transformers#15342); whole words keep the shares of masked, random and unchanged
     tokens, which the parent sets to 100 % masked, and take O(length) memory.
     """
 
     seed: int = 0
+    eval_mlm_probability: float = 0.15
     whole_words: bool = False
     padding: Padding = Padding()
     positions_multiple: int = 32
@@ -66,24 +71,25 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = pad(examples, self.tokenizer.pad_token_id, self.padding)
         input_ids, real = batch["input_ids"], batch["attention_mask"].astype(bool)
+        trains = "epoch" in examples[0]
+        whole_words = self.whole_words and trains
+        rates = (self.mlm_probability, self.mask_replace_prob, self.random_replace_prob)
         word_starts = np.ones(real.shape, dtype=bool)
         draws = np.zeros((3, *real.shape))
         for row, example in enumerate(examples):
             length = len(example["input_ids"])
             rng = example_rng(self.seed, example.get("epoch"), example["example"])
             draws[:, row, :length] = rng.random((3, length))
-            if self.whole_words:
+            if whole_words:
                 word_starts[row, :length] = example["word_starts"]
         batch["input_ids"], batch["labels"] = mask_tokens(
             input_ids,
             real & ~self.special[input_ids],
             draws,
-            self.mlm_probability,
-            self.mask_replace_prob,
-            self.random_replace_prob,
+            *(rates if trains else (self.eval_mlm_probability, *BERT_SHARES)),
             self.tokenizer.mask_token_id,
             self.ordinary_ids,
-            word_starts if self.whole_words else None,
+            word_starts if whole_words else None,
         )
         batch["masked_positions"] = masked_positions(batch["labels"], self.positions_multiple)
         return {name: torch.from_numpy(values) for name, values in batch.items()}

@@ -37,7 +37,10 @@ def write_model_card(
             f'    AutoModelForNextSentencePrediction.from_pretrained("{training_args.output_dir}")'
         )
     if task.masks:
-        how.append(f"{data_args.mlm_probability:.0%} of the tokens were predicted;")
+        how.append(
+            f"{data_args.mlm_probability:.0%} of the tokens were predicted in training, "
+            f"{data_args.eval_mlm_probability:.0%} in evaluations;"
+        )
     if task.pairs:
         kind = "swapped" if data_args.pair_objective == "sop" else "random"
         how.append(f"{data_args.nsp_probability:.0%} of the pairs were {kind};")

@@ -31,7 +31,7 @@ DECISIVE = {
 INDIFFERENT = {
     *("cache_dir", "use_fast_tokenizer", "trust_remote_code", "preprocessing_num_workers", "tokenizer_backend"),
     *("overwrite_cache", "overwrite_output_dir", "max_eval_samples", "max_tokens_per_batch", "test_file"),
-    *("top_k", "dry_run", "prepare_only", "compare_with", "num_seeds"),
+    *("top_k", "dry_run", "prepare_only", "compare_with", "num_seeds", "eval_mlm_probability"),
 }
 
 
@@ -146,10 +146,15 @@ def recipe_of(model_args: ModelArguments, data_args: DataArguments, training_arg
 
 def differences(recipe: str, other: str, also: Sequence[str] = ()) -> list[str]:
     """What one recipe trains otherwise than the other; what they save, log and evaluate is left out but ``also``."""
-    one, two = yaml.safe_load(recipe), yaml.safe_load(other)
+    one, two = settings_in(recipe), settings_in(other)
     decisive = (one.keys() | two.keys()) - UPSTREAM_SETTINGS - INDIFFERENT | DECISIVE | set(also)
     changed = [name for name in sorted(decisive) if one.get(name) != two.get(name)]
     return [f"{name} {one.get(name)} (not {two.get(name)})" for name in changed]
+
+
+def settings_in(recipe: str) -> dict[str, Any]:
+    """Return the settings of a recipe written by ``recipe_of``."""
+    return yaml.safe_load(recipe)
 
 
 def is_token(name: str) -> bool:

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import gather_object
-from transformers import TrainerCallback
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from cloze.arguments import UserError
@@ -20,10 +21,14 @@ from cloze.batching import BatchSettings, EpochBatches
 from cloze.interruption import leave_to_parent
 from cloze.masking import Padding
 from cloze.progress import Progress
+from cloze.run_length import RunLength, length_of
 from cloze.saving import SavingTrainer
 from cloze.streaming import StreamedBatches, StreamedExamples
 
 logger = logging.getLogger(__name__)
+
+# What a checkpoint's optimizer holds of the settings. Loaded, it would win over those given now.
+HYPERPARAMETERS = ("initial_lr", "weight_decay", "betas", "eps")
 
 
 def collate_item(collator: Callable[[list[dict]], dict], item: tuple[list[dict], tuple]) -> dict:
@@ -46,16 +51,39 @@ class ResumableTrainer(SavingTrainer):
     Args:
         padding: how long batches are.
         progress: of the checkpoint to go on from, if any.
+        length_before: the length of the run that saved that checkpoint.
 
     Attributes:
         running: what is summed up for the next log, of any shape, beside the Trainer's loss.
     """
 
-    def __init__(self, args, padding: Padding, progress: Progress | None = None, **kwargs):
-        self.padding, self.progress = padding, progress
+    def __init__(
+        self,
+        args,
+        padding: Padding,
+        progress: Progress | None = None,
+        length_before: RunLength | None = None,
+        **kwargs,
+    ):
+        self.padding, self.progress, self.length_before = padding, progress, length_before
         self.running = torch.zeros(0, device=args.device)
-        super().__init__(args=args, callbacks=[LogLastStep()], **kwargs)
+        callbacks, self.early_stopping = [LogLastStep()], None
+        if args.early_stopping_patience is not None:
+            self.early_stopping = EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold)
+            callbacks.append(self.early_stopping)
+        super().__init__(args=args, callbacks=callbacks, **kwargs)
         self.begun, self.evaluation_seconds = None, 0.0
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the metric has not improved for as many evaluations as --early_stopping_patience allows."""
+        stopping = self.early_stopping
+        return stopping is not None and stopping.early_stopping_patience_counter >= stopping.early_stopping_patience
+
+    @property
+    def length_changed(self) -> bool:
+        """Whether the run is resumed with another length than before."""
+        return self.length_before is not None and self.length_before != length_of(self.args.resolved)
 
     def get_train_dataloader(self):
         """Batches of our own, which know the processes and where to go on."""
@@ -139,21 +167,67 @@ class ResumableTrainer(SavingTrainer):
         self.num_epochs, self.steps_in_epoch, *values, max_steps = super().set_initial_training_values(args, dataloader)
         progress = self.progress
         if progress is not None and args.max_steps < 1:
+            same_batches = progress.steps_in_epoch == self.steps_in_epoch
             max_steps = progress.max_steps
-            if progress.steps_in_epoch != self.steps_in_epoch:
-                self.batches.set_epoch(progress.epoch, progress.past)
-                epochs = args.num_train_epochs - progress.epoch - self.batches.share(0)
-                left = math.ceil(epochs * self.steps_in_epoch)
-                max_steps = progress.step + left
-                logger.warning("STEPS: %d are left, as batches have another size than before", left)
+            if self.length_changed or not same_batches:
+                max_steps = progress.step + self._steps_left(args.num_train_epochs)
+            if not same_batches:
+                logger.warning(
+                    "STEPS: %d are left, as batches have another size than before", max_steps - progress.step
+                )
+        if self.length_changed:
+            left = f"{max_steps - progress.step:,} of {max_steps:,} steps are left"
+            if args.max_train_hours is not None:
+                left = f"{max(args.max_train_hours - progress.seconds / 3600, 0):.4g} hours are left"
+            logger.info(
+                "Length: %s before, %s now: %s, with the learning rate of the new schedule",
+                self.length_before,
+                length_of(args.resolved),
+                left,
+            )
         # Epochs of pairs drawn anew differ a little in length: steps decide when to stop, as counted in the first.
         return sys.maxsize, self.steps_in_epoch, *values, max_steps
 
-    def _init_training_state(self, *args, **kwargs):
-        super()._init_training_state(*args, **kwargs)
+    def _steps_left(self, epochs: float) -> int:
+        """Return the steps from the checkpoint to the end of so many epochs, by the steps of the first one."""
+        self.batches.set_epoch(self.progress.epoch, self.progress.past)
+        left = (epochs - self.progress.epoch - self.batches.share(0)) * self.steps_in_epoch
+        return max(math.ceil(round(left, 6)), 0)
+
+    def _init_training_state(self, max_steps, *args, **kwargs):
+        super()._init_training_state(max_steps, *args, **kwargs)
         self.state.num_train_epochs = self.num_epochs
+        # The checkpoint's state brings its own intervals, and the Trainer keeps those.
+        self.state.compute_steps(self.args, max_steps)
+        saved = self.state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+        if self.early_stopping is not None and self.progress is not None and saved:
+            # Not by restore_callback_states_from_checkpoint, which would bring the patience of before, too.
+            vars(self.early_stopping).update(saved["attributes"])
         # The batches go on by index: there is nothing to skip.
         return (0, 0) if self.progress is None else (self.progress.epoch, 0)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        given = [{name: group.get(name) for name in HYPERPARAMETERS} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        scheduler = self.lr_scheduler
+        # Others, as ReduceLROnPlateau and those of DeepSpeed, have the rate as a state of their own.
+        if checkpoint is None or not isinstance(scheduler, LambdaLR):
+            return
+        if self.length_changed:
+            scheduler.last_epoch = self._schedule_position(scheduler.last_epoch)
+        for group, values in zip(self.optimizer.param_groups, given, strict=True):
+            group.update({name: value for name, value in values.items() if value is not None})
+        scheduler.base_lrs = [values["initial_lr"] for values in given]
+        # Back and forth, to have the rate of this position in the schedule set.
+        scheduler.last_epoch -= 1
+        scheduler.step()
+
+    def _schedule_position(self, position: int) -> int:
+        """Return where the checkpoint stands in the schedule of the new length; ``position`` is that in the old one."""
+        if self.args.max_train_hours is not None:
+            share = self.progress.seconds / (3600 * self.args.max_train_hours)
+            return math.floor(min(share, 1.0) * self.args.max_steps)
+        return self.progress.step if self.length_before.unit == "hours" else position
 
     def _evaluate(self, *args, skip_scheduler=False, **kwargs):
         if self.progress is None or not skip_scheduler:
@@ -172,7 +246,8 @@ class ResumableTrainer(SavingTrainer):
             self.begun, self.evaluation_seconds = time.monotonic(), 0.0
             if progress is not None:
                 self.restore(progress)
-        if self.state.global_step >= self.state.max_steps or (progress and self.watch.is_over(progress.seconds)):
+        is_over = self.state.global_step >= self.state.max_steps or (progress and self.watch.is_over(progress.seconds))
+        if is_over or (first and self.stopped_early):
             # Gone on from the last step; the Trainer would take one more.
             self.control.should_training_stop = True
             return
@@ -193,7 +268,11 @@ class ResumableTrainer(SavingTrainer):
         if self.stream is not None:
             self.state.epoch = self.watch.share(self.state)
         elif self.state.global_step > self.stretch_begun:
-            self.state.epoch = self.batches.epoch + self.batches.share(self.state.global_step - self.stretch_begun)
+            steps = self.state.global_step - self.stretch_begun
+            self.state.epoch = self.batches.epoch + self.batches.share(steps)
+            if self.args.logging_strategy == IntervalStrategy.EPOCH and not self.batches.after(steps)[1]:
+                # Before the epoch's last step is saved: resumed from there, its log would be missed.
+                self.control.should_log = True
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def restore(self, progress: Progress) -> None:

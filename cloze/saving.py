@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 
 from accelerate.utils import gather_object
 from transformers import Trainer
+from transformers.trainer_callback import ExportableState
 
 from cloze import checkpoints
 from cloze.arguments import UserError
@@ -94,6 +95,9 @@ class SavingTrainer(Trainer):
             if self.args.should_save:
                 progress.write(folder)
         if self.args.should_save:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ExportableState):
+                    self.state.stateful_callbacks[type(callback).__name__] = callback.state()
             (folder / checkpoints.RECIPE).write_text(self.recipe, encoding="utf-8")
             self.state.save_to_json(str(folder / "trainer_state.json"))
 

@@ -165,6 +165,7 @@ def make_collator(setup: Setup, padding: Padding) -> Callable[[list[dict]], dict
     return MaskingCollator(
         tokenizer,
         mlm_probability=data_args.mlm_probability,
+        eval_mlm_probability=data_args.eval_mlm_probability,
         mask_replace_prob=data_args.mask_replace_prob,
         random_replace_prob=data_args.random_replace_prob,
         whole_words=data_args.whole_word_mask,

@@ -17,6 +17,8 @@ from cloze.meters import count_flops
 from cloze.metrics import MASKED_TOKENS
 from cloze.model_card import CURVES
 from cloze.progress import Progress
+from cloze.recipes import settings_in
+from cloze.run_length import length_of
 from cloze.setup import Setup, make_collator, padding_of
 from cloze.trainer import PretrainingTrainer
 
@@ -27,13 +29,19 @@ def make_trainer(setup: Setup, model: PreTrainedModel, sets: ExampleSets) -> Pre
     padding = padding_of(setup, model)
     if setup.task.masks:
         predict_masked_positions(model, MASKED_TOKENS.logits, setup.max_seq_length)
+    progress = length_before = None
+    if setup.checkpoint is not None:
+        progress = Progress.read(setup.checkpoint)
+        recipe = (setup.checkpoint / checkpoints.RECIPE).read_text(encoding="utf-8")
+        length_before = length_of(settings_in(recipe))
     return PretrainingTrainer(
         model=model,
         args=setup.training_args,
         objectives=setup.task.objectives,
         padding=padding,
         recipe=setup.recipe,
-        progress=None if setup.checkpoint is None else Progress.read(setup.checkpoint),
+        progress=progress,
+        length_before=length_before,
         flops=count_flops(model, setup.task.masks) if setup.training_args.do_train else None,
         data_collator=make_collator(setup, padding),
         train_dataset=sets.train,
@@ -93,6 +101,14 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     first = 0 if progress is None else progress.step
     with handled(trainer.watch.receive):
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.stopped_early:
+        logger.info(
+            "Stopped early at step %d: no improvement in %d evaluations; the best was %.4f (--metric_for_best_model %s)",
+            trainer.state.global_step,
+            args.early_stopping_patience,
+            trainer.state.best_metric,
+            args.metric_for_best_model,
+        )
     # A GPU is not asked about the last step before.
     trainer.watch.check_losses_now(args.output_dir)
     model = Path(args.output_dir) / "model.safetensors"

@@ -150,6 +150,7 @@ MISTAKES = [
     # Masks
     Case("nothing masked", "--mlm_probability 0", "--mlm_probability 0.0", "within 0 and 1"),
     Case("more than all masked", "--mlm_probability 1.5", "--mlm_probability 1.5", "within 0 and 1"),
+    Case("none masked to evaluate", "--eval_mlm_probability 0", "--eval_mlm_probability 0.0", "within 0 and 1"),
     Case("negative share", "--mask_replace_prob -1", "--mask_replace_prob -1.0", "between 0 and 1"),
     Case("shares above 1", "--random_replace_prob 0.3", "--random_replace_prob add up to more than 1", "lower one"),
     Case(
@@ -230,6 +231,15 @@ MISTAKES = [
     Case("output_dir the model", "--output_dir ./bert", "bert is the model to start from", "give another folder"),
     Case("output_dir taken", "--output_dir taken", "taken holds a model already", "give another folder"),
     Case("README in output_dir", "--output_dir documented", "documented holds a README.md", "give another folder"),
+    Case("patience without evaluations", "--early_stopping_patience 2", "--early_stopping_patience", "--eval_strategy"),
+    Case("no patience", "--early_stopping_patience 0 --do_eval --eval_strategy epoch", "patience 0", "less than 1"),
+    Case("threshold alone", "--early_stopping_threshold 0.1", "--early_stopping_threshold", "patience N: add it"),
+    Case(
+        "negative threshold",
+        "--early_stopping_patience 2 --early_stopping_threshold -1 --do_eval --eval_strategy epoch",
+        "--early_stopping_threshold -1.0 is negative",
+        "give 0 or more",
+    ),
     Case("no such checkpoint", "--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere", "checkpoint-"),
     Case("no checkpoint yet", "--resume_from_checkpoint True", "--resume_from_checkpoint", "leave the flag out"),
 ]

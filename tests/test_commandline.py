@@ -361,7 +361,7 @@ def test_settings_are_those_that_main_names(script, expected):
     assert list(map(type, parse(LEAST_ARGV, script))) == [ModelArguments, expected, TrainingArguments]
 
 
-MASKING = {"mlm_probability", "mask_replace_prob", "random_replace_prob", "whole_word_mask"}
+MASKING = {"mlm_probability", "eval_mlm_probability", "mask_replace_prob", "random_replace_prob", "whole_word_mask"}
 PAIRING = {"pair_strategy", "pair_objective", "nsp_probability", "short_seq_probability", "sentence_per_line"}
 BLOCKS = {"line_by_line", "truncate_long_lines"}
 FILLING = {"test_file", "top_k"}

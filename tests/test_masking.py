@@ -142,7 +142,8 @@ def test_special_tokens_without_a_name_are_special_too(tokenizers):
     examples = make_examples(tokenizers["byte_level"], 100, 510)
     for example in examples:
         example["input_ids"][7] = number
-    batch = MaskingCollator(tokenizer, mlm_probability=1.0, mask_replace_prob=0, random_replace_prob=1)(examples)
+    collator = MaskingCollator(tokenizer, mlm_probability=1.0, mask_replace_prob=0, random_replace_prob=1)
+    batch = collator(in_epoch(examples, 0))
     assert batch["labels"][:, 7].tolist() == [IGNORED] * 100
     assert (batch["input_ids"] == number).sum() == 100
 
@@ -158,7 +159,7 @@ def test_padding_and_special_tokens_are_never_chosen(kind, whole_words, tokenize
         example["word_starts"] = np.arange(cut) % 3 == 0
     examples[1]["input_ids"][1:18:4] = tokenizer.all_special_ids
     collator = MaskingCollator(tokenizer, mlm_probability=1.0, whole_words=whole_words)
-    batch = collator(examples)
+    batch = collator(in_epoch(examples, 0))
     for row, example in enumerate(examples):
         original = example["input_ids"].tolist()
         expected = [IGNORED if token in tokenizer.all_special_ids else token for token in original]
@@ -270,6 +271,23 @@ def test_evaluation_masks_are_fixed_once(tokenizers):
         passes.append([masks_of(batch, row) for batch in loader for row in range(len(batch["labels"]))])
     assert len(passes[0]) == len(blocks) == 49
     assert passes[1] == passes[2] == passes[3] == passes[0]
+
+
+def test_evaluations_are_masked_alike_whatever_training_masks(tokenizers):
+    """So that perplexities of runs with other rates, shares or whole words can be compared."""
+    tokenizer = tokenizers["wordpiece"]
+    examples = make_examples(tokenizer, 400, 500)
+    for example in examples:
+        example["word_starts"] = np.arange(502) % 3 == 0
+    plain = MaskingCollator(tokenizer)(examples)
+    other = MaskingCollator(
+        tokenizer, mlm_probability=0.4, mask_replace_prob=0.3, random_replace_prob=0.6, whole_words=True, seed=3
+    )
+    assert all(torch.equal(values, plain[name]) for name, values in other(examples).items())
+    assert_share((plain["labels"] != IGNORED).sum().item(), 400 * 500, 0.15)
+    check_actions(plain, tokenizer, 0.8, 0.1)
+    rare = MaskingCollator(tokenizer, eval_mlm_probability=0.05)(examples)
+    assert_share((rare["labels"] != IGNORED).sum().item(), 400 * 500, 0.05)
 
 
 # Whole words
@@ -402,7 +420,8 @@ def test_pairs_are_masked_but_for_special_tokens_and_padding(kind, tokenizers):
     cls, sep, padding, mask = (getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask"))
     between = [sep, sep] if kind == "byte_level" else [sep]
     examples = [make_pair(tokenizer, a, b, 1, 0), make_pair(tokenizer, c, c, 0, 1)]
-    batch = MaskingCollator(tokenizer, mlm_probability=1.0, mask_replace_prob=1.0, random_replace_prob=0.0)(examples)
+    collator = MaskingCollator(tokenizer, mlm_probability=1.0, mask_replace_prob=1.0, random_replace_prob=0.0)
+    batch = collator(in_epoch(examples, 0))
     n, left = len(between), 4
     labels = [[-100, *a, *[-100] * n, *b, -100], [-100, *c, *[-100] * n, *c, -100, *[-100] * left]]
     places = [place for place, label in enumerate(labels[0] + labels[1]) if label != -100]

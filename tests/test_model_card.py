@@ -66,7 +66,7 @@ def test_the_card_of_both_objectives(pair_checkpoint, tmp_path):
     metadata = yaml.safe_load(card.split("---\n")[1])
     assert metadata == {"library_name": "transformers", "tags": ["bert"], "pipeline_tag": "fill-mask"}
     assert "\nA masked language and next sentence model, trained from" in card
-    assert "20% of the tokens were predicted; 50% of the pairs were swapped;" in card
+    assert "20% of the tokens were predicted in training, 15% in evaluations; 50% of the pairs were swapped;" in card
 
 
 def test_the_card_shows_the_curves_if_they_are_there(checkpoint, tmp_path):

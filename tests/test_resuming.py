@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from conftest import SAMPLE
 from processes import start
 from safetensors.torch import load_file
@@ -287,6 +288,142 @@ def test_another_recipe_can_be_meant(train, tmp_path):
     assert code == 0
     assert "CHANGED: max_steps 14 (not 12)" in printed
     assert losses(tmp_path)[-1][0] == 14
+
+
+# The length of a run: the settings given now decide (huggingface/transformers#7198)
+
+
+def epochs(count):
+    return ("--max_steps", -1, "--num_train_epochs", count)
+
+
+def steps_in_epoch(out) -> int:
+    return json.loads((list(out.glob("checkpoint-*"))[0] / "progress.json").read_text())["steps_in_epoch"]
+
+
+def rates(out) -> dict[int, float]:
+    """The learning rate by step."""
+    return {entry[0]: entry[-1] for entry in losses(out)}
+
+
+@pytest.mark.parametrize("kind", ["blocks", "pairs", "budget"])
+def test_more_epochs_train_to_the_new_end_along_the_new_schedule(kind, train, tmp_path):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    argv = ("--save_strategy", "epoch", "--logging_steps", 1)
+    assert train(whole, kind, *epochs(3), *argv)[0] == 0
+    assert train(out, kind, *epochs(1), *argv)[0] == 0
+    steps = steps_in_epoch(out)
+    code, printed, errors = train(out, kind, *epochs(3), *argv, "--resume_from_checkpoint", out / f"checkpoint-{steps}")
+    assert (code, errors) == (0, "")
+    assert f"Length: 1 epoch before, 3 epochs now: {2 * steps} of {3 * steps} steps are left" in printed
+    assert "Nothing is left to train" not in printed
+    assert resumed(out) == [steps]
+    assert losses(out)[-1][1] == pytest.approx(3, abs=0.4), "epochs of pairs differ a little in length"
+    after = {step: rate for step, rate in rates(whole).items() if step > steps}
+    assert {step: rate for step, rate in rates(out).items() if step > steps} == after
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["num_train_epochs"] == 3
+
+
+CHANGED_LENGTHS = {
+    "epochs to steps": (epochs(1), ("--max_steps", 15), "1 epoch before, 15 steps now"),
+    "steps to epochs": (("--max_steps", 6), epochs(2.5), "6 steps before, 2.5 epochs now"),
+    "hours to steps": (("--max_steps", -1, "--max_train_hours", 1e-5), ("--max_steps", 15), "hours before, 15 steps"),
+    "steps to hours": (("--max_steps", 6), ("--max_steps", -1, "--max_train_hours", 1), "6 steps before, 1 hour now"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED_LENGTHS)
+def test_a_run_resumed_with_a_length_of_another_unit_follows_its_schedule(change, train, tmp_path, monkeypatch):
+    before, now, message = CHANGED_LENGTHS[change]
+    assert train(tmp_path, "blocks", *before, "--save_steps", 1, "--logging_steps", 1)[0] == 0
+    done = max(checkpoints.list_checkpoints(tmp_path))
+    steps = steps_in_epoch(tmp_path)
+    argv = ("--logging_steps", 1, "--resume_from_checkpoint", tmp_path / f"checkpoint-{done}")
+    if change == "steps to hours":
+        kill_at(done + 2, monkeypatch, train, tmp_path, "blocks", *now, *argv, "--save_steps", 1)
+        history = json.loads((tmp_path / f"checkpoint-{done + 1}" / "trainer_state.json").read_text())["log_history"]
+        assert history[-1]["learning_rate"] == pytest.approx(0.01, rel=1e-2), "next to nothing of the hour is over"
+        return
+    code, printed, errors = train(tmp_path, "blocks", *now, *argv)
+    assert (code, errors) == (0, "")
+    total = math.ceil(2.5 * steps) if change == "steps to epochs" else 15
+    assert message in printed
+    assert f"{total - done} of {total} steps are left" in printed
+    found = rates(tmp_path)
+    assert max(found) == total
+    for step in range(done + 1, total + 1):
+        assert found[step] == pytest.approx(0.01 * (total - step + 1) / total)
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (epochs(1), "--num_train_epochs 1 is less than"),
+        (("--max_steps", 5), "--max_steps 5 is less than"),
+        (("--max_steps", -1, "--max_train_hours", 1e-9), "--max_train_hours 1e-09 is less than"),
+    ],
+)
+def test_a_length_that_is_less_than_what_is_done_is_an_error_before_anything_is_written(now, message, train, tmp_path):
+    assert train(tmp_path, "blocks", *epochs(2))[0] == 0
+    done = max(checkpoints.list_checkpoints(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code, _, errors = train(tmp_path, "blocks", *now, "--resume_from_checkpoint", tmp_path / f"checkpoint-{done}")
+    assert code == 2
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_settings_given_on_resuming_win_over_those_in_the_checkpoint(train, tmp_path):
+    """The optimizer's state brings its own rate and weight decay, the Trainer's its own intervals."""
+    assert train(tmp_path, "blocks", "--max_steps", 6)[0] == 0
+    argv = ("--learning_rate", 0.004, "--weight_decay", 0.5, "--adam_beta1", 0.5, "--max_steps", 12, "--save_steps", 5)
+    checkpoint = tmp_path / "checkpoint-6"
+    code, printed, _ = train(tmp_path, "blocks", *argv, "--logging_steps", 1, "--resume_from_checkpoint", checkpoint)
+    assert code == 0
+    assert "CHANGED: learning_rate 0.004 (not 0.01)" in printed
+    found = rates(tmp_path)
+    assert [found[step] for step in range(7, 13)] == pytest.approx([0.004 * (13 - step) / 12 for step in range(7, 13)])
+    assert list(checkpoints.list_checkpoints(tmp_path)) == [10, 12]
+    optimizer = torch.load(tmp_path / "checkpoint-12" / "optimizer.pt", weights_only=True)
+    assert {group["betas"] for group in optimizer["param_groups"]} == {(0.5, 0.999)}
+    assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.5, 0.0}
+
+
+STOPPING = (
+    *("--do_eval", "--validation_split_percentage", 30, "--eval_strategy", "steps", "--eval_steps", 3),
+    *("--early_stopping_patience", 2, "--early_stopping_threshold", 0.5, "--max_steps", 40, "--logging_steps", 1),
+)
+
+
+def test_a_run_that_no_longer_improves_is_stopped_at_the_same_step_though_it_is_killed(train, tmp_path, monkeypatch):
+    """The first evaluation of training is the best: none improves by the threshold, and the second of those ends it."""
+    code, printed, errors = train(tmp_path / "whole", "blocks", *STOPPING)
+    assert (code, errors) == (0, "")
+    assert "Stopped early at step 9: no improvement in 2 evaluations" in printed
+    kill_at(8, monkeypatch, train, tmp_path / "out", "blocks", *STOPPING)
+    state = json.loads((tmp_path / "out" / "checkpoint-6" / "trainer_state.json").read_text())
+    saved = state["stateful_callbacks"]["EarlyStoppingCallback"]
+    assert saved["attributes"] == {"early_stopping_patience_counter": 1}
+    assert "Stopped early at step 9" in train(tmp_path / "out", "blocks", *STOPPING)[1]
+    assert_same(tmp_path / "out", tmp_path / "whole")
+    code, printed, _ = train(tmp_path / "out", "blocks", *STOPPING)
+    assert code == 0
+    assert "Nothing is left to train" in printed
+    # More patience, and it goes on from there.
+    patient = ("--early_stopping_patience", 3, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-9")
+    assert "Stopped early at step 12" in train(tmp_path / "out", "blocks", *STOPPING, *patient)[1]
+
+
+def test_an_epoch_is_logged_by_itself_though_the_run_is_killed_after_its_last_step(train, tmp_path):
+    """That step is saved before the end of the epoch, at which the Trainer logs."""
+    argv = ("--logging_strategy", "epoch", "--save_steps", 1, "--save_total_limit", 20)
+    assert train(tmp_path / "whole", "blocks", *argv)[0] == 0
+    steps = steps_in_epoch(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole" / f"checkpoint-{steps}", tmp_path / "out" / f"checkpoint-{steps}")
+    assert train(tmp_path / "out", "blocks", *argv)[0] == 0
+    assert [entry[0] for entry in losses(tmp_path / "whole")] == [1, *range(steps, 12, steps), 12]
+    assert_same(tmp_path / "out", tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
