@@ -23,23 +23,15 @@ The first argument may be a recipe, a YAML file of the flags; flags behind it wi
 """
 
 from cloze.arguments import TrainingArguments
-from cloze.class_predictions import predict_classes
-from cloze.classification import CLASSIFICATION
 from cloze.classifier_arguments import ClassificationArguments, ClassifierArguments
 from cloze.commandline import run_script
-from cloze.comparison import compare, outcome_of
-from cloze.labelled_examples import examples_of, make_labelled
-from cloze.labelled_texts import read_test_texts
-from cloze.modeling import load_model
-from cloze.preflight import preflight, tell_prepared
-from cloze.report import finish
-from cloze.setup import set_up
 from cloze.significance import Outcome
-from cloze.training import make_trainer, run
 
 
 def main(model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments) -> None:
     if model_args.compare_with:
+        from cloze.comparison import compare
+
         compare(fine_tune, model_args, data_args, training_args)
     else:
         fine_tune(model_args, data_args, training_args)
@@ -48,6 +40,18 @@ def main(model_args: ClassifierArguments, data_args: ClassificationArguments, tr
 def fine_tune(
     model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments
 ) -> Outcome | None:
+    # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
+    from cloze.class_predictions import predict_classes
+    from cloze.classification import CLASSIFICATION
+    from cloze.comparison import outcome_of
+    from cloze.labelled_examples import examples_of, make_labelled
+    from cloze.labelled_texts import read_test_texts
+    from cloze.modeling import load_model
+    from cloze.preflight import preflight, tell_prepared
+    from cloze.report import finish
+    from cloze.setup import set_up
+    from cloze.training import make_trainer, run
+
     # Texts, config and tokenizer
     setup = set_up(CLASSIFICATION, model_args, data_args, training_args)
     test_texts = read_test_texts(data_args) if training_args.do_predict else []

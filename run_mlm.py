@@ -18,19 +18,21 @@ The first argument may be a recipe, a YAML file of the flags; flags behind it wi
 """
 
 from cloze.arguments import ModelArguments, TrainingArguments
-from cloze.block_examples import make_blocks
 from cloze.commandline import run_script
 from cloze.data_arguments import DataTrainingArguments
-from cloze.fill_mask import predict, read_lines_to_fill
-from cloze.modeling import load_model
-from cloze.preflight import preflight, tell_prepared
-from cloze.report import finish
-from cloze.setup import set_up
-from cloze.tasks import MASKED_LM
-from cloze.training import make_trainer, run
 
 
 def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:
+    # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
+    from cloze.block_examples import make_blocks
+    from cloze.fill_mask import predict, read_lines_to_fill
+    from cloze.modeling import load_model
+    from cloze.preflight import preflight, tell_prepared
+    from cloze.report import finish
+    from cloze.setup import set_up
+    from cloze.tasks import MASKED_LM
+    from cloze.training import make_trainer, run
+
     # Text, config and tokenizer, which is trained from the text if there is none
     setup = set_up(MASKED_LM, model_args, data_args, training_args)
     test_lines = read_lines_to_fill(setup) if training_args.do_predict else []

@@ -20,17 +20,19 @@ The first argument may be a recipe, a YAML file of the flags; flags behind it wi
 from cloze.arguments import ModelArguments, TrainingArguments
 from cloze.commandline import run_script
 from cloze.data_arguments import NextSentenceArguments
-from cloze.modeling import load_model
-from cloze.pair_examples import make_pairs
-from cloze.predictions import predict, read_pairs
-from cloze.preflight import preflight, tell_prepared
-from cloze.report import finish
-from cloze.setup import set_up
-from cloze.tasks import NEXT_SENTENCE
-from cloze.training import make_trainer, run
 
 
 def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_args: TrainingArguments) -> None:
+    # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
+    from cloze.modeling import load_model
+    from cloze.pair_examples import make_pairs
+    from cloze.predictions import predict, read_pairs
+    from cloze.preflight import preflight, tell_prepared
+    from cloze.report import finish
+    from cloze.setup import set_up
+    from cloze.tasks import NEXT_SENTENCE
+    from cloze.training import make_trainer, run
+
     # Text, config and tokenizer, which is trained from the text if there is none
     setup = set_up(NEXT_SENTENCE, model_args, data_args, training_args)
     test_pairs = read_pairs(data_args.test_file) if training_args.do_predict else []

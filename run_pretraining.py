@@ -15,16 +15,18 @@ The first argument may be a recipe, a YAML file of the flags; flags behind it wi
 from cloze.arguments import ModelArguments, TrainingArguments
 from cloze.commandline import run_script
 from cloze.data_arguments import PretrainingDataArguments
-from cloze.modeling import load_model
-from cloze.pair_examples import make_pairs
-from cloze.preflight import preflight, tell_prepared
-from cloze.report import finish
-from cloze.setup import set_up
-from cloze.tasks import PRETRAINING
-from cloze.training import make_trainer, run
 
 
 def main(model_args: ModelArguments, data_args: PretrainingDataArguments, training_args: TrainingArguments) -> None:
+    # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
+    from cloze.modeling import load_model
+    from cloze.pair_examples import make_pairs
+    from cloze.preflight import preflight, tell_prepared
+    from cloze.report import finish
+    from cloze.setup import set_up
+    from cloze.tasks import PRETRAINING
+    from cloze.training import make_trainer, run
+
     # Text, config and tokenizer, which is trained from the text if there is none
     setup = set_up(PRETRAINING, model_args, data_args, training_args)
 

@@ -155,6 +155,8 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.dry_run:
             # The Trainer would make the repository.
             self.push_to_hub = False
+        # Before upstream's, which imports half of transformers to find the device.
+        self._check_values()
         super().__post_init__()
         self.eval_do_concat_batches = True
         # The collator needs the example's number, which no model's forward takes.
@@ -162,6 +164,8 @@ class TrainingArguments(transformers.TrainingArguments):
         # Every process reads its own part of a stream; dispatched from the first one, masks would not differ.
         self.accelerator_config.dispatch_batches = False
         self.dataloader_pin_memory &= torch.accelerator.is_available()
+
+    def _check_values(self) -> None:
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} is less than 1")

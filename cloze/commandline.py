@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from transformers import HfArgumentParser
-from transformers.integrations import get_available_reporting_integrations
 
 from cloze.arguments import ModelArguments, TrainingArguments, UserError
 from cloze.checkpoints import without_new_folders
@@ -148,6 +147,11 @@ def check_dicts(namespace: argparse.Namespace) -> None:
 
 def check_reporting(report_to: Sequence[str]) -> None:
     """Raise UserError for a tracker that is not installed; transformers would show a traceback, later."""
+    if not report_to:
+        return
+    # Takes as long to import as all that is imported before.
+    from transformers.integrations import get_available_reporting_integrations
+
     for name in report_to:
         if name not in get_available_reporting_integrations():
             raise UserError(f"--report_to {name} is not installed or not known: pip install {name}, or drop the flag")

@@ -20,7 +20,6 @@ from cloze.arguments import TrainingArguments, UserError
 from cloze.classification import CLASSIFICATION, classes_of
 from cloze.classifier_arguments import ClassificationArguments, ClassifierArguments
 from cloze.examples import ExampleSets
-from cloze.figures import draw_comparison
 from cloze.labelled_examples import numbers_of_classes
 from cloze.modeling import load_config
 from cloze.recipes import differences, recipe_of
@@ -178,6 +177,9 @@ def check_texts(outcomes: list[list[Outcome]]) -> None:
 
 def tell(comparison: dict, output_dir: Path, recipe: str) -> None:
     """Write comparison.json, its figure and the recipe that gives it again, and show the table."""
+    # Not at the top, as all of matplotlib comes with it.
+    from cloze.figures import draw_comparison
+
     (output_dir / checkpoints.RECIPE).write_text(recipe, encoding="utf-8")
     path = output_dir / "comparison.json"
     path.write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -10,7 +10,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.examples import ExampleSets
-from cloze.figures import curves_of, save
 from cloze.history import table_of
 from cloze.metrics import MASKED_TOKENS, SENTENCE_PAIRS, Objective
 from cloze.model_card import CURVES, write_model_card
@@ -79,6 +78,9 @@ def draw_curves(
     history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]], path: Path
 ) -> None:
     """Write the figure of the run; warns where it cannot be written, as all else of the run is saved."""
+    # Not at the top, as all of matplotlib comes with it.
+    from cloze.figures import curves_of, save
+
     try:
         save(curves_of(history, best_step, figures), path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How long a run is, by its settings: those given now decide, also for a resumed run (huggingface/transformers#7198)."""
+"""How long a run is: the settings given now decide, also when it is resumed (huggingface/transformers#7198)."""
 
 import json
 from collections.abc import Mapping
@@ -39,6 +39,6 @@ def check_length(length: RunLength, checkpoint: Path) -> None:
         done = progress.step if length.unit == "steps" else progress.seconds / 3600
     if done > length.amount + 1e-6:
         raise UserError(
-            f"--{FLAGS[length.unit]} {length.amount:g} is less than {checkpoint} has done, {RunLength(done, length.unit)}: "
-            "raise it, or resume from an earlier checkpoint"
+            f"--{FLAGS[length.unit]} {length.amount:g} is less than the {RunLength(done, length.unit)} of "
+            f"{checkpoint}: raise it, or resume from an earlier checkpoint"
         )

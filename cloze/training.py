@@ -103,7 +103,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.stopped_early:
         logger.info(
-            "Stopped early at step %d: no improvement in %d evaluations; the best was %.4f (--metric_for_best_model %s)",
+            "Stopped early at step %d: no improvement in %d evaluations over %.4f (--metric_for_best_model %s)",
             trainer.state.global_step,
             args.early_stopping_patience,
             trainer.state.best_metric,

@@ -13,7 +13,10 @@ from torch.distributed import distributed_c10d
 
 # A server that has imported the scripts; processes are forked from it.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["run_classification", "run_mlm", "run_nsp", "run_pretraining"])
+SCRIPTS = ("run_classification", "run_mlm", "run_nsp", "run_pretraining")
+# What their main() imports.
+MODULES = ("block_examples", "class_predictions", "comparison", "figures", "fill_mask", "pair_examples", "predictions")
+CONTEXT.set_forkserver_preload([*SCRIPTS, *(f"cloze.{name}" for name in (*MODULES, "preflight", "report"))])
 
 
 def start(script: str, *argv, log: Path, environment: dict[str, str] | None = None) -> multiprocessing.Process:

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 import shlex
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -453,3 +455,18 @@ def test_help_lists_the_settings_of_pairs(script, capsys):
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     assert all(f"--{name}" in text for name in PAIRING | {"learning_rate", "train_file"})
+
+
+def test_settings_are_read_before_the_libraries_of_models_and_data_are_imported():
+    """Else --help and a wrong flag take three times as long."""
+    code = (
+        "import sys, run_classification, run_mlm, run_nsp, run_pretraining\n"
+        "try: run_mlm.run_script(run_mlm.main, ['--model_type=bert', '--train_file=x', '--do_train', '--seed=-1'])\n"
+        "except SystemExit: print(*sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr == "error: --seed -1 is negative: give 0 or more\n"
+    imported = set(result.stdout.split())
+    assert "cloze.commandline" in imported
+    heavy = {"datasets", "evaluate", "matplotlib", "sentencex", "transformers.modeling_utils"}
+    assert not heavy & imported

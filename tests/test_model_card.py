@@ -34,7 +34,7 @@ def test_the_card_has_the_hubs_metadata_and_the_figures(checkpoint, tmp_path):
     assert "\nA masked language model, trained from bert-base-uncased.\n" in card
     assert f'pipeline("fill-mask", model="{tmp_path}")' in card
     assert "\n## Words hidden\n\nthe [MASK] of the moon\n    light 100%   (the text has: light)\n" in card
-    assert "15% of the tokens were predicted;" in card
+    assert "15% of the tokens were predicted in training, 15% in evaluations;" in card
 
 
 def test_the_card_of_a_next_sentence_model_is_for_no_pipeline(pair_checkpoint, tmp_path):

@@ -298,7 +298,7 @@ def epochs(count):
 
 
 def steps_in_epoch(out) -> int:
-    return json.loads((list(out.glob("checkpoint-*"))[0] / "progress.json").read_text())["steps_in_epoch"]
+    return json.loads((next(out.glob("checkpoint-*")) / "progress.json").read_text())["steps_in_epoch"]
 
 
 def rates(out) -> dict[int, float]:
@@ -358,7 +358,7 @@ def test_a_run_resumed_with_a_length_of_another_unit_follows_its_schedule(change
 @pytest.mark.parametrize(
     ("now", "message"),
     [
-        (epochs(1), "--num_train_epochs 1 is less than"),
+        (epochs(1), "--num_train_epochs 1 is less than the 2 epochs of"),
         (("--max_steps", 5), "--max_steps 5 is less than"),
         (("--max_steps", -1, "--max_train_hours", 1e-9), "--max_train_hours 1e-09 is less than"),
     ],
