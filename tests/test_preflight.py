@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import run_mlm
-from cloze import commandline, memory, preflight
+from cloze import commandline, memory, modeling, preflight, training
 from cloze.arguments import UserError
 from cloze.batching import BatchSettings, EpochBatches, EpochExamples
 from cloze.checkpoints import without_new_folders
@@ -474,11 +474,13 @@ def test_what_is_free_counts(script, monkeypatch, reckoned):
 
 
 def test_weights_that_are_shared_out_are_refused(script, monkeypatch):
+    original = preflight.preflight
+
     def share_out(trainer, *args):
         trainer.is_fsdp_enabled = True
-        preflight.preflight(trainer, *args)
+        original(trainer, *args)
 
-    monkeypatch.setattr(run_mlm, "preflight", share_out)
+    monkeypatch.setattr(preflight, "preflight", share_out)
     code, _, errors = script("--dry_run")
     assert code == 2
     assert "--dry_run does not know weights that are shared out" in errors
@@ -550,8 +552,8 @@ GPU = [
 
 @pytest.mark.parametrize("flags", [GPU, ["--fp16", "--fp16_full_eval", "--tf32", "true"]], ids=["bf16", "fp16"])
 def test_what_a_cpu_prepares_with_a_recipe_for_a_gpu_is_used_by_the_run(flags, scratch, out, tmp_path, monkeypatch):
-    for name in ("load_model", "make_trainer"):
-        monkeypatch.setattr(run_mlm, name, lambda *_: pytest.fail("a model is loaded"))
+    for module, name in ((modeling, "load_model"), (training, "make_trainer")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("a model is loaded"))
     code, printed, errors = scratch("--prepare_only", *flags, "--output_dir", out)
     assert code == 0, errors
     assert f"Prepared, in {tmp_path / 'cache' / 'cloze'} (" in printed
