@@ -211,10 +211,19 @@ def test_a_model_compared_with_itself_does_not_differ(train, script, checkpoint,
     assert losses[0] != losses[1]
     outcomes = [read_json(run / "outcome.json") for run in runs]
     assert outcomes[0]["labels"] == outcomes[1]["labels"]
+    assert outcomes[0]["digests"] == outcomes[1]["digests"]
+    assert len(set(outcomes[0]["digests"])) == 2
     assert np.mean(np.array(outcomes[0]["labels"]) == outcomes[0]["predictions"]) == one["accuracy"]["by_seed"][0]
     # Models are kept, checkpoints to go on from are not.
     assert (runs[0] / "model.safetensors").exists()
     assert not list(out.glob("*/*/checkpoint-*"))
+
+    # A text of a run from before that is another now, as an outcome of other digests.
+    changed = outcomes[1] | {"digests": [outcomes[1]["digests"][0], "of another text"]}
+    (runs[1] / "outcome.json").write_text(json.dumps(changed))
+    code, _, errors = script(out / "recipe.yaml")
+    assert code == 2
+    assert "some runs were trained or evaluated on other texts than the others, as files changed in between" in errors
 
     # What has written the recipe is known by it.
     code, _, errors = script(out / "recipe.yaml", "--learning_rate", "1e-3")

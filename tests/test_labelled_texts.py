@@ -254,3 +254,15 @@ def test_a_pair_is_what_the_tokenizer_makes_of_it_and_cut_from_the_longer_text(k
     assert "next_sentence_label" not in cut[0]
     assert cut.cut == len(whole["input_ids"]) - 16
     assert cut.lengths.tolist() == [16]
+
+
+def test_a_digest_is_that_of_texts_and_labels_whatever_the_tokenizer(tokenizers):
+    def digest(kind, *rows):
+        texts = [LabelledText((text,), label, "") for text, label in rows]
+        return LabelledExamples(texts, tokenizers[kind], {"a": 0, "b": 1}, 8, with_types=False).digest
+
+    rows = ("The moon", "a"), ("The sea", "b")
+    first = digest("wordpiece", *rows)
+    assert first == digest("byte_level", *rows)
+    others = (("The moon", "b"), rows[1]), (("the moon", "a"), rows[1]), rows[::-1], rows[:1]
+    assert len({first, *(digest("wordpiece", *other) for other in others)}) == 5
