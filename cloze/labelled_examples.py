@@ -131,7 +131,10 @@ def examples_of(texts: list[LabelledText], setup: Setup) -> LabelledExamples:
 
 
 def set_classes(config: PretrainedConfig, classes: list[str]) -> None:
-    """Give the config the classes, in its own order if it has the same: its head then knows them already."""
+    """Give the config the classes, in its own order if it has the same: its head then knows them already.
+
+    A head for other classes, even as many, is made anew when the model is loaded (modeling.renew_head).
+    """
     if set(numbers_of_classes(config)) != set(classes):
         config.id2label = dict(enumerate(classes))
         config.label2id = {label: number for number, label in enumerate(classes)}
