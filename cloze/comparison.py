@@ -69,11 +69,11 @@ def compare(
         logger.info("\n%s: run %d of %d", training.run_name, count, len(runs))
         with nullcontext() if trains else checkpoints.without_new_folders(training.output_dir):
             outcomes[number].append(outcome_of_run(fine_tune, model, data_args, training))
-    if trains:
-        check_texts(outcomes)
-        if training_args.process_index == 0:
-            recipe = recipe_of(model_args, data_args, training_args)
-            tell(summarise(model_args.models, outcomes, seeds), Path(training_args.output_dir), recipe)
+        if trains:
+            check_texts(outcomes)
+    if trains and training_args.process_index == 0:
+        recipe = recipe_of(model_args, data_args, training_args)
+        tell(summarise(model_args.models, outcomes, seeds), Path(training_args.output_dir), recipe)
 
 
 def check_comparison(model_args: ClassifierArguments, training_args: TrainingArguments) -> None:
@@ -162,16 +162,17 @@ def outcome_of(trainer: PretrainingTrainer, sets: ExampleSets, metrics: dict[str
     order = np.argsort(sets.validation.indices)
     labels, predictions = (names[classes][order].tolist() for classes in classes_of(trainer.scores[0]))
     seconds = trainer.watch.seconds_before + metrics.get("train_runtime", 0.0)
-    return Outcome(metrics["eval_accuracy"], metrics["eval_macro_f1"], seconds, labels, predictions)
+    digests = [sets.train.of_epoch(0).digest, sets.validation.dataset.digest] if sets.train else []
+    return Outcome(metrics["eval_accuracy"], metrics["eval_macro_f1"], seconds, labels, predictions, digests)
 
 
 def check_texts(outcomes: list[list[Outcome]]) -> None:
-    """Raise UserError where runs from before were evaluated on other texts than these."""
-    first, *others = [outcome.labels for runs in outcomes for outcome in runs]
-    if any(labels != first for labels in others):
+    """Raise UserError where runs were trained or evaluated on other texts than the first."""
+    first, *others = [outcome.digests for runs in outcomes for outcome in runs]
+    if any(digests != first for digests in others):
         raise UserError(
-            "some runs were evaluated on other texts than the others, as files changed in between: start afresh with "
-            "--overwrite_output_dir"
+            "some runs were trained or evaluated on other texts than the others, as files changed in between: start "
+            "afresh with --overwrite_output_dir"
         )
 
 

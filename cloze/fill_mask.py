@@ -15,7 +15,7 @@ from cloze.corpus import find_files
 from cloze.data_arguments import DataTrainingArguments
 from cloze.encoding import encode
 from cloze.masking import Padding, collate
-from cloze.metrics import MASKED_TOKENS
+from cloze.metrics import MASKED_TOKENS, check_finite
 from cloze.predictions import save_predictions
 from cloze.readers import read_texts
 from cloze.setup import Setup, padding_for
@@ -129,6 +129,7 @@ def fill_batch(
     batch["masked_positions"] = torch.from_numpy(np.concatenate(positions))
     outputs = model(**{name: values.to(model.device) for name, values in batch.items()})
     best = MASKED_TOKENS.logits_of(outputs)[0].float().softmax(-1).topk(top_k)
+    check_finite(best.values.cpu().numpy())
     rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     masks = ([Filling(readable(tokenizer, i), share) for i, share in zip(*row, strict=True)] for row in rows)
     return [[next(masks) for _ in window.places] for window in windows]

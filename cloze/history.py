@@ -76,7 +76,9 @@ def table_of(history: Sequence[dict], best_step: int | None, figures: dict[str, 
     if not rows:
         return []
     columns = {name: column for name, column in columns.items() if any(name in row for row in rows)}
-    cells = [[f"{row[name]:{form}}" if name in row else "" for name, (_, form) in columns.items()] for row in rows]
+    cells = [
+        [format_metric(row[name], form) if name in row else "" for name, (_, form) in columns.items()] for row in rows
+    ]
     # Titles of several words take two lines.
     titles = [title.partition(" ") if " " in title else ("", "", title) for title, _ in columns.values()]
     cells = [[title[0] for title in titles], [title[2] for title in titles], *cells]
@@ -92,6 +94,11 @@ def table_of(history: Sequence[dict], best_step: int | None, figures: dict[str, 
         RESUMED: "the first after the run was broken off and gone on with",
     }
     return [line.rstrip() for line in lines] + [f"{mark} {note}" for mark, note in notes.items() if mark in used]
+
+
+def format_metric(value: float, form: str) -> str:
+    """Format a number as ``form`` says, but without hundreds of digits."""
+    return f"{value:.2e}" if abs(value) >= 1e12 else f"{value:{form}}"
 
 
 def marks_of(rows: Sequence[dict], best_step: int | None, resumed: Sequence[int]) -> list[str]:

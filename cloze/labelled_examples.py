@@ -1,5 +1,6 @@
 """Labelled texts -> the examples of a classifier, and the report of them."""
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ class LabelledExamples:
         self.template = pair_template_of(tokenizer) if self.pairs else template_of(tokenizer)
         documents = (text.texts for text in texts)
         self.ids = [[ids for ids, _ in document] for document in encode(documents, tokenizer, with_words=False)]
+        # By which the texts are known again, whatever the tokenizer makes of them.
+        self.digest = hashlib.sha256(repr([(text.texts, text.label) for text in texts]).encode()).hexdigest()
         self.labels = [IGNORED if text.label is None else classes[text.label] for text in texts]
         lengths = np.array([list(map(len, ids)) for ids in self.ids])
         room = max_seq_length - self.template.num_special
@@ -128,7 +131,10 @@ def examples_of(texts: list[LabelledText], setup: Setup) -> LabelledExamples:
 
 
 def set_classes(config: PretrainedConfig, classes: list[str]) -> None:
-    """Give the config the classes, in its own order if it has the same: its head then knows them already."""
+    """Give the config the classes, in its own order if it has the same: its head then knows them already.
+
+    A head for other classes, even as many, is made anew when the model is loaded (modeling.renew_head).
+    """
     if set(numbers_of_classes(config)) != set(classes):
         config.id2label = dict(enumerate(classes))
         config.label2id = {label: number for number, label in enumerate(classes)}

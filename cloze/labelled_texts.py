@@ -31,8 +31,17 @@ class LabelledText:
 
 
 def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[LabelledText]:
-    """The corpus's texts; UserError for one without a label, and if there is not one."""
-    texts = list(labelled_texts(corpus, data_args))
+    """Return the corpus's texts but for empty ones; UserError for one without a label, and if there is not one."""
+    rows = list(labelled_texts(corpus, data_args))
+    texts = [row for row in rows if all(text.strip() for text in row.texts)]
+    if len(texts) < len(rows):
+        empty = next(row for row in rows if not all(text.strip() for text in row.texts))
+        logger.warning(
+            "EMPTY TEXTS: %d of %d rows have no text and are left out, the first is %s",
+            len(rows) - len(texts),
+            len(rows),
+            empty.where,
+        )
     if not texts:
         raise UserError(f"{corpus.name} holds no texts: it is empty, or has a header alone")
     for text in texts:
@@ -93,18 +102,20 @@ def texts_of_table(
 
 
 def label_in(value: Any, column: str, where: str, names: Sequence[str] | None) -> str | None:
-    """A label as a word, None if it is not known: numbers of classes by their names, other numbers as they are."""
+    """A label as a word, None if it is not known: numbers of classes by their names, other whole numbers without .0."""
     value = value.strip() if isinstance(value, str) else value
     if value is None or value == "" or (names is not None and value == -1):
         return None
     if names is not None:
         return names[value]
+    # A table has 1.0 for 1 where some labels are missing.
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # as tables have it where some labels are missing
-    if not isinstance(value, str | int):
+        value = int(value)
+    label = re.sub(r"^(-?\d+)\.0*$", r"\1", str(value))
+    if not isinstance(value, str | int) or re.fullmatch(r"-?\d*\.\d+", label):
         raise UserError(f"{where}: {column} {value!r} is no class: labels are words or whole numbers")
     # As transformers calls a class that has no name, of which the number is left here.
-    return re.sub(r"LABEL_(?=\d+$)", "", str(value))
+    return re.sub(r"LABEL_(?=\d+$)", "", label)
 
 
 def names_of_classes(rows: datasets.Dataset, data_args: ClassificationArguments) -> Sequence[str] | None:

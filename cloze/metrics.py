@@ -5,14 +5,17 @@ they run out of memory (huggingface/transformers#15466).
 """
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 from transformers.utils import ModelOutput
 
+from cloze.arguments import UserError
 from cloze.masking import IGNORED
 
 
@@ -50,7 +53,26 @@ def summarise_tokens(scores: np.ndarray) -> dict[str, float]:
 
 
 def perplexity(loss: float) -> float:
-    return math.inf if loss > 700 else math.exp(loss)
+    """Return exp(loss), or the largest float where that is larger: JSON has no infinity."""
+    return sys.float_info.max if loss > 700 else math.exp(loss)
+
+
+def finite(value: Any) -> Any:
+    """Return the same data with None in place of NaN and infinity, which strict parsers of JSON refuse."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_finite(scores: np.ndarray) -> None:
+    """Raise UserError for NaN or infinity in what a model gives, of which no metric or prediction would be right."""
+    if not np.isfinite(scores).all():
+        raise UserError(
+            "the model gives NaN or infinity for some texts: its weights hold NaN, or overflow in float16: take an "
+            "earlier checkpoint, train with a lower --learning_rate, or use --bf16 instead of --fp16"
+        )
 
 
 def score_pairs(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:

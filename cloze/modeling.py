@@ -1,5 +1,6 @@
 """Config and model, from a checkpoint or from scratch, and the checks that replace device-side asserts."""
 
+import copy
 import difflib
 import inspect
 import logging
@@ -151,6 +152,8 @@ def load_model(model_args: ModelArguments, config: PretrainedConfig, task: Task,
         )
     else:
         model, missing = load_weights(model_args, config, task, dtype)
+        if task.classifies:
+            missing = renew_head(model, missing, model_args, task)
         if missing:
             logger.warning(
                 "NEW WEIGHTS: %s does not hold these, they start from random values and have to be trained: %s",
@@ -184,6 +187,32 @@ def load_weights(
         ) from None
     mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
     return model, sorted({*loading["missing_keys"], *mismatched})
+
+
+def renew_head(model: PreTrainedModel, missing: list[str], model_args: ModelArguments, task: Task) -> list[str]:
+    """Initialize the head if the checkpoint's is for other classes, and return the names of all new weights."""
+    checkpoint = AutoConfig.from_pretrained(model_args.model_name_or_path, **model_args.hub_arguments)
+    if checkpoint.id2label == model.config.id2label:
+        return missing
+    # Of another number of classes, they are new already.
+    names = set(class_weights(model.config, task, model_args.trust_remote_code)).difference(missing)
+    if names:
+        kept = {name: weights for name, weights in model.state_dict().items() if name not in names}
+        with quiet():
+            new = type(model).from_pretrained(None, config=copy.deepcopy(model.config), state_dict=kept)
+        model.load_state_dict({name: new.state_dict()[name] for name in names}, strict=False)
+    return sorted({*missing, *names})
+
+
+def class_weights(config: PretrainedConfig, task: Task, trust_remote_code: bool) -> list[str]:
+    """Return the names of the weights whose size depends on the number of classes."""
+    larger = copy.deepcopy(config)
+    larger.num_labels += 1
+    shapes, others = (
+        {name: weights.shape for name, weights in outline(each, task, trust_remote_code).state_dict().items()}
+        for each in (config, larger)
+    )
+    return [name for name, shape in shapes.items() if shape != others[name]]
 
 
 def describe_model(model: PreTrainedModel, model_args: ModelArguments) -> str:

@@ -14,7 +14,7 @@ from cloze.arguments import UserError
 from cloze.corpus import find_files
 from cloze.encoding import encode
 from cloze.masking import IGNORED, collate
-from cloze.metrics import SENTENCE_PAIRS
+from cloze.metrics import SENTENCE_PAIRS, finite
 from cloze.pairs import IS_RANDOM, PairTemplate, fit
 from cloze.readers import check_unicode, file_format, read_rows
 from cloze.setup import padding_for
@@ -78,7 +78,7 @@ def save_predictions(
     path = Path(trainer.args.output_dir) / "predictions.jsonl"
     with open(path, "w", encoding="utf-8") as file:
         for one in predictions:
-            file.write(json.dumps(one, ensure_ascii=False) + "\n")
+            file.write(json.dumps(finite(one), ensure_ascii=False) + "\n")
     logger.info("%s: %s", title, path)
     if "predict_accuracy" in metrics:
         trainer.save_metrics("predict", metrics)

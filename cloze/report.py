@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.examples import ExampleSets
-from cloze.history import table_of
+from cloze.history import format_metric, table_of
 from cloze.metrics import MASKED_TOKENS, SENTENCE_PAIRS, Objective
 from cloze.model_card import CURVES, write_model_card
 from cloze.modeling import describe_model
@@ -111,9 +111,9 @@ def summarise_run(
         before = next((entry for entry in history if "eval_loss" in entry and entry["step"] == 0), {})
         for name, (title, form) in figures_of(objectives).items():
             name = f"eval_{name}"
-            lines[title] = format(metrics[name], form)
+            lines[title] = format_metric(metrics[name], form)
             if name in before and "train_loss" in metrics:
-                lines[title] = f"{before[name]:{form}} before, {metrics[name]:{form}} after"
+                lines[title] = f"{format_metric(before[name], form)} before, {lines[title]} after"
     if "train_loss" in metrics:
         lines["saved in"] = output_dir
     return lines

@@ -13,13 +13,15 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one run: metrics, seconds of training, and each text's label and predicted one."""
+    """What came of one run: metrics, seconds of training, each text's label and predicted one, and the digests of the
+    texts that it was trained and evaluated on."""
 
     accuracy: float
     macro_f1: float
     seconds: float
     labels: list[str]
     predictions: list[str]
+    digests: Sequence[str] = ()
 
     @property
     def hits(self) -> np.ndarray:

@@ -13,7 +13,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from cloze.arguments import UserError
 from cloze.masking import IGNORED
 from cloze.meters import Flops, Meter, peak_flops
-from cloze.metrics import Objective
+from cloze.metrics import Objective, check_finite, finite
 from cloze.resumable import ResumableTrainer
 
 
@@ -101,6 +101,8 @@ class PretrainingTrainer(ResumableTrainer):
             examples = self.meter.totals(self.accelerator)[0]
             logs["train_samples_per_second"] = round(examples / logs["train_runtime"], 3)
         super().log(logs, *args, **kwargs)
+        # With --fp16, the norm of the gradient is infinite where the loss was scaled too far.
+        self.state.log_history[-1] = finite(self.state.log_history[-1])
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Scores instead of logits; no loss, as the Trainer would average it over batches (transformers#39241)."""
@@ -117,6 +119,7 @@ class PretrainingTrainer(ResumableTrainer):
         for (prefix, objective), scores in zip(self.objectives.items(), self.scores, strict=True):
             if not scores[:, 1].any():
                 return {}
+            check_finite(scores)
             own = objective.summarise(scores)
             metrics["loss"] += own.pop("loss") if not prefix else own["loss"]
             metrics |= {f"{prefix}{name}": value for name, value in own.items()}

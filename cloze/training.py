@@ -20,6 +20,7 @@ from cloze.progress import Progress
 from cloze.recipes import settings_in
 from cloze.run_length import length_of
 from cloze.setup import Setup, make_collator, padding_of
+from cloze.trackers import guard_trackers
 from cloze.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
 @contextmanager
 def trackers_open(trainer: PretrainingTrainer) -> Iterator[None]:
     """Let trackers end a run after its last evaluation: MLflow and Trackio would make a second run of that."""
+    guard_trackers(trainer)
     handler = trainer.callback_handler
     end, handler.on_train_end = handler.on_train_end, lambda args, state, control: control
     yield

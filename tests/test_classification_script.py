@@ -2,13 +2,19 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, SAMPLE
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from cloze.arguments import ModelArguments
+from cloze.classification import CLASSIFICATION
+from cloze.labelled_examples import set_classes
+from cloze.modeling import load_config, load_model
 from cloze.trainer import PretrainingTrainer
 
 
@@ -165,18 +171,59 @@ def test_what_is_held_out_is_the_same_for_every_seed(train, out):
     assert loss != other_loss
 
 
-def test_a_head_of_other_classes_is_made_anew(train, out, tmp_path):
-    train("--max_steps", 1)
-    write_csv(tmp_path / "two.csv", [("moon", "up"), ("sea", "down")] * 10)
-    again = ("--model_name_or_path", out)
-    printed = train(
-        "--train_file", tmp_path / "two.csv", "--max_steps", 1, "--output_dir", tmp_path / "two", model=again
-    )
-    assert "NEW WEIGHTS" in printed
-    assert "classifier.weight" in printed
-    assert "bert." not in printed.split("NEW WEIGHTS")[1].splitlines()[0]
-    printed = train("--max_steps", 1, "--output_dir", tmp_path / "same", model=again)
-    assert "NEW WEIGHTS" not in printed
+@pytest.fixture
+def classifier(checkpoint, tmp_path):
+    """``classifier(names)`` is a checkpoint whose head was trained for these classes."""
+
+    def make(*names) -> str:
+        model = AutoModelForSequenceClassification.from_pretrained(checkpoint("bert"), num_labels=len(names))
+        model.classifier.weight.data.fill_(0.5)
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: number for number, name in enumerate(names)}
+        model.save_pretrained(tmp_path / "classifier")
+        AutoTokenizer.from_pretrained(checkpoint("bert")).save_pretrained(tmp_path / "classifier")
+        return str(tmp_path / "classifier")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("trained", "labels", "is_kept"),
+    [
+        (("cats", "dogs"), ("spam", "ham"), False),
+        (("cats", "dogs"), ("a", "b", "c"), False),
+        (("LABEL_0", "LABEL_1"), ("spam", "ham"), False),
+        (("cats", "dogs"), ("0", "1"), False),
+        (("LABEL_0", "LABEL_1"), ("0", "1"), True),
+        (("spam", "ham"), ("spam", "ham"), True),
+        # In the order of words: "ham" would be the first.
+        (("spam", "ham"), ("ham", "spam"), True),
+    ],
+)
+def test_a_head_is_kept_for_the_same_classes_and_else_made_anew(trained, labels, is_kept, classifier, caplog):
+    model_args = ModelArguments(model_name_or_path=classifier(*trained))
+    config = load_config(model_args, CLASSIFICATION)
+    set_classes(config, sorted(labels))
+    model = load_model(model_args, config, CLASSIFICATION, seed=1)
+    assert bool((model.classifier.weight == 0.5).all()) == is_kept
+    assert ("NEW WEIGHTS" in caplog.text) != is_kept
+    assert is_kept or "have to be trained: classifier.bias, classifier.weight" in caplog.text
+    assert config.id2label == (dict(enumerate(trained)) if is_kept else dict(enumerate(sorted(labels))))
+    # As the library initializes it, and nothing else.
+    assert is_kept or 0 < model.classifier.weight.std() < 0.05
+    before = AutoModelForSequenceClassification.from_pretrained(model_args.model_name_or_path).bert.state_dict()
+    assert all(torch.equal(weights, before[name]) for name, weights in model.bert.state_dict().items())
+
+
+def test_training_on_a_new_head_goes_on_exactly(train, classifier, out, tmp_path):
+    write_csv(tmp_path / "two.csv", [("the moon", "up"), ("the sea", "down")] * 10)
+    model = ("--model_name_or_path", classifier("cats", "dogs"), "--train_file", tmp_path / "two.csv")
+    settings = ("--max_steps", 3, "--save_steps", 2)
+    assert "NEW WEIGHTS" in train(*settings, *model[2:], model=model[:2])
+    whole = load_file(out / "model.safetensors")
+    shutil.rmtree(out / "checkpoint-3")
+    assert "Going on from" in train(*settings, *model[2:], model=model[:2])
+    assert all(torch.equal(weights, whole[name]) for name, weights in load_file(out / "model.safetensors").items())
 
 
 # Comparison
@@ -211,10 +258,19 @@ def test_a_model_compared_with_itself_does_not_differ(train, script, checkpoint,
     assert losses[0] != losses[1]
     outcomes = [read_json(run / "outcome.json") for run in runs]
     assert outcomes[0]["labels"] == outcomes[1]["labels"]
+    assert outcomes[0]["digests"] == outcomes[1]["digests"]
+    assert len(set(outcomes[0]["digests"])) == 2
     assert np.mean(np.array(outcomes[0]["labels"]) == outcomes[0]["predictions"]) == one["accuracy"]["by_seed"][0]
     # Models are kept, checkpoints to go on from are not.
     assert (runs[0] / "model.safetensors").exists()
     assert not list(out.glob("*/*/checkpoint-*"))
+
+    # A text of a run from before that is another now, as an outcome of other digests.
+    changed = outcomes[1] | {"digests": [outcomes[1]["digests"][0], "of another text"]}
+    (runs[1] / "outcome.json").write_text(json.dumps(changed))
+    code, _, errors = script(out / "recipe.yaml")
+    assert code == 2
+    assert "some runs were trained or evaluated on other texts than the others, as files changed in between" in errors
 
     # What has written the recipe is known by it.
     code, _, errors = script(out / "recipe.yaml", "--learning_rate", "1e-3")

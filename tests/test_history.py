@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloze.history import evaluations_of, resumed_steps, rows_of, table_of, thin
+from cloze.history import evaluations_of, format_metric, resumed_steps, rows_of, table_of, thin
 
 FIGURES = {"perplexity": ("masked perplexity", ",.2f"), "accuracy": ("masked accuracy", ".1%")}
 
@@ -106,3 +106,8 @@ def test_the_table_of_all_metrics_is_narrow():
 
 def test_all_that_a_run_went_on_from():
     assert resumed_steps([*HISTORY, {"step": 9, "epoch": 1.1, "resumed": True}]) == [4, 9]
+
+
+def test_a_huge_figure_does_not_widen_the_table():
+    assert format_metric(1234.567, ",.2f") == "1,234.57"
+    assert format_metric(1e300, ",.2f") == "1.00e+300"

@@ -1,5 +1,7 @@
 """Labelled texts: what is read of files and data sets, what classes there are, and the examples made of them."""
 
+import json
+
 import datasets
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from cloze.labelled_texts import (
     check_labels,
     divide,
     find_classes,
+    label_in,
     labelled_texts,
     read_labelled,
     sample,
@@ -99,10 +102,55 @@ def test_what_is_wrong_with_a_table_is_told(content, culprit, tmp_path):
         read_labelled(FileCorpus((tmp_path / "table.csv",)), ClassificationArguments())
 
 
-def test_a_label_that_is_no_class_is_told(tmp_path):
-    (tmp_path / "scores.jsonl").write_text('{"text": "A goal", "label": 0.37}\n')
-    with pytest.raises(UserError, match=r"line 1: label 0\.37 is no class"):
-        read(tmp_path / "scores.jsonl")
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet", "data set"])
+def test_whole_numbers_are_classes_however_they_are_written_and_others_are_refused(kind, tmp_path):
+    def labels_of(values):
+        texts = [f"text {number}" for number in range(len(values))]
+        if kind == "data set":
+            rows = datasets.Dataset.from_dict({"text": texts, "label": values})
+            found = labelled_texts(HubCorpus("rows", rows), ClassificationArguments(dataset_name="rows"))
+            return [text.label for text in found]
+        path = tmp_path / f"table.{kind}"
+        if kind == "parquet":
+            datasets.Dataset.from_dict({"text": texts, "label": values}).to_parquet(path)
+        elif kind in ("csv", "tsv"):
+            delimiter = "," if kind == "csv" else "\t"
+            lines = [("text", "label"), *zip(texts, values, strict=True)]
+            path.write_text("".join(f"{text}{delimiter}{value}\n" for text, value in lines))
+        else:
+            rows = [{"text": text, "label": value} for text, value in zip(texts, values, strict=True)]
+            path.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
+        return [text.label for text in read(path)]
+
+    assert labels_of([1, 0, -2]) == labels_of([1.0, 0.0, -2.0]) == labels_of(["1.0", " 0", "-2."]) == ["1", "0", "-2"]
+    # Words, as a number is not written so.
+    assert labels_of(["01", "1.2.3", "v1.0", "-"]) == ["01", "1.2.3", "v1.0", "-"]
+    for values in ([1.0, 0.5], ["1.0", "0.5"], ["1", ".5"]):
+        with pytest.raises(UserError, match=r"(line 3|row 1|line 2): label '?0?\.5'? is no class: labels are words or"):
+            labels_of(values)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1], {"a": 1}])
+def test_what_is_neither_a_word_nor_a_number_is_no_class(value):
+    with pytest.raises(UserError, match=r"here: kind .* is no class"):
+        label_in(value, "kind", "here", None)
+
+
+def test_empty_texts_are_counted_and_left_out(tmp_path, caplog):
+    """Of pairs, where one of the two is; they need no label."""
+    (tmp_path / "table.csv").write_text('text,other,label\na,b,x\n"",b,y\nc," ",\n" ","",y\nd,e,y\n')
+    corpus = FileCorpus((tmp_path / "table.csv",))
+    found = read_labelled(corpus, ClassificationArguments(text_pair_column="other"))
+    assert [(text.texts, text.label) for text in found] == [(("a", "b"), "x"), (("d", "e"), "y")]
+    assert f"EMPTY TEXTS: 3 of 5 rows have no text and are left out, the first is {tmp_path}/table.csv, line 3" in (
+        caplog.text
+    )
+    (tmp_path / "table.csv").write_text('text,label\n"",x\n" ",y\n')
+    with pytest.raises(UserError, match="holds no texts"):
+        read_labelled(corpus, ClassificationArguments())
+    caplog.clear()
+    read_labelled(FileCorpus((SAMPLE / "music.txt",)), ClassificationArguments())
+    assert not caplog.text
 
 
 def test_a_label_of_spaces_is_none_and_one_without_a_name_is_a_number(tmp_path):
@@ -206,3 +254,15 @@ def test_a_pair_is_what_the_tokenizer_makes_of_it_and_cut_from_the_longer_text(k
     assert "next_sentence_label" not in cut[0]
     assert cut.cut == len(whole["input_ids"]) - 16
     assert cut.lengths.tolist() == [16]
+
+
+def test_a_digest_is_that_of_texts_and_labels_whatever_the_tokenizer(tokenizers):
+    def digest(kind, *rows):
+        texts = [LabelledText((text,), label, "") for text, label in rows]
+        return LabelledExamples(texts, tokenizers[kind], {"a": 0, "b": 1}, 8, with_types=False).digest
+
+    rows = ("The moon", "a"), ("The sea", "b")
+    first = digest("wordpiece", *rows)
+    assert first == digest("byte_level", *rows)
+    others = (("The moon", "b"), rows[1]), (("the moon", "a"), rows[1]), rows[::-1], rows[:1]
+    assert len({first, *(digest("wordpiece", *other) for other in others)}) == 5

@@ -252,11 +252,25 @@ def test_a_peak_is_measured_once(card, monkeypatch):
     assert measured == [(CPU, torch.float32)]
 
 
-def test_measuring(monkeypatch):
-    """Of 2 * 64^3 operations in 4, 3, 1 and 2 seconds, those of the fastest."""
-    ticks = iter([0, 4, 10, 13, 20, 21, 30, 32])
-    monkeypatch.setattr(meters.time, "perf_counter", lambda: next(ticks))
-    assert measure_peak(CPU, torch.float32, 64) == 2 * 64**3
+def test_the_peak_is_that_of_the_fastest_product(monkeypatch):
+    """The largest product takes 4, 3, 1 and 2 seconds."""
+    times = iter([0.0] * 16 + [4.0, 3.0, 1.0, 2.0])
+    monkeypatch.setattr(meters, "time_product", lambda a, b: next(times))
+    assert measure_peak(CPU, torch.float32) == 2 * 2048**3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_no_larger_product_is_tried_once_one_takes_long_enough(dtype, monkeypatch):
+    """As with float16 on a CPU: of 2048 numbers a side, one took half a minute."""
+    tried = []
+
+    def time_product(a, b):
+        tried.append((a.dtype, len(a)))
+        return (len(a) / 512) ** 3
+
+    monkeypatch.setattr(meters, "time_product", time_product)
+    assert measure_peak(CPU, dtype) == 2 * 256**3 / 0.125
+    assert tried == [(dtype, 128)] * 4 + [(dtype, 256)] * 4
 
 
 def test_sizes_of_the_trial_fit_the_smallest_model():

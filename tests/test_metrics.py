@@ -1,6 +1,8 @@
 """The loss and the metrics against torch's own, and against plain counting in float64."""
 
+import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from cloze.meters import Meter
 from cloze.metrics import (
     MASKED_TOKENS,
     SENTENCE_PAIRS,
+    finite,
     perplexity,
     score_pairs,
     score_tokens,
@@ -237,15 +240,19 @@ def test_sums_of_an_example_are_its_own():
     assert scores.flatten().tolist() == pytest.approx([0, 0, 0, two, 2, 1, math.log1p(math.exp(-3)), 1, 1])
 
 
-@pytest.mark.parametrize(
-    ("loss", "expected"), [(0.0, 1.0), (math.log(50), 50.0), (1000.0, math.inf), (math.inf, math.inf)]
-)
+@pytest.mark.parametrize(("loss", "expected"), [(0.0, 1.0), (math.log(50), 50.0), (1000.0, sys.float_info.max)])
 def test_perplexity(loss, expected):
     assert perplexity(loss) == pytest.approx(expected)
 
 
 def test_perplexity_of_a_diverged_model():
     assert math.isnan(perplexity(math.nan))
+
+
+def test_what_json_has_no_words_for_is_null():
+    value = {"norm": math.inf, "losses": [1.5, math.nan, -math.inf], "none": None, "step": 3, "text": "inf"}
+    assert finite(value) == {"norm": None, "losses": [1.5, None, None], "none": None, "step": 3, "text": "inf"}
+    json.dumps(finite(value), allow_nan=False)
 
 
 # Sentence pairs

@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -72,6 +73,53 @@ def test_the_tutorials_command(run_mlm_script, checkpoint, out, texts, tmp_path)
     assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-8"]
     assert "Training text: 200 documents" in printed
     assert "Held-out text: 30 documents" in printed
+
+
+def scaled(checkpoint, path, factor):
+    """A checkpoint whose head gives logits so many times as large."""
+    model = AutoModelForMaskedLM.from_pretrained(checkpoint)
+    model.cls.predictions.transform.LayerNorm.weight.data.mul_(factor)
+    model.save_pretrained(path)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(path)
+    return path
+
+
+def test_every_file_is_json_where_a_perplexity_and_a_gradient_are_beyond_a_float(
+    train, checkpoint, out, tmp_path, monkeypatch
+):
+    """And so are those of a run that goes on from them."""
+    get_norm = PretrainingTrainer._get_grad_norm
+    monkeypatch.setattr(
+        PretrainingTrainer, "_get_grad_norm", lambda *args, **kwargs: math.inf * get_norm(*args, **kwargs)
+    )
+    model = ("--model_name_or_path", scaled(checkpoint("bert"), tmp_path / "huge", 1e5))
+    settings = ("--do_eval", "--max_steps", 2, "--save_steps", 1, "--logging_steps", 1)
+    train(*settings, model=model)
+    shutil.rmtree(out / "checkpoint-2")
+    printed = train(*settings, model=model)
+    assert "1.80e+308 before, 1.80e+308 after" in printed
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    files = [*out.rglob("*.json")]
+    assert {path.name for path in files} >= {"eval_results.json", "all_results.json", "trainer_state.json"}
+    for path in files:
+        json.loads(path.read_text(), parse_constant=refuse)
+    assert json.loads((out / "eval_results.json").read_text())["perplexity"] == sys.float_info.max
+    assert [entry["grad_norm"] for entry in history(out) if "loss" in entry] == [None] * 2
+
+
+def test_a_model_that_gives_nan_neither_evaluates_nor_predicts(run_mlm_script, checkpoint, out, tmp_path):
+    model = scaled(checkpoint("bert"), tmp_path / "nan", math.nan)
+    (tmp_path / "lines.txt").write_text("The [MASK] rises.\n")
+    argv = ("--model_name_or_path", model, "--train_file", SAMPLE, "--max_seq_length", 32, "--output_dir", out)
+    for task in (("--do_eval",), ("--do_predict", "--test_file", tmp_path / "lines.txt")):
+        code, _, errors = run_mlm_script(*argv, *task)
+        assert code == 2
+        assert "error: the model gives NaN or infinity for some texts" in errors
+        assert errors.count("\n") == 1
+    assert not (out / "predictions.jsonl").exists()
 
 
 def test_the_files_have_upstreams_names_and_keys(train, out):

@@ -181,3 +181,63 @@ def test_trackers_end_once_and_after_the_last_evaluation(train, monkeypatch):
     assert events[-2:] == ["eval_loss at 4", "end"]
     assert events.count("end") == 1
     assert events[0] == "eval_loss at 0"
+
+
+@pytest.fixture
+def no_login(wandb_runs, tmp_path, monkeypatch):
+    """wandb online, with nobody logged in."""
+    monkeypatch.setattr(wandb.setup().settings, "mode", "online")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+@pytest.fixture
+def fail(run_mlm_script, checkpoint, out):
+    """``fail(...)`` gives the one line in which a run ends."""
+
+    def run(*argv) -> str:
+        code, _, errors = run_mlm_script(
+            "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE, "--max_seq_length", 32, "--do_train",
+            "--max_steps", 1, "--output_dir", out, *argv,
+        )  # fmt: skip
+        assert code == 2
+        assert errors.count("\n") == 1
+        return errors
+
+    return run
+
+
+@pytest.mark.parametrize("argv", [(), ("--dry_run",)])
+def test_wandb_without_a_login_is_told_before_the_model_is_loaded(argv, fail, no_login, monkeypatch):
+    monkeypatch.setattr("run_mlm.set_up", None)
+    assert "--report_to wandb: nobody is logged in: run wandb login, or set WANDB_MODE=off" in fail(
+        "--report_to", "wandb", *argv
+    )
+
+
+def test_what_wandb_says_of_a_login_is_told_in_one_line(fail, no_login, monkeypatch):
+    def login(**kwargs):
+        raise wandb.Error("No network.\nTry later.")
+
+    monkeypatch.setattr(wandb, "login", login)
+    assert "--report_to wandb: No network. Try later: run wandb login" in fail("--report_to", "wandb")
+
+
+def test_all_takes_the_trackers_that_can_be_used(train, out, no_login, monkeypatch):
+    printed = train("--report_to", "all", "--max_steps", 1)
+    assert "TRACKER: wandb cannot be used and is left out: nobody is logged in" in printed
+    (events,) = out.glob("runs/*/events*")
+    assert "train/loss" in events_of(events)
+    assert "report_to:\n- all" in (out / "recipe.yaml").read_text()
+    # The other one cannot begin.
+    (out / "file").touch()
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(out / "file" / "runs"))
+    printed = train("--report_to", "all", "--max_steps", 1, "--overwrite_output_dir")
+    assert "TRACKER: tensorboard cannot be used and is left out: [Errno 20] Not a directory" in printed
+
+
+def test_a_tracker_that_cannot_begin_ends_the_run_in_one_line(fail, out, monkeypatch):
+    out.mkdir()
+    (out / "file").touch()
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(out / "file" / "runs"))
+    assert "--report_to tensorboard: [Errno 20] Not a directory" in fail("--report_to", "tensorboard")
