@@ -22,10 +22,9 @@ from cloze.block_examples import make_blocks
 from cloze.commandline import run_script
 from cloze.data_arguments import DataTrainingArguments
 from cloze.fill_mask import predict, read_lines_to_fill
-from cloze.modeling import load_model
 from cloze.preflight import preflight, tell_prepared
 from cloze.report import finish
-from cloze.setup import set_up
+from cloze.setup import make_model, set_up
 from cloze.tasks import MASKED_LM
 from cloze.training import make_trainer, run
 
@@ -40,7 +39,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
     if training_args.prepare_only:
         tell_prepared(setup)
         return
-    model = load_model(model_args, setup.config, MASKED_LM, training_args.seed)
+    model = make_model(setup)
 
     # Train and evaluate
     trainer = make_trainer(setup, model, sets)
