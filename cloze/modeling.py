@@ -161,9 +161,7 @@ def load_model(
     name = model_args.model_name_or_path
     if name is None:
         if only_predicts:
-            raise UserError(
-                "--do_predict asks a new model, which knows nothing: give --model_name_or_path, or --do_train"
-            )
+            raise UserError("--do_predict needs a trained model: give --model_name_or_path PATH, or add --do_train")
         model = task.auto_model.from_config(
             config, dtype=None if dtype == "auto" else dtype, trust_remote_code=model_args.trust_remote_code
         )
@@ -171,8 +169,8 @@ def load_model(
         model, missing = load_weights(model_args, config, task, dtype)
         if missing and only_predicts:
             raise UserError(
-                f"--model_name_or_path {name}: weights of the {task.head} are missing ({shorten(missing, 3)}), which "
-                "--do_predict needs: add --do_train, or give a model that was trained with this script"
+                f"--model_name_or_path {name}: weights of the {task.title} are missing ({shorten(missing, 4)}), and "
+                "--do_predict trains none: add --do_train, or give a model that was trained with this script"
             )
         if missing:
             logger.warning(

@@ -137,7 +137,7 @@ def report_weights(model: PreTrainedModel, missing: list[str], unused: list[str]
             f"--model_name_or_path {name}: the encoder's weights are missing: {found}; missing: "
             f"{shorten(sorted(lost), 3)}{not_used}: save the model with its save_pretrained()"
         )
-    logger.info("Weights: %s%s%s", found, f"; new: {shorten(missing, 3)}" if missing else "", not_used)
+    logger.info("Weights of %s: %s%s", name, found, not_used)
 
 
 def layers_of(names: Iterable[str]) -> set[str]:
@@ -146,6 +146,8 @@ def layers_of(names: Iterable[str]) -> set[str]:
 
 
 def shorten(names: list[str], count: int) -> str:
-    """Return the first names and how many more there are."""
+    """Return the names if they are few, else at most that many of the modules that they are in."""
+    if len(names) > count:
+        names = [f"{module}.*" for module in dict.fromkeys(".".join(name.split(".")[:2]) for name in names)]
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
