@@ -148,6 +148,6 @@ def layers_of(names: Iterable[str]) -> set[str]:
 def shorten(names: list[str], count: int) -> str:
     """Return the names if they are few, else at most that many of the modules that they are in."""
     if len(names) > count:
-        names = [f"{module}.*" for module in dict.fromkeys(".".join(name.split(".")[:2]) for name in names)]
+        names = list(dict.fromkeys(re.sub(r"^([^.]+(?:\.[^.]+)?)\..*", r"\1.*", name) for name in names))
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more

@@ -550,7 +550,7 @@ GPU = [
 
 @pytest.mark.parametrize("flags", [GPU, ["--fp16", "--fp16_full_eval", "--tf32", "true"]], ids=["bf16", "fp16"])
 def test_what_a_cpu_prepares_with_a_recipe_for_a_gpu_is_used_by_the_run(flags, scratch, out, tmp_path, monkeypatch):
-    for name in ("load_model", "make_trainer"):
+    for name in ("make_model", "make_trainer"):
         monkeypatch.setattr(run_mlm, name, lambda *_: pytest.fail("a model is loaded"))
     code, printed, errors = scratch("--prepare_only", *flags, "--output_dir", out)
     assert code == 0, errors
