@@ -24,6 +24,12 @@ from cloze.tasks import Task
 
 logger = logging.getLogger(__name__)
 
+# An UnpicklingError is what weights end in that would run code, and others that are broken; an AttributeError, with the
+# dtype of the weights asked for, where something else is among them.
+UNREADABLE = (
+    *(OSError, ValueError, RuntimeError, EOFError),
+    *(SafetensorError, pickle.UnpicklingError, AttributeError),
+)
 # In the order in which transformers looks for them.
 WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 # What torch.compile, FSDP and activation checkpointing put into names, anywhere.
@@ -43,12 +49,8 @@ def load_weights(
     """
     name = model_args.model_name_or_path
     # A head for another number of classes is made anew.
-    options = {
-        "config": config,
-        "dtype": dtype,
-        "ignore_mismatched_sizes": task.classifies,
-        "output_loading_info": True,
-    }
+    options = {"config": config, "dtype": dtype, "ignore_mismatched_sizes": task.classifies}
+    options["output_loading_info"] = True
     random_state = torch.get_rng_state()
     try:
         # The library's table of missing and unexpected weights says less plainly what follows below.
@@ -61,8 +63,7 @@ def load_weights(
                 torch.set_rng_state(random_state)
                 model, loading = type(model).from_pretrained(None, state_dict=weights, **options)
                 model.config.name_or_path = name
-    # An UnpicklingError is what weights end in that would run code, and others that are broken.
-    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise UserError(f"--model_name_or_path {name}: the weights cannot be loaded: {str(error)[:300]}") from None
     mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
     missing = sorted({*loading["missing_keys"], *mismatched})
