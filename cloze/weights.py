@@ -64,7 +64,11 @@ def load_weights(
                 model, loading = type(model).from_pretrained(None, state_dict=weights, **options)
                 model.config.name_or_path = name
     except UNREADABLE as error:
-        raise UserError(f"--model_name_or_path {name}: the weights cannot be loaded: {str(error)[:300]}") from None
+        reason = str(error)[:300]
+        if "weights_only" in str(error):
+            # torch's own advice is to let the code run.
+            reason = "the file holds other things than weights, or is broken: save the model with its save_pretrained()"
+        raise UserError(f"--model_name_or_path {name}: the weights cannot be loaded: {reason}") from None
     mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
     missing = sorted({*loading["missing_keys"], *mismatched})
     report_weights(model, missing, sorted(loading["unexpected_keys"]), name)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,16 @@ def test_old_and_bare_names_are_loaded(rename, rewritten, checkpoint, caplog):
     model, expected = loaded(rewritten("bert", rename)), loaded(checkpoint("bert"))
     assert all(torch.equal(value, expected.state_dict()[key]) for key, value in model.state_dict().items())
     assert "NEW WEIGHTS" not in caplog.text
+
+
+def test_a_file_with_other_objects_is_refused_with_a_cure(rewritten):
+    """As Lightning's with hyper-parameters; torch would advise to let their code run."""
+
+    def save(weights, path):
+        torch.save({"state_dict": weights, "hyper_parameters": Namespace(lr=1)}, path / "pytorch_model.bin")
+
+    with pytest.raises(UserError, match=r"the weights cannot be loaded: the file holds other things .*save_pretrained"):
+        loaded(rewritten("bert", save=save))
 
 
 @pytest.mark.parametrize(
