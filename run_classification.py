@@ -46,10 +46,9 @@ def fine_tune(
     from cloze.comparison import outcome_of
     from cloze.labelled_examples import examples_of, make_labelled
     from cloze.labelled_texts import read_test_texts
-    from cloze.modeling import load_model
     from cloze.preflight import preflight, tell_prepared
     from cloze.report import finish
-    from cloze.setup import set_up
+    from cloze.setup import make_model, set_up
     from cloze.training import make_trainer, run
 
     # Texts, config and tokenizer
@@ -62,7 +61,7 @@ def fine_tune(
     if training_args.prepare_only:
         tell_prepared(setup)
         return None
-    model = load_model(model_args, setup.config, CLASSIFICATION, training_args.seed)
+    model = make_model(setup)
 
     # Train and evaluate
     trainer = make_trainer(setup, model, sets)

@@ -26,10 +26,9 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
     # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
     from cloze.block_examples import make_blocks
     from cloze.fill_mask import predict, read_lines_to_fill
-    from cloze.modeling import load_model
     from cloze.preflight import preflight, tell_prepared
     from cloze.report import finish
-    from cloze.setup import set_up
+    from cloze.setup import make_model, set_up
     from cloze.tasks import MASKED_LM
     from cloze.training import make_trainer, run
 
@@ -42,7 +41,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
     if training_args.prepare_only:
         tell_prepared(setup)
         return
-    model = load_model(model_args, setup.config, MASKED_LM, training_args.seed)
+    model = make_model(setup)
 
     # Train and evaluate
     trainer = make_trainer(setup, model, sets)

@@ -24,12 +24,11 @@ from cloze.data_arguments import NextSentenceArguments
 
 def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_args: TrainingArguments) -> None:
     # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
-    from cloze.modeling import load_model
     from cloze.pair_examples import make_pairs
     from cloze.predictions import predict, read_pairs
     from cloze.preflight import preflight, tell_prepared
     from cloze.report import finish
-    from cloze.setup import set_up
+    from cloze.setup import make_model, set_up
     from cloze.tasks import NEXT_SENTENCE
     from cloze.training import make_trainer, run
 
@@ -42,7 +41,7 @@ def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_
     if training_args.prepare_only:
         tell_prepared(setup)
         return
-    model = load_model(model_args, setup.config, NEXT_SENTENCE, training_args.seed)
+    model = make_model(setup)
 
     # Train and evaluate
     trainer = make_trainer(setup, model, sets)

@@ -19,11 +19,10 @@ from cloze.data_arguments import PretrainingDataArguments
 
 def main(model_args: ModelArguments, data_args: PretrainingDataArguments, training_args: TrainingArguments) -> None:
     # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
-    from cloze.modeling import load_model
     from cloze.pair_examples import make_pairs
     from cloze.preflight import preflight, tell_prepared
     from cloze.report import finish
-    from cloze.setup import set_up
+    from cloze.setup import make_model, set_up
     from cloze.tasks import PRETRAINING
     from cloze.training import make_trainer, run
 
@@ -35,7 +34,7 @@ def main(model_args: ModelArguments, data_args: PretrainingDataArguments, traini
     if training_args.prepare_only:
         tell_prepared(setup)
         return
-    model = load_model(model_args, setup.config, PRETRAINING, training_args.seed)
+    model = make_model(setup)
 
     # Train and evaluate: the loss is that of the masked tokens and that of the pairs, added up
     trainer = make_trainer(setup, model, sets)

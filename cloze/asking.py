@@ -10,11 +10,13 @@ from cloze.arguments import ModelArguments, UserError
 from cloze.fill_mask import MASK, Filling, fill_masks, with_own_mask
 from cloze.masked_head import predict_masked_positions
 from cloze.metrics import MASKED_TOKENS
-from cloze.modeling import check_model, load_config, load_weights, outline
+from cloze.modeling import check_model, load_config, outline
 from cloze.predictions import SentencePair, judge_pair
 from cloze.readers import check_unicode
 from cloze.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING, Task
 from cloze.tokenization import load_tokenizer
+from cloze.vocabulary import find_new_tokens, resize_vocabulary
+from cloze.weights import load_weights, shorten
 
 # More take longer than one waits for a page: so many characters are some ten windows of 512 tokens.
 MOST_CHARACTERS = 20_000
@@ -49,13 +51,15 @@ def load_trained(name: str) -> TrainedModel:
         task = task_of(config, name)
         tokenizer = load_tokenizer(model_args, None)
         length = check_model(config, tokenizer, task, None, trust_remote_code=False)
+        new_tokens = find_new_tokens(model_args, config, tokenizer)
         model, missing = load_weights(model_args, config, task, torch.float32)
     except UserError as error:
         # Without what is a cure elsewhere: flags of the scripts that train.
         problem = re.sub(", and give --trust_remote_code.*|: give --tokenizer_name.*", "", str(error))
         raise UserError(problem.removeprefix("--model_name_or_path ")) from None
     if missing:
-        raise UserError(f"{name}: weights of the {task.head} are missing ({', '.join(missing)}): train it first")
+        raise UserError(f"{name}: weights of the {task.head} are missing ({shorten(missing, 4)}): train it first")
+    resize_vocabulary(model, new_tokens)
     if task.masks:
         predict_masked_positions(model, MASKED_TOKENS.logits, length)
     return TrainedModel(name, task, model.eval(), tokenizer, length)

@@ -20,7 +20,6 @@ from cloze.interruption import end_at_once, handled, processes_part
 from cloze.old_flags import update_flags
 from cloze.recipes import RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
 from cloze.secrecy import SecretFormatter, hide, secrets_of
-from cloze.trackers import check_login
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,11 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
             secrets |= {token for token in (model_args.token, args.hub_token) if token}
             leaves_nothing = without_new_folders(args.output_dir) if args.dry_run else nullcontext()
             with handled(end_at_once), leaves_nothing, processes_part():
-                check_login(args)
+                if args.report_to:
+                    # Models and data sets are imported with it.
+                    from cloze.trackers import check_login
+
+                    check_login(args)
                 main(*settings)
     finally:
         # Data-loader workers that outlive an epoch: at its exit, Python would send them the signal that they leave to

@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cloze import checkpoints
 from cloze.arguments import TrainingArguments, UserError
@@ -27,6 +28,7 @@ from cloze.setup import on_first_process, start_process
 from cloze.significance import Outcome, summarise, tabulate
 from cloze.tokenization import load_tokenizer
 from cloze.trainer import PretrainingTrainer
+from cloze.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +92,10 @@ def check_comparison(model_args: ClassifierArguments, training_args: TrainingArg
         )
     for number in range(len(model_args.models)):
         model, _ = run_of(model_args, training_args, number, training_args.seed)
-        load_config(model, CLASSIFICATION)
+        config = load_config(model, CLASSIFICATION)
         load_tokenizer(model, None)
+        if model.model_name_or_path is not None:
+            load_weights(model, config, CLASSIFICATION, torch.float32)
 
 
 def run_of(

@@ -4,10 +4,9 @@ import copy
 import difflib
 import inspect
 import logging
-import pickle
+from collections.abc import Sequence
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -22,6 +21,8 @@ from cloze.arguments import ModelArguments, UserError
 from cloze.masked_head import quiet
 from cloze.tasks import Task
 from cloze.tokenization import num_ids
+from cloze.vocabulary import NewToken, resize_vocabulary
+from cloze.weights import load_weights, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +99,11 @@ def check_model(
         raise UserError(f"the tokenizer ({name}) has no mask token: use that of a masked language model")
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer ({name}) has no padding token: use that of a masked language model")
-    if num_ids(tokenizer) > config.vocab_size:
+    # A checkpoint is given weights for the tokens that it lacks.
+    if num_ids(tokenizer) > config.vocab_size and not config.name_or_path:
         raise UserError(
             f"the tokenizer has {num_ids(tokenizer):,} tokens, the model's vocabulary {config.vocab_size:,}: "
-            "use the model's own tokenizer (leave out --tokenizer_name), or train from scratch with --model_type"
+            "leave vocab_size out of --config_overrides"
         )
     if task.pairs and getattr(config, "type_vocab_size", 2) < 2:
         raise UserError(
@@ -141,52 +143,48 @@ def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | N
     return getattr(config, "max_position_embeddings", None)
 
 
-def load_model(model_args: ModelArguments, config: PretrainedConfig, task: Task, seed: int) -> PreTrainedModel:
-    """The checkpoint's weights with the task's head, or a new model. Says which weights are new."""
+def load_model(
+    model_args: ModelArguments,
+    config: PretrainedConfig,
+    task: Task,
+    seed: int,
+    new_tokens: Sequence[NewToken] = (),
+    only_predicts: bool = False,
+) -> PreTrainedModel:
+    """Return the checkpoint's model with the task's head, or a new one; log which weights are new.
+
+    Args:
+        new_tokens: those to give weights to, beyond the vocabulary of the checkpoint.
+        only_predicts: whether predictions are made without training: a new head is a UserError then.
+    """
     # Again: what is prepared before, or found in a cache, may have taken random numbers.
     set_seed(seed)
     dtype = model_args.dtype if model_args.dtype == "auto" else getattr(torch, model_args.dtype)
-    if model_args.model_name_or_path is None:
+    name = model_args.model_name_or_path
+    if name is None:
+        if only_predicts:
+            raise UserError("--do_predict needs a trained model: give --model_name_or_path PATH, or add --do_train")
         model = task.auto_model.from_config(
             config, dtype=None if dtype == "auto" else dtype, trust_remote_code=model_args.trust_remote_code
         )
     else:
         model, missing = load_weights(model_args, config, task, dtype)
+        if missing and only_predicts:
+            raise UserError(
+                f"--model_name_or_path {name}: weights of the {task.title} are missing ({shorten(missing, 4)}), and "
+                "--do_predict trains none: add --do_train, or give a model that was trained with this script"
+            )
         if task.classifies:
             missing = renew_head(model, missing, model_args, task)
         if missing:
             logger.warning(
                 "NEW WEIGHTS: %s does not hold these, they start from random values and have to be trained: %s",
-                model_args.model_name_or_path,
-                ", ".join(missing),
+                name,
+                shorten(missing, 10),
             )
+        resize_vocabulary(model, new_tokens)
     logger.info("Model: %s", describe_model(model, model_args))
     return model
-
-
-def load_weights(
-    model_args: ModelArguments, config: PretrainedConfig, task: Task, dtype: torch.dtype | str
-) -> tuple[PreTrainedModel, list[str]]:
-    """The checkpoint's model with the task's head, and the names of the weights that the checkpoint does not hold."""
-    try:
-        # The library's table of missing and unexpected weights says less plainly what follows below.
-        with quiet():
-            model, loading = task.auto_model.from_pretrained(
-                model_args.model_name_or_path,
-                config=config,
-                dtype=dtype,
-                output_loading_info=True,
-                # A head for another number of classes is made anew.
-                ignore_mismatched_sizes=task.classifies,
-                **model_args.hub_arguments,
-            )
-    # An UnpicklingError is what weights end in that would run code, and others that are broken.
-    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"--model_name_or_path {model_args.model_name_or_path}: the weights cannot be loaded: {str(error)[:300]}"
-        ) from None
-    mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
-    return model, sorted({*loading["missing_keys"], *mismatched})
 
 
 def renew_head(model: PreTrainedModel, missing: list[str], model_args: ModelArguments, task: Task) -> list[str]:

@@ -18,11 +18,12 @@ from cloze.checkpoints import prepare_output_dir
 from cloze.corpus import Corpus, find_corpora
 from cloze.data_arguments import DataArguments
 from cloze.masking import MaskingCollator, Padding, collate
-from cloze.modeling import check_model, code_sources, fit_config, load_config, tells_padding
+from cloze.modeling import check_model, code_sources, fit_config, load_config, load_model, tells_padding
 from cloze.preparation import cache_folder
 from cloze.recipes import recipe_of
 from cloze.tasks import Task
 from cloze.tokenization import load_tokenizer, train_tokenizer
+from cloze.vocabulary import NewToken, find_new_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Setup:
         corpora: the training and the validation corpus, each if asked for.
         max_seq_length: tokens in an example, as asked for or as the model takes at most.
         recipe: the settings as a recipe.
+        new_tokens: tokens of the tokenizer beyond the vocabulary of the checkpoint.
     """
 
     task: Task
@@ -50,6 +52,7 @@ class Setup:
     tokenizer: PreTrainedTokenizerBase
     max_seq_length: int
     recipe: str
+    new_tokens: list[NewToken]
 
 
 def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Setup:
@@ -100,6 +103,7 @@ def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, tra
         tokenizer,
         max_seq_length=length,
         recipe=recipe,
+        new_tokens=find_new_tokens(model_args, config, tokenizer),
     )
 
 
@@ -135,6 +139,13 @@ def start_process(data_args: DataArguments, training_args: TrainingArguments) ->
         training_args._n_gpu = 1
     if data_args.preprocessing_num_workers:
         os.environ["RAYON_NUM_THREADS"] = str(data_args.preprocessing_num_workers)
+
+
+def make_model(setup: Setup) -> PreTrainedModel:
+    """Return the model to train, evaluate or predict with: see ``load_model``."""
+    args = setup.training_args
+    only_predicts = args.do_predict and not args.do_train
+    return load_model(setup.model_args, setup.config, setup.task, args.seed, setup.new_tokens, only_predicts)
 
 
 def padding_of(setup: Setup, model: PreTrainedModel) -> Padding:

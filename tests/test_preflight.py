@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import run_mlm
-from cloze import commandline, memory, modeling, preflight, training
+from cloze import commandline, memory, preflight, setup, training
 from cloze.arguments import UserError
 from cloze.batching import BatchSettings, EpochBatches, EpochExamples
 from cloze.checkpoints import without_new_folders
@@ -552,7 +552,7 @@ GPU = [
 
 @pytest.mark.parametrize("flags", [GPU, ["--fp16", "--fp16_full_eval", "--tf32", "true"]], ids=["bf16", "fp16"])
 def test_what_a_cpu_prepares_with_a_recipe_for_a_gpu_is_used_by_the_run(flags, scratch, out, tmp_path, monkeypatch):
-    for module, name in ((modeling, "load_model"), (training, "make_trainer")):
+    for module, name in ((setup, "make_model"), (training, "make_trainer")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("a model is loaded"))
     code, printed, errors = scratch("--prepare_only", *flags, "--output_dir", out)
     assert code == 0, errors
