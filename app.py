@@ -12,140 +12,12 @@ It needs gradio: pip install -r requirements-app.txt
 """
 
 import argparse
-import html
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
-
-from transformers.utils.logging import disable_progress_bar
+from collections.abc import Sequence
 
 from cloze.arguments import UserError
-from cloze.asking import TrainedModel, ask_about_pair, ask_for_words, load_trained
 from cloze.commandline import errors_in_one_line, start_logging
-from cloze.fill_mask import MASK
 from cloze.secrecy import secrets_of
-
-try:
-    import gradio as gr
-except ImportError as error:
-    sys.exit(f"error: {error}: pip install -r requirements-app.txt")
-
-TOP_K = 5
-SENTENCES = [
-    f"The moon goes round the {MASK}.",
-    f"Bread is made of {MASK}, water and salt.",
-    f"She sat down at the piano and began to {MASK}.",
-    f"The {MASK} blew all night, and in the morning the {MASK} was calm.",
-]
-PAIRS = [
-    ["Water boils at a lower temperature on a mountain.", "The air presses less on its surface there."],
-    ["Water boils at a lower temperature on a mountain.", "The second violin comes in after four bars."],
-    ["The tide goes out twice a day.", "Then one can walk over the sand to the island."],
-]
-# Not of the weights that Gradio takes: its file of the semi-bold one has a few letters only.
-FONT = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))
-CSS = """
-.cloze-head h1 { font-size: 1.8rem; margin: 0.8rem 0; }
-.cloze-head p { margin: 0.2rem 0; overflow-wrap: anywhere; }
-.cloze-head b { margin-right: 0.5rem; }
-.cloze-title { margin: 0.6rem 0 0.3rem 0; opacity: 0.75; }
-.cloze-bars { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr 3.5rem; gap: 0.4rem 0.8rem;
-  align-items: center; }
-.cloze-bars .token { font-weight: 600; overflow-wrap: anywhere; }
-.cloze-bars .track { background: var(--border-color-primary); border-radius: 0.3rem; height: 0.9rem; overflow: hidden; }
-.cloze-bars .bar { background: var(--color-accent); height: 100%; min-width: 2px; }
-.cloze-bars .share { text-align: right; font-variant-numeric: tabular-nums; }
-.cloze-message { border-left: 0.25rem solid var(--color-accent); padding: 0.5rem 0.8rem; margin: 0.6rem 0; }
-"""
-
-
-def words(models: dict[str, TrainedModel], name: str, text: str) -> str:
-    """The likeliest words behind each mask of a text, as HTML."""
-    masks = ask_for_words(models[name], text, TOP_K)
-    titles = [MASK] if len(masks) == 1 else [f"{MASK} {number} of {len(masks)}" for number in range(1, len(masks) + 1)]
-    return "".join(
-        bars(title, [(f.token, f.probability) for f in mask]) for title, mask in zip(titles, masks, strict=True)
-    )
-
-
-def order(models: dict[str, TrainedModel], name: str, sentence_a: str, sentence_b: str) -> str:
-    """Whether B follows A, as HTML."""
-    trained = models[name]
-    probability, cut = ask_about_pair(trained, sentence_a, sentence_b)
-    note = message(f"More than {trained.max_seq_length:,} tokens: the ends were cut off.") if cut else ""
-    return bars("The second text", [("follows", 1 - probability), ("is from elsewhere", probability)]) + note
-
-
-def or_message(answer: Callable[..., str], *asked) -> str:
-    """The answer, or what is wrong with what was asked."""
-    try:
-        return answer(*asked)
-    except UserError as error:
-        return message(str(error))
-
-
-def bars(title: str, shares: Sequence[tuple[str, float]]) -> str:
-    rows = "".join(
-        f'<span class="token">{html.escape(name)}</span>'
-        f'<div class="track"><div class="bar" style="width: {share:.1%}"></div></div>'
-        f'<span class="share">{share:.1%}</span>'
-        for name, share in shares
-    )
-    return f'<p class="cloze-title">{html.escape(title)}</p><div class="cloze-bars">{rows}</div>'
-
-
-def message(text: str) -> str:
-    return f'<p class="cloze-message">{html.escape(text)}</p>'
-
-
-def build_page(models: dict[str, TrainedModel]) -> gr.Blocks:
-    """The page, with the tabs that the models have heads for."""
-    masked = [name for name, trained in models.items() if trained.task.masks]
-    paired = [name for name, trained in models.items() if trained.task.pairs]
-    fill_in, judge = partial(or_message, words, models), partial(or_message, order, models)
-    facts = (f"<p><b>{html.escape(name)}</b> {html.escape(trained.facts)}</p>" for name, trained in models.items())
-    several = len(models) > 1
-    with gr.Blocks(title="cloze", analytics_enabled=False) as page:
-        gr.HTML(f"<h1>What does the model know?</h1>{''.join(facts)}", elem_classes="cloze-head")
-        if masked:
-            with gr.Tab("Hidden words"):
-                model = gr.Dropdown(masked, label="Model", visible=several)
-                text = text_with_masks()
-                answer_when_asked(fill_in, [text], gr.Button("Ask", variant="primary"), {model: gr.HTML()})
-                gr.Examples(SENTENCES, text)
-        if paired:
-            with gr.Tab("Next sentence"):
-                model = gr.Dropdown(paired, label="Model", visible=several)
-                texts = [gr.Textbox(PAIRS[0][0], label="A text"), gr.Textbox(PAIRS[0][1], label="Does this follow?")]
-                answer_when_asked(judge, texts, gr.Button("Ask", variant="primary"), {model: gr.HTML()})
-                gr.Examples(PAIRS, texts)
-        if len(masked) > 1:
-            with gr.Tab("Side by side"):
-                text, button, answers = text_with_masks(), gr.Button("Ask", variant="primary"), {}
-                with gr.Row():
-                    for name in masked[:2]:
-                        with gr.Column(min_width=280):
-                            model = gr.Dropdown(masked, value=name, label="Model")
-                            answers[model] = gr.HTML()
-                answer_when_asked(fill_in, [text], button, answers)
-                gr.Examples(SENTENCES, text)
-    return page
-
-
-def text_with_masks() -> gr.Textbox:
-    return gr.Textbox(SENTENCES[0], label=f"A text with {MASK} for each hidden word")
-
-
-def answer_when_asked(
-    answer: Callable[..., str], texts: list[gr.Textbox], button: gr.Button, answers: dict[gr.Dropdown, gr.HTML]
-) -> None:
-    """Let the button, and Enter in a text, show the answer of each model."""
-    for trigger in (button.click, *(text.submit for text in texts)):
-        for model, shown in answers.items():
-            # One at a time in all tabs: during its forward, a model keeps the places of the masks.
-            trigger(
-                answer, [model, *texts], shown, show_progress="minimal", concurrency_id="models", concurrency_limit=1
-            )
 
 
 class Parser(argparse.ArgumentParser):
@@ -159,25 +31,18 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--port", type=int, help="port of the page; without it, a free one from 7860 on")
     parser.add_argument("--share", action="store_true", help="make a public link, through a server of Gradio's")
     args = parser.parse_args(argv)
-    disable_progress_bar()
-    page = build_page({name: load_trained(name) for name in dict.fromkeys(args.models)})
+
+    # Not at the top: Gradio and models take seconds to import, which --help and a wrong flag need not wait for
     try:
-        _, url, link = page.launch(
-            server_name="127.0.0.1",
-            server_port=args.port,
-            share=args.share,
-            prevent_thread_lock=True,
-            quiet=True,
-            footer_links=[],
-            run_history=False,
-            ssr_mode=False,
-            css=CSS,
-            theme=gr.themes.Default(font=[FONT, "sans-serif"]),
-        )
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--port {args.port}: {error}: give another one") from None
-    print(f"The page is at {link or url} (Ctrl-C ends it)", flush=True)
-    page.block_thread()
+        from cloze.page import serve_page
+    except ImportError as error:
+        raise UserError(f"{error}: pip install -r requirements-app.txt") from None
+    from transformers.utils.logging import disable_progress_bar
+
+    from cloze.asking import load_trained
+
+    disable_progress_bar()
+    serve_page({name: load_trained(name) for name in dict.fromkeys(args.models)}, args.port, args.share)
 
 
 if __name__ == "__main__":

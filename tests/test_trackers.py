@@ -209,7 +209,7 @@ def fail(run_mlm_script, checkpoint, out):
 
 @pytest.mark.parametrize("argv", [(), ("--dry_run",)])
 def test_wandb_without_a_login_is_told_before_the_model_is_loaded(argv, fail, no_login, monkeypatch):
-    monkeypatch.setattr("run_mlm.set_up", None)
+    monkeypatch.setattr("cloze.setup.set_up", None)
     assert "--report_to wandb: nobody is logged in: run wandb login, or set WANDB_MODE=off" in fail(
         "--report_to", "wandb", *argv
     )

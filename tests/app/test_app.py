@@ -20,6 +20,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePredictio
 import app
 from cloze.arguments import UserError
 from cloze.asking import MOST_CHARACTERS, load_trained
+from cloze.page import bars, build_page, message
 
 PATIENCE = 60
 
@@ -292,8 +293,7 @@ def test_the_page_is_seen_on_this_machine_only(served):
     ],
 )
 def test_tabs_are_those_that_the_models_have_heads_for(names, tabs, models):
-    page = app.build_page({name: load_trained(models[name]) for name in names})
-    blocks = page.get_config_file()["components"]
+    blocks = build_page({name: load_trained(models[name]) for name in names}).get_config_file()["components"]
     assert [block["props"]["label"] for block in blocks if block["type"] == "tabitem"] == tabs
 
 
@@ -302,8 +302,8 @@ def test_the_page_has_these_tabs(page):
 
 
 def test_what_a_model_says_is_text_and_not_html():
-    assert "<b>" not in app.bars("<b>", [("<b>", 0.5)]) + app.message("<b>")
-    assert "&lt;b&gt;" in app.bars("", [("<b>", 0.5)])
+    assert "<b>" not in bars("<b>", [("<b>", 0.5)]) + message("<b>")
+    assert "&lt;b&gt;" in bars("", [("<b>", 0.5)])
 
 
 @pytest.mark.parametrize(
