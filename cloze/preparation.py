@@ -25,7 +25,7 @@ from cloze.tokenization import fingerprint, hash_of, num_ids
 logger = logging.getLogger(__name__)
 
 # Raised when what is written changes, so that older caches are not taken for it.
-VERSION = 3
+VERSION = 4
 
 # Where the units are no sentences, finding those only to tell their number takes half as long as reading, or more if
 # documents are long. They are counted in about so many characters, and in this share of a longer text.

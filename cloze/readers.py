@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from cloze.arguments import UserError
 
 FORMATS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
 COMPRESSED = (".gz", ".zst")
+BYTE_ORDER_MARK = "\ufeff"
 
 
 def file_format(path: Path) -> str:
@@ -31,20 +33,28 @@ def open_binary(path: Path) -> io.BufferedIOBase:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, with or without byte-order mark, each with its line feed."""
+    """Yield the lines of a UTF-8 file, ended by LF, CRLF or CR, each with a line feed and without byte-order marks."""
     number = 0
     try:
-        with open_binary(path) as file:
-            for number, line in enumerate(file, 1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield text.replace("\r\n", "\n")
+        with io.TextIOWrapper(open_binary(path), "utf-8") as file:
+            for line in file:
+                number += 1
+                # Files that were joined have a mark at each one's beginning.
+                yield line.replace(BYTE_ORDER_MARK, "") if BYTE_ORDER_MARK in line else line
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise UserError(
-            f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8: convert the file, as by iconv -t UTF-8"
+            f"{path}, line {_first_undecodable_line(path)}: byte 0x{byte:02x} is not UTF-8: convert the file, as by "
+            "iconv -t UTF-8"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read after line {number}: {error}: copy or compress it again") from None
+
+
+def _first_undecodable_line(path: Path) -> int:
+    # The file is decoded in portions, of which an error does not say where the lines begin.
+    with io.TextIOWrapper(open_binary(path), "utf-8", errors="surrogateescape") as file:
+        return next(number for number, line in enumerate(file, 1) if re.search("[\udc80-\udcff]", line))
 
 
 def read_text(path: Path) -> Iterator[list[str]]:
@@ -195,7 +205,7 @@ def text_in(row: dict[str, Any], column: str, where: str) -> str:
     if not isinstance(text, str):
         raise UserError(f"{where}: {column!r} holds {type(text).__name__}, not text: give --text_column NAME")
     check_unicode(text, where)
-    return text
+    return text.replace(BYTE_ORDER_MARK, "")
 
 
 def check_unicode(text: str, where: str) -> None:

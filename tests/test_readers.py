@@ -3,7 +3,9 @@
 import csv
 import gzip
 import io
+import itertools
 import json
+import re
 
 import numpy as np
 import pyarrow
@@ -12,7 +14,7 @@ import pytest
 import zstandard
 
 from cloze.arguments import UserError
-from cloze.readers import choose_column, file_format, read_table, read_text, read_texts
+from cloze.readers import choose_column, file_format, read_lines, read_table, read_text, read_texts
 
 TEXTS = [
     "Call me Ishmael, he said.",
@@ -98,6 +100,49 @@ def test_byte_order_mark_and_windows_line_ends_leave_no_trace(name, suffix, read
     assert read(name + suffix, COMPRESSIONS[suffix](content)) == [[text] for text in TEXTS]
 
 
+@COMPRESSED
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "text.parquet"])
+def test_lines_of_other_systems_are_the_same_lines(name, suffix, read):
+    """CR, as of old Macs, and files that were joined of several kinds (huggingface/datasets#622, #713)."""
+    content = FORMATS[name](TEXTS).replace(b"\r\n", b"\n")
+    ends = itertools.cycle([b"\n", b"\r", b"\r\n"])
+    mixed = re.sub(b"\n", lambda _: next(ends), content)
+    for other in (content.replace(b"\n", b"\r"), mixed):
+        assert read(name + suffix, COMPRESSIONS[suffix](other)) == [[text] for text in TEXTS]
+
+
+@pytest.mark.parametrize("length", range(8188, 8196))
+def test_carriage_return_and_line_feed_are_one_end_wherever_a_read_ends(length, read):
+    """Files are read in portions of 8,192 bytes."""
+    assert read("a.txt", b"a" * length + b"\r\nb\r\n") == [["a" * length], ["b"]]
+
+
+def test_lines_ended_by_carriage_returns_are_read_one_by_one(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\r" * 9999 + b"\xff")
+    assert next(read_lines(tmp_path / "a.txt")) == "one\n"
+
+
+def test_carriage_return_in_a_csv_is_text_in_quotes_alone(read):
+    assert read("a.csv", b'text,year\rone,1\r"two\rlines",2\r') == [["one"], ["two\nlines"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "\ufeffone\n\ufeff\ufefftwo\n\ufeff\nth\ufeffree\n"),
+        ("a.csv", '\ufefftext\none\n\ufeff"two"\n"th\ufeffree"\n'),
+        ("a.jsonl", '\ufeff{"text": "one"}\n\ufeff{"text": "two"}\n{"text": "th\\ufeffree"}'),
+    ],
+)
+def test_byte_order_marks_of_joined_files_are_no_text(name, content, read):
+    texts = [text for document in read(name, content.encode()) for text in document]
+    assert texts == ["one", "two", "three"]
+
+
+def test_byte_order_mark_in_a_parquet_file_is_no_text(read):
+    assert read("a.parquet", as_parquet(["\ufeffone", "\ufeff"])) == [["one"]]
+
+
 @pytest.mark.parametrize(
     ("text", "documents"),
     [
@@ -112,6 +157,8 @@ def test_byte_order_mark_and_windows_line_ends_leave_no_trace(name, suffix, read
         ("", []),
         ("\ufeff", []),
         ("\n \n\r\n", []),
+        ("a\rb\r\rc\r", [["a", "b"], ["c"]]),
+        ("a\nb\r\n\rc\r\r\nd", [["a", "b"], ["c"], ["d"]]),
     ],
 )
 def test_blank_lines_separate_documents_else_each_line_is_one(text, documents, read):
@@ -200,6 +247,8 @@ def test_column_asked_for_is_read(read):
     ("name", "content", "place"),
     [
         ("a.txt", b"one\ntwo\n\xff\n", "a.txt, line 3: byte 0xff is not UTF-8"),
+        ("a.txt", b"one\r\ntwo\rthr\xe9e\n", "a.txt, line 3: byte 0xe9 is not UTF-8"),
+        ("a.txt", b"one\r" * 9999 + b"\xc3", "a.txt, line 10000: byte 0xc3 is not UTF-8"),
         ("a.txt", "one\n".encode("utf-16"), "a.txt, line 1: byte 0xff is not UTF-8"),
         ("a.csv", b'text,year\n"two\nlines",1\nthree,2,3\n', "a.csv, line 4: 3 fields, but the header has 2"),
         ("a.csv", b'text,year\n"two\nlines",1\nthree\n', "a.csv, line 4: 1 fields, but the header has 2"),
