@@ -3,7 +3,7 @@
 import glob
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 
 from cloze.arguments import ModelArguments, UserError
-from cloze.data_arguments import DataArguments
+from cloze.data_arguments import CsvDialect, DataArguments
 from cloze.readers import FORMATS, choose_column, file_format, read_table, read_text, text_in
 
 
@@ -21,6 +21,7 @@ class FileCorpus:
 
     files: tuple[Path, ...]
     text_column: str | None = None
+    dialect: CsvDialect = field(default_factory=CsvDialect)
 
     @property
     def name(self) -> str:
@@ -28,9 +29,9 @@ class FileCorpus:
 
     @property
     def identity(self) -> list:
-        """What a cache of this corpus depends on: every file's path, size and time of change, and the column."""
+        """What a cache of this corpus depends on: every file's path, size and time of change, and how it is read."""
         stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
-        return [stats, self.text_column]
+        return [stats, self.text_column, astuple(self.dialect)]
 
     @property
     def num_shards(self) -> int:
@@ -43,7 +44,7 @@ class FileCorpus:
 
     def read_shard(self, number: int) -> Iterator[list[str]]:
         path = self.files[number]
-        return read_text(path) if file_format(path) == ".txt" else read_table(path, self.text_column)
+        return read_text(path) if file_format(path) == ".txt" else read_table(path, self.text_column, self.dialect)
 
     def documents(self) -> Iterator[list[str]]:
         return chain.from_iterable(map(self.read_shard, range(self.num_shards)))
@@ -115,13 +116,13 @@ def find_corpora(
         return None, None
     if data_args.dataset_name:
         return load_hub(data_args, model_args, do_train, do_eval)
-    column = data_args.text_column
+    how = data_args.text_column, data_args.csv_dialect
     # Without --do_train the training text still matters: the documents held out of it are evaluated.
     needs_train = data_args.train_file and (do_train or not data_args.validation_file)
-    train = FileCorpus(find_files(data_args.train_file, "--train_file"), column) if needs_train else None
+    train = FileCorpus(find_files(data_args.train_file, "--train_file"), *how) if needs_train else None
     needs_validation = data_args.validation_file and do_eval
     validation = (
-        FileCorpus(find_files(data_args.validation_file, "--validation_file"), column) if needs_validation else None
+        FileCorpus(find_files(data_args.validation_file, "--validation_file"), *how) if needs_validation else None
     )
     return train, validation
 

@@ -5,6 +5,17 @@ from typing import ClassVar
 
 from cloze.arguments import TrainingArguments, UserError
 
+# How --csv_delimiter may be written where it is hard to type.
+TABS = ("\\t", "tab")
+
+
+@dataclass(frozen=True)
+class CsvDialect:
+    """How .csv and .tsv files are written; what is None is found in each file."""
+
+    delimiter: str | None = None
+    quoting: str | None = None
+
 
 @dataclass
 class DataArguments:
@@ -23,6 +34,21 @@ class DataArguments:
         default=None, metadata={"help": "Validation text; without it, part of the training documents is held out."}
     )
     text_column: str | None = field(default=None, metadata={"help": "Column that holds the text, in tables."})
+    csv_delimiter: str | None = field(
+        default=None,
+        metadata={
+            "help": "Delimiter of .csv and .tsv files: a character, or tab. By default that of a .csv is found in its "
+            "first rows."
+        },
+    )
+    csv_quoting: str | None = field(
+        default=None,
+        metadata={
+            "help": "minimal: fields in quotes may hold delimiters and line ends; none: quotes are text. By "
+            "default minimal, but rows of a .tsv that span lines are an error.",
+            "choices": ["minimal", "none"],
+        },
+    )
     validation_split_percentage: float = field(
         default=5, metadata={"help": "Share of the documents held out if there is no validation_file, in percent."}
     )
@@ -56,6 +82,12 @@ class DataArguments:
         self.validation_file = [self.validation_file] if isinstance(self.validation_file, str) else self.validation_file
         if self.dataset_name and (self.train_file or self.validation_file):
             raise UserError("--dataset_name and --train_file/--validation_file exclude each other: give one of them")
+        if self.csv_delimiter in TABS:
+            self.csv_delimiter = "\t"
+        if self.csv_delimiter is not None and (len(self.csv_delimiter) != 1 or self.csv_delimiter in '"\r\n'):
+            raise UserError(
+                f"--csv_delimiter {self.csv_delimiter!r} is not one character: give one such as ';', or tab"
+            )
         if not 0 < self.validation_split_percentage < 100:
             raise UserError(f"--validation_split_percentage {self.validation_split_percentage} is not within 0 and 100")
         if self.max_seq_length is not None and self.max_seq_length < 8:
@@ -65,6 +97,10 @@ class DataArguments:
         for name in ("max_train_samples", "max_eval_samples", "preprocessing_num_workers"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} is less than 1: leave it out to have no limit")
+
+    @property
+    def csv_dialect(self) -> CsvDialect:
+        return CsvDialect(self.csv_delimiter, self.csv_quoting)
 
 
 @dataclass

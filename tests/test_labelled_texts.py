@@ -17,6 +17,7 @@ from cloze.labelled_texts import (
     find_classes,
     labelled_texts,
     read_labelled,
+    read_test_texts,
     sample,
 )
 
@@ -97,6 +98,23 @@ def test_what_is_wrong_with_a_table_is_told(content, culprit, tmp_path):
     (tmp_path / "table.csv").write_text(content)
     with pytest.raises(UserError, match=culprit):
         read_labelled(FileCorpus((tmp_path / "table.csv",)), ClassificationArguments())
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "table.jsonl", "table.csv"])
+def test_rows_to_predict_are_all_given_with_their_columns(name, tmp_path):
+    """An empty text is no text to predict; a label may be missing, be a number, or have no name."""
+    columns = {
+        "id": [7, 8, 9],
+        "text": ["A goal", " " if "csv" in name else None, "A vote"],
+        "label": ["LABEL_1", "0", None],
+    }
+    rows = datasets.Dataset.from_dict(columns)
+    {"parquet": rows.to_parquet, "jsonl": rows.to_json, "csv": rows.to_csv}[name.partition(".")[2]](tmp_path / name)
+    data_args = ClassificationArguments(test_file=str(tmp_path / name))
+    found = read_test_texts(data_args)
+    assert [text and text.texts for text, _ in found] == [("A goal",), None, ("A vote",)]
+    assert [row["label"] for _, row in found] == ["1", "0", None]
+    assert [(int(row["id"]), row["text"]) for _, row in found] == list(zip(columns["id"], columns["text"], strict=True))
 
 
 def test_a_label_that_is_no_class_is_told(tmp_path):
