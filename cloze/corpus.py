@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow
 
 from cloze.arguments import ModelArguments, UserError
 from cloze.data_arguments import CsvDialect, DataArguments
@@ -30,8 +31,7 @@ class FileCorpus:
     @property
     def identity(self) -> list:
         """What a cache of this corpus depends on: every file's path, size and time of change, and how it is read."""
-        stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
-        return [stats, self.text_column, astuple(self.dialect)]
+        return [stats_of(self.files), self.text_column, astuple(self.dialect)]
 
     @property
     def num_shards(self) -> int:
@@ -62,7 +62,9 @@ class HubCorpus:
     def identity(self) -> list:
         # What a stream holds cannot be known beforehand: nothing that was made of it is used again.
         fingerprint = getattr(self.rows, "_fingerprint", None) or uuid.uuid4().hex
-        return [fingerprint, self.text_column]
+        # Rows of a generator that were made anew have the same fingerprint, but not the same files.
+        files = [Path(file["filename"]) for file in getattr(self.rows, "cache_files", [])]
+        return [fingerprint, stats_of(files), self.text_column]
 
     @property
     def num_shards(self) -> int:
@@ -98,6 +100,11 @@ class HubCorpus:
 Corpus = FileCorpus | HubCorpus
 
 
+def stats_of(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Return path, size and time of change of each file."""
+    return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
 def read_documents(corpus: Corpus) -> Iterator[list[str]]:
     """The corpus's documents; UserError if there is not one."""
     documents = corpus.documents()
@@ -116,15 +123,42 @@ def find_corpora(
         return None, None
     if data_args.dataset_name:
         return load_hub(data_args, model_args, do_train, do_eval)
-    how = data_args.text_column, data_args.csv_dialect
     # Without --do_train the training text still matters: the documents held out of it are evaluated.
     needs_train = data_args.train_file and (do_train or not data_args.validation_file)
-    train = FileCorpus(find_files(data_args.train_file, "--train_file"), *how) if needs_train else None
+    train = find_corpus(data_args, "train") if needs_train else None
     needs_validation = data_args.validation_file and do_eval
-    validation = (
-        FileCorpus(find_files(data_args.validation_file, "--validation_file"), *how) if needs_validation else None
-    )
+    validation = find_corpus(data_args, "validation") if needs_validation else None
     return train, validation
+
+
+def find_corpus(data_args: DataArguments, split: str) -> Corpus:
+    """Return the files that --train_file or --validation_file names, or the folder of save_to_disk."""
+    flag, patterns = f"--{split}_file", getattr(data_args, f"{split}_file")
+    folder = Path(patterns[0]).expanduser()
+    if len(patterns) > 1 or not is_saved(folder):
+        return FileCorpus(find_files(patterns, flag), data_args.text_column, data_args.csv_dialect)
+    rows = load_saved(folder, flag)
+    if isinstance(rows, datasets.DatasetDict):
+        if split not in rows:
+            raise UserError(
+                f"{flag} {folder} has no split named {split}: give {folder}/SPLIT, one of {', '.join(rows)}"
+            )
+        folder, rows = folder / split, rows[split]
+    return HubCorpus(str(folder), rows, data_args.text_column)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder was made by the save_to_disk of a Dataset or a DatasetDict."""
+    names = {datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASET_INFO_FILENAME}
+    return (folder / datasets.config.DATASETDICT_JSON_FILENAME).is_file() or all((folder / n).is_file() for n in names)
+
+
+def load_saved(folder: Path, flag: str) -> datasets.Dataset | datasets.DatasetDict:
+    try:
+        # In plain Python, and all columns, however it was formatted when it was saved.
+        return datasets.load_from_disk(str(folder)).with_format(None)
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        raise UserError(f"{flag} {folder} cannot be loaded: save it again ({str(error)[:300]})") from None
 
 
 def find_files(patterns: Sequence[str], flag: str) -> tuple[Path, ...]:
@@ -136,7 +170,13 @@ def find_files(patterns: Sequence[str], flag: str) -> tuple[Path, ...]:
         path = Path(pattern).expanduser()
         if path.is_dir():
             # Unlike rglob, this leaves hidden files out, copies of editors among them, and follows links.
-            below = map(Path, glob.glob(f"{glob.escape(str(path))}/**", recursive=True))
+            below = list(map(Path, glob.glob(f"{glob.escape(str(path))}/**", recursive=True)))
+            saved = next((folder for folder in below if folder.is_dir() and is_saved(folder)), None)
+            if saved:
+                raise UserError(
+                    f"{flag}: {saved} is a folder of save_to_disk: give it alone, to --dataset_name, --train_file or "
+                    "--validation_file, or write its rows by to_parquet"
+                )
             matches = sorted(p for p in below if p.is_file() and file_format(p) in FORMATS)
             problem = f"folder {pattern} holds no {' '.join(FORMATS)} file (or .gz, .zst of one)"
         elif path.exists():
@@ -160,8 +200,25 @@ def load_hub(
     data_args: DataArguments, model_args: ModelArguments, do_train: bool, do_eval: bool
 ) -> tuple[Corpus | None, Corpus | None]:
     name = data_args.dataset_name
+    folder = Path(name).expanduser()
+    if is_saved(folder):
+        splits = load_saved(folder, "--dataset_name")
+        splits = splits if isinstance(splits, datasets.DatasetDict) else {"train": splits}
+    else:
+        splits = load_dataset(data_args, model_args)
+    corpora = {split: HubCorpus(f"{name} ({split})", rows, data_args.text_column) for split, rows in splits.items()}
+    validation = corpora.get("validation") if do_eval else None
+    if "train" not in corpora and (do_train or validation is None):
+        raise UserError(f"--dataset_name {name} has no split named train (splits: {', '.join(corpora)})")
+    if data_args.streaming and do_eval and validation is None:
+        raise UserError(f"--dataset_name {name} has no validation split to evaluate on while streaming: drop --do_eval")
+    return corpora.get("train") if do_train or validation is None else None, validation
+
+
+def load_dataset(data_args: DataArguments, model_args: ModelArguments) -> datasets.DatasetDict:
+    name = data_args.dataset_name
     try:
-        splits = datasets.load_dataset(
+        return datasets.load_dataset(
             name,
             data_args.dataset_config_name,
             cache_dir=model_args.cache_dir,
@@ -170,13 +227,6 @@ def load_hub(
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"--dataset_name {name} cannot be loaded: check the name ({str(error)[:300]})") from None
-    corpora = {split: HubCorpus(f"{name} ({split})", rows, data_args.text_column) for split, rows in splits.items()}
-    validation = corpora.get("validation") if do_eval else None
-    if "train" not in corpora and (do_train or validation is None):
-        raise UserError(f"--dataset_name {name} has no split named train (splits: {', '.join(corpora)})")
-    if data_args.streaming and do_eval and validation is None:
-        raise UserError(f"--dataset_name {name} has no validation split to evaluate on while streaming: drop --do_eval")
-    return corpora.get("train") if do_train or validation is None else None, validation
 
 
 def split_documents(

@@ -24,7 +24,9 @@ class DataArguments:
     # What an evaluation measures, for --metric_for_best_model.
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
-    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or a folder of that form."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set on the Hub, or a folder of that form or of save_to_disk."}
+    )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub data set."})
     train_file: list[str] | None = field(
         default=None,

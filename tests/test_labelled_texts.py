@@ -6,9 +6,9 @@ import pytest
 from conftest import SAMPLE
 from transformers import BertConfig
 
-from cloze.arguments import UserError
+from cloze.arguments import ModelArguments, UserError
 from cloze.classifier_arguments import ClassificationArguments
-from cloze.corpus import FileCorpus, HubCorpus
+from cloze.corpus import FileCorpus, HubCorpus, find_corpora
 from cloze.labelled_examples import LabelledExamples, check_trained, numbers_of_classes, set_classes
 from cloze.labelled_texts import (
     LabelledText,
@@ -83,6 +83,16 @@ def test_a_data_set_gives_the_names_of_its_classes():
     assert [text.label for text in found] == ["good", "bad", None]
     with pytest.raises(UserError, match=r"reviews \(train\), row 2: no label"):
         read_labelled(corpus, ClassificationArguments(dataset_name="reviews"))
+
+
+def test_a_saved_data_set_gives_the_names_of_its_classes(tmp_path):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features).save_to_disk(tmp_path / "saved")
+    data_args = ClassificationArguments(train_file=str(tmp_path / "saved"))
+    corpus, _ = find_corpora(data_args, ModelArguments(model_name_or_path="model"), do_train=True, do_eval=False)
+    assert [text.label for text in read_labelled(corpus, data_args)] == ["good", "bad"]
 
 
 @pytest.mark.parametrize(
