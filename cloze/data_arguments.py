@@ -1,5 +1,6 @@
 """Which text to read and what to make of it: each script's settings of the data, as dataclasses."""
 
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -51,6 +52,9 @@ class DataArguments:
             "choices": ["minimal", "none"],
         },
     )
+    language: str = field(
+        default="en", metadata={"help": "Language of the text, an ISO 639 code, by whose rules sentences are found."}
+    )
     validation_split_percentage: float = field(
         default=5, metadata={"help": "Share of the documents held out if there is no validation_file, in percent."}
     )
@@ -90,6 +94,8 @@ class DataArguments:
             raise UserError(
                 f"--csv_delimiter {self.csv_delimiter!r} is not one character: give one such as ';', or tab"
             )
+        if not re.fullmatch("[a-z]{2,3}", self.language):
+            raise UserError(f"--language {self.language} is not an ISO 639 code: give one such as en, de or uk")
         if not 0 < self.validation_split_percentage < 100:
             raise UserError(f"--validation_split_percentage {self.validation_split_percentage} is not within 0 and 100")
         if self.max_seq_length is not None and self.max_seq_length < 8:

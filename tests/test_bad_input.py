@@ -124,6 +124,7 @@ MISTAKES = [
     Case("same names", "--train_file twice.csv", "twice.csv: 2 columns are called text", "rename them"),
     Case("row over lines", "--train_file quotes.tsv", "one row of lines 2 to 3", "give --csv_quoting none"),
     Case("long delimiter", "--csv_delimiter ::", "--csv_delimiter '::' is not one character", "give one such as ';'"),
+    Case("no language code", "--language German", "--language German is not an ISO 639 code", "such as en, de"),
     # Data
     Case("data set and file", "--dataset_name hub", "--dataset_name and --train_file", "give one of them"),
     Case("stream without steps", "--streaming", "--streaming", "give --max_steps N"),
