@@ -31,7 +31,7 @@ class FileCorpus:
     @property
     def identity(self) -> list:
         """What a cache of this corpus depends on: every file's path, size and time of change, and how it is read."""
-        return [stats_of(self.files), self.text_column, astuple(self.dialect)]
+        return [_stats_of(self.files), self.text_column, astuple(self.dialect)]
 
     @property
     def num_shards(self) -> int:
@@ -64,7 +64,7 @@ class HubCorpus:
         fingerprint = getattr(self.rows, "_fingerprint", None) or uuid.uuid4().hex
         # Rows of a generator that were made anew have the same fingerprint, but not the same files.
         files = [Path(file["filename"]) for file in getattr(self.rows, "cache_files", [])]
-        return [fingerprint, stats_of(files), self.text_column]
+        return [fingerprint, _stats_of(files), self.text_column]
 
     @property
     def num_shards(self) -> int:
@@ -100,7 +100,7 @@ class HubCorpus:
 Corpus = FileCorpus | HubCorpus
 
 
-def stats_of(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+def _stats_of(files: Iterable[Path]) -> list[tuple[str, int, int]]:
     """Return path, size and time of change of each file."""
     return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
@@ -125,19 +125,19 @@ def find_corpora(
         return load_hub(data_args, model_args, do_train, do_eval)
     # Without --do_train the training text still matters: the documents held out of it are evaluated.
     needs_train = data_args.train_file and (do_train or not data_args.validation_file)
-    train = find_corpus(data_args, "train") if needs_train else None
+    train = _find_corpus(data_args, "train") if needs_train else None
     needs_validation = data_args.validation_file and do_eval
-    validation = find_corpus(data_args, "validation") if needs_validation else None
+    validation = _find_corpus(data_args, "validation") if needs_validation else None
     return train, validation
 
 
-def find_corpus(data_args: DataArguments, split: str) -> Corpus:
+def _find_corpus(data_args: DataArguments, split: str) -> Corpus:
     """Return the files that --train_file or --validation_file names, or the folder of save_to_disk."""
     flag, patterns = f"--{split}_file", getattr(data_args, f"{split}_file")
     folder = Path(patterns[0]).expanduser()
-    if len(patterns) > 1 or not is_saved(folder):
+    if len(patterns) > 1 or not _is_saved(folder):
         return FileCorpus(find_files(patterns, flag), data_args.text_column, data_args.csv_dialect)
-    rows = load_saved(folder, flag)
+    rows = _load_saved(folder, flag)
     if isinstance(rows, datasets.DatasetDict):
         if split not in rows:
             raise UserError(
@@ -147,13 +147,13 @@ def find_corpus(data_args: DataArguments, split: str) -> Corpus:
     return HubCorpus(str(folder), rows, data_args.text_column)
 
 
-def is_saved(folder: Path) -> bool:
+def _is_saved(folder: Path) -> bool:
     """Whether a folder was made by the save_to_disk of a Dataset or a DatasetDict."""
     names = {datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASET_INFO_FILENAME}
     return (folder / datasets.config.DATASETDICT_JSON_FILENAME).is_file() or all((folder / n).is_file() for n in names)
 
 
-def load_saved(folder: Path, flag: str) -> datasets.Dataset | datasets.DatasetDict:
+def _load_saved(folder: Path, flag: str) -> datasets.Dataset | datasets.DatasetDict:
     try:
         # In plain Python, and all columns, however it was formatted when it was saved.
         return datasets.load_from_disk(str(folder)).with_format(None)
@@ -171,7 +171,7 @@ def find_files(patterns: Sequence[str], flag: str) -> tuple[Path, ...]:
         if path.is_dir():
             # Unlike rglob, this leaves hidden files out, copies of editors among them, and follows links.
             below = list(map(Path, glob.glob(f"{glob.escape(str(path))}/**", recursive=True)))
-            saved = next((folder for folder in below if folder.is_dir() and is_saved(folder)), None)
+            saved = next((folder for folder in below if folder.is_dir() and _is_saved(folder)), None)
             if saved:
                 raise UserError(
                     f"{flag}: {saved} is a folder of save_to_disk: give it alone, to --dataset_name, --train_file or "
@@ -201,11 +201,11 @@ def load_hub(
 ) -> tuple[Corpus | None, Corpus | None]:
     name = data_args.dataset_name
     folder = Path(name).expanduser()
-    if is_saved(folder):
-        splits = load_saved(folder, "--dataset_name")
+    if _is_saved(folder):
+        splits = _load_saved(folder, "--dataset_name")
         splits = splits if isinstance(splits, datasets.DatasetDict) else {"train": splits}
     else:
-        splits = load_dataset(data_args, model_args)
+        splits = _load_dataset(data_args, model_args)
     corpora = {split: HubCorpus(f"{name} ({split})", rows, data_args.text_column) for split, rows in splits.items()}
     validation = corpora.get("validation") if do_eval else None
     if "train" not in corpora and (do_train or validation is None):
@@ -215,7 +215,7 @@ def load_hub(
     return corpora.get("train") if do_train or validation is None else None, validation
 
 
-def load_dataset(data_args: DataArguments, model_args: ModelArguments) -> datasets.DatasetDict:
+def _load_dataset(data_args: DataArguments, model_args: ModelArguments) -> datasets.DatasetDict:
     name = data_args.dataset_name
     try:
         return datasets.load_dataset(

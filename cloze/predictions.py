@@ -109,7 +109,7 @@ def save_predictions(
     # Half a surrogate pair in a column that is not read is written as JSON can have it, escaped.
     with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         for number, (item, row) in enumerate(rows):
-            line = plain(row) | {"row": number} | (nothing if item is None else next(found))
+            line = _plain(row) | {"row": number} | (nothing if item is None else next(found))
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     without = f"; rows without text: {len(rows) - len(predictions):,}" if len(rows) > len(predictions) else ""
     logger.info("%s%s: %s", title, without, path)
@@ -120,7 +120,7 @@ def save_predictions(
         logger.info("Those with a label: %s", ", ".join(told))
 
 
-def plain(row: dict[str, Any]) -> dict[str, Any]:
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row as JSON can have it: dates and the like as strings, NaN and infinite numbers as null."""
     return json.loads(json.dumps(row, default=str), parse_constant=lambda name: None)
 

@@ -113,7 +113,7 @@ def read_rows(path: Path, dialect: CsvDialect) -> Iterator[tuple[str, dict[str, 
     """Yield each row, and where it stands; a line of a text file that is not blank is a row with a text."""
     kind = file_format(path)
     if kind == ".txt":
-        return read_text_rows(path)
+        return _read_text_rows(path)
     if kind in (".csv", ".tsv"):
         return read_csv(path, dialect)
     if kind == ".parquet":
@@ -123,7 +123,7 @@ def read_rows(path: Path, dialect: CsvDialect) -> Iterator[tuple[str, dict[str, 
     return read_json_lines(path)
 
 
-def read_text_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def _read_text_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     for number, line in enumerate(read_lines(path), 1):
         if line.strip():
             yield f"{path}, line {number}", {"text": line.strip()}
@@ -146,7 +146,7 @@ def read_csv(path: Path, dialect: CsvDialect) -> Iterator[tuple[str, dict[str, A
             if not row:
                 continue
             if header is None:
-                header = check_names(row, path)
+                header = _check_names(row, path)
                 continue
             if len(row) != len(header):
                 raise UserError(
@@ -182,7 +182,7 @@ def _find_delimiter(path: Path, dialect: CsvDialect) -> str:
     return ","
 
 
-def check_names(names: Sequence[str], path: Path) -> Sequence[str]:
+def _check_names(names: Sequence[str], path: Path) -> Sequence[str]:
     """Return the names of columns; UserError if two are the same, unless they are empty."""
     name, count = Counter(filter(None, names)).most_common(1)[0] if any(names) else ("", 0)
     if count > 1:
@@ -229,7 +229,7 @@ def read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             # A parquet file is read from its end, which a compressed stream cannot do.
             source = io.BytesIO(file.read()) if path.suffix in COMPRESSED else file
             table = pyarrow.parquet.ParquetFile(source)
-            check_names(table.schema_arrow.names, path)
+            _check_names(table.schema_arrow.names, path)
             for batch in table.iter_batches():
                 for row in batch.to_pylist():
                     yield f"{path}, row {number}", row
@@ -241,7 +241,7 @@ def read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def choose_column(row: dict[str, Any], text_column: str | None, where: str, labels: Sequence[str] = ()) -> str:
     """Return the column that holds the text: the one asked for, else `text`, else the only one with strings.
 
-    The first row's text is logged, so that a wrong column or a lost header is seen. Columns of labels are none of text.
+    The first row's text is logged, which shows a wrong column or a lost header. Columns of labels are not considered.
     """
     columns = f"columns: {', '.join(map(str, row))}"
     # An empty value may be a text elsewhere.

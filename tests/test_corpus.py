@@ -14,7 +14,7 @@ import pytest
 
 from cloze.arguments import ModelArguments, UserError
 from cloze.corpus import FileCorpus, HubCorpus, find_corpora, find_files, read_documents, split_documents
-from cloze.data_arguments import DataTrainingArguments
+from cloze.data_arguments import CsvDialect, DataTrainingArguments
 
 TREE = {
     "b.txt": "b",
@@ -104,6 +104,7 @@ def test_identity_changes_with_what_the_documents_depend_on(tree):
     stat = path.stat()
     assert FileCorpus((path.resolve(),)).identity == identity
     assert FileCorpus((path,), "text").identity != identity
+    assert FileCorpus((path,), None, CsvDialect(delimiter=";")).identity != identity
     assert FileCorpus((other,)).identity != identity
     assert FileCorpus((path, other)).identity not in (identity, FileCorpus((other, path)).identity)
 
