@@ -53,11 +53,11 @@ def fine_tune(
 
     # Texts, config and tokenizer
     setup = set_up(CLASSIFICATION, model_args, data_args, training_args)
-    test_texts = read_test_texts(data_args) if training_args.do_predict else []
+    test_rows = read_test_texts(data_args) if training_args.do_predict else []
 
     # Labelled texts, those to train on and those held out; the config is told their classes
     sets = make_labelled(setup)
-    test_examples = examples_of(test_texts, setup) if test_texts else None
+    test_examples = examples_of([text for text, _ in test_rows if text], setup) if test_rows else None
     if training_args.prepare_only:
         tell_prepared(setup)
         return None
@@ -72,8 +72,8 @@ def fine_tune(
     outcome = outcome_of(trainer, sets, metrics) if training_args.do_eval else None
 
     # Classify texts of the user's own
-    if test_texts:
-        predict_classes(trainer, test_texts, test_examples, setup)
+    if test_rows:
+        predict_classes(trainer, test_rows, test_examples, setup)
 
     finish(trainer, setup, sets, metrics)
     return outcome

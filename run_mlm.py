@@ -34,7 +34,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
 
     # Text, config and tokenizer, which is trained from the text if there is none
     setup = set_up(MASKED_LM, model_args, data_args, training_args)
-    test_lines = read_lines_to_fill(setup) if training_args.do_predict else []
+    test_rows = read_lines_to_fill(setup) if training_args.do_predict else []
 
     # Blocks, or lines; masks are drawn while batches are made, anew each epoch
     sets = make_blocks(setup)
@@ -51,8 +51,8 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
     metrics = run(trainer, setup)
 
     # Fill in lines of the user's own
-    if test_lines:
-        predict(trainer, test_lines, data_args.top_k, setup.max_seq_length)
+    if test_rows:
+        predict(trainer, test_rows, data_args.top_k, setup.max_seq_length)
 
     finish(trainer, setup, sets, metrics)
 

@@ -34,7 +34,7 @@ def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_
 
     # Text, config and tokenizer, which is trained from the text if there is none
     setup = set_up(NEXT_SENTENCE, model_args, data_args, training_args)
-    test_pairs = read_pairs(data_args.test_file) if training_args.do_predict else []
+    test_rows = read_pairs(data_args) if training_args.do_predict else []
 
     # Pairs of sentences are drawn anew each epoch
     sets = make_pairs(setup)
@@ -51,8 +51,8 @@ def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_
     metrics = run(trainer, setup)
 
     # Judge pairs of the user's own
-    if test_pairs:
-        predict(trainer, test_pairs, setup.max_seq_length)
+    if test_rows:
+        predict(trainer, test_rows, setup.max_seq_length)
 
     finish(trainer, setup, sets, metrics)
 

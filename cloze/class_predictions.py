@@ -1,5 +1,7 @@
 """The classes that a model gives to texts of the user's own."""
 
+from typing import Any
+
 import numpy as np
 from torch.utils.data import Subset
 
@@ -12,28 +14,20 @@ from cloze.trainer import PretrainingTrainer
 
 
 def predict_classes(
-    trainer: PretrainingTrainer, texts: list[LabelledText], examples: LabelledExamples, setup: Setup
+    trainer: PretrainingTrainer,
+    rows: list[tuple[LabelledText | None, dict[str, Any]]],
+    examples: LabelledExamples,
+    setup: Setup,
 ) -> None:
-    """Write predictions.jsonl to output_dir, in the order of the texts; log and save metrics where labels are known."""
+    """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
     # By length, so that a batch has little padding.
     order = np.argsort(-examples.lengths, kind="stable")
     output = trainer.predict(Subset(examples, order), metric_key_prefix="predict")
     scores = output.predictions[0][np.argsort(order)]
     _, found = classes_of(scores)
     names = list(numbers_of_classes(setup.config))
-    predictions = (
-        prediction(text, names, number, probabilities, setup)
-        for text, number, probabilities in zip(texts, found.tolist(), scores[:, 4:].tolist(), strict=True)
-    )
-    save_predictions(trainer, f"Classified {len(texts):,} texts", predictions, output.metrics)
-
-
-def prediction(text: LabelledText, names: list[str], number: int, probabilities: list[float], setup: Setup) -> dict:
-    """A line of predictions.jsonl; the texts are called as their columns."""
-    columns = [setup.data_args.text_column or "text", setup.data_args.text_pair_column]
-    return {
-        **dict(zip(columns, text.texts, strict=False)),
-        "prediction": names[number],
-        "probabilities": dict(zip(names, probabilities, strict=True)),
-        "label": text.label,
-    }
+    predictions = [
+        {"prediction": names[number], "probabilities": dict(zip(names, probabilities, strict=True))}
+        for number, probabilities in zip(found.tolist(), scores[:, 4:].tolist(), strict=True)
+    ]
+    save_predictions(trainer, f"Classified {len(predictions):,} texts", rows, predictions, output.metrics)

@@ -98,3 +98,8 @@ class ClassificationArguments(DataArguments):
                 f"--text_pair_column {self.text_pair_column} is the column of the first text: name both, as "
                 "--text_column A --text_pair_column B"
             )
+
+    @property
+    def other_columns(self) -> list[str]:
+        """The column of labels and, of pairs, that of the second text."""
+        return [self.label_column or "label", *[self.text_pair_column] * (self.text_pair_column is not None)]

@@ -1,18 +1,24 @@
 """Files, globs, folders, Hub names -> a corpus of documents; those to train on and those held out."""
 
 import glob
+import logging
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow
 
 from cloze.arguments import ModelArguments, UserError
-from cloze.data_arguments import DataArguments
-from cloze.readers import FORMATS, choose_column, file_format, read_table, read_text, text_in
+from cloze.data_arguments import CsvDialect, DataArguments
+from cloze.readers import FORMATS, choose_column, file_format, find_delimiter, read_rows, read_table, read_text, text_in
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class FileCorpus:
 
     files: tuple[Path, ...]
     text_column: str | None = None
+    dialect: CsvDialect = field(default_factory=CsvDialect)
 
     @property
     def name(self) -> str:
@@ -28,9 +35,8 @@ class FileCorpus:
 
     @property
     def identity(self) -> list:
-        """What a cache of this corpus depends on: every file's path, size and time of change, and the column."""
-        stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
-        return [stats, self.text_column]
+        """What a cache of this corpus depends on: every file's path, size and time of change, and how it is read."""
+        return [_stats_of(self.files), self.text_column, astuple(self.dialect)]
 
     @property
     def num_shards(self) -> int:
@@ -43,10 +49,19 @@ class FileCorpus:
 
     def read_shard(self, number: int) -> Iterator[list[str]]:
         path = self.files[number]
-        return read_text(path) if file_format(path) == ".txt" else read_table(path, self.text_column)
+        return read_text(path) if file_format(path) == ".txt" else read_table(path, self.text_column, self.dialect)
 
     def documents(self) -> Iterator[list[str]]:
         return chain.from_iterable(map(self.read_shard, range(self.num_shards)))
+
+    def first_row(self) -> tuple[str, dict[str, Any]] | None:
+        """Return where the first table is and how it is divided, and its first row; None if there is none."""
+        path = next((path for path in self.files if file_format(path) != ".txt"), None)
+        row = None if path is None else next(read_rows(path, self.dialect), None)
+        if row is None:
+            return None
+        delimiter = find_delimiter(path, self.dialect) if file_format(path) in (".csv", ".tsv") else ","
+        return f"{path}" + (f", separated by {delimiter!r}" if delimiter != "," else ""), row[1]
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,9 @@ class HubCorpus:
     def identity(self) -> list:
         # What a stream holds cannot be known beforehand: nothing that was made of it is used again.
         fingerprint = getattr(self.rows, "_fingerprint", None) or uuid.uuid4().hex
-        return [fingerprint, self.text_column]
+        # Rows of a generator that were made anew have the same fingerprint, but not the same files.
+        files = [Path(file["filename"]) for file in getattr(self.rows, "cache_files", [])]
+        return [fingerprint, _stats_of(files), self.text_column]
 
     @property
     def num_shards(self) -> int:
@@ -93,8 +110,32 @@ class HubCorpus:
     def documents(self) -> Iterator[list[str]]:
         return chain.from_iterable(map(self.read_shard, range(self.num_shards)))
 
+    def first_row(self) -> tuple[str, dict[str, Any]] | None:
+        """Return the name of the data set and its first row, None if it is empty."""
+        row = next(iter(self.read_rows(0)), None)
+        return None if row is None else (self.name, row)
+
 
 Corpus = FileCorpus | HubCorpus
+
+
+def log_columns(corpus: Corpus, other_columns: Sequence[str]) -> None:
+    """Log the columns of the first table, the one that holds the text, and its first value.
+
+    They show a wrong column, delimiter or header. What is wrong with the table is reported when all of it is read.
+    """
+    with suppress(UserError):
+        found = corpus.first_row()
+        if found is not None:
+            where, row = found
+            column = choose_column(row, corpus.text_column, where, other_columns)
+            columns = ", ".join(map(str, row))
+            logger.info("Columns of %s: %s; reading %s, first value %r", where, columns, column, str(row[column])[:60])
+
+
+def _stats_of(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Return path, size and time of change of each file."""
+    return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def read_documents(corpus: Corpus) -> Iterator[list[str]]:
@@ -115,15 +156,42 @@ def find_corpora(
         return None, None
     if data_args.dataset_name:
         return load_hub(data_args, model_args, do_train, do_eval)
-    column = data_args.text_column
     # Without --do_train the training text still matters: the documents held out of it are evaluated.
     needs_train = data_args.train_file and (do_train or not data_args.validation_file)
-    train = FileCorpus(find_files(data_args.train_file, "--train_file"), column) if needs_train else None
+    train = _find_corpus(data_args, "train") if needs_train else None
     needs_validation = data_args.validation_file and do_eval
-    validation = (
-        FileCorpus(find_files(data_args.validation_file, "--validation_file"), column) if needs_validation else None
-    )
+    validation = _find_corpus(data_args, "validation") if needs_validation else None
     return train, validation
+
+
+def _find_corpus(data_args: DataArguments, split: str) -> Corpus:
+    """Return the files that --train_file or --validation_file names, or the folder of save_to_disk."""
+    flag, patterns = f"--{split}_file", getattr(data_args, f"{split}_file")
+    folder = Path(patterns[0]).expanduser()
+    if len(patterns) > 1 or not _is_saved(folder):
+        return FileCorpus(find_files(patterns, flag), data_args.text_column, data_args.csv_dialect)
+    rows = _load_saved(folder, flag)
+    if isinstance(rows, datasets.DatasetDict):
+        if split not in rows:
+            raise UserError(
+                f"{flag} {folder} has no split named {split}: give {folder}/SPLIT, one of {', '.join(rows)}"
+            )
+        folder, rows = folder / split, rows[split]
+    return HubCorpus(str(folder), rows, data_args.text_column)
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether a folder was made by the save_to_disk of a Dataset or a DatasetDict."""
+    names = {datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASET_INFO_FILENAME}
+    return (folder / datasets.config.DATASETDICT_JSON_FILENAME).is_file() or all((folder / n).is_file() for n in names)
+
+
+def _load_saved(folder: Path, flag: str) -> datasets.Dataset | datasets.DatasetDict:
+    try:
+        # In plain Python, and all columns, however it was formatted when it was saved.
+        return datasets.load_from_disk(str(folder)).with_format(None)
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        raise UserError(f"{flag} {folder} cannot be loaded: save it again ({str(error)[:300]})") from None
 
 
 def find_files(patterns: Sequence[str], flag: str) -> tuple[Path, ...]:
@@ -135,7 +203,13 @@ def find_files(patterns: Sequence[str], flag: str) -> tuple[Path, ...]:
         path = Path(pattern).expanduser()
         if path.is_dir():
             # Unlike rglob, this leaves hidden files out, copies of editors among them, and follows links.
-            below = map(Path, glob.glob(f"{glob.escape(str(path))}/**", recursive=True))
+            below = list(map(Path, glob.glob(f"{glob.escape(str(path))}/**", recursive=True)))
+            saved = next((folder for folder in below if folder.is_dir() and _is_saved(folder)), None)
+            if saved:
+                raise UserError(
+                    f"{flag}: {saved} is a folder of save_to_disk: give it alone, to --dataset_name, --train_file or "
+                    "--validation_file, or write its rows by to_parquet"
+                )
             matches = sorted(p for p in below if p.is_file() and file_format(p) in FORMATS)
             problem = f"folder {pattern} holds no {' '.join(FORMATS)} file (or .gz, .zst of one)"
         elif path.exists():
@@ -159,8 +233,25 @@ def load_hub(
     data_args: DataArguments, model_args: ModelArguments, do_train: bool, do_eval: bool
 ) -> tuple[Corpus | None, Corpus | None]:
     name = data_args.dataset_name
+    folder = Path(name).expanduser()
+    if _is_saved(folder):
+        splits = _load_saved(folder, "--dataset_name")
+        splits = splits if isinstance(splits, datasets.DatasetDict) else {"train": splits}
+    else:
+        splits = _load_dataset(data_args, model_args)
+    corpora = {split: HubCorpus(f"{name} ({split})", rows, data_args.text_column) for split, rows in splits.items()}
+    validation = corpora.get("validation") if do_eval else None
+    if "train" not in corpora and (do_train or validation is None):
+        raise UserError(f"--dataset_name {name} has no split named train (splits: {', '.join(corpora)})")
+    if data_args.streaming and do_eval and validation is None:
+        raise UserError(f"--dataset_name {name} has no validation split to evaluate on while streaming: drop --do_eval")
+    return corpora.get("train") if do_train or validation is None else None, validation
+
+
+def _load_dataset(data_args: DataArguments, model_args: ModelArguments) -> datasets.DatasetDict:
+    name = data_args.dataset_name
     try:
-        splits = datasets.load_dataset(
+        return datasets.load_dataset(
             name,
             data_args.dataset_config_name,
             cache_dir=model_args.cache_dir,
@@ -169,13 +260,6 @@ def load_hub(
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"--dataset_name {name} cannot be loaded: check the name ({str(error)[:300]})") from None
-    corpora = {split: HubCorpus(f"{name} ({split})", rows, data_args.text_column) for split, rows in splits.items()}
-    validation = corpora.get("validation") if do_eval else None
-    if "train" not in corpora and (do_train or validation is None):
-        raise UserError(f"--dataset_name {name} has no split named train (splits: {', '.join(corpora)})")
-    if data_args.streaming and do_eval and validation is None:
-        raise UserError(f"--dataset_name {name} has no validation split to evaluate on while streaming: drop --do_eval")
-    return corpora.get("train") if do_train or validation is None else None, validation
 
 
 def split_documents(

@@ -1,9 +1,21 @@
 """Which text to read and what to make of it: each script's settings of the data, as dataclasses."""
 
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from cloze.arguments import TrainingArguments, UserError
+
+# How --csv_delimiter may be written where it is hard to type.
+TABS = ("\\t", "tab")
+
+
+@dataclass(frozen=True)
+class CsvDialect:
+    """How .csv and .tsv files are written; what is None is found in each file."""
+
+    delimiter: str | None = None
+    quoting: str | None = None
 
 
 @dataclass
@@ -13,7 +25,9 @@ class DataArguments:
     # What an evaluation measures, for --metric_for_best_model.
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
-    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or a folder of that form."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set on the Hub, or a folder of that form or of save_to_disk."}
+    )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub data set."})
     train_file: list[str] | None = field(
         default=None,
@@ -23,6 +37,24 @@ class DataArguments:
         default=None, metadata={"help": "Validation text; without it, part of the training documents is held out."}
     )
     text_column: str | None = field(default=None, metadata={"help": "Column that holds the text, in tables."})
+    csv_delimiter: str | None = field(
+        default=None,
+        metadata={
+            "help": "Delimiter of .csv and .tsv files: a character, or tab. By default that of a .csv is found in its "
+            "first rows."
+        },
+    )
+    csv_quoting: str | None = field(
+        default=None,
+        metadata={
+            "help": "minimal: fields in quotes may hold delimiters and line ends; none: quotes are text. By "
+            "default minimal, but rows of a .tsv that span lines are an error.",
+            "choices": ["minimal", "none"],
+        },
+    )
+    language: str = field(
+        default="en", metadata={"help": "Language of the text, an ISO 639 code, by whose rules sentences are found."}
+    )
     validation_split_percentage: float = field(
         default=5, metadata={"help": "Share of the documents held out if there is no validation_file, in percent."}
     )
@@ -56,6 +88,14 @@ class DataArguments:
         self.validation_file = [self.validation_file] if isinstance(self.validation_file, str) else self.validation_file
         if self.dataset_name and (self.train_file or self.validation_file):
             raise UserError("--dataset_name and --train_file/--validation_file exclude each other: give one of them")
+        if self.csv_delimiter in TABS:
+            self.csv_delimiter = "\t"
+        if self.csv_delimiter is not None and (len(self.csv_delimiter) != 1 or self.csv_delimiter in '"\r\n'):
+            raise UserError(
+                f"--csv_delimiter {self.csv_delimiter!r} is not one character: give one such as ';', or tab"
+            )
+        if not re.fullmatch("[a-z]{2,3}", self.language):
+            raise UserError(f"--language {self.language} is not an ISO 639 code: give one such as en, de or uk")
         if not 0 < self.validation_split_percentage < 100:
             raise UserError(f"--validation_split_percentage {self.validation_split_percentage} is not within 0 and 100")
         if self.max_seq_length is not None and self.max_seq_length < 8:
@@ -65,6 +105,15 @@ class DataArguments:
         for name in ("max_train_samples", "max_eval_samples", "preprocessing_num_workers"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} is less than 1: leave it out to have no limit")
+
+    @property
+    def csv_dialect(self) -> CsvDialect:
+        return CsvDialect(self.csv_delimiter, self.csv_quoting)
+
+    @property
+    def other_columns(self) -> list[str]:
+        """Columns of a table that do not hold the text."""
+        return []
 
 
 @dataclass

@@ -14,7 +14,7 @@ from cloze.batching import EpochExamples
 from cloze.corpus import read_documents, split_documents
 from cloze.data_arguments import DataArguments
 from cloze.encoding import PORTION, Encoder, faster_encoder, own_encoder
-from cloze.preparation import TokenizedCorpus, prepare, tokenize
+from cloze.preparation import TokenizedCorpus, check_language, prepare, tokenize
 from cloze.setup import Setup
 from cloze.streaming import Document, StreamedExamples, cut_chunks
 from cloze.tokenization import check_whole_words
@@ -71,6 +71,7 @@ def make_sets(
         describe: what to say of a part's examples, of which the first so many are used.
         at_least: documents that examples need.
     """
+    check_language(setup.data_args.language)
     streams = setup.data_args.streaming and setup.training_args.do_train
     prepared = replace(setup, corpora=(None, setup.corpora[1])) if streams else setup
     sets = collect(prepare_parts(prepared, unit, at_least), draw, describe, setup.data_args)
@@ -87,14 +88,15 @@ def stream_train(sets: ExampleSets, setup: Setup, unit: str, draw, draw_chunk, d
     The beginning of the text is looked at now, so that what is wrong with it is found before the model is loaded.
     """
     corpus, limit = setup.corpora[0], setup.data_args.max_train_samples
+    language = setup.data_args.language
     with_words = getattr(setup.data_args, "whole_word_mask", False)
     # A copy, since the stream is tokenized in a thread, during which the tokenizer's settings could not be changed.
     encoder = own_encoder(copy.deepcopy(setup.tokenizer), with_words)
-    make = partial(make_chunk, name=corpus.name, unit=unit, encoder=encoder, draw_chunk=draw_chunk)
+    make = partial(make_chunk, name=corpus.name, unit=unit, encoder=encoder, language=language, draw_chunk=draw_chunk)
     sets.train = StreamedExamples(corpus, make, at_least, limit)
     documents = (Document(0, 0, number, lines) for number, lines in enumerate(read_documents(corpus)))
     beginning = [document.lines for document in next(cut_chunks(documents, PORTION, at_least))]
-    part = Part(corpus.name, tokenize(beginning, unit, encoder), None)
+    part = Part(corpus.name, tokenize(beginning, unit, encoder, language), None)
     if not len(part.corpus.tokens):
         raise UserError(f"{corpus.name}: the tokenizer finds no token in the text: is it the right one?")
     if with_words:
@@ -106,9 +108,15 @@ def stream_train(sets: ExampleSets, setup: Setup, unit: str, draw, draw_chunk, d
 
 
 def make_chunk(
-    documents: list[list[str]], rng: np.random.Generator, name: str, unit: str, encoder: Encoder, draw_chunk
+    documents: list[list[str]],
+    rng: np.random.Generator,
+    name: str,
+    unit: str,
+    encoder: Encoder,
+    draw_chunk,
+    language: str = "en",
 ) -> Sequence:
-    return draw_chunk(Part(name, tokenize(documents, unit, encoder), None), rng)
+    return draw_chunk(Part(name, tokenize(documents, unit, encoder, language), None), rng)
 
 
 def prepare_parts(setup: Setup, unit: str, at_least: int = 1) -> tuple[Part | None, Part | None]:
@@ -126,6 +134,7 @@ def prepare_parts(setup: Setup, unit: str, at_least: int = 1) -> tuple[Part | No
         cache=setup.cache,
         unit=unit,
         with_words=with_words,
+        language=data_args.language,
         faster=faster_encoder(setup.tokenizer, data_args.tokenizer_backend, with_words),
         # One process does it again; the others wait for it at the lock, or take the same ids from before.
         overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from cloze.encoding import encode
 from cloze.masking import Padding, collate
 from cloze.metrics import MASKED_TOKENS, check_finite
 from cloze.predictions import save_predictions
-from cloze.readers import read_texts
+from cloze.readers import choose_column, file_format, read_rows, text_in
 from cloze.setup import Setup, padding_for
 from cloze.tokenization import template_of
 from cloze.trainer import PretrainingTrainer
@@ -141,27 +142,36 @@ def readable(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     return text if text and "\ufffd" not in text else tokenizer.convert_ids_to_tokens(token_id)
 
 
-def read_lines_to_fill(setup: Setup) -> list[str]:
-    """The texts of ``test_file``, each with a mask; UserError for one without, and for a ``top_k`` out of reach."""
+def read_lines_to_fill(setup: Setup) -> list[tuple[str | None, dict[str, Any]]]:
+    """Return each row of ``test_file`` with its text, None where that is empty.
+
+    UserError for a text without a mask, and for a ``top_k`` out of reach.
+    """
     data_args: DataTrainingArguments = setup.data_args
     test_file, tokenizer = data_args.test_file, setup.tokenizer
     if data_args.top_k > setup.config.vocab_size:
         raise UserError(
             f"--top_k {data_args.top_k} is more than the {setup.config.vocab_size:,} tokens of the vocabulary: lower it"
         )
-    texts = []
+    rows = []
     for path in find_files([test_file], "--test_file"):
-        for where, text in read_texts(path, data_args.text_column):
-            if tokenizer.mask_token not in with_own_mask(text, tokenizer):
+        column = "text" if file_format(path) == ".txt" else None
+        for where, row in read_rows(path, data_args.csv_dialect):
+            column = column or choose_column(row, data_args.text_column, str(path))
+            text = text_in(row, column, where).strip()
+            if text and tokenizer.mask_token not in with_own_mask(text, tokenizer):
                 raise UserError(f"{where}: no {MASK} in it: write {MASK} for the hidden word")
-            texts.append(text)
-    if not texts:
+            rows.append((text or None, row))
+    if not any(text for text, _ in rows):
         raise UserError(f"--test_file {test_file} holds no line: give texts with {MASK} for a hidden word")
-    return texts
+    return rows
 
 
-def predict(trainer: PretrainingTrainer, texts: list[str], top_k: int, max_seq_length: int) -> None:
-    """Write predictions.jsonl to output_dir, in the order of the texts, and show the first of them."""
+def predict(
+    trainer: PretrainingTrainer, rows: list[tuple[str | None, dict[str, Any]]], top_k: int, max_seq_length: int
+) -> None:
+    """Write predictions.jsonl to output_dir, in the order of the rows, and show the first of them."""
+    texts = [text for text, _ in rows if text]
     # By every process, though one writes: with FSDP, none has the whole model.
     batch_size = trainer.args.per_device_eval_batch_size
     fillings = fill_masks(trainer.model, trainer.processing_class, texts, top_k, max_seq_length, batch_size)
@@ -171,8 +181,5 @@ def predict(trainer: PretrainingTrainer, texts: list[str], top_k: int, max_seq_l
         guesses = (", ".join(f"{filling.token} {filling.probability:.0%}" for filling in mask) for mask in masks)
         logger.info("\n  %s%s", " ".join(text.split()), "".join(f"\n    {line}" for line in guesses))
     more = f", {len(texts) - SHOWN:,} of them more than shown" if len(texts) > SHOWN else ""
-    predictions = (
-        {"text": text, "fillings": [[asdict(filling) for filling in mask] for mask in masks]}
-        for text, masks in zip(texts, fillings, strict=True)
-    )
-    save_predictions(trainer, f"\nFilled in {len(texts):,} lines{more}", predictions, {})
+    predictions = [{"fillings": [[asdict(filling) for filling in mask] for mask in masks]} for masks in fillings]
+    save_predictions(trainer, f"\nFilled in {len(texts):,} lines{more}", rows, predictions, {})

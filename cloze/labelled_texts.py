@@ -4,7 +4,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -13,7 +13,7 @@ import numpy as np
 from cloze.arguments import UserError
 from cloze.classifier_arguments import ClassificationArguments
 from cloze.corpus import Corpus, FileCorpus, find_files, split_documents
-from cloze.readers import choose_column, file_format, read_rows, read_texts, text_in
+from cloze.readers import choose_column, file_format, read_rows, text_in
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +23,15 @@ MANY_CLASSES = 20
 
 @dataclass(frozen=True)
 class LabelledText:
-    """One text, or the two of a pair; the name of its class, None if that is not known; and where it stands."""
+    """One text, or the two of a pair; the name of its class, None if that is not known; and where it stands.
+
+    Of a test file, also the row, for predictions.jsonl.
+    """
 
     texts: tuple[str, ...]
     label: str | None
     where: str
+    row: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[LabelledText]:
@@ -50,13 +54,15 @@ def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[La
     return texts
 
 
-def read_test_texts(data_args: ClassificationArguments) -> list[LabelledText]:
-    """Those of the test file, whose labels need not be known."""
-    corpus = FileCorpus(find_files([data_args.test_file], "--test_file"), data_args.text_column)
-    texts = list(labelled_texts(corpus, data_args, has_labels=False))
-    if not texts:
-        raise UserError(f"--test_file {data_args.test_file} holds no texts: it is empty, or has a header alone")
-    return texts
+def read_test_texts(data_args: ClassificationArguments) -> list[tuple[LabelledText | None, dict[str, Any]]]:
+    """Return each row of the test file with its text, None where that is empty. Labels need not be known."""
+    files = find_files([data_args.test_file], "--test_file")
+    corpus = FileCorpus(files, data_args.text_column, data_args.csv_dialect)
+    texts = labelled_texts(corpus, data_args, has_labels=False)
+    rows = [(text if all(map(str.strip, text.texts)) else None, text.row | {"label": text.label}) for text in texts]
+    if not any(text for text, _ in rows):
+        raise UserError(f"--test_file {data_args.test_file} holds no texts: it is empty, or those of all rows are")
+    return rows
 
 
 def labelled_texts(
@@ -73,13 +79,13 @@ def labelled_texts(
         return
     for path in corpus.files:
         if file_format(path) != ".txt":
-            yield from texts_of_table(read_rows(path), data_args, has_labels)
+            yield from texts_of_table(read_rows(path, corpus.dialect), data_args, has_labels)
             continue
         if data_args.text_pair_column:
             raise UserError(f"{path}: --text_pair_column is for tables: give .csv .tsv .json .jsonl or .parquet")
         label = path.name.partition(".")[0] if has_labels else None
-        for where, line in read_texts(path, None):
-            yield LabelledText((line,), label, where)
+        for where, row in read_rows(path, corpus.dialect):
+            yield LabelledText((row["text"],), label, where, {} if has_labels else row)
 
 
 def texts_of_table(
@@ -89,16 +95,16 @@ def texts_of_table(
     names: Sequence[str] | None = None,
 ) -> Iterator[LabelledText]:
     """Arguments as those of ``labelled_texts``, and the names of labels that are numbers of classes."""
-    label_column, columns = data_args.label_column or "label", []
+    label_column, *pair = data_args.other_columns
+    columns = []
     for where, row in rows:
         if has_labels and label_column not in row:
             raise UserError(f"{where}: no column {label_column}: give --label_column NAME (columns: {', '.join(row)})")
         if not columns:
-            pair = [data_args.text_pair_column] * (data_args.text_pair_column is not None)
-            others = {name: value for name, value in row.items() if name not in [label_column, *pair]}
-            columns = [choose_column(others, data_args.text_column, where), *pair]
+            columns = [choose_column(row, data_args.text_column, where, data_args.other_columns), *pair]
         texts = tuple(text_in(row, column, where) for column in columns)
-        yield LabelledText(texts, label_in(row.get(label_column), label_column, where, names), where)
+        label = label_in(row.get(label_column), label_column, where, names)
+        yield LabelledText(texts, label, where, {} if has_labels else row)
 
 
 def label_in(value: Any, column: str, where: str, names: Sequence[str] | None) -> str | None:

@@ -2,9 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.arguments import UserError
 from cloze.corpus import find_files
+from cloze.data_arguments import NextSentenceArguments
 from cloze.encoding import encode
 from cloze.masking import IGNORED, collate
 from cloze.metrics import SENTENCE_PAIRS, finite
 from cloze.pairs import IS_RANDOM, PairTemplate, fit
-from cloze.readers import check_unicode, file_format, read_rows
+from cloze.readers import file_format, read_rows, text_in
 from cloze.setup import padding_for
 from cloze.tokenization import pair_template_of
 from cloze.trainer import PretrainingTrainer
@@ -34,57 +36,93 @@ class SentencePair:
     where: str
 
 
-def read_pairs(test_file: str) -> list[SentencePair]:
-    """The pairs in a table with the columns sentence_a, sentence_b and, if known, label."""
+def read_pairs(data_args: NextSentenceArguments) -> list[tuple[SentencePair | None, dict[str, Any]]]:
+    """Return each row of a table with its pair, None where a text is empty.
+
+    The columns are sentence_a, sentence_b and, if known, label.
+    """
+    test_file = data_args.test_file
     files = find_files([test_file], "--test_file")
     if any(file_format(path) == ".txt" for path in files):
         raise UserError(f"--test_file {test_file}: give a table, .csv .tsv .json .jsonl .parquet, with a column a text")
-    pairs = [pair_of(row, where) for path in files for where, row in read_rows(path)]
-    if not pairs:
-        raise UserError(f"--test_file {test_file} holds no pairs: it is empty, or has a header alone")
-    return pairs
+    rows = []
+    for where, row in chain.from_iterable(read_rows(path, data_args.csv_dialect) for path in files):
+        pair = pair_of(row, where)
+        is_whole = pair.sentence_a.strip() and pair.sentence_b.strip()
+        rows.append((pair if is_whole else None, row | {"label": pair.label}))
+    if not any(pair for pair, _ in rows):
+        raise UserError(f"--test_file {test_file} holds no pairs: it is empty, or each row lacks a text")
+    return rows
 
 
 def pair_of(row: dict, where: str) -> SentencePair:
     for column in ("sentence_a", "sentence_b"):
         if column not in row:
             raise UserError(f"{where}: no column {column} (columns: {', '.join(row)}): rename those of the two texts")
-        if not isinstance(row[column], str) or not row[column].strip():
+        if not isinstance(row[column], str | None):
             raise UserError(f"{where}: {column} is no text: every pair needs two")
-        check_unicode(row[column], where)
     label = row.get("label")
     # True equals 1 in Python, and could mean the opposite: that B follows.
     if label not in (None, "", 0, 1, "0", "1") or isinstance(label, bool):
         raise UserError(f"{where}: label {label!r} is neither 0 (B follows A) nor 1 (not): leave unknown ones empty")
-    return SentencePair(row["sentence_a"], row["sentence_b"], None if label in (None, "") else int(label), where)
+    texts = (text_in(row, column, where) for column in ("sentence_a", "sentence_b"))
+    return SentencePair(*texts, None if label in (None, "") else int(label), where)
 
 
-def predict(trainer: PretrainingTrainer, pairs: list[SentencePair], max_seq_length: int) -> None:
-    """Write predictions.jsonl to output_dir, in the order of the pairs; log and save metrics where labels are known."""
+def predict(
+    trainer: PretrainingTrainer, rows: list[tuple[SentencePair | None, dict[str, Any]]], max_seq_length: int
+) -> None:
+    """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
+    pairs = [pair for pair, _ in rows if pair]
     examples, too_long = encode_pairs(pairs, trainer.processing_class, max_seq_length)
     if too_long:
         logger.warning("%d of %d pairs exceed %d tokens: their ends are cut off", too_long, len(pairs), max_seq_length)
     output = trainer.predict(examples, metric_key_prefix="predict")
-    probabilities = output.predictions[0][:, -1].tolist()
-    save_predictions(trainer, f"Judged {len(pairs):,} pairs", map(prediction, pairs, probabilities), output.metrics)
+    predictions = [
+        {
+            "is_next_probability": 1 - probability,
+            "not_next_probability": probability,
+            "prediction": int(probability > 0.5),
+        }
+        for probability in output.predictions[0][:, -1].tolist()
+    ]
+    save_predictions(trainer, f"Judged {len(pairs):,} pairs", rows, predictions, output.metrics)
 
 
 def save_predictions(
-    trainer: PretrainingTrainer, title: str, predictions: Iterable[dict], metrics: dict[str, float]
+    trainer: PretrainingTrainer,
+    title: str,
+    rows: list[tuple[Any, dict[str, Any]]],
+    predictions: list[dict[str, Any]],
+    metrics: dict[str, float],
 ) -> None:
-    """Write predictions.jsonl, a line each; log and save the metrics of those whose labels are known, if any."""
+    """Write predictions.jsonl, a line for each row; log and save the metrics of those whose labels are known, if any.
+
+    Args:
+        rows: what there is to predict of each row, None if nothing, and its columns.
+        predictions: of those that are not None.
+    """
     if not trainer.is_world_process_zero():
         return
     path = Path(trainer.args.output_dir) / "predictions.jsonl"
-    with open(path, "w", encoding="utf-8") as file:
-        for one in predictions:
-            file.write(json.dumps(finite(one), ensure_ascii=False) + "\n")
-    logger.info("%s: %s", title, path)
+    found, nothing = iter(predictions), dict.fromkeys(predictions[0])
+    # Half a surrogate pair in a column that is not read is written as JSON can have it, escaped.
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+        for number, (item, row) in enumerate(rows):
+            line = _plain(row) | {"row": number} | (nothing if item is None else next(found))
+            file.write(json.dumps(finite(line), ensure_ascii=False) + "\n")
+    without = f"; rows without text: {len(rows) - len(predictions):,}" if len(rows) > len(predictions) else ""
+    logger.info("%s%s: %s", title, without, path)
     if "predict_accuracy" in metrics:
         trainer.save_metrics("predict", metrics)
         figures = {name: metrics.get(f"predict_{name}") for name in ("accuracy", "f1", "macro_f1", "loss", "is_next")}
         told = (f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
         logger.info("Those with a label: %s", ", ".join(told))
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as JSON can have it: dates and the like as strings, NaN and infinite numbers as null."""
+    return json.loads(json.dumps(row, default=str), parse_constant=lambda name: None)
 
 
 @torch.no_grad()
@@ -124,15 +162,3 @@ def cut_example(
 ) -> dict:
     kept_a, kept_b = fit(np.array([[len(a), len(b)]]), room)[0]
     return template.example(a[:kept_a], b[:kept_b], IGNORED if label is None else label, number)
-
-
-def prediction(pair: SentencePair, probability: float) -> dict:
-    """A line of predictions.jsonl."""
-    return {
-        "sentence_a": pair.sentence_a,
-        "sentence_b": pair.sentence_b,
-        "is_next_probability": 1 - probability,
-        "not_next_probability": probability,
-        "prediction": int(probability > 0.5),
-        "label": pair.label,
-    }

@@ -25,7 +25,10 @@ from cloze.tokenization import fingerprint, hash_of, num_ids
 logger = logging.getLogger(__name__)
 
 # Raised when what is written changes, so that older caches are not taken for it.
-VERSION = 3
+VERSION = 4
+
+# That sentencex has rules for; for other languages it takes those of a related one, or of English, and does not say so.
+LANGUAGES = "am ar bg bn ca da de el en es fi fr gu hi hy it ja kk kn ml mr my nl pa pl pt ru sk ta te uk"
 
 # Where the units are no sentences, finding those only to tell their number takes half as long as reading, or more if
 # documents are long. They are counted in about so many characters, and in this share of a longer text.
@@ -93,18 +96,20 @@ def prepare(
     *,
     unit: str,
     with_words: bool,
+    language: str = "en",
     faster: Encoder | None = None,
     overwrite: bool = False,
 ) -> TokenizedCorpus:
     """Tokenize the corpus, or take what was prepared from the same files with the same tokenizer and settings.
 
-    A unit is a ``document``, a ``line``, a ``sentence`` found in the text, or one by ``sentence_per_line``. A
-    ``faster`` encoder is used if it gives the tokenizer's own ids, so that what is prepared is the same.
+    A unit is a ``document``, a ``line``, a ``sentence`` found in the text by the rules of its ``language``, or one by
+    ``sentence_per_line``. A ``faster`` encoder is used if it gives the tokenizer's own ids, so that what is prepared is
+    the same.
 
     Processes that prepare the same corpus at the same time wait for each other at a file lock, not in a collective,
     which would time out on a large corpus (huggingface/transformers#17106).
     """
-    key = hash_of([VERSION, corpus.identity, fingerprint(tokenizer), unit, with_words])
+    key = hash_of([VERSION, corpus.identity, fingerprint(tokenizer), unit, with_words, language])
     path = cache / f"corpus-{key}"
     with FileLock(f"{path}.lock"):
         if path.exists() and not overwrite:
@@ -113,16 +118,17 @@ def prepare(
             partial = Path(f"{path}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            write(corpus, tokenizer, partial, unit, with_words, faster)
+            write(corpus, tokenizer, partial, unit, with_words, language, faster)
             shutil.rmtree(path, ignore_errors=True)
             os.replace(partial, path)
             logger.info("Prepared %s in %s", corpus.name, path)
         return read(path)
 
 
-def tokenize(documents: list[list[str]], unit: str, encode: Encoder) -> TokenizedCorpus:
+def tokenize(documents: list[list[str]], unit: str, encode: Encoder, language: str = "en") -> TokenizedCorpus:
     """Some documents, each a list of lines, in memory."""
-    encoded = [(encode(texts), counts) for texts, counts in portions(units_of(lines, unit) for lines in documents)]
+    units = (units_of(lines, unit, language) for lines in documents)
+    encoded = [(encode(texts), counts) for texts, counts in portions(units)]
     words = [each.word_starts for each, _ in encoded]
     units = ends_of(each.lengths for each, _ in encoded)
     return TokenizedCorpus(
@@ -140,11 +146,17 @@ def ends_of(lengths: Iterable[Sequence[int]]) -> np.ndarray:
 
 
 def write(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, path: Path, unit: str, with_words: bool, faster: Encoder | None
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    unit: str,
+    with_words: bool,
+    language: str,
+    faster: Encoder | None,
 ) -> None:
     dtype = np.uint16 if num_ids(tokenizer) <= 2**16 else np.uint32
     info = {"dtype": np.dtype(dtype).name, "with_words": with_words}
-    documents = count_sentences(unit_texts(corpus, unit), info, unit)
+    documents = count_sentences(unit_texts(corpus, unit, language), info, unit, language)
     progress = tqdm(documents, "tokenizing", unit=" documents", disable=not sys.stderr.isatty())
     num_tokens = num_units = 0
     with (
@@ -173,27 +185,37 @@ def write_begins(file: BinaryIO, lengths: Sequence[int], begin: int) -> int:
     return int(ends[-1]) if len(ends) else begin
 
 
-def unit_texts(corpus: Corpus, unit: str) -> Iterator[list[str]]:
+def unit_texts(corpus: Corpus, unit: str, language: str) -> Iterator[list[str]]:
     """The texts of each document's units."""
-    return (units_of(lines, unit) for lines in read_documents(corpus))
+    return (units_of(lines, unit, language) for lines in read_documents(corpus))
 
 
-def units_of(lines: list[str], unit: str) -> list[str]:
+def units_of(lines: list[str], unit: str, language: str) -> list[str]:
     """The texts of the units of a document of these lines."""
     if unit == "line":
         return lines
     if unit == "sentence_per_line":  # a row of a table may have several
         return [line.strip() for text in lines for line in text.split("\n") if line.strip()]
     text = "\n".join(lines)
-    return [text] if unit == "document" else split_sentences(text)
+    return [text] if unit == "document" else split_sentences(text, language)
 
 
-def split_sentences(text: str) -> list[str]:
-    """Sentences of a text in any language, by punctuation; one may go over several lines, but not over a blank one."""
-    return [sentence.strip() for sentence in sentencex.segment("en", text) if sentence.strip()]
+def split_sentences(text: str, language: str) -> list[str]:
+    """Split a text into sentences, by punctuation; one may go over several lines, but not over a blank one."""
+    return [sentence.strip() for sentence in sentencex.segment(language, text) if sentence.strip()]
 
 
-def count_sentences(documents: Iterator[list[str]], info: dict, unit: str) -> Iterator[list[str]]:
+def check_language(language: str) -> None:
+    if language not in LANGUAGES.split():
+        logger.warning(
+            "LANGUAGE: there are no rules for sentences of %r, so that those of a related language or of English are "
+            "taken; there are for %s",
+            language,
+            LANGUAGES,
+        )
+
+
+def count_sentences(documents: Iterator[list[str]], info: dict, unit: str, language: str) -> Iterator[list[str]]:
     """Pass the documents on, and put into ``info`` how many sentences they have, and whether that is an estimate."""
     characters = counted = found = 0
     for document in documents:
@@ -203,7 +225,7 @@ def count_sentences(documents: Iterator[list[str]], info: dict, unit: str) -> It
             counted, found = characters, found + len(document)
         elif counted < COUNTED or counted < COUNTED_SHARE * characters:
             counted += length
-            found += sum(len(split_sentences(text)) for text in document)
+            found += sum(len(split_sentences(text, language)) for text in document)
         yield document
     about = counted < characters
     # Three digits of an estimate are plenty.

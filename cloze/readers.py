@@ -4,9 +4,12 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,17 @@ import pyarrow
 import pyarrow.parquet
 
 from cloze.arguments import UserError
+from cloze.data_arguments import CsvDialect
 
 FORMATS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
 COMPRESSED = (".gz", ".zst")
+BYTE_ORDER_MARK = "\ufeff"
+
+# Of a .csv file, the likeliest first; rows in which they are looked for.
+DELIMITERS = ",;\t|"
+SAMPLED_ROWS = 100
+# A sentence or a row of several fields, but not "Review text", which names a column.
+LOOKS_LIKE_TEXT = re.compile(r"[.!?…。！？।]\W*$|[,;|\t]|\S\s+\S+\s+\S+\s+\S")  # noqa: RUF001
 
 
 def file_format(path: Path) -> str:
@@ -31,20 +42,28 @@ def open_binary(path: Path) -> io.BufferedIOBase:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, with or without byte-order mark, each with its line feed."""
+    """Yield the lines of a UTF-8 file, ended by LF, CRLF or CR, each with a line feed and without byte-order marks."""
     number = 0
     try:
-        with open_binary(path) as file:
-            for number, line in enumerate(file, 1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield text.replace("\r\n", "\n")
+        with io.TextIOWrapper(open_binary(path), "utf-8") as file:
+            for line in file:
+                number += 1
+                # Files that were joined have a mark at each one's beginning.
+                yield line.replace(BYTE_ORDER_MARK, "") if BYTE_ORDER_MARK in line else line
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise UserError(
-            f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8: convert the file, as by iconv -t UTF-8"
+            f"{path}, line {_first_undecodable_line(path)}: byte 0x{byte:02x} is not UTF-8: convert the file, as by "
+            "iconv -t UTF-8"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read after line {number}: {error}: copy or compress it again") from None
+
+
+def _first_undecodable_line(path: Path) -> int:
+    # The file is decoded in portions, of which an error does not say where the lines begin.
+    with io.TextIOWrapper(open_binary(path), "utf-8", errors="surrogateescape") as file:
+        return next(number for number, line in enumerate(file, 1) if re.search("[\udc80-\udcff]", line))
 
 
 def read_text(path: Path) -> Iterator[list[str]]:
@@ -74,36 +93,23 @@ def has_blank_lines_between(path: Path) -> bool:
     return False
 
 
-def read_table(path: Path, text_column: str | None) -> Iterator[list[str]]:
+def read_table(path: Path, text_column: str | None, dialect: CsvDialect) -> Iterator[list[str]]:
     """Documents of a table: the text of each row, rows without text left out."""
-    for _, text in read_table_texts(path, text_column):
-        yield [text]
-
-
-def read_texts(path: Path, text_column: str | None) -> Iterator[tuple[str, str]]:
-    """Where each text stands, and the text: a line of a text file or a row of a table, blank ones left out."""
-    if file_format(path) != ".txt":
-        yield from read_table_texts(path, text_column)
-        return
-    for number, line in enumerate(read_lines(path), 1):
-        if line.strip():
-            yield f"{path}, line {number}", line.strip()
-
-
-def read_table_texts(path: Path, text_column: str | None) -> Iterator[tuple[str, str]]:
     column = None
-    for where, row in read_rows(path):
+    for where, row in read_rows(path, dialect):
         column = column or choose_column(row, text_column, str(path))
         text = text_in(row, column, where).strip()
         if text:
-            yield where, text
+            yield [text]
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row, and where it stands."""
+def read_rows(path: Path, dialect: CsvDialect) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each row, and where it stands; a line of a text file that is not blank is a row with a text."""
     kind = file_format(path)
+    if kind == ".txt":
+        return _read_text_rows(path)
     if kind in (".csv", ".tsv"):
-        return read_csv(path, "\t" if kind == ".tsv" else ",")
+        return read_csv(path, dialect)
     if kind == ".parquet":
         return read_parquet(path)
     if kind == ".json" and starts_with_bracket(path):
@@ -111,18 +117,72 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     return read_json_lines(path)
 
 
-def read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(read_lines(path), delimiter=delimiter, strict=True)
+def _read_text_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    for number, line in enumerate(read_lines(path), 1):
+        if line.strip():
+            yield f"{path}, line {number}", {"text": line.strip()}
+
+
+def read_csv(path: Path, dialect: CsvDialect) -> Iterator[tuple[str, dict[str, Any]]]:
+    is_tsv = file_format(path) == ".tsv"
+    reader = _csv_reader(path, find_delimiter(path, dialect), dialect)
+    header, line = None, 0
     try:
-        header = next(filter(None, reader), None)
-        for row in filter(None, reader):
-            where = f"{path}, line {reader.line_num}"
+        for row in reader:
+            first, line = line + 1, reader.line_num
+            where = f"{path}, line {line}"
+            if line > first and is_tsv and dialect.quoting is None:
+                raise UserError(
+                    f"{path}: quotes make one row of lines {first} to {line}: give --csv_quoting none where quotes are "
+                    "text, or --csv_quoting minimal if it is one"
+                )
+            if not row:
+                continue
+            if header is None:
+                header = _check_names(row, path)
+                continue
             if len(row) != len(header):
-                raise UserError(f"{where}: {len(row)} fields, but the header has {len(header)}: put text in quotes")
+                raise UserError(
+                    f"{where}: {len(row)} fields, but the header has {len(header)}: put text in quotes, or give "
+                    "--csv_delimiter"
+                )
             yield where, dict(zip(header, row, strict=True))
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}: check the quotes around the text") from None
+        raise UserError(
+            f"{path}, line {reader.line_num}: {error}: check the quotes around the text, or give --csv_quoting none "
+            "where quotes are text"
+        ) from None
+
+
+def _csv_reader(path: Path, delimiter: str, dialect: CsvDialect):
+    csv.field_size_limit(sys.maxsize)
+    quoting = csv.QUOTE_NONE if dialect.quoting == "none" else csv.QUOTE_MINIMAL
+    return csv.reader(read_lines(path), delimiter=delimiter, quoting=quoting, strict=True)
+
+
+def find_delimiter(path: Path, dialect: CsvDialect) -> str:
+    """Return the delimiter that is given, a tab of a .tsv, or what divides a .csv.
+
+    That is the one by which the first rows all have as many fields as the header, two or more; else a comma.
+    """
+    if dialect.delimiter is not None or file_format(path) == ".tsv":
+        return dialect.delimiter or "\t"
+    for delimiter in DELIMITERS:
+        try:
+            counts = set(map(len, islice(filter(None, _csv_reader(path, delimiter, dialect)), SAMPLED_ROWS)))
+        except csv.Error:
+            continue
+        if len(counts) == 1 and counts != {1}:
+            return delimiter
+    return ","
+
+
+def _check_names(names: Sequence[str], path: Path) -> Sequence[str]:
+    """Return the names of columns; UserError if two are the same, unless they are empty."""
+    name, count = Counter(filter(None, names)).most_common(1)[0] if any(names) else ("", 0)
+    if count > 1:
+        raise UserError(f"{path}: {count} columns are called {name}: rename them (columns: {', '.join(names)})")
+    return names
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -163,7 +223,9 @@ def read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with open_binary(path) as file:
             # A parquet file is read from its end, which a compressed stream cannot do.
             source = io.BytesIO(file.read()) if path.suffix in COMPRESSED else file
-            for batch in pyarrow.parquet.ParquetFile(source).iter_batches():
+            table = pyarrow.parquet.ParquetFile(source)
+            _check_names(table.schema_arrow.names, path)
+            for batch in table.iter_batches():
                 for row in batch.to_pylist():
                     yield f"{path}, row {number}", row
                     number += 1
@@ -171,20 +233,30 @@ def read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f"{path} cannot be read as parquet: {error}: copy it again") from None
 
 
-def choose_column(row: dict[str, Any], text_column: str | None, where: str) -> str:
-    """The column that holds the text: the one asked for, else `text`, else the only one with strings."""
+def choose_column(row: dict[str, Any], text_column: str | None, where: str, labels: Sequence[str] = ()) -> str:
+    """Return the column that holds the text: the one asked for, else `text`, else the only one with strings.
+
+    Columns of labels are not considered.
+    """
     columns = f"columns: {', '.join(map(str, row))}"
-    if text_column is not None:
-        if text_column not in row:
-            raise UserError(f"--text_column {text_column} is not in {where} ({columns})")
-        return text_column
-    if "text" in row:
-        return "text"
     # An empty value may be a text elsewhere.
-    strings = [name for name, value in row.items() if value is None or isinstance(value, str)]
-    if len(strings) != 1:
+    strings = [name for name, value in row.items() if name not in labels and (value is None or isinstance(value, str))]
+    if text_column is not None:
+        if text_column not in row or text_column in labels:
+            raise UserError(f"--text_column {text_column} is not in {where} ({columns})")
+        column = text_column
+    elif "text" in row and "text" not in labels:
+        column = "text"
+    elif len(strings) != 1:
         raise UserError(f"{where}: which column holds the text? give --text_column NAME ({columns})")
-    return strings[0]
+    else:
+        (column,) = strings
+        if len(row) == 1 and LOOKS_LIKE_TEXT.search(column):
+            raise UserError(
+                f"{where}: its only column is called {column[:80]!r}, which looks like text: put a line with the word "
+                "text above it, give --csv_delimiter if it is several columns, or --text_column if it is a name"
+            )
+    return column
 
 
 def text_in(row: dict[str, Any], column: str, where: str) -> str:
@@ -195,7 +267,7 @@ def text_in(row: dict[str, Any], column: str, where: str) -> str:
     if not isinstance(text, str):
         raise UserError(f"{where}: {column!r} holds {type(text).__name__}, not text: give --text_column NAME")
     check_unicode(text, where)
-    return text
+    return text.replace(BYTE_ORDER_MARK, "")
 
 
 def check_unicode(text: str, where: str) -> None:

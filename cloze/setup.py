@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from cloze.arguments import ModelArguments, TrainingArguments, UserError
 from cloze.checkpoints import prepare_output_dir
-from cloze.corpus import Corpus, find_corpora
+from cloze.corpus import Corpus, find_corpora, log_columns
 from cloze.data_arguments import DataArguments
 from cloze.masking import MaskingCollator, Padding, collate
 from cloze.modeling import check_model, code_sources, fit_config, load_config, load_model, tells_padding
@@ -69,6 +69,8 @@ def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, tra
     if not training_args.prepare_only:
         checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
     corpora = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
+    for corpus in filter(None, corpora):
+        log_columns(corpus, data_args.other_columns)
     config = load_config(model_args, task)
     tokenizer = load_tokenizer(model_args, checkpoint)
     if tokenizer is None:

@@ -48,6 +48,9 @@ FILES = {
     "header.csv": b"text,author\n",
     "comma.csv": b"text,year\nEmma,1815\nWar, and Peace,1869\n",
     "quote.csv": b'text,year\nEmma,1815\n"Ulysses,1922\n',
+    "headless.csv": b"The moon is far.\nThe sun is farther.\n",
+    "twice.csv": b"text,text\na,b\n",
+    "quotes.tsv": b'text\tlabel\n"To be\tx\nor not to be"\ty\n',
     "broken.jsonl": b'{"text": "good"}\n{"text": "bad\n',
     "bare.jsonl": b'{"text": "good"}\n"bad"\n',
     "gap.jsonl": b'{"text": "good"}\n{"title": "bad"}\n',
@@ -80,6 +83,7 @@ FILES = {
     "unhidden.txt": b"The [MASK] is far.\n\nThe sun is farther.\n",
     "unhidden.csv": b"title,body\nEmma,The [MASK] is far.\nUlysses,Stately\n",
     "half_pair.jsonl": b'{"sentence_a": "a", "sentence_b": "half an emoji \\ud83d"}\n',
+    "number.jsonl": b'{"sentence_a": "a", "sentence_b": 2}\n',
     "no_pairs.csv": b"sentence_a,sentence_b,label\n",
 }
 
@@ -117,6 +121,11 @@ MISTAKES = [
     Case("null in a column", "--train_file null.jsonl", "null.jsonl", "give --text_column NAME (columns: title, body)"),
     Case("json broken", "--train_file broken.json", "broken.json, line 2: not JSON", "array of objects"),
     Case("text no string", "--train_file numbers.json", "numbers.json, row 1: 'text' holds int", "--text_column NAME"),
+    Case("lost header", "--train_file headless.csv", "only column is called 'The moon is far.'", "the word text above"),
+    Case("same names", "--train_file twice.csv", "twice.csv: 2 columns are called text", "rename them"),
+    Case("row over lines", "--train_file quotes.tsv", "one row of lines 2 to 3", "give --csv_quoting none"),
+    Case("long delimiter", "--csv_delimiter ::", "--csv_delimiter '::' is not one character", "give one such as ';'"),
+    Case("no language code", "--language German", "--language German is not an ISO 639 code", "such as en, de"),
     # Data
     Case("data set and file", "--dataset_name hub", "--dataset_name and --train_file", "give one of them"),
     Case("stream without steps", "--streaming", "--streaming", "give --max_steps N"),
@@ -338,10 +347,11 @@ PREDICTIONS = [
     Case("pairs as text", "--test_file pairs.txt", "--test_file pairs.txt", "give a table"),
     Case("half a character", "--test_file half_pair.jsonl", "half_pair.jsonl, line 1: half a surrogate", "as UTF-8"),
     Case("no second text", "--test_file one_column.csv", "no column sentence_b", "columns: sentence_a, label"),
-    Case("empty second text", "--test_file no_text.csv", "sentence_b is no text", "every pair needs two"),
+    Case("empty second text", "--test_file no_text.csv", "no_text.csv holds no pairs", "each row lacks a text"),
+    Case("number for a text", "--test_file number.jsonl", "line 1: sentence_b is no text", "every pair needs two"),
     Case("label of 2", "--test_file three.csv", "label '2' is neither 0", "leave unknown ones empty"),
     Case("label that may mean next", "--test_file boolean.jsonl", "boolean.jsonl, line 1: label True", "leave unknown"),
-    Case("no pairs there", "--test_file no_pairs.csv", "no_pairs.csv holds no pairs", "a header alone"),
+    Case("no pairs there", "--test_file no_pairs.csv", "no_pairs.csv holds no pairs", "it is empty"),
 ]
 
 # Of run_mlm.py alone; nothing is trained but filled in.

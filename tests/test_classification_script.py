@@ -104,7 +104,9 @@ def write_csv(path, rows, header=("text", "label")):
 def test_predictions_without_labels_and_of_pairs(train, script, out, tmp_path):
     rows = [(f"question {number}", f"answer {number}", number % 2) for number in range(20)]
     write_csv(tmp_path / "pairs.csv", rows, ("q", "a", "kind"))
-    write_csv(tmp_path / "unknown.csv", [row[:2] for row in rows], ("q", "a"))
+    # Rows without one of the texts have a line, too, but no prediction.
+    asked = [(f"id {n}", *row[:2]) for n, row in enumerate([("", "answer", 0), *rows, ("question", " ", 0)])]
+    write_csv(tmp_path / "unknown.csv", asked, ("id", "q", "a"))
     columns = ("--text_column", "q", "--text_pair_column", "a", "--label_column", "kind")
     train("--train_file", tmp_path / "pairs.csv", *columns, "--max_steps", 1)
     code, _, errors = script(
@@ -113,8 +115,11 @@ def test_predictions_without_labels_and_of_pairs(train, script, out, tmp_path):
     )  # fmt: skip
     assert code == 0, errors
     lines = [json.loads(line) for line in (tmp_path / "predicted" / "predictions.jsonl").read_text().splitlines()]
-    assert [(line["q"], line["a"], line["label"]) for line in lines] == [(*row[:2], None) for row in rows]
-    assert set(lines[0]["probabilities"]) == {"0", "1"}
+    assert [(line["id"], line["q"], line["a"]) for line in lines] == asked
+    assert [(line["row"], line["label"]) for line in lines] == [(number, None) for number in range(22)]
+    assert [line["prediction"] is None for line in lines] == [True] + [False] * 20 + [True]
+    assert lines[0]["probabilities"] is None
+    assert set(lines[1]["probabilities"]) == {"0", "1"}
     assert not (tmp_path / "predicted" / "predict_results.json").exists()
 
 

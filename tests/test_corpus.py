@@ -6,14 +6,16 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from conftest import SAMPLE
 
 from cloze.arguments import ModelArguments, UserError
-from cloze.corpus import FileCorpus, HubCorpus, find_corpora, find_files, read_documents, split_documents
-from cloze.data_arguments import DataTrainingArguments
+from cloze.corpus import FileCorpus, HubCorpus, find_corpora, find_files, log_columns, read_documents, split_documents
+from cloze.data_arguments import CsvDialect, DataTrainingArguments
 
 TREE = {
     "b.txt": "b",
@@ -103,6 +105,7 @@ def test_identity_changes_with_what_the_documents_depend_on(tree):
     stat = path.stat()
     assert FileCorpus((path.resolve(),)).identity == identity
     assert FileCorpus((path,), "text").identity != identity
+    assert FileCorpus((path,), None, CsvDialect(delimiter=";")).identity != identity
     assert FileCorpus((other,)).identity != identity
     assert FileCorpus((path, other)).identity not in (identity, FileCorpus((other, path)).identity)
 
@@ -312,3 +315,98 @@ def test_tokenizer_trained_from_a_stream_is_of_that_text(run_mlm_script, tmp_pat
 def test_hub_name_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"--dataset_name .*nowhere cannot be loaded"):
         corpora(dataset_name=str(tmp_path / "nowhere"))
+
+
+# Folders of save_to_disk
+
+
+def saved(path: Path, rows: list[dict], **splits) -> str:
+    """A Dataset saved, or a DatasetDict if there are ``splits`` besides the training rows."""
+    train = datasets.Dataset.from_list(rows)
+    others = {name: datasets.Dataset.from_list(more) for name, more in splits.items()}
+    whole = datasets.DatasetDict({"train": train, **others}) if splits else train
+    whole.save_to_disk(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("flag", ["dataset_name", "train_file"])
+def test_saved_data_set_is_read_as_what_it_is(flag, streaming, tmp_path):
+    """Not as a folder of JSON files, which tell about it (huggingface/datasets#5044, #7503)."""
+    folder = saved(tmp_path / "saved", rows_of("one", None, " two "))
+    train, validation = corpora(**{flag: folder}, streaming=streaming, do_eval=False)
+    assert list(train.documents()) == [["one"], ["two"]]
+    assert validation is None
+
+
+@pytest.mark.parametrize("names", [("dataset_name",), ("train_file", "validation_file")])
+def test_saved_splits_are_the_corpora(names, tmp_path):
+    folder = saved(tmp_path / "saved", rows_of("one"), validation=rows_of("two"), test=rows_of("three"))
+    found = corpora(**dict.fromkeys(names, folder))
+    assert [list(corpus.documents()) for corpus in found] == [[["one"]], [["two"]]]
+
+
+def test_saved_splits_are_given_one_by_one_as_well(tmp_path):
+    folder = saved(tmp_path / "saved", rows_of("one"), test=rows_of("two"))
+    train, validation = corpora(train_file=f"{folder}/train", validation_file=f"{folder}/test")
+    assert (list(train.documents()), list(validation.documents())) == ([["one"]], [["two"]])
+    with pytest.raises(UserError, match=r"no split named validation: give .*/SPLIT, one of train, test"):
+        corpora(train_file=folder, validation_file=folder)
+
+
+def test_saved_format_does_not_hide_the_text(tmp_path):
+    rows = datasets.Dataset.from_list(rows_of("one")).with_format("torch", columns=["id"])
+    rows.save_to_disk(tmp_path / "saved")
+    train, _ = corpora(train_file=str(tmp_path / "saved"))
+    assert list(train.documents()) == [["one"]]
+
+
+def test_saved_identity_changes_with_the_rows(tmp_path):
+    def identity(folder):
+        return corpora(train_file=folder, do_eval=False)[0].identity
+
+    folder = saved(tmp_path / "saved", rows_of("one"))
+    first = identity(folder)
+    assert identity(folder) == first
+    # As a generator's rows that were made anew: the state tells of the same fingerprint.
+    state = (tmp_path / "saved" / "state.json").read_text()
+    saved(tmp_path / "saved", rows_of("other"))
+    (tmp_path / "saved" / "state.json").write_text(state)
+    assert identity(folder) != first
+
+
+def test_saved_data_set_among_files_is_an_error(tree, tmp_path):
+    """Else the files that tell about it would be read as tables."""
+    folder = saved(tree / "deep" / "saved", rows_of("one"))
+    for patterns in ([folder, "a.txt"], [str(tree)]):
+        with pytest.raises(UserError, match=r"--train_file: .*deep/saved is a folder of save_to_disk: give it alone"):
+            find_files(patterns, "--train_file")
+
+
+def test_saved_data_set_that_is_damaged_is_an_error(tmp_path):
+    folder = saved(tmp_path / "saved", rows_of("one"))
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    for damage in (lambda: arrow.write_bytes(b"no arrow"), arrow.unlink):
+        damage()
+        with pytest.raises(UserError, match=r"--train_file .*saved cannot be loaded: save it again"):
+            corpora(train_file=folder)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "semicolon.csv", "a.jsonl", "rows", "stream"])
+def test_columns_are_logged_with_the_one_read_and_its_first_value(name, tmp_path, caplog):
+    """The text and the label of a wrong delimiter, or a header that is a row, are seen before training."""
+    caplog.set_level("INFO")
+    rows = datasets.Dataset.from_dict({"title": ["Emma", "Ulysses"], "body": ["Call me Ishmael", "Stately"]})
+    if name in ("rows", "stream"):
+        corpus = HubCorpus(name, rows.to_iterable_dataset() if name == "stream" else rows, "body")
+        where = name
+    else:
+        delimiter = {"a.tsv": "\t", "semicolon.csv": ";"}.get(name, ",")
+        rows.to_json(tmp_path / name) if "json" in name else rows.to_csv(tmp_path / name, sep=delimiter)
+        corpus = FileCorpus((SAMPLE / "music.txt", tmp_path / name), "body")
+        where = f"{tmp_path / name}" + (f", separated by {delimiter!r}" if delimiter != "," else "")
+    log_columns(corpus, [])
+    assert caplog.messages == [f"Columns of {where}: title, body; reading body, first value 'Call me Ishmael'"]
+    caplog.clear()
+    log_columns(FileCorpus((SAMPLE / "music.txt",)), [])
+    assert not caplog.messages

@@ -202,16 +202,21 @@ def test_a_run_trains_evaluates_and_fills_in_with_what_it_has_learnt(run_mlm_scr
     )  # fmt: skip
     assert (code, errors) == (0, "")
     lines = predictions(out)
-    assert [line["text"] for line in lines] == ["the moon [MASK] far away", "[MASK] moon is [MASK] away"]
-    assert [[mask[0]["token"] for mask in line["fillings"]] for line in lines] == [["is"], ["the", "far"]]
+    texts = ["the moon [MASK] far away", "", "[MASK] moon is [MASK] away"]
+    assert [(line["row"], line["number"], line["body"]) for line in lines] == [
+        (0, "1", texts[0]),
+        (1, "2", ""),
+        (2, "3", texts[2]),
+    ]
+    assert lines[1]["fillings"] is None
+    assert [[mask[0]["token"] for mask in line["fillings"]] for line in lines[::2]] == [["is"], ["the", "far"]]
+    assert "Filled in 2 lines; rows without text: 1" in printed
     assert printed.index("the moon [MASK] far away\n    is ") < printed.index("Masked perplexity")
     monkeypatch.chdir(tmp_path)
     code, printed, errors = run_mlm_script("--model_name_or_path", out, *argv)
     assert (code, errors) == (0, "")
-    assert [[mask[0]["token"] for mask in line["fillings"]] for line in predictions(tmp_path / "trainer_output")] == [
-        ["is"],
-        ["the", "far"],
-    ]
+    fillings = [line["fillings"] or [] for line in predictions(tmp_path / "trainer_output")]
+    assert [[mask[0]["token"] for mask in masks] for masks in fillings] == [["is"], [], ["the", "far"]]
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -222,7 +227,7 @@ def test_of_several_processes_all_run_the_model_and_the_first_writes(first, aske
     args = SimpleNamespace(per_device_eval_batch_size=2, output_dir=tmp_path)
     trainer = SimpleNamespace(model=model, processing_class=tokenizer, args=args, is_world_process_zero=lambda: first)
     caplog.set_level("INFO")
-    predict(trainer, TEXTS, 2, ROOM)
+    predict(trainer, [(text, {"text": text}) for text in TEXTS], 2, ROOM)
     assert len(forwards) == 2
     assert (tmp_path / "predictions.jsonl").exists() == first
     assert ("Filled in 3 lines" in caplog.text) == first

@@ -8,9 +8,9 @@ import pytest
 from conftest import SAMPLE
 from transformers import BertConfig
 
-from cloze.arguments import UserError
+from cloze.arguments import ModelArguments, UserError
 from cloze.classifier_arguments import ClassificationArguments
-from cloze.corpus import FileCorpus, HubCorpus
+from cloze.corpus import FileCorpus, HubCorpus, find_corpora
 from cloze.labelled_examples import LabelledExamples, check_trained, numbers_of_classes, set_classes
 from cloze.labelled_texts import (
     LabelledText,
@@ -20,6 +20,7 @@ from cloze.labelled_texts import (
     label_in,
     labelled_texts,
     read_labelled,
+    read_test_texts,
     sample,
 )
 
@@ -87,6 +88,16 @@ def test_a_data_set_gives_the_names_of_its_classes():
         read_labelled(corpus, ClassificationArguments(dataset_name="reviews"))
 
 
+def test_a_saved_data_set_gives_the_names_of_its_classes(tmp_path):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features).save_to_disk(tmp_path / "saved")
+    data_args = ClassificationArguments(train_file=str(tmp_path / "saved"))
+    corpus, _ = find_corpora(data_args, ModelArguments(model_name_or_path="model"), do_train=True, do_eval=False)
+    assert [text.label for text in read_labelled(corpus, data_args)] == ["good", "bad"]
+
+
 @pytest.mark.parametrize(
     ("content", "culprit"),
     [
@@ -151,6 +162,29 @@ def test_empty_texts_are_counted_and_left_out(tmp_path, caplog):
     caplog.clear()
     read_labelled(FileCorpus((SAMPLE / "music.txt",)), ClassificationArguments())
     assert not caplog.text
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "table.jsonl", "table.csv"])
+def test_rows_to_predict_are_all_given_with_their_columns(name, tmp_path):
+    """An empty text is no text to predict; a label may be missing, be a number, or have no name."""
+    columns = {
+        "id": [7, 8, 9],
+        "text": ["A goal", " " if "csv" in name else None, "A vote"],
+        "label": ["LABEL_1", "0", None],
+    }
+    rows = datasets.Dataset.from_dict(columns)
+    {"parquet": rows.to_parquet, "jsonl": rows.to_json, "csv": rows.to_csv}[name.partition(".")[2]](tmp_path / name)
+    data_args = ClassificationArguments(test_file=str(tmp_path / name))
+    found = read_test_texts(data_args)
+    assert [text and text.texts for text, _ in found] == [("A goal",), None, ("A vote",)]
+    assert [row["label"] for _, row in found] == ["1", "0", None]
+    assert [(int(row["id"]), row["text"]) for _, row in found] == list(zip(columns["id"], columns["text"], strict=True))
+
+
+def test_a_label_that_is_no_class_is_told(tmp_path):
+    (tmp_path / "scores.jsonl").write_text('{"text": "A goal", "label": 0.37}\n')
+    with pytest.raises(UserError, match=r"line 1: label 0\.37 is no class"):
+        read(tmp_path / "scores.jsonl")
 
 
 def test_a_label_of_spaces_is_none_and_one_without_a_name_is_a_number(tmp_path):

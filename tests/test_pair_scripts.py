@@ -501,6 +501,10 @@ def test_pairs_of_the_users_own(scripts, pair_checkpoint, out, tmp_path):
         {"sentence_a": "Salt melts ice.", "sentence_b": "The sun is far.", "label": None},
         {"sentence_a": "A tide comes in.", "sentence_b": "A tide goes out.", "label": "1"},
     ]
+    # Rows without one of the texts have a line, too, but no judgement.
+    rows[1:1] = [{"sentence_a": None, "sentence_b": "Salt.", "label": 1}]
+    rows[4:4] = [{"sentence_a": "Salt.", "sentence_b": " "}]
+    rows = [row | {"id": f"number {number}"} for number, row in enumerate(rows)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     code, printed, errors = scripts["nsp"](
         "--model_name_or_path", pair_checkpoint("bert"), "--do_predict", "--test_file", tmp_path / "pairs.jsonl",
@@ -509,7 +513,12 @@ def test_pairs_of_the_users_own(scripts, pair_checkpoint, out, tmp_path):
     assert (code, errors) == (0, "")
     assert "1 of 4 pairs exceed 48 tokens" in printed
     lines = judgements(out)
-    assert [line["label"] for line in lines] == [0, 1, None, 1]
+    assert [line["label"] for line in lines] == [0, 1, 1, None, None, 1]
+    assert [(line["row"], line["id"]) for line in lines] == [(number, f"number {number}") for number in range(6)]
+    for number in (4, 1):
+        row, line = rows.pop(number), lines.pop(number)
+        assert (line["sentence_a"], line["sentence_b"]) == (row["sentence_a"], row["sentence_b"])
+        assert [line[name] for name in ("is_next_probability", "not_next_probability", "prediction")] == [None] * 3
     assert all(line["is_next_probability"] + line["not_next_probability"] == 1 for line in lines)
     model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
     tokenizer = AutoTokenizer.from_pretrained(pair_checkpoint("bert"))

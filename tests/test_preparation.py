@@ -17,7 +17,7 @@ from cloze.arguments import UserError
 from cloze.blocks import Blocks
 from cloze.corpus import FileCorpus
 from cloze.examples import Part
-from cloze.preparation import prepare
+from cloze.preparation import check_language, prepare, tokenize
 from cloze.tokenization import template_of
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
@@ -240,6 +240,38 @@ def test_sentences_of_any_language_are_found(unit, of_all_characters, tmp_path):
         assert units_of(result, [2, 3]) == [ids_of(of_all_characters, s) for s in sentences[4:9]]
 
 
+GERMAN = {
+    "en": ["Sie kam am 3.", "Mai.", "Er kam z.B. am 4.", "Juni."],
+    "de": ["Sie kam am 3. Mai.", "Er kam z.B. am 4. Juni."],
+}
+
+
+def test_sentences_are_found_by_the_rules_of_the_language(of_all_characters, tmp_path):
+    """A date is no end in German. What is prepared of one language is not taken for another."""
+    corpus = write_corpus(tmp_path / "corpus.txt", [" ".join(GERMAN["de"])])
+    for language, sentences in GERMAN.items():
+        for unit in ("sentence", "document"):
+            result = prepared(corpus, of_all_characters, tmp_path / "cache", unit, language=language)
+            assert result.num_sentences == len(sentences)
+        result = prepared(corpus, of_all_characters, tmp_path / "cache", "sentence", language=language)
+        assert [of_all_characters.decode(ids) for ids in units_of(result)] == sentences
+
+
+def test_streamed_sentences_are_found_by_the_rules_of_the_language(of_all_characters):
+    encoder = encoding.own_encoder(of_all_characters, with_words=False)
+    result = tokenize([GERMAN["en"]], "sentence", encoder, "de")
+    assert [of_all_characters.decode(ids).split() for ids in units_of(result)] == [s.split() for s in GERMAN["de"]]
+
+
+@pytest.mark.parametrize(
+    ("language", "warns"), [("en", False), ("de", False), ("zz", True), ("a", True), ("deu", True)]
+)
+def test_language_without_rules_is_warned_of(language, warns, caplog):
+    """sentencex takes English instead and does not say so."""
+    check_language(language)
+    assert ("LANGUAGE: there are no rules for sentences of" in caplog.text) == warns
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sentence_over_two_lines_is_one_to_every_tokenizer(kind, tokenizers, tmp_path):
     documents = ["The Moon pulls the\nwater. Twice\na day.", "Salt stays\nbehind."]
@@ -283,7 +315,7 @@ def test_sentences_are_counted_or_their_number_estimated(
     monkeypatch.setattr(preparation, "COUNTED_SHARE", share)
     looked_at = []
     split = preparation.split_sentences
-    monkeypatch.setattr(preparation, "split_sentences", lambda text: looked_at.append(text) or split(text))
+    monkeypatch.setattr(preparation, "split_sentences", lambda text, _: looked_at.append(text) or split(text, "en"))
     result = prepared(write_corpus(tmp_path / "corpus.txt", SENTENCES), of_all_characters, tmp_path, unit)
     assert result.about is about
     assert least <= result.num_sentences <= most

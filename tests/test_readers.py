@@ -3,7 +3,9 @@
 import csv
 import gzip
 import io
+import itertools
 import json
+import re
 
 import numpy as np
 import pyarrow
@@ -12,7 +14,8 @@ import pytest
 import zstandard
 
 from cloze.arguments import UserError
-from cloze.readers import choose_column, file_format, read_table, read_text, read_texts
+from cloze.data_arguments import CsvDialect
+from cloze.readers import choose_column, file_format, find_delimiter, read_lines, read_rows, read_table, read_text
 
 TEXTS = [
     "Call me Ishmael, he said.",
@@ -69,10 +72,11 @@ COMPRESSED = pytest.mark.parametrize("suffix", COMPRESSIONS)
 def read(tmp_path):
     """``read(name, content)`` writes a file and gives its documents."""
 
-    def read_file(name: str, content: bytes, column: str | None = None) -> list[list[str]]:
+    def read_file(name: str, content: bytes, column: str | None = None, **dialect) -> list[list[str]]:
         path = tmp_path / name
         path.write_bytes(content)
-        return list(read_text(path) if file_format(path) == ".txt" else read_table(path, column))
+        is_text = file_format(path) == ".txt"
+        return list(read_text(path) if is_text else read_table(path, column, CsvDialect(**dialect)))
 
     return read_file
 
@@ -98,6 +102,49 @@ def test_byte_order_mark_and_windows_line_ends_leave_no_trace(name, suffix, read
     assert read(name + suffix, COMPRESSIONS[suffix](content)) == [[text] for text in TEXTS]
 
 
+@COMPRESSED
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "text.parquet"])
+def test_lines_of_other_systems_are_the_same_lines(name, suffix, read):
+    """CR, as of old Macs, and files that were joined of several kinds (huggingface/datasets#622, #713)."""
+    content = FORMATS[name](TEXTS).replace(b"\r\n", b"\n")
+    ends = itertools.cycle([b"\n", b"\r", b"\r\n"])
+    mixed = re.sub(b"\n", lambda _: next(ends), content)
+    for other in (content.replace(b"\n", b"\r"), mixed):
+        assert read(name + suffix, COMPRESSIONS[suffix](other)) == [[text] for text in TEXTS]
+
+
+@pytest.mark.parametrize("length", range(8188, 8196))
+def test_carriage_return_and_line_feed_are_one_end_wherever_a_read_ends(length, read):
+    """Files are read in portions of 8,192 bytes."""
+    assert read("a.txt", b"a" * length + b"\r\nb\r\n") == [["a" * length], ["b"]]
+
+
+def test_lines_ended_by_carriage_returns_are_read_one_by_one(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\r" * 9999 + b"\xff")
+    assert next(read_lines(tmp_path / "a.txt")) == "one\n"
+
+
+def test_carriage_return_in_a_csv_is_text_in_quotes_alone(read):
+    assert read("a.csv", b'text,year\rone,1\r"two\rlines",2\r') == [["one"], ["two\nlines"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "\ufeffone\n\ufeff\ufefftwo\n\ufeff\nth\ufeffree\n"),
+        ("a.csv", '\ufefftext\none\n\ufeff"two"\n"th\ufeffree"\n'),
+        ("a.jsonl", '\ufeff{"text": "one"}\n\ufeff{"text": "two"}\n{"text": "th\\ufeffree"}'),
+    ],
+)
+def test_byte_order_marks_of_joined_files_are_no_text(name, content, read):
+    texts = [text for document in read(name, content.encode()) for text in document]
+    assert texts == ["one", "two", "three"]
+
+
+def test_byte_order_mark_in_a_parquet_file_is_no_text(read):
+    assert read("a.parquet", as_parquet(["\ufeffone", "\ufeff"])) == [["one"]]
+
+
 @pytest.mark.parametrize(
     ("text", "documents"),
     [
@@ -112,6 +159,8 @@ def test_byte_order_mark_and_windows_line_ends_leave_no_trace(name, suffix, read
         ("", []),
         ("\ufeff", []),
         ("\n \n\r\n", []),
+        ("a\rb\r\rc\r", [["a", "b"], ["c"]]),
+        ("a\nb\r\n\rc\r\r\nd", [["a", "b"], ["c"], ["d"]]),
     ],
 )
 def test_blank_lines_separate_documents_else_each_line_is_one(text, documents, read):
@@ -122,20 +171,112 @@ def test_blank_lines_separate_documents_else_each_line_is_one(text, documents, r
 @pytest.mark.parametrize("name", ["text.csv", "text.tsv", "array.json", "text.jsonl", "text.parquet"])
 def test_row_of_several_lines_is_one_text(name, suffix, read):
     texts = ["first line\nsecond line\n\nafter a blank one", "another, row"]
-    assert read(name + suffix, COMPRESSIONS[suffix](FORMATS[name](texts))) == [[text] for text in texts]
+    content = COMPRESSIONS[suffix](FORMATS[name](texts))
+    assert read(name + suffix, content, quoting="minimal") == [[text] for text in texts]
 
 
-def test_texts_are_told_with_their_place(tmp_path):
+def test_rows_are_given_with_their_place(tmp_path):
     (tmp_path / "text.txt.gz").write_bytes(gzip.compress(b"one\n\n \n  two \n"))
     (tmp_path / "table.csv").write_text('title,body\nEmma,"one\nmore"\nUlysses,\nDubliners,two\n')
-    found = [*read_texts(tmp_path / "text.txt.gz", None), *read_texts(tmp_path / "table.csv", "body")]
+    found = [row for name in ("text.txt.gz", "table.csv") for row in read_rows(tmp_path / name, CsvDialect())]
     places = [
-        ("text.txt.gz", 1, "one"),
-        ("text.txt.gz", 4, "two"),
-        ("table.csv", 3, "one\nmore"),
-        ("table.csv", 5, "two"),
+        ("text.txt.gz", 1, {"text": "one"}),
+        ("text.txt.gz", 4, {"text": "two"}),
+        ("table.csv", 3, {"title": "Emma", "body": "one\nmore"}),
+        ("table.csv", 4, {"title": "Ulysses", "body": ""}),
+        ("table.csv", 5, {"title": "Dubliners", "body": "two"}),
     ]
-    assert found == [(f"{tmp_path}/{name}, line {number}", text) for name, number, text in places]
+    assert found == [(f"{tmp_path}/{name}, line {number}", row) for name, number, row in places]
+
+
+# How a table is written
+
+
+@COMPRESSED
+@pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
+def test_delimiter_of_a_csv_is_found(delimiter, suffix, read):
+    """As Excel writes them where the comma is the decimal point (huggingface/datasets#1773)."""
+    texts = [*TEXTS, "semicolon; bar | comma, tab\tin one", '"; "', "two\nlines"]
+    content = COMPRESSIONS[suffix](as_csv(texts, delimiter))
+    assert read(f"a.csv{suffix}", content) == [[text] for text in texts]
+    assert read(f"a.csv{suffix}", content, delimiter=delimiter) == [[text] for text in texts]
+
+
+@pytest.mark.parametrize("filler", ["a; b", "a | b", "a\tb", "a; b | c\td", ""])
+def test_delimiters_in_the_text_do_not_mislead(filler, read):
+    """A single column has no delimiter; a comma in the header and in all rows is one."""
+    assert read("one.csv", f"text\n{filler}x\ny{filler}\n".encode()) == [[f"{filler}x"], [f"y{filler}"]]
+    assert read("two.csv", f"text,id\n{filler}x,1\ny{filler},2\n".encode()) == [[f"{filler}x"], [f"y{filler}"]]
+    assert read("named.csv", b'"text","a;b"\nx,1;2\ny,3;4\n') == [["x"], ["y"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"text;price\nOne, and a half;2,5\nTwo;3,0\n", ["One, and a half", "Two"]),
+        (b'text|price\n"A|B"|2\nC;D|3\n', ["A|B", "C;D"]),
+        (b"text;price\n", []),
+    ],
+)
+def test_delimiter_is_that_of_which_all_rows_have_as_many_as_the_header(content, expected, read, tmp_path):
+    assert read("a.csv", content) == [[text] for text in expected]
+    (tmp_path / "b.csv").write_bytes(content)
+    assert find_delimiter(tmp_path / "b.csv", CsvDialect()) == chr(content[4])
+
+
+def test_delimiter_that_is_given_is_taken(read):
+    assert read("a.csv", b"text,more;id\nOne,two;1\n", "text,more", delimiter=";") == [["One,two"]]
+    assert read("a.tsv", b"text;id\nOne\ttwo;1\n", delimiter=";") == [["One\ttwo"]]
+    assert read("a.csv", b"text:id\nOne:1\n", delimiter=":") == [["One"]]
+
+
+def test_quotes_are_text_where_that_is_asked_for(read):
+    """As in the files of GLUE, which have no quoting."""
+    content = b'text\tlabel\n"To be\tx\nor not to be"\ty\n"last" one\tz\n'
+    assert read("a.tsv", content, quoting="none") == [['"To be'], ['or not to be"'], ['"last" one']]
+    assert read("a.csv", b'text,label\n"To be,x\n', quoting="none") == [['"To be']]
+
+
+@pytest.mark.parametrize("quoting", [None, "minimal"])
+def test_row_of_a_tsv_that_spans_lines_is_an_error_unless_it_is_meant(quoting, read):
+    content = b'text\tlabel\n\nfirst\tw\n"To be\tx\nor not to be"\ty\nlast one\tz\n'
+    if quoting:
+        assert read("a.tsv", content, quoting=quoting) == [["first"], ["To be\tx\nor not to be"], ["last one"]]
+    else:
+        with pytest.raises(UserError, match=r"a\.tsv: quotes make one row of lines 4 to 5: give --csv_quoting none"):
+            read("a.tsv", content)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet"])
+def test_two_columns_of_one_name_are_an_error(name, read):
+    names = ["text", "id", "text"]
+    content = (("\t" if "tsv" in name else ",").join(names) + "\n").encode()
+    if "parquet" in name:
+        buffer = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names), buffer)
+        content = buffer.getvalue().to_pybytes()
+    with pytest.raises(UserError, match=rf"{name}: 2 columns are called text: rename .* \(columns: text, id, text\)"):
+        read(name, content)
+
+
+def test_columns_without_a_name_may_be_several(read):
+    """As spreadsheets leave them behind the last column."""
+    assert read("a.csv", b"text,,\none,,\n") == [["one"]]
+
+
+@pytest.mark.parametrize(
+    "first", ["The river rises in the hills.", "Great phone and battery", "它从山上流下来。", "text;label", "Really?!"]
+)
+def test_first_text_is_not_taken_for_the_name_of_the_only_column(first, read):
+    content = f'"{first}"\nA text.\nA text; of two.\n'.encode()
+    with pytest.raises(UserError, match=r"its only column is called .* put a line with the word text above it"):
+        read("a.csv", content)
+    assert read("a.csv", content, first) == [["A text."], ["A text; of two."]]
+
+
+@pytest.mark.parametrize("name", ["text", "Text", "review_text", "Review text", "No.1", "body (clean)", "文本"])
+def test_names_are_taken_for_names(name, read):
+    assert read("a.csv", f"{name}\nA text.\n".encode()) == [["A text."]]
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "text.txt"])
@@ -200,6 +341,8 @@ def test_column_asked_for_is_read(read):
     ("name", "content", "place"),
     [
         ("a.txt", b"one\ntwo\n\xff\n", "a.txt, line 3: byte 0xff is not UTF-8"),
+        ("a.txt", b"one\r\ntwo\rthr\xe9e\n", "a.txt, line 3: byte 0xe9 is not UTF-8"),
+        ("a.txt", b"one\r" * 9999 + b"\xc3", "a.txt, line 10000: byte 0xc3 is not UTF-8"),
         ("a.txt", "one\n".encode("utf-16"), "a.txt, line 1: byte 0xff is not UTF-8"),
         ("a.csv", b'text,year\n"two\nlines",1\nthree,2,3\n', "a.csv, line 4: 3 fields, but the header has 2"),
         ("a.csv", b'text,year\n"two\nlines",1\nthree\n', "a.csv, line 4: 1 fields, but the header has 2"),
