@@ -14,7 +14,7 @@ from cloze.modeling import check_model, load_config, load_weights, outline
 from cloze.predictions import SentencePair, judge_pair
 from cloze.readers import check_unicode
 from cloze.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING, Task
-from cloze.tokenization import load_tokenizer
+from cloze.tokenization import ensure_template, load_tokenizer
 
 # More take longer than one waits for a page: so many characters are some ten windows of 512 tokens.
 MOST_CHARACTERS = 20_000
@@ -49,6 +49,7 @@ def load_trained(name: str) -> TrainedModel:
         task = task_of(config, name)
         tokenizer = load_tokenizer(model_args, None)
         length = check_model(config, tokenizer, task, None, trust_remote_code=False)
+        ensure_template(tokenizer, config.model_type)
         model, missing = load_weights(model_args, config, task, torch.float32)
     except UserError as error:
         # Without what is a cure elsewhere: flags of the scripts that train.

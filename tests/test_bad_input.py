@@ -214,6 +214,12 @@ MISTAKES = [
     Case("model alone", "--model_name_or_path alone", "--model_name_or_path alone: no tokenizer", "--tokenizer_name"),
     Case("tokenizer without mask", "--tokenizer_name no_mask", "no mask token", "use that of a masked language model"),
     Case("tokenizer without pad", "--tokenizer_name no_pad", "no padding token", "use that of a masked language model"),
+    Case(
+        "no special tokens",
+        "--tokenizer_name no_special",
+        "no_special: the tokenizer (TokenizersBackend) adds no special tokens",
+        "name its cls_token and sep_token",
+    ),
     Case("tokenizer too large", "--tokenizer_name large", "1,000 tokens, the model's", "leave out --tokenizer_name"),
     Case("too short", "--max_seq_length 7", "--max_seq_length 7 is too short", "give 8 or more"),
     Case("too long for BERT", "--max_seq_length 67", "--max_seq_length 67", "the model's 66 positions: lower it"),
@@ -370,7 +376,7 @@ def parametrize(cases):
 @pytest.fixture(scope="module")
 def workplace(checkpoint, pair_checkpoint, tmp_path_factory):
     """A folder of FILES, a BERT, a model without its tokenizer, a RoBERTa, a GPT-2, an ESM with a slow tokenizer, two
-    BERTs for pairs, one of them with a single type of tokens, and three tokenizers that misfit."""
+    BERTs for pairs, one of them with a single type of tokens, and four tokenizers that misfit."""
     folder = tmp_path_factory.mktemp("workplace")
     for name, content in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -388,7 +394,12 @@ def workplace(checkpoint, pair_checkpoint, tmp_path_factory):
     config = EsmConfig(vocab_size=8, pad_token_id=1, mask_token_id=7, **sizes)
     AutoModelForMaskedLM.from_config(config).save_pretrained(folder / "esm")
     mask, pad = {"mask_token": "[MASK]"}, {"pad_token": "[PAD]"}
-    for name, size, special in (("no_mask", 9, pad), ("no_pad", 9, mask), ("large", 1000, mask | pad)):
+    for name, size, special in (
+        ("no_mask", 9, pad),
+        ("no_pad", 9, mask),
+        ("no_special", 9, mask | pad),
+        ("large", 1000, mask | pad),
+    ):
         vocabulary = ["[UNK]", "[PAD]", "[MASK]", *(f"word{number}" for number in range(3, size))]
         backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(vocabulary)}, "[UNK]"))
         PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **special).save_pretrained(folder / name)
