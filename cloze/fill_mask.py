@@ -16,7 +16,7 @@ from cloze.data_arguments import DataTrainingArguments
 from cloze.encoding import encode
 from cloze.masking import Padding, collate
 from cloze.metrics import MASKED_TOKENS
-from cloze.predictions import save_predictions
+from cloze.predictions import save_predictions, warn_of_unknown_texts
 from cloze.readers import read_texts
 from cloze.setup import Setup, padding_for
 from cloze.tokenization import template_of
@@ -161,6 +161,7 @@ def read_lines_to_fill(setup: Setup) -> list[str]:
 
 def predict(trainer: PretrainingTrainer, texts: list[str], top_k: int, max_seq_length: int) -> None:
     """Write predictions.jsonl to output_dir, in the order of the texts, and show the first of them."""
+    warn_of_unknown_texts(trainer.processing_class, [with_own_mask(text, trainer.processing_class) for text in texts])
     # By every process, though one writes: with FSDP, none has the whole model.
     batch_size = trainer.args.per_device_eval_batch_size
     fillings = fill_masks(trainer.model, trainer.processing_class, texts, top_k, max_seq_length, batch_size)

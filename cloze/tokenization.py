@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock
 from tokenizers import AddedToken, Tokenizer, models, processors, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
@@ -29,6 +30,8 @@ DOUBLE_SEPARATOR_TYPES = (
     "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
     "xlm-roberta-xl", "xmod",
 )  # fmt: skip
+# Shares of unknown tokens above which a warning says so, and above which nothing is left to learn.
+MUCH_UNKNOWN, MOST_UNKNOWN = 0.02, 0.5
 # Kinds of tokenizer that say to which word a token belongs.
 WORD_MODELS = ("WordPiece", "BPE", "Unigram")
 
@@ -187,6 +190,44 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
 def pair_template_of(tokenizer: PreTrainedTokenizerBase) -> PairTemplate:
     """Return the special tokens that the tokenizer puts around two texts and between them."""
     return PairTemplate(*special_tokens_around(tokenizer, 2))
+
+
+def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id of what the vocabulary lacks, as [UNK], or None if the tokenizer has none."""
+    if tokenizer.unk_token_id is None and tokenizer.is_fast:
+        # That of a tokenizer.json alone is named in its model only.
+        backend = tokenizer.backend_tokenizer
+        return backend.token_to_id(getattr(backend.model, "unk_token", None) or "")
+    return tokenizer.unk_token_id
+
+
+def count_unknown(ids: np.ndarray, unknown: int | None) -> int:
+    return 0 if unknown is None else int(np.count_nonzero(ids == unknown))
+
+
+def check_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError for text that is mostly unknown to the tokenizer, and warn of text that is so in part."""
+    if share > MOST_UNKNOWN:
+        raise UserError(describe_unknown(share, name, tokenizer))
+    warn_of_unknown(share, name, tokenizer)
+
+
+def warn_of_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    if share > MUCH_UNKNOWN:
+        logger.warning("UNKNOWN: %s", describe_unknown(share, name, tokenizer))
+
+
+def describe_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    model = tokenizer.backend_tokenizer.model if tokenizer.is_fast else None
+    # WordPiece makes one [UNK] of a longer word, whatever its characters.
+    longest = getattr(model, "max_input_chars_per_word", None)
+    token = tokenizer.convert_ids_to_tokens(unknown_id(tokenizer))
+    return (
+        f"{name}: {share:.1%} of the tokens are {token}: the tokenizer {tokenizer.name_or_path} "
+        f"({type(tokenizer).__name__}) lacks characters of the text"
+        + f", or its words are longer than {longest} characters" * (longest is not None)
+        + ": give a model or --tokenizer_name for such text, or train one that knows every byte (--model_type roberta)"
+    )
 
 
 def check_whole_words(tokenizer: PreTrainedTokenizerBase) -> None:

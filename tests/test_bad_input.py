@@ -34,6 +34,10 @@ FILES = {
     "words.txt": b"The moon is far.\nThe sun is farther.\nThe stars are farther still.\n",
     "one.txt": b"A single line, thus a single document.\n",
     "empty.txt": b"",
+    # Of a script that no tokenizer here knows; of words that are longer than WordPiece takes; of no words.
+    "cuneiform.txt": "\U00012000 \U00012001\n\n\U00012000 \U00012002\n\n\U00012000".encode(),
+    "letters.txt": b"ACGT" * 300,
+    "special.txt": b"[SEP] [SEP]\n\n[CLS] [MASK]\n\n[SEP]\n",
     "blank.txt": b"\n \n\t\n\r\n",
     "notes.docx": b"not text",
     "pictures/cat.png": b"not text",
@@ -146,6 +150,30 @@ MISTAKES = [
         "--tokenizer_backend nanotoken --streaming --max_steps 1",
         "--tokenizer_backend nanotoken is for text that is prepared first",
         "or --streaming",
+    ),
+    *(
+        Case(
+            f"unknown script{flags}",
+            f"--train_file cuneiform.txt{flags}",
+            "cuneiform.txt: 100.0% of the tokens are [UNK]: the tokenizer bert (BertTokenizer) lacks",
+            "give a model or --tokenizer_name for such text",
+        )
+        for flags in ("", " --streaming --max_steps 1", " --line_by_line", " --validation_file words.txt --do_eval")
+    ),
+    Case(
+        "unknown held-out text",
+        "--do_eval --validation_file cuneiform.txt",
+        "cuneiform.txt: 100.0% of the tokens are [UNK]",
+        "--tokenizer_name",
+    ),
+    *(
+        Case(
+            f"special tokens alone{flags}",
+            f"--train_file special.txt{flags}",
+            "special.txt: nothing can be predicted",
+            "give more text",
+        )
+        for flags in ("", " --streaming --max_steps 1")
     ),
     # Masks
     Case("nothing masked", "--mlm_probability 0", "--mlm_probability 0.0", "within 0 and 1"),
@@ -262,6 +290,12 @@ ALONE = [
     Case("type without masks", f"{TEXT} --model_type gpt2", "gpt2 has no masked-language", "an encoder such as bert"),
     Case("no tokenizer", f"{TEXT} --model_type albert", "a new albert needs", "--tokenizer_name PATH"),
     Case("few words", f"{TEXT} --model_type bert --vocab_size 10", "--vocab_size 10 is too small", "at least 100"),
+    Case(
+        "words too long for WordPiece",
+        "--train_file letters.txt --do_train --model_type bert --vocab_size 200",
+        "letters.txt: 100.0% of the tokens are [UNK]",
+        "longer than 100 characters",
+    ),
     Case("lower case", f"{TEXT} --model_type roberta --do_lower_case", "--do_lower_case is for WordPiece", "drop it"),
     *(
         Case(f"override {override}", f"{TEXT} --model_type bert --config_overrides {override}", culprit, cure)
@@ -305,6 +339,7 @@ PAIRS = [
     Case("no such strategy", "--pair_strategy words", "invalid choice: 'words'", "'sentence'"),
     Case("no such objective", "--pair_objective mlm", "invalid choice: 'mlm'", "'sop'"),
     Case("blocks of pairs", "--line_by_line", "unknown argument --line_by_line", "--help lists the flags"),
+    Case("unknown script", "--train_file cuneiform.txt", "cuneiform.txt: 100.0% of the tokens", "--tokenizer_name"),
     # Mistake 4: no random sentence comes from A's own document.
     Case("one document", "--train_file one.txt", "one.txt: a random sentence comes", "--pair_objective sop"),
     Case(

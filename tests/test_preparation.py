@@ -108,6 +108,19 @@ def test_bytes_a_token(size, dtype, tmp_path):
     assert sum(sizes.values()) == sizes["tokens"] + 3000 + 2 * 8 * 1001 + sizes["info.json"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_unknown_tokens_are_counted(kind, tokenizers, tmp_path, monkeypatch):
+    """Over all portions, and again when the corpus is taken as it was prepared."""
+    monkeypatch.setattr(encoding, "PORTION", 1)
+    corpus = write_corpus(tmp_path / "corpus.txt", ["Salt stays.", "Salt \U00012000 stays.", "\U00012000"])
+    for _ in range(2):
+        result = prepared(corpus, tokenizers[kind], tmp_path / "cache")
+        count = (result.tokens == tokenizers[kind].unk_token_id).sum()
+        assert result.num_unknown == count == (0 if kind == "byte_level" else 2)
+        assert result.unknown_share == count / len(result.tokens)
+        assert str(Part("this text", result, None)).endswith(f", {count / len(result.tokens):.1%} unknown tokens)")
+
+
 def test_the_result_is_mapped_and_not_in_memory(corpus, tokenizers, tmp_path):
     result = prepared(corpus, tokenizers["wordpiece"], tmp_path, with_words=True)
     for array in (result.tokens, result.word_starts, result.units, result.documents):
@@ -290,7 +303,9 @@ def test_sentences_are_counted_or_their_number_estimated(
     if about:
         assert len("".join(looked_at)) < max(counted, share * len("".join(SENTENCES))) + 25
     part = str(Part("this text", result, None))
-    assert part.endswith(f" from this text ({'about ' * about}{result.num_sentences:,} sentences in all)")
+    assert part.endswith(
+        f" from this text ({'about ' * about}{result.num_sentences:,} sentences in all, 0.0% unknown tokens)"
+    )
 
 
 def test_an_estimate_looks_at_the_whole_text(of_all_characters, tmp_path, monkeypatch):

@@ -529,6 +529,19 @@ def test_every_token_of_the_text_is_in_the_blocks_of_its_chunk(kind, word_starts
     assert all(("word_starts" in example) == word_starts for example in examples)
 
 
+def test_a_chunk_that_is_mostly_unknown_is_warned_of(tokenizers, caplog):
+    tokenizer = tokenizers["wordpiece"]
+    make = partial(
+        make_chunk, name="a.txt", unit="line", encoder=own_encoder(tokenizer, False), draw_chunk=lambda part, rng: part,
+        unknown=tokenizer.unk_token_id,
+    )  # fmt: skip
+    assert make([["\U00012000 \U00012000 the moon ."]], None).corpus.num_unknown == 2
+    assert not caplog.text
+    make([["\U00012000 \U00012000 moon"], ["\U00012000"]], None)
+    assert "UNKNOWN: " in caplog.text
+    assert "of the tokens of 2 documents in a row of a.txt are unknown" in caplog.text
+
+
 def test_documents_are_tokenized_as_those_of_a_prepared_corpus(tokenizers):
     encoder = own_encoder(tokenizers["wordpiece"], True)
     corpus = tokenize([["The tide is low.", "It will turn."], [" "], ["The moon!"]], "line", encoder)

@@ -20,13 +20,17 @@ from cloze.blocks import Template
 from cloze.corpus import FileCorpus
 from cloze.pairs import PairTemplate
 from cloze.tokenization import (
+    check_unknown,
     check_whole_words,
+    count_unknown,
+    describe_unknown,
     ensure_template,
     fingerprint,
     num_ids,
     pair_template_of,
     template_of,
     train_tokenizer,
+    unknown_id,
 )
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
@@ -268,6 +272,34 @@ def test_fingerprint_changes_with_what_the_tokenizer_does(tokenizers):
     assert swapped.convert_tokens_to_ids("the") == tokenizer.convert_tokens_to_ids("and")
     assert len({fingerprint(each) for each in (tokenizer, other, swapped, tokenizers["byte_level"])}) == 4
     assert fingerprint(ByT5Tokenizer()) != fingerprint(ByT5Tokenizer(extra_ids=5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unknown_tokens(kind, tokenizers):
+    tokenizer = tokenizers[kind]
+    ids = np.array(tokenizer("The moon, \U00012000.", add_special_tokens=False)["input_ids"], np.uint16)
+    assert count_unknown(ids, unknown_id(tokenizer)) == (0 if kind == "byte_level" else 1)
+
+
+def test_the_unknown_token_of_a_bare_tokenizer_is_that_of_its_model():
+    backend = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, "[UNK]"))
+    assert unknown_id(PreTrainedTokenizerFast(tokenizer_object=backend)) == 1
+    assert unknown_id(characters(None)) is None
+    assert count_unknown(np.arange(3), None) == 0
+
+
+def test_text_that_is_unknown_is_warned_of_or_refused(tokenizers, caplog):
+    """A share of 2 % is let pass, one of more than half is an error."""
+    tokenizer = tokenizers["wordpiece"]
+    check_unknown(0.02, "a.txt", tokenizer)
+    assert not caplog.text
+    check_unknown(0.5, "a.txt", tokenizer)
+    assert "UNKNOWN: a.txt: 50.0% of the tokens are [UNK]: the tokenizer  (BertTokenizer) lacks" in caplog.text
+    with pytest.raises(
+        UserError, match=r"^a.txt: 50.1% .* longer than 100 characters: give a model or --tokenizer_name"
+    ):
+        check_unknown(0.501, "a.txt", tokenizer)
+    assert "longer than" not in describe_unknown(0.1, "a.txt", tokenizers["unigram"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
