@@ -2,12 +2,14 @@
 
 import copy
 import logging
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from torch.utils.data import Subset
+from transformers import PreTrainedTokenizerBase
 
 from cloze.arguments import UserError
 from cloze.batching import EpochExamples
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # Above this, "words" are sentences of a script without spaces, which the tokenizer cannot tell apart.
 MOST_TOKENS_A_WORD = 5
+# How Unicode's names of their characters begin.
+WITHOUT_SPACES = ("CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 SHOWN = 50
 
@@ -103,7 +107,7 @@ def stream_train(sets: ExampleSets, setup: Setup, unit: str, draw, draw_chunk, d
         raise UserError(f"{corpus.name}: the tokenizer finds no token in the text: is it the right one?")
     check_unknown(part.corpus.unknown_share, corpus.name, setup.tokenizer)
     if with_words:
-        check_words(part.corpus)
+        check_words(part.corpus, setup.tokenizer)
     examples = draw(part, 0)
     first = f"of the first {len(beginning):,} documents"
     text = f"{corpus.name}, streamed ({part.corpus.unknown_share:.1%} unknown tokens {first})"
@@ -171,7 +175,7 @@ def prepare_parts(setup: Setup, unit: str, at_least: int = 1) -> tuple[Part | No
         if corpus is not None:
             check_unknown(corpus.unknown_share, source.name, setup.tokenizer)
         if with_words and corpus is not None:
-            check_words(corpus)
+            check_words(corpus, setup.tokenizer)
     documents, held_out = None, None
     if training_args.do_eval and validation is None:
         rng = np.random.default_rng(training_args.order_seed)
@@ -205,15 +209,33 @@ def hold_out(
     return training, held_out
 
 
-def check_words(corpus: TokenizedCorpus) -> None:
+def check_words(corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn where the tokenizer takes sentences for words, or single characters, as the script has no spaces."""
     sample = corpus.word_starts[:1_000_000]
-    tokens_a_word = len(sample) / max(1, int(sample.sum()))
+    num_words = max(1, int(sample.sum()))
+    tokens_a_word = len(sample) / num_words
     if tokens_a_word > MOST_TOKENS_A_WORD:
         logger.warning(
             "WHOLE WORDS: this tokenizer finds %.1f tokens a word, so that whole sentences would be masked: is the "
             "script one without spaces? Then drop --whole_word_mask",
             tokens_a_word,
         )
+        return
+    whole = sample & np.append(sample[1:], True)  # words of one token
+    ids, counts = np.unique(corpus.tokens[: len(sample)][whole], return_counts=True)
+    tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
+    single = sum(count for token, count in zip(tokens, counts, strict=True) if is_character_without_spaces(token))
+    if single > num_words / 2:
+        logger.warning(
+            "WHOLE WORDS: %.0f %% of the words that this tokenizer finds are single characters of a script without "
+            "spaces, so that --whole_word_mask changes little or nothing: drop it",
+            100 * single / num_words,
+        )
+
+
+def is_character_without_spaces(token: str) -> bool:
+    character = token.removeprefix("\N{LOWER ONE EIGHTH BLOCK}")
+    return len(character) == 1 and unicodedata.name(character, "").startswith(WITHOUT_SPACES)
 
 
 def collect(

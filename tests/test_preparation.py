@@ -16,9 +16,9 @@ from cloze import encoding, preparation
 from cloze.arguments import UserError
 from cloze.blocks import Blocks
 from cloze.corpus import FileCorpus
-from cloze.examples import Part
+from cloze.examples import Part, check_words
 from cloze.preparation import prepare
-from cloze.tokenization import template_of
+from cloze.tokenization import template_of, train_tokenizer
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
 DOCUMENTS = ["The Moon pulls. Water heaps up!\nTwice a day.", "Salt stays behind.", "Is it deep? Very.\nYes."]
@@ -475,3 +475,32 @@ def test_a_result_is_opened_before_the_next_process_may_remove_it(corpus, tokeni
     monkeypatch.setattr(preparation, "FileLock", Lock)
     tokenizer = tokenizers["wordpiece"]
     assert units_of(prepared(corpus, tokenizer, tmp_path, overwrite=True)) == ids_of(tokenizer, DOCUMENTS)
+
+
+# Words
+
+ENGLISH, KOREAN = (
+    "The moon is far away, and the sun is farther.\n",
+    "봄 잠에 날이 밝은 줄 몰랐더니 곳곳에서 새 우는 소리\n",
+)
+CHINESE, JAPANESE = "春眠不覺曉。處處聞啼鳥。\n", "春は眠い。鳥が鳴く。夜は雨の音。\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        (CHINESE, True),
+        (JAPANESE, True),
+        (CHINESE * 2 + ENGLISH, True),
+        (CHINESE + ENGLISH * 2, False),
+        (ENGLISH, False),
+        (KOREAN, False),
+    ],
+    ids=["Chinese", "Japanese", "mostly Chinese", "mostly English", "English", "Korean"],
+)
+def test_words_that_are_characters_are_warned_of(text, warned, tmp_path, caplog):
+    """google-bert#780: BERT's tokenizer takes each Chinese character for a word; a word of an alphabet is one token."""
+    corpus = write_corpus(tmp_path / "corpus.txt", [text * 9])
+    tokenizer = train_tokenizer(corpus, "bert", 300, False, tmp_path, overwrite=False)
+    check_words(prepared(corpus, tokenizer, tmp_path, with_words=True), tokenizer)
+    assert ("WHOLE WORDS" in caplog.text) == warned
