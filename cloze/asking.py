@@ -14,7 +14,7 @@ from cloze.modeling import check_model, load_config, outline
 from cloze.predictions import SentencePair, judge_pair
 from cloze.readers import check_unicode
 from cloze.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING, Task
-from cloze.tokenization import load_tokenizer
+from cloze.tokenization import ensure_template, load_tokenizer
 from cloze.vocabulary import find_new_tokens, resize_vocabulary
 from cloze.weights import load_weights, shorten
 
@@ -52,6 +52,7 @@ def load_trained(name: str) -> TrainedModel:
         tokenizer = load_tokenizer(model_args, None)
         length = check_model(config, tokenizer, task, None, trust_remote_code=False)
         new_tokens = find_new_tokens(model_args, config, tokenizer)
+        ensure_template(tokenizer, config.model_type)
         model, missing = load_weights(model_args, config, task, torch.float32)
     except UserError as error:
         # Without what is a cure elsewhere: flags of the scripts that train.

@@ -10,6 +10,7 @@ from cloze.labelled_examples import LabelledExamples, numbers_of_classes
 from cloze.labelled_texts import LabelledText
 from cloze.predictions import save_predictions
 from cloze.setup import Setup
+from cloze.tokenization import warn_of_unknown
 from cloze.trainer import PretrainingTrainer
 
 
@@ -20,6 +21,7 @@ def predict_classes(
     setup: Setup,
 ) -> None:
     """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
+    warn_of_unknown(examples.unknown_share, "--test_file", setup.tokenizer)
     # By length, so that a batch has little padding.
     order = np.argsort(-examples.lengths, kind="stable")
     output = trainer.predict(Subset(examples, order), metric_key_prefix="predict")

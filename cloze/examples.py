@@ -2,27 +2,32 @@
 
 import copy
 import logging
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from torch.utils.data import Subset
+from transformers import PreTrainedTokenizerBase
 
 from cloze.arguments import UserError
 from cloze.batching import EpochExamples
 from cloze.corpus import read_documents, split_documents
 from cloze.data_arguments import DataArguments
-from cloze.encoding import PORTION, Encoder, faster_encoder, own_encoder
+from cloze.encoding import PORTION, faster_encoder, own_encoder
+from cloze.masking import special_ids
 from cloze.preparation import TokenizedCorpus, check_language, prepare, tokenize
 from cloze.setup import Setup
 from cloze.streaming import Document, StreamedExamples, cut_chunks
-from cloze.tokenization import check_whole_words
+from cloze.tokenization import MOST_UNKNOWN, check_unknown, check_whole_words, unknown_id
 
 logger = logging.getLogger(__name__)
 
 # Above this, "words" are sentences of a script without spaces, which the tokenizer cannot tell apart.
 MOST_TOKENS_A_WORD = 5
+# How Unicode's names of their characters begin.
+WITHOUT_SPACES = ("CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 SHOWN = 50
 
@@ -40,7 +45,8 @@ class Part:
         part = "" if self.documents is None else f" of {self.corpus.num_documents:,}"
         tokens = f"{self.corpus.count_tokens(self.documents):,} tokens"
         sentences = f"{'about ' if self.corpus.about else ''}{self.corpus.num_sentences:,} sentences in all"
-        return f"{count:,}{part} documents, {tokens}, from {self.name} ({sentences})"
+        unknown = f"{self.corpus.unknown_share:.1%} unknown tokens"
+        return f"{count:,}{part} documents, {tokens}, from {self.name} ({sentences}, {unknown})"
 
 
 @dataclass
@@ -74,6 +80,8 @@ def make_sets(
     check_language(setup.data_args.language)
     streams = setup.data_args.streaming and setup.training_args.do_train
     prepared = replace(setup, corpora=(None, setup.corpora[1])) if streams else setup
+    if setup.task.masks:
+        describe = partial(describe_maskable, describe=describe, special=special_ids(setup.tokenizer))
     sets = collect(prepare_parts(prepared, unit, at_least), draw, describe, setup.data_args)
     if streams:
         stream_train(sets, setup, unit, draw, draw_chunk, describe, at_least)
@@ -91,19 +99,24 @@ def stream_train(sets: ExampleSets, setup: Setup, unit: str, draw, draw_chunk, d
     language = setup.data_args.language
     with_words = getattr(setup.data_args, "whole_word_mask", False)
     # A copy, since the stream is tokenized in a thread, during which the tokenizer's settings could not be changed.
-    encoder = own_encoder(copy.deepcopy(setup.tokenizer), with_words)
-    make = partial(make_chunk, name=corpus.name, unit=unit, encoder=encoder, language=language, draw_chunk=draw_chunk)
-    sets.train = StreamedExamples(corpus, make, at_least, limit)
+    encoder, unknown = own_encoder(copy.deepcopy(setup.tokenizer), with_words), unknown_id(setup.tokenizer)
+    tokenize_all = partial(tokenize, unit=unit, encode=encoder, language=language, unknown=unknown)
+    sets.train = StreamedExamples(
+        corpus, partial(make_chunk, name=corpus.name, tokenize_all=tokenize_all, draw_chunk=draw_chunk), at_least, limit
+    )
     documents = (Document(0, 0, number, lines) for number, lines in enumerate(read_documents(corpus)))
     beginning = [document.lines for document in next(cut_chunks(documents, PORTION, at_least))]
-    part = Part(corpus.name, tokenize(beginning, unit, encoder, language), None)
+    part = Part(corpus.name, tokenize_all(beginning), None)
     if not len(part.corpus.tokens):
         raise UserError(f"{corpus.name}: the tokenizer finds no token in the text: is it the right one?")
+    check_unknown(part.corpus.unknown_share, corpus.name, setup.tokenizer)
     if with_words:
-        check_words(part.corpus)
+        check_words(part.corpus, setup.tokenizer)
     examples = draw(part, 0)
-    described = f"{describe(part, examples, limit)}, of the first {len(beginning):,} documents"
-    sets.facts = {"training text": f"{corpus.name}, streamed", "training examples": described} | sets.facts
+    first = f"of the first {len(beginning):,} documents"
+    text = f"{corpus.name}, streamed ({part.corpus.unknown_share:.1%} unknown tokens {first})"
+    described = f"{describe(part, examples, limit)}, {first}"
+    sets.facts = {"training text": text, "training examples": described} | sets.facts
     sets.shown = sets.shown or [examples[number] for number in range(min(SHOWN, limit or SHOWN, len(examples)))]
 
 
@@ -111,12 +124,33 @@ def make_chunk(
     documents: list[list[str]],
     rng: np.random.Generator,
     name: str,
-    unit: str,
-    encoder: Encoder,
-    draw_chunk,
-    language: str = "en",
+    tokenize_all: Callable[[list[list[str]]], TokenizedCorpus],
+    draw_chunk: Callable[[Part, np.random.Generator], Sequence],
 ) -> Sequence:
-    return draw_chunk(Part(name, tokenize(documents, unit, encoder, language), None), rng)
+    part = Part(name, tokenize_all(documents), None)
+    if part.corpus.unknown_share > MOST_UNKNOWN:
+        # No error, as the beginning of the text was known: most of it may be.
+        logger.warning(
+            "UNKNOWN: %.1f %% of the tokens of %d documents in a row of %s are unknown to the tokenizer: see that they "
+            "are of the same language or script as the others",
+            100 * part.corpus.unknown_share,
+            len(documents),
+            name,
+        )
+    return draw_chunk(part, rng)
+
+
+def describe_maskable(
+    part: Part, examples: Sequence, limit: int | None, describe: Callable, special: Sequence[int]
+) -> str:
+    """Describe the examples; UserError if no token of theirs can be masked."""
+    numbers = range(min(len(examples), limit or len(examples)))
+    if all(np.isin(examples[number]["input_ids"], special).all() for number in numbers):
+        raise UserError(
+            f"{part.name}: nothing can be predicted, as all tokens are special ones, such as [UNK]: give more text, or "
+            "a model or --tokenizer_name for such text"
+        )
+    return describe(part, examples, limit)
 
 
 def prepare_parts(setup: Setup, unit: str, at_least: int = 1) -> tuple[Part | None, Part | None]:
@@ -140,9 +174,11 @@ def prepare_parts(setup: Setup, unit: str, at_least: int = 1) -> tuple[Part | No
         overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
     )
     train, validation = (None if corpus is None else prepare_one(corpus) for corpus in setup.corpora)
-    for corpus in (train, validation):
+    for source, corpus in zip(setup.corpora, (train, validation), strict=True):
+        if corpus is not None:
+            check_unknown(corpus.unknown_share, source.name, setup.tokenizer)
         if with_words and corpus is not None:
-            check_words(corpus)
+            check_words(corpus, setup.tokenizer)
     documents, held_out = None, None
     if training_args.do_eval and validation is None:
         rng = np.random.default_rng(training_args.order_seed)
@@ -176,15 +212,33 @@ def hold_out(
     return training, held_out
 
 
-def check_words(corpus: TokenizedCorpus) -> None:
+def check_words(corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn where the tokenizer takes sentences for words, or single characters, as the script has no spaces."""
     sample = corpus.word_starts[:1_000_000]
-    tokens_a_word = len(sample) / max(1, int(sample.sum()))
+    num_words = max(1, int(sample.sum()))
+    tokens_a_word = len(sample) / num_words
     if tokens_a_word > MOST_TOKENS_A_WORD:
         logger.warning(
             "WHOLE WORDS: this tokenizer finds %.1f tokens a word, so that whole sentences would be masked: is the "
             "script one without spaces? Then drop --whole_word_mask",
             tokens_a_word,
         )
+        return
+    whole = sample & np.append(sample[1:], True)  # words of one token
+    ids, counts = np.unique(corpus.tokens[: len(sample)][whole], return_counts=True)
+    tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
+    single = sum(count for token, count in zip(tokens, counts, strict=True) if is_character_without_spaces(token))
+    if single > num_words / 2:
+        logger.warning(
+            "WHOLE WORDS: %.0f %% of the words that this tokenizer finds are single characters of a script without "
+            "spaces, so that --whole_word_mask changes little or nothing: drop it",
+            100 * single / num_words,
+        )
+
+
+def is_character_without_spaces(token: str) -> bool:
+    character = token.removeprefix("\N{LOWER ONE EIGHTH BLOCK}")
+    return len(character) == 1 and unicodedata.name(character, "").startswith(WITHOUT_SPACES)
 
 
 def collect(

@@ -17,7 +17,7 @@ from cloze.data_arguments import DataTrainingArguments
 from cloze.encoding import encode
 from cloze.masking import Padding, collate
 from cloze.metrics import MASKED_TOKENS, check_finite
-from cloze.predictions import save_predictions
+from cloze.predictions import save_predictions, warn_of_unknown_texts
 from cloze.readers import choose_column, file_format, read_rows, text_in
 from cloze.setup import Setup, padding_for
 from cloze.tokenization import template_of
@@ -172,6 +172,7 @@ def predict(
 ) -> None:
     """Write predictions.jsonl to output_dir, in the order of the rows, and show the first of them."""
     texts = [text for text, _ in rows if text]
+    warn_of_unknown_texts(trainer.processing_class, [with_own_mask(text, trainer.processing_class) for text in texts])
     # By every process, though one writes: with FSDP, none has the whole model.
     batch_size = trainer.args.per_device_eval_batch_size
     fillings = fill_masks(trainer.model, trainer.processing_class, texts, top_k, max_seq_length, batch_size)

@@ -18,7 +18,7 @@ from cloze.labelled_texts import LabelledText, check_labels, divide, find_classe
 from cloze.masking import IGNORED
 from cloze.pairs import fit
 from cloze.setup import Setup
-from cloze.tokenization import pair_template_of, template_of
+from cloze.tokenization import check_unknown, count_unknown, pair_template_of, template_of, unknown_id
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class LabelledExamples:
         self.ids = [[ids for ids, _ in document] for document in encode(documents, tokenizer, with_words=False)]
         # By which the texts are known again, whatever the tokenizer makes of them.
         self.digest = hashlib.sha256(repr([(text.texts, text.label) for text in texts]).encode()).hexdigest()
+        all_ids = np.concatenate([ids for document in self.ids for ids in document])
+        self.unknown_share = count_unknown(all_ids, unknown_id(tokenizer)) / max(1, len(all_ids))
         self.labels = [IGNORED if text.label is None else classes[text.label] for text in texts]
         lengths = np.array([list(map(len, ids)) for ids in self.ids])
         room = max_seq_length - self.template.num_special
@@ -92,12 +94,14 @@ def make_labelled(setup: Setup) -> ExampleSets:
     if training_args.do_train:
         training = sample(training, data_args.max_train_samples, rng)
         examples = examples_of(training, setup)
+        check_unknown(examples.unknown_share, setup.corpora[0].name, setup.tokenizer)
         sets.train = EpochExamples(partial(of_epoch, examples))
         sets.facts["training texts"] = describe(training, examples, setup)
         sets.shown = shown_of(examples)
     if training_args.do_eval:
         evaluation = sample(evaluation, data_args.max_eval_samples, rng_of_evaluation)
         examples = examples_of(evaluation, setup)
+        check_unknown(examples.unknown_share, (setup.corpora[1] or setup.corpora[0]).name, setup.tokenizer)
         # By length, so that a batch has little padding.
         sets.validation = Subset(examples, np.argsort(-examples.lengths, kind="stable"))
         sets.facts["held-out texts"] = describe(evaluation, examples, setup)
@@ -169,5 +173,5 @@ def describe(texts: list[LabelledText], examples: LabelledExamples, setup: Setup
     kind = "pairs" if examples.pairs else "texts"
     return (
         f"{len(texts):,} {kind} ({shares}{more}), {examples.lengths.mean():.0f} tokens on average (at most "
-        f"{setup.max_seq_length}), {lost:.1%} of the tokens cut off"
+        f"{setup.max_seq_length}), {lost:.1%} of the tokens cut off, {examples.unknown_share:.1%} unknown"
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DataCollatorForLanguageModeling
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 IGNORED = -100
 # Of the tokens to predict, those masked and those replaced at random (Devlin et al., 2018); the rest is unchanged.
@@ -63,9 +63,7 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     def __post_init__(self):
         super().__post_init__()
         ids = np.array(sorted(self.tokenizer.get_vocab().values()))
-        # Some tokenizers, as ModernBERT's, mark tokens special that no attribute such as sep_token names.
-        marked = [number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special]
-        self.special = np.isin(np.arange(ids[-1] + 1), [*self.tokenizer.all_special_ids, *marked])
+        self.special = np.isin(np.arange(ids[-1] + 1), special_ids(self.tokenizer))
         self.ordinary_ids = ids[~self.special[ids]]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -93,6 +91,13 @@ class MaskingCollator(DataCollatorForLanguageModeling):
         )
         batch["masked_positions"] = masked_positions(batch["labels"], self.positions_multiple)
         return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of tokens that are never masked, and never stand for others."""
+    # Some tokenizers, as ModernBERT's, mark tokens special that no attribute such as sep_token names.
+    marked = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
+    return [*tokenizer.all_special_ids, *marked]
 
 
 def collate(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from cloze.metrics import SENTENCE_PAIRS, finite
 from cloze.pairs import IS_RANDOM, PairTemplate, fit
 from cloze.readers import file_format, read_rows, text_in
 from cloze.setup import padding_for
-from cloze.tokenization import pair_template_of
+from cloze.tokenization import count_unknown, pair_template_of, unknown_id, warn_of_unknown
 from cloze.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,9 @@ def predict(
     """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
     pairs = [pair for pair, _ in rows if pair]
     examples, too_long = encode_pairs(pairs, trainer.processing_class, max_seq_length)
+    warn_of_unknown_texts(
+        trainer.processing_class, [text for pair in pairs for text in (pair.sentence_a, pair.sentence_b)]
+    )
     if too_long:
         logger.warning("%d of %d pairs exceed %d tokens: their ends are cut off", too_long, len(pairs), max_seq_length)
     output = trainer.predict(examples, metric_key_prefix="predict")
@@ -87,6 +90,12 @@ def predict(
         for probability in output.predictions[0][:, -1].tolist()
     ]
     save_predictions(trainer, f"Judged {len(pairs):,} pairs", rows, predictions, output.metrics)
+
+
+def warn_of_unknown_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
+    (encoded,) = encode([texts], tokenizer, with_words=False)
+    ids = np.concatenate([ids for ids, _ in encoded])
+    warn_of_unknown(count_unknown(ids, unknown_id(tokenizer)) / max(1, len(ids)), "--test_file", tokenizer)
 
 
 def save_predictions(

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from cloze.arguments import ModelArguments, UserError
 from cloze.corpus import Corpus, read_documents
 from cloze.encoding import Encoder, encode_ahead, own_encoder, portions
-from cloze.tokenization import fingerprint, hash_of, num_ids
+from cloze.tokenization import count_unknown, fingerprint, hash_of, num_ids, unknown_id
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class TokenizedCorpus:
         documents: where each document begins in the units, and the end, [documents + 1].
         num_sentences: sentences in the text, those without a token included.
         about: whether that is an estimate, as not all the text was looked at.
+        num_unknown: tokens that stand for what the vocabulary lacks, as [UNK].
     """
 
     tokens: np.ndarray
@@ -65,6 +66,11 @@ class TokenizedCorpus:
     documents: np.ndarray
     num_sentences: int
     about: bool = False
+    num_unknown: int = 0
+
+    @property
+    def unknown_share(self) -> float:
+        return self.num_unknown / max(1, len(self.tokens))
 
     @property
     def num_documents(self) -> int:
@@ -125,18 +131,22 @@ def prepare(
         return read(path)
 
 
-def tokenize(documents: list[list[str]], unit: str, encode: Encoder, language: str = "en") -> TokenizedCorpus:
-    """Some documents, each a list of lines, in memory."""
+def tokenize(
+    documents: list[list[str]], unit: str, encode: Encoder, language: str = "en", unknown: int | None = None
+) -> TokenizedCorpus:
+    """Some documents, each a list of lines, in memory; ``unknown`` is the id of tokens to count as such."""
     units = (units_of(lines, unit, language) for lines in documents)
     encoded = [(encode(texts), counts) for texts, counts in portions(units)]
     words = [each.word_starts for each, _ in encoded]
     units = ends_of(each.lengths for each, _ in encoded)
+    tokens = np.concatenate([each.ids for each, _ in encoded])
     return TokenizedCorpus(
-        tokens=np.concatenate([each.ids for each, _ in encoded]),
+        tokens=tokens,
         word_starts=None if words[0] is None else np.concatenate(words),
         units=units,
         documents=ends_of(counts for _, counts in encoded),
         num_sentences=len(units) - 1,
+        num_unknown=count_unknown(tokens, unknown),
     )
 
 
@@ -158,7 +168,8 @@ def write(
     info = {"dtype": np.dtype(dtype).name, "with_words": with_words}
     documents = count_sentences(unit_texts(corpus, unit, language), info, unit, language)
     progress = tqdm(documents, "tokenizing", unit=" documents", disable=not sys.stderr.isatty())
-    num_tokens = num_units = 0
+    num_tokens = num_units = num_unknown = 0
+    unknown = unknown_id(tokenizer)
     with (
         open(path / "tokens", "wb") as tokens,
         open(path / "word_starts", "wb") as words,
@@ -169,13 +180,14 @@ def write(
             tokens.write(encoded.ids.astype(dtype).data)
             if with_words:
                 words.write(encoded.word_starts.data)
+            num_unknown += count_unknown(encoded.ids, unknown)
             num_tokens = write_begins(units, encoded.lengths, num_tokens)
             num_units = write_begins(ends, counts, num_units)
         units.write(np.int64(num_tokens).tobytes())
         ends.write(np.int64(num_units).tobytes())
     if not num_tokens:
         raise UserError(f"{corpus.name}: the tokenizer finds no token in the text: is it the right one?")
-    (path / "info.json").write_text(json.dumps(info))
+    (path / "info.json").write_text(json.dumps(info | {"unknown": num_unknown}))
 
 
 def write_begins(file: BinaryIO, lengths: Sequence[int], begin: int) -> int:
@@ -241,4 +253,5 @@ def read(path: Path) -> TokenizedCorpus:
         documents=np.memmap(path / "documents", np.int64, mode="r"),
         num_sentences=info["sentences"],
         about=info["about"],
+        num_unknown=info["unknown"],
     )

@@ -22,7 +22,7 @@ from cloze.modeling import check_model, code_sources, fit_config, load_config, l
 from cloze.preparation import cache_folder
 from cloze.recipes import recipe_of
 from cloze.tasks import Task
-from cloze.tokenization import load_tokenizer, train_tokenizer
+from cloze.tokenization import ensure_template, load_tokenizer, train_tokenizer
 from cloze.vocabulary import NewToken, find_new_tokens
 
 logger = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, tra
     if model_args.model_name_or_path is None:
         fit_config(config, tokenizer, model_args.config_overrides)
     length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code)
+    ensure_template(tokenizer, config.model_type)
     budget = training_args.max_tokens_per_batch
     if budget is not None and budget < length:
         raise UserError(

@@ -7,10 +7,12 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock
-from tokenizers import AddedToken, Tokenizer, trainers
+from tokenizers import AddedToken, Tokenizer, models, processors, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
 
 from cloze.arguments import ModelArguments, UserError
@@ -23,6 +25,13 @@ logger = logging.getLogger(__name__)
 
 WORDPIECE_TYPES = ("bert", "distilbert", "electra")
 BYTE_LEVEL_TYPES = ("roberta", "modernbert")
+# Families whose pairs are <s> A </s></s> B </s>, all of type 0; those of others are [CLS] A [SEP] B [SEP].
+DOUBLE_SEPARATOR_TYPES = (
+    "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
+    "xlm-roberta-xl", "xmod",
+)  # fmt: skip
+# Shares of unknown tokens above which a warning says so, and above which nothing is left to learn.
+MUCH_UNKNOWN, MOST_UNKNOWN = 0.02, 0.5
 # Kinds of tokenizer that say to which word a token belongs.
 WORD_MODELS = ("WordPiece", "BPE", "Unigram")
 
@@ -117,28 +126,107 @@ def texts_of(corpus: Corpus) -> Iterator[str]:
     return ("\n".join(document) for document in read_documents(corpus))
 
 
-def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """Which special tokens the tokenizer puts around a text."""
-    text = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    start = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)
-    separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-    return Template(
-        prefix=tuple(whole[:start]),
-        suffix=tuple(whole[start + len(text) :]),
-        separator=() if separator is None else (separator,),
+def ensure_template(tokenizer: PreTrainedTokenizerBase, model_type: str) -> None:
+    """Make a tokenizer that adds no special tokens add those of the model family; it is saved with the model like this.
+
+    UserError if it has no such tokens.
+    """
+    prefix, suffix = single = special_tokens_around(tokenizer, 1)
+    if any(single) and any(special_tokens_around(tokenizer, 2)):
+        return
+    name = type(tokenizer).__name__
+    if not any(single):
+        tokens = [tokenizer.cls_token or tokenizer.bos_token, tokenizer.sep_token or tokenizer.eos_token]
+        if not tokenizer.is_fast or None in tokens:
+            raise UserError(
+                f"{tokenizer.name_or_path}: the tokenizer ({name}) adds no special tokens, as [CLS] and [SEP]: "
+                "name its cls_token and sep_token in tokenizer_config.json, or give --tokenizer_name PATH of another"
+            )
+        prefix, suffix = ((token_id,) for token_id in tokenizer.convert_tokens_to_ids(tokens))
+    doubled = model_type in DOUBLE_SEPARATOR_TYPES
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="start $A end",
+        pair="start $A end end $B end" if doubled else "start $A end $B:1 end:1",
+        special_tokens=[
+            {"id": place, "ids": list(ids), "tokens": tokenizer.convert_ids_to_tokens(ids)}
+            for place, ids in (("start", prefix), ("end", suffix))
+        ],
+    )
+    before, between, after = (" ".join(map(tokenizer.decode, ids)) for ids in special_tokens_around(tokenizer, 2))
+    logger.warning(
+        "SPECIAL TOKENS: the tokenizer (%s) adds none to %s: those of %s models are added, %s A %s B %s, and saved "
+        "with it",
+        name,
+        "two texts" if any(single) else "a text",
+        model_type,
+        before,
+        between,
+        after,
     )
 
 
+def special_tokens_around(tokenizer: PreTrainedTokenizerBase, texts: int) -> list[tuple[int, ...]]:
+    """Return the ids that the tokenizer adds before, between and behind one text or two: ``texts + 1`` groups.
+
+    Whatever the texts are: they are tokens here that no vocabulary has to know.
+    """
+    if tokenizer.is_fast:
+        word = Tokenizer(models.WordLevel({"text": 0})).encode("text")
+        whole = plain_backend(tokenizer).post_process(*[word] * texts)
+        ids = [-1 if text is not None else token for token, text in zip(whole.ids, whole.sequence_ids, strict=True)]
+    else:
+        ids = tokenizer.build_inputs_with_special_tokens(*[[-1]] * texts)
+    places = [-1, *(place for place, token in enumerate(ids) if token == -1), len(ids)]
+    return [tuple(ids[before + 1 : after]) for before, after in pairwise(places)]
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
+    """Return the special tokens that the tokenizer puts around a text."""
+    prefix, suffix = special_tokens_around(tokenizer, 1)
+    separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    return Template(prefix, suffix, separator=() if separator is None else (separator,))
+
+
 def pair_template_of(tokenizer: PreTrainedTokenizerBase) -> PairTemplate:
-    """Which special tokens the tokenizer puts around two texts and between them."""
-    text = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a", "a")["input_ids"]
-    starts = [i for i in range(len(whole)) if whole[i : i + len(text)] == text]
-    return PairTemplate(
-        prefix=tuple(whole[: starts[0]]),
-        middle=tuple(whole[starts[0] + len(text) : starts[-1]]),
-        suffix=tuple(whole[starts[-1] + len(text) :]),
+    """Return the special tokens that the tokenizer puts around two texts and between them."""
+    return PairTemplate(*special_tokens_around(tokenizer, 2))
+
+
+def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id of what the vocabulary lacks, as [UNK], or None if the tokenizer has none."""
+    if tokenizer.unk_token_id is None and tokenizer.is_fast:
+        # That of a tokenizer.json alone is named in its model only.
+        backend = tokenizer.backend_tokenizer
+        return backend.token_to_id(getattr(backend.model, "unk_token", None) or "")
+    return tokenizer.unk_token_id
+
+
+def count_unknown(ids: np.ndarray, unknown: int | None) -> int:
+    return 0 if unknown is None else int(np.count_nonzero(ids == unknown))
+
+
+def check_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError for text that is mostly unknown to the tokenizer, and warn of text that is so in part."""
+    if share > MOST_UNKNOWN:
+        raise UserError(describe_unknown(share, name, tokenizer))
+    warn_of_unknown(share, name, tokenizer)
+
+
+def warn_of_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    if share > MUCH_UNKNOWN:
+        logger.warning("UNKNOWN: %s", describe_unknown(share, name, tokenizer))
+
+
+def describe_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    model = tokenizer.backend_tokenizer.model if tokenizer.is_fast else None
+    # WordPiece makes one [UNK] of a longer word, whatever its characters.
+    longest = getattr(model, "max_input_chars_per_word", None)
+    token = tokenizer.convert_ids_to_tokens(unknown_id(tokenizer))
+    return (
+        f"{name}: {share:.1%} of the tokens are {token}: the tokenizer {tokenizer.name_or_path} "
+        f"({type(tokenizer).__name__}) lacks characters of the text"
+        + f", or its words are longer than {longest} characters" * (longest is not None)
+        + ": give a model or --tokenizer_name for such text, or train one that knows every byte (--model_type roberta)"
     )
 
 

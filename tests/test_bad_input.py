@@ -35,6 +35,10 @@ FILES = {
     "words.txt": b"The moon is far.\nThe sun is farther.\nThe stars are farther still.\n",
     "one.txt": b"A single line, thus a single document.\n",
     "empty.txt": b"",
+    # Of a script that no tokenizer here knows; of words that are longer than WordPiece takes; of no words.
+    "cuneiform.txt": "\U00012000 \U00012001\n\n\U00012000 \U00012002\n\n\U00012000".encode(),
+    "letters.txt": b"ACGT" * 300,
+    "special.txt": b"[SEP] [SEP]\n\n[CLS] [MASK]\n\n[SEP]\n",
     "blank.txt": b"\n \n\t\n\r\n",
     "notes.docx": b"not text",
     "pictures/cat.png": b"not text",
@@ -157,6 +161,30 @@ MISTAKES = [
         "--tokenizer_backend nanotoken is for text that is prepared first",
         "or --streaming",
     ),
+    *(
+        Case(
+            f"unknown script{flags}",
+            f"--train_file cuneiform.txt{flags}",
+            "cuneiform.txt: 100.0% of the tokens are [UNK]: the tokenizer bert (BertTokenizer) lacks",
+            "give a model or --tokenizer_name for such text",
+        )
+        for flags in ("", " --streaming --max_steps 1", " --line_by_line", " --validation_file words.txt --do_eval")
+    ),
+    Case(
+        "unknown held-out text",
+        "--do_eval --validation_file cuneiform.txt",
+        "cuneiform.txt: 100.0% of the tokens are [UNK]",
+        "--tokenizer_name",
+    ),
+    *(
+        Case(
+            f"special tokens alone{flags}",
+            f"--train_file special.txt{flags}",
+            "special.txt: nothing can be predicted",
+            "give more text",
+        )
+        for flags in ("", " --streaming --max_steps 1")
+    ),
     # Masks
     Case("nothing masked", "--mlm_probability 0", "--mlm_probability 0.0", "within 0 and 1"),
     Case("more than all masked", "--mlm_probability 1.5", "--mlm_probability 1.5", "within 0 and 1"),
@@ -225,6 +253,12 @@ MISTAKES = [
     Case("model alone", "--model_name_or_path alone", "--model_name_or_path alone: no tokenizer", "--tokenizer_name"),
     Case("tokenizer without mask", "--tokenizer_name no_mask", "no mask token", "use that of a masked language model"),
     Case("tokenizer without pad", "--tokenizer_name no_pad", "no padding token", "use that of a masked language model"),
+    Case(
+        "no special tokens",
+        "--tokenizer_name no_special",
+        "no_special: the tokenizer (TokenizersBackend) adds no special tokens",
+        "name its cls_token and sep_token",
+    ),
     Case("tokenizer too large", "--tokenizer_name large", "1,000 tokens, the model's", "leave out --tokenizer_name"),
     Case("too short", "--max_seq_length 7", "--max_seq_length 7 is too short", "give 8 or more"),
     Case("too long for BERT", "--max_seq_length 67", "--max_seq_length 67", "the model's 66 positions: lower it"),
@@ -276,6 +310,12 @@ ALONE = [
     Case("type without masks", f"{TEXT} --model_type gpt2", "gpt2 has no masked-language", "an encoder such as bert"),
     Case("no tokenizer", f"{TEXT} --model_type albert", "a new albert needs", "--tokenizer_name PATH"),
     Case("few words", f"{TEXT} --model_type bert --vocab_size 10", "--vocab_size 10 is too small", "at least 100"),
+    Case(
+        "words too long for WordPiece",
+        "--train_file letters.txt --do_train --model_type bert --vocab_size 200",
+        "letters.txt: 100.0% of the tokens are [UNK]",
+        "longer than 100 characters",
+    ),
     Case("lower case", f"{TEXT} --model_type roberta --do_lower_case", "--do_lower_case is for WordPiece", "drop it"),
     *(
         Case(f"override {override}", f"{TEXT} --model_type bert --config_overrides {override}", culprit, cure)
@@ -319,6 +359,7 @@ PAIRS = [
     Case("no such strategy", "--pair_strategy words", "invalid choice: 'words'", "'sentence'"),
     Case("no such objective", "--pair_objective mlm", "invalid choice: 'mlm'", "'sop'"),
     Case("blocks of pairs", "--line_by_line", "unknown argument --line_by_line", "--help lists the flags"),
+    Case("unknown script", "--train_file cuneiform.txt", "cuneiform.txt: 100.0% of the tokens", "--tokenizer_name"),
     # Mistake 4: no random sentence comes from A's own document.
     Case("one document", "--train_file one.txt", "one.txt: a random sentence comes", "--pair_objective sop"),
     Case(
@@ -391,7 +432,7 @@ def parametrize(cases):
 @pytest.fixture(scope="module")
 def workplace(checkpoint, pair_checkpoint, tmp_path_factory):
     """A folder of FILES, a BERT, a model without its tokenizer, a RoBERTa, a GPT-2, an ESM with a slow tokenizer, two
-    BERTs for pairs, one of them with a single type of tokens, and three tokenizers that misfit."""
+    BERTs for pairs, one of them with a single type of tokens, and four tokenizers that misfit."""
     folder = tmp_path_factory.mktemp("workplace")
     for name, content in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -409,7 +450,12 @@ def workplace(checkpoint, pair_checkpoint, tmp_path_factory):
     config = EsmConfig(vocab_size=8, pad_token_id=1, mask_token_id=7, **sizes)
     AutoModelForMaskedLM.from_config(config).save_pretrained(folder / "esm")
     mask, pad = {"mask_token": "[MASK]"}, {"pad_token": "[PAD]"}
-    for name, size, special in (("no_mask", 9, pad), ("no_pad", 9, mask), ("large", 1000, mask | pad)):
+    for name, size, special in (
+        ("no_mask", 9, pad),
+        ("no_pad", 9, mask),
+        ("no_special", 9, mask | pad),
+        ("large", 1000, mask | pad),
+    ):
         vocabulary = ["[UNK]", "[PAD]", "[MASK]", *(f"word{number}" for number in range(3, size))]
         backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(vocabulary)}, "[UNK]"))
         PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **special).save_pretrained(folder / name)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -124,10 +125,12 @@ def test_predictions_without_labels_and_of_pairs(train, script, out, tmp_path):
 
 
 def test_fewer_texts_to_predict_than_to_evaluate_on(train, out, tmp_path):
-    write_csv(tmp_path / "few.csv", [("the moon", "music"), ("the sea", "oceans")])
-    train("--max_steps", 1, "--do_predict", "--test_file", tmp_path / "few.csv")
+    write_csv(tmp_path / "few.csv", [("the moon", "music"), ("\U00012000", "oceans")])
+    printed = train("--max_steps", 1, "--do_predict", "--test_file", tmp_path / "few.csv")
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 2
     assert read_json(out / "all_results.json")["predict_texts"] == 2
+    assert "UNKNOWN: --test_file: " in printed
+    assert re.search(r"Training texts +.*, 0\.\d% unknown\n", printed)
 
 
 def test_a_label_of_the_test_file_that_is_not_trained_is_told_before_training(script, checkpoint, out, tmp_path):
@@ -414,6 +417,8 @@ def test_pretraining_on_the_tasks_text_helps_where_it_must(script, run_mlm_scrip
         ("--model_name_or_path bert --streaming --max_steps 3", "--streaming is for pretraining"),
         ("--model_name_or_path bert --metric_for_best_model f1", "f1 is not one of loss, accuracy, macro_f1"),
         ("--model_name_or_path bert --test_file x.csv --do_predict", "--test_file: x.csv is not there"),
+        ("--model_name_or_path bert --train_file cuneiform.csv", "cuneiform.csv: 100.0% of the tokens are [UNK]"),
+        ("--model_name_or_path bert --validation_file cuneiform.csv --train_file table.csv", "cuneiform.csv: 100.0%"),
         ("--model_name_or_path bert --label_column kind --train_file table.csv", "no column kind"),
         ("--model_name_or_path bert --train_file table.csv --validation_file other.csv", "the label c is not one that"),
     ],
@@ -426,6 +431,7 @@ def test_mistake_is_told_in_one_line(argv, culprit, script, checkpoint, tmp_path
     (tmp_path / "a" / "bert").symlink_to(checkpoint("bert"))
     write_csv("table.csv", [("one", "a"), ("two", "b")] * 5)
     write_csv("other.csv", [("one", "a"), ("two", "c")])
+    write_csv("cuneiform.csv", [("\U00012000", "a"), ("\U00012001", "b")] * 5)
     code, _, errors = script(
         "--train_file", SAMPLE, "--do_train", "--do_eval", "--max_seq_length", 32, "--output_dir", "out", *argv.split()
     )

@@ -227,7 +227,8 @@ def test_of_several_processes_all_run_the_model_and_the_first_writes(first, aske
     args = SimpleNamespace(per_device_eval_batch_size=2, output_dir=tmp_path)
     trainer = SimpleNamespace(model=model, processing_class=tokenizer, args=args, is_world_process_zero=lambda: first)
     caplog.set_level("INFO")
-    predict(trainer, [(text, {"text": text}) for text in TEXTS], 2, ROOM)
+    predict(trainer, [(text, {"text": text}) for text in [*TEXTS, "\U00012000 is [MASK]"]], 2, ROOM)
     assert len(forwards) == 2
     assert (tmp_path / "predictions.jsonl").exists() == first
-    assert ("Filled in 3 lines" in caplog.text) == first
+    assert "UNKNOWN: --test_file: " in caplog.text
+    assert ("Filled in 4 lines" in caplog.text) == first

@@ -273,6 +273,12 @@ def test_an_example_is_what_the_tokenizer_makes_of_the_text(kind, tokenizers):
     assert examples.lengths.tolist() == [len(example["input_ids"]) for example in examples]
 
 
+def test_unknown_tokens_are_counted(tokenizers):
+    texts = [LabelledText(("moon \U00012000", "sun"), "a", ""), LabelledText(("", "moon"), "a", "")]
+    examples = LabelledExamples(texts, tokenizers["wordpiece"], {"a": 0}, 64, with_types=True)
+    assert examples.unknown_share == 1 / sum(len(ids) for document in examples.ids for ids in document)
+
+
 @pytest.mark.parametrize("kind", ["wordpiece", "byte_level"])
 def test_a_pair_is_what_the_tokenizer_makes_of_it_and_cut_from_the_longer_text(kind, tokenizers):
     tokenizer = tokenizers[kind]

@@ -549,10 +549,11 @@ def test_a_text_without_a_token_is_not_judged(scripts, pair_checkpoint, out, tmp
 
 
 def test_pairs_without_any_label(scripts, pair_checkpoint, out, tmp_path):
-    (tmp_path / "pairs.csv").write_text("sentence_a,sentence_b\nThe moon is far.,The sun is farther.\n")
+    (tmp_path / "pairs.csv").write_text("sentence_a,sentence_b\nThe moon is far.,The \U00012000 is farther.\n")
     argv = ("--model_name_or_path", pair_checkpoint("bert"), "--do_predict", "--output_dir", out)
     code, printed, errors = scripts["nsp"](*argv, "--test_file", tmp_path / "pairs.csv")
     assert (code, errors) == (0, "")
     assert judgements(out)[0]["label"] is None
     assert not (out / "predict_results.json").exists()
     assert "Judged 1 pairs" in printed
+    assert "UNKNOWN: --test_file: " in printed

@@ -16,9 +16,9 @@ from cloze import encoding, preparation
 from cloze.arguments import UserError
 from cloze.blocks import Blocks
 from cloze.corpus import FileCorpus
-from cloze.examples import Part
+from cloze.examples import Part, check_words
 from cloze.preparation import check_language, prepare, tokenize
-from cloze.tokenization import template_of
+from cloze.tokenization import template_of, train_tokenizer
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
 DOCUMENTS = ["The Moon pulls. Water heaps up!\nTwice a day.", "Salt stays behind.", "Is it deep? Very.\nYes."]
@@ -106,6 +106,19 @@ def test_bytes_a_token(size, dtype, tmp_path):
     assert sizes["tokens"] == 3000 * result.tokens.itemsize
     assert sizes["word_starts"] == 3000
     assert sum(sizes.values()) == sizes["tokens"] + 3000 + 2 * 8 * 1001 + sizes["info.json"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unknown_tokens_are_counted(kind, tokenizers, tmp_path, monkeypatch):
+    """Over all portions, and again when the corpus is taken as it was prepared."""
+    monkeypatch.setattr(encoding, "PORTION", 1)
+    corpus = write_corpus(tmp_path / "corpus.txt", ["Salt stays.", "Salt \U00012000 stays.", "\U00012000"])
+    for _ in range(2):
+        result = prepared(corpus, tokenizers[kind], tmp_path / "cache")
+        count = (result.tokens == tokenizers[kind].unk_token_id).sum()
+        assert result.num_unknown == count == (0 if kind == "byte_level" else 2)
+        assert result.unknown_share == count / len(result.tokens)
+        assert str(Part("this text", result, None)).endswith(f", {count / len(result.tokens):.1%} unknown tokens)")
 
 
 def test_the_result_is_mapped_and_not_in_memory(corpus, tokenizers, tmp_path):
@@ -322,7 +335,9 @@ def test_sentences_are_counted_or_their_number_estimated(
     if about:
         assert len("".join(looked_at)) < max(counted, share * len("".join(SENTENCES))) + 25
     part = str(Part("this text", result, None))
-    assert part.endswith(f" from this text ({'about ' * about}{result.num_sentences:,} sentences in all)")
+    assert part.endswith(
+        f" from this text ({'about ' * about}{result.num_sentences:,} sentences in all, 0.0% unknown tokens)"
+    )
 
 
 def test_an_estimate_looks_at_the_whole_text(of_all_characters, tmp_path, monkeypatch):
@@ -492,3 +507,32 @@ def test_a_result_is_opened_before_the_next_process_may_remove_it(corpus, tokeni
     monkeypatch.setattr(preparation, "FileLock", Lock)
     tokenizer = tokenizers["wordpiece"]
     assert units_of(prepared(corpus, tokenizer, tmp_path, overwrite=True)) == ids_of(tokenizer, DOCUMENTS)
+
+
+# Words
+
+ENGLISH, KOREAN = (
+    "The moon is far away, and the sun is farther.\n",
+    "봄 잠에 날이 밝은 줄 몰랐더니 곳곳에서 새 우는 소리\n",
+)
+CHINESE, JAPANESE = "春眠不覺曉。處處聞啼鳥。\n", "春は眠い。鳥が鳴く。夜は雨の音。\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        (CHINESE, True),
+        (JAPANESE, True),
+        (CHINESE * 2 + ENGLISH, True),
+        (CHINESE + ENGLISH * 2, False),
+        (ENGLISH, False),
+        (KOREAN, False),
+    ],
+    ids=["Chinese", "Japanese", "mostly Chinese", "mostly English", "English", "Korean"],
+)
+def test_words_that_are_characters_are_warned_of(text, warned, tmp_path, caplog):
+    """google-bert#780: BERT's tokenizer takes each Chinese character for a word; a word of an alphabet is one token."""
+    corpus = write_corpus(tmp_path / "corpus.txt", [text * 9])
+    tokenizer = train_tokenizer(corpus, "bert", 300, False, tmp_path, overwrite=False)
+    check_words(prepared(corpus, tokenizer, tmp_path, with_words=True), tokenizer)
+    assert ("WHOLE WORDS" in caplog.text) == warned

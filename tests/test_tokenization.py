@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import truncating
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from cloze import tokenization
 from cloze.arguments import UserError
@@ -20,12 +20,17 @@ from cloze.blocks import Template
 from cloze.corpus import FileCorpus
 from cloze.pairs import PairTemplate
 from cloze.tokenization import (
+    check_unknown,
     check_whole_words,
+    count_unknown,
+    describe_unknown,
+    ensure_template,
     fingerprint,
     num_ids,
     pair_template_of,
     template_of,
     train_tokenizer,
+    unknown_id,
 )
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
@@ -186,6 +191,76 @@ def test_template_of_pairs_without_special_tokens():
     assert pair_template_of(tokenizer) == PairTemplate((), (), ())
 
 
+CLS_SEP = {"single": "[CLS] $A [SEP]", "special_tokens": [("[CLS]", 2), ("[SEP]", 3)]}
+PAIR = "[CLS] $A [SEP] $B:1 [SEP]:1"
+
+
+def characters(post_processor, letters="xy", unk_token=None):
+    """A tokenizer of some letters, to which others are nothing."""
+    vocabulary = {token: number for number, token in enumerate(["[PAD]", "[MASK]", "[CLS]", "[SEP]", *letters])}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token=unk_token))
+    if post_processor is not None:
+        backend.post_processor = post_processor
+    names = {"pad_token": "[PAD]", "mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+@pytest.mark.parametrize("letters", ["xy", "a"])
+@pytest.mark.parametrize(
+    ("post_processor", "middle"),
+    [
+        (processors.TemplateProcessing(**CLS_SEP, pair=PAIR), (3,)),
+        (processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2)), (3,)),
+        (processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2)), (3, 3)),
+        (processors.Sequence([processors.ByteLevel(), processors.TemplateProcessing(**CLS_SEP, pair=PAIR)]), (3,)),
+    ],
+    ids=["template", "BERT", "RoBERTa", "sequence"],
+)
+def test_templates_do_not_depend_on_what_a_text_gives(post_processor, middle, letters):
+    """tokenizers#1208: "a" gives no token where the vocabulary has neither it nor an unknown one."""
+    tokenizer = characters(post_processor, letters)
+    assert template_of(tokenizer) == Template((2,), (3,), (3,))
+    assert template_of(truncating(tokenizer)) == Template((2,), (3,), (3,))
+    assert pair_template_of(tokenizer) == PairTemplate((2,), middle, (3,))
+
+
+def test_templates_of_slow_tokenizers():
+    eos = ByT5Tokenizer().eos_token_id
+    assert template_of(ByT5Tokenizer()) == Template((), (eos,), (eos,))
+    assert pair_template_of(ByT5Tokenizer()) == PairTemplate((), (eos,), (eos,))
+
+
+@pytest.mark.parametrize(
+    ("post_processor", "whom"),
+    [(None, "a text"), (processors.ByteLevel(), "a text"), (processors.TemplateProcessing(**CLS_SEP), "two texts")],
+    ids=["none", "byte level", "single text"],
+)
+@pytest.mark.parametrize(("family", "middle"), [("bert", (3,)), ("xlm-roberta", (3, 3))])
+def test_missing_special_tokens_are_those_of_the_family(family, middle, post_processor, whom, tmp_path, caplog):
+    """transformers#13000: also for those who load the tokenizer that is saved with the model."""
+    tokenizer = characters(post_processor)
+    ensure_template(tokenizer, family)
+    assert f"SPECIAL TOKENS: the tokenizer (TokenizersBackend) adds none to {whom}: those of {family}" in caplog.text
+    tokenizer.save_pretrained(tmp_path)
+    for loaded in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert template_of(loaded) == Template((2,), (3,), (3,))
+        assert pair_template_of(loaded) == PairTemplate((2,), middle, (3,))
+        assert loaded("x", "yy")["input_ids"] == [2, 4, *middle, 5, 5, 3]
+        types = [0] * 3 + [1] * 3 if family == "bert" else [0] * 7
+        assert loaded("x", "yy", return_token_type_ids=True)["token_type_ids"] == types
+    caplog.clear()
+    ensure_template(tokenizer, family)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_that_are_there_stay(kind, tokenizers, caplog):
+    before = fingerprint(tokenizers[kind])
+    ensure_template(tokenizers[kind], "bert")
+    assert fingerprint(tokenizers[kind]) == before
+    assert not caplog.text
+
+
 def test_fingerprint_changes_with_what_the_tokenizer_does(tokenizers):
     """Mistake 17: of the same kind and size, but another vocabulary or another normalizer."""
     tokenizer = tokenizers["wordpiece"]
@@ -197,6 +272,34 @@ def test_fingerprint_changes_with_what_the_tokenizer_does(tokenizers):
     assert swapped.convert_tokens_to_ids("the") == tokenizer.convert_tokens_to_ids("and")
     assert len({fingerprint(each) for each in (tokenizer, other, swapped, tokenizers["byte_level"])}) == 4
     assert fingerprint(ByT5Tokenizer()) != fingerprint(ByT5Tokenizer(extra_ids=5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unknown_tokens(kind, tokenizers):
+    tokenizer = tokenizers[kind]
+    ids = np.array(tokenizer("The moon, \U00012000.", add_special_tokens=False)["input_ids"], np.uint16)
+    assert count_unknown(ids, unknown_id(tokenizer)) == (0 if kind == "byte_level" else 1)
+
+
+def test_the_unknown_token_of_a_bare_tokenizer_is_that_of_its_model():
+    backend = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, "[UNK]"))
+    assert unknown_id(PreTrainedTokenizerFast(tokenizer_object=backend)) == 1
+    assert unknown_id(characters(None)) is None
+    assert count_unknown(np.arange(3), None) == 0
+
+
+def test_text_that_is_unknown_is_warned_of_or_refused(tokenizers, caplog):
+    """A share of 2 % is let pass, one of more than half is an error."""
+    tokenizer = tokenizers["wordpiece"]
+    check_unknown(0.02, "a.txt", tokenizer)
+    assert not caplog.text
+    check_unknown(0.5, "a.txt", tokenizer)
+    assert "UNKNOWN: a.txt: 50.0% of the tokens are [UNK]: the tokenizer  (BertTokenizer) lacks" in caplog.text
+    with pytest.raises(
+        UserError, match=r"^a.txt: 50.1% .* longer than 100 characters: give a model or --tokenizer_name"
+    ):
+        check_unknown(0.501, "a.txt", tokenizer)
+    assert "longer than" not in describe_unknown(0.1, "a.txt", tokenizers["unigram"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
