@@ -14,7 +14,7 @@ from cloze.modeling import check_model, load_config, load_weights, outline
 from cloze.predictions import SentencePair, judge_pair
 from cloze.readers import check_unicode
 from cloze.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING, Task
-from cloze.tokenization import load_tokenizer
+from cloze.tokenizer_loading import load_tokenizer
 
 # More take longer than one waits for a page: so many characters are some ten windows of 512 tokens.
 MOST_CHARACTERS = 20_000

@@ -22,7 +22,8 @@ from cloze.modeling import check_model, code_sources, fit_config, load_config, t
 from cloze.preparation import cache_folder
 from cloze.recipes import recipe_of
 from cloze.tasks import Task
-from cloze.tokenization import load_tokenizer, train_tokenizer
+from cloze.tokenization import train_tokenizer
+from cloze.tokenizer_loading import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Load a tokenizer, or train one from the corpus; its special tokens, and what else is asked of it."""
+"""Train a tokenizer from the corpus; its special tokens, and what else is asked of it."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
 
-from cloze.arguments import ModelArguments, UserError
+from cloze.arguments import UserError
 from cloze.blocks import Template
 from cloze.corpus import Corpus, read_documents
 from cloze.encoding import plain_backend
@@ -40,27 +40,6 @@ WORDPIECE_TYPES = ("bert", "distilbert", "electra")
 BYTE_LEVEL_TYPES = ("roberta", "modernbert")
 # Kinds of tokenizer that say to which word a token belongs.
 WORD_MODELS = ("WordPiece", "BPE", "Unigram")
-
-
-def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that the arguments name, or that of the checkpoint to go on from, or None: train one."""
-    name = model_args.tokenizer_name or model_args.model_name_or_path or checkpoint
-    if name is None:
-        return None
-    flag = "--tokenizer_name" if model_args.tokenizer_name else "--model_name_or_path"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, use_fast=model_args.use_fast_tokenizer, **model_args.hub_arguments
-        )
-    # Depending on what is wrong, transformers raises OSError to TypeError, and the tokenizers library bare Exception.
-    except Exception as error:
-        raise UserError(
-            f"{flag} {name}: no tokenizer could be loaded ({str(error)[:200]}): give --tokenizer_name PATH"
-        ) from None
-    # Of a folder with a model alone, transformers makes one that knows special tokens, and a space at most.
-    if len(tokenizer) - len(set(tokenizer.all_special_ids)) < 3:
-        raise UserError(f"{flag} {name}: no tokenizer could be loaded (none is there): give --tokenizer_name PATH")
-    return tokenizer
 
 
 def train_tokenizer(
