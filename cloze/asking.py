@@ -14,7 +14,8 @@ from cloze.modeling import check_model, load_config, outline
 from cloze.predictions import SentencePair, judge_pair
 from cloze.readers import check_unicode
 from cloze.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING, Task
-from cloze.tokenization import ensure_template, load_tokenizer
+from cloze.tokenization import ensure_template
+from cloze.tokenizer_loading import load_tokenizer
 from cloze.vocabulary import find_new_tokens, resize_vocabulary
 from cloze.weights import load_weights, shorten
 

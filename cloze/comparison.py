@@ -26,7 +26,7 @@ from cloze.modeling import load_config
 from cloze.recipes import differences, recipe_of
 from cloze.setup import on_first_process, start_process
 from cloze.significance import Outcome, summarise, tabulate
-from cloze.tokenization import load_tokenizer
+from cloze.tokenizer_loading import load_tokenizer
 from cloze.trainer import PretrainingTrainer
 from cloze.weights import load_weights
 

@@ -22,7 +22,8 @@ from cloze.modeling import check_model, code_sources, fit_config, load_config, l
 from cloze.preparation import cache_folder
 from cloze.recipes import recipe_of
 from cloze.tasks import Task
-from cloze.tokenization import ensure_template, load_tokenizer, train_tokenizer
+from cloze.tokenization import ensure_template, train_tokenizer
+from cloze.tokenizer_loading import load_tokenizer
 from cloze.vocabulary import NewToken, find_new_tokens
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Load a tokenizer, or train one from the corpus; its special tokens, and what else is asked of it."""
+"""Train a tokenizer from the corpus; its special tokens, and what else is asked of it."""
 
 import hashlib
 import json
@@ -6,22 +6,36 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from itertools import pairwise, takewhile
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from filelock import FileLock
-from tokenizers import AddedToken, Tokenizer, models, processors, trainers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers.normalizers import Normalizer
+from tokenizers.pre_tokenizers import PreTokenizer
+from tqdm.auto import tqdm
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
 
-from cloze.arguments import ModelArguments, UserError
+from cloze.arguments import UserError
 from cloze.blocks import Template
 from cloze.corpus import Corpus, read_documents
 from cloze.encoding import plain_backend
 from cloze.pairs import PairTemplate
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Raised when what is trained changes, so that tokenizers in older caches are not taken for it.
+VERSION = 1
+# Characters, for byte-level BPE bytes, of a word at most in training, whose time grows with the square of the length.
+LONGEST_WORD = 1_000
 
 WORDPIECE_TYPES = ("bert", "distilbert", "electra")
 BYTE_LEVEL_TYPES = ("roberta", "modernbert")
@@ -36,27 +50,6 @@ MUCH_UNKNOWN, MOST_UNKNOWN = 0.02, 0.5
 WORD_MODELS = ("WordPiece", "BPE", "Unigram")
 
 
-def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that the arguments name, or that of the checkpoint to go on from, or None: train one."""
-    name = model_args.tokenizer_name or model_args.model_name_or_path or checkpoint
-    if name is None:
-        return None
-    flag = "--tokenizer_name" if model_args.tokenizer_name else "--model_name_or_path"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, use_fast=model_args.use_fast_tokenizer, **model_args.hub_arguments
-        )
-    # Depending on what is wrong, transformers raises OSError to TypeError, and the tokenizers library bare Exception.
-    except Exception as error:
-        raise UserError(
-            f"{flag} {name}: no tokenizer could be loaded ({str(error)[:200]}): give --tokenizer_name PATH"
-        ) from None
-    # Of a folder with a model alone, transformers makes one that knows special tokens, and a space at most.
-    if len(tokenizer) - len(set(tokenizer.all_special_ids)) < 3:
-        raise UserError(f"{flag} {name}: no tokenizer could be loaded (none is there): give --tokenizer_name PATH")
-    return tokenizer
-
-
 def train_tokenizer(
     corpus: Corpus, model_type: str, vocab_size: int, lower_case: bool, cache: Path, overwrite: bool
 ) -> PreTrainedTokenizerBase:
@@ -67,7 +60,7 @@ def train_tokenizer(
             f"{', '.join(WORDPIECE_TYPES)} (WordPiece) and {', '.join(BYTE_LEVEL_TYPES)} (byte-level BPE)"
         )
     train = train_wordpiece if model_type in WORDPIECE_TYPES else train_byte_level
-    path = cache / f"tokenizer-{hash_of([train.__name__, corpus.identity, vocab_size, lower_case])}"
+    path = cache / f"tokenizer-{hash_of([VERSION, train.__name__, corpus.identity, vocab_size, lower_case])}"
     with FileLock(f"{path}.lock"):
         if overwrite or not path.exists():
             partial = Path(f"{path}.partial")
@@ -87,7 +80,8 @@ def train_wordpiece(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTra
     # The trainer numbers characters inside words in the order of a hash map, which differs from run to run and then
     # decides between merges of equal count. Given beforehand in a fixed order, they make training reproducible.
     characters: set[str] = set()
-    for text in texts_of(corpus):
+    texts = tqdm(texts_of(corpus), "collecting characters", unit=" documents", disable=not sys.stderr.isatty())
+    for text in texts:
         characters.update(text)
     continuing = [f"##{character}" for character in sorted(characters_in_words(characters, backend))]
     trainer = trainers.WordPieceTrainer(
@@ -95,7 +89,7 @@ def train_wordpiece(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTra
         special_tokens=[str(token) for token in special] + continuing,
         show_progress=sys.stderr.isatty(),
     )
-    backend.train_from_iterator(texts_of(corpus), trainer)
+    train_on(corpus, backend, partial(backend.train_from_iterator, trainer=trainer))
     vocabulary = backend.get_vocab(with_added_tokens=False)
     return BertTokenizer(vocab=vocabulary, do_lower_case=lower_case, strip_accents=False)
 
@@ -114,12 +108,57 @@ def train_byte_level(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTr
     """RoBERTa's tokenizer; ModernBERT's is of the same kind."""
     if lower_case:
         raise UserError("--do_lower_case is for WordPiece tokenizers (bert, distilbert, electra): drop it")
-    tokenizer = RobertaTokenizer().train_new_from_iterator(
-        texts_of(corpus), vocab_size=vocab_size, show_progress=sys.stderr.isatty()
-    )
+    untrained = RobertaTokenizer()
+    pre_tokenizer = untrained.backend_tokenizer.pre_tokenizer
+    train = partial(untrained.train_new_from_iterator, vocab_size=vocab_size, show_progress=sys.stderr.isatty())
+    tokenizer = train_on(corpus, untrained.backend_tokenizer, train)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
     # As RoBERTa's own: the space before a mask belongs to the word that is hidden.
     tokenizer.add_special_tokens({"mask_token": AddedToken(tokenizer.mask_token, lstrip=True, special=True)})
     return tokenizer
+
+
+def train_on(corpus: Corpus, backend: Tokenizer, train: Callable[[Iterator[str]], T]) -> T:
+    """Return ``train(texts)``, for which the backend cuts long words; in a thread, so that signals are handled.
+
+    Training is one call of the library, during which the main thread would not run Python's signal handlers.
+    """
+    texts = count_long_words(texts_of(corpus), backend.normalizer, backend.pre_tokenizer)
+    pieces = pre_tokenizers.FixedLength(length=LONGEST_WORD)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, pieces])
+    result, stopped = Future(), threading.Event()
+
+    def run() -> None:
+        try:
+            result.set_result(train(takewhile(lambda text: not stopped.is_set(), texts)))
+        except BaseException as error:
+            result.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        return result.result()
+    finally:
+        # Where a signal ends the process, the library must not call Python any more.
+        stopped.set()
+        thread.join(timeout=1)
+
+
+def count_long_words(texts: Iterator[str], normalizer: Normalizer | None, pre_tokenizer: PreTokenizer) -> Iterator[str]:
+    """Pass the texts on, and warn if words in them are cut for training."""
+    count = 0
+    for text in texts:
+        if any(len(run) > LONGEST_WORD for run in text.split()):
+            normalized = normalizer.normalize_str(text) if normalizer else text
+            count += sum(len(word) > LONGEST_WORD for word, _ in pre_tokenizer.pre_tokenize_str(normalized))
+        yield text
+    if count:
+        logger.warning(
+            "LONG WORDS: words longer than %s characters (%s) are cut into pieces to train the tokenizer: check that "
+            "spaces separate the words of the text",
+            f"{LONGEST_WORD:,}",
+            f"{count:,}",
+        )
 
 
 def texts_of(corpus: Corpus) -> Iterator[str]:

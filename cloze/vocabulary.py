@@ -13,7 +13,8 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from cloze.arguments import ModelArguments, UserError
 from cloze.encoding import plain_backend
 from cloze.masked_head import quiet
-from cloze.tokenization import load_tokenizer, num_ids
+from cloze.tokenization import num_ids
+from cloze.tokenizer_loading import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from cloze import tokenization
 from cloze.arguments import UserError
 from cloze.blocks import Template
 from cloze.corpus import FileCorpus
+from cloze.interruption import end_at_once, handled
 from cloze.pairs import PairTemplate
 from cloze.tokenization import (
     check_unknown,
@@ -135,6 +137,53 @@ def test_a_trained_tokenizer_is_taken_again(accents, tmp_path, monkeypatch):
     with pytest.raises(TypeError):
         train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=True)
     assert train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab() == other
+    monkeypatch.setattr(tokenization, "VERSION", tokenization.VERSION + 1)
+    with pytest.raises(TypeError):
+        train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_long_words_are_cut_for_training(kind, tmp_path, caplog):
+    """A single one of 300,000 letters took a minute; without the cut, the longest token is the whole word."""
+    path = tmp_path / "word.txt"
+    path.write_text("ab" * 150_000 + " and short words\n")
+    function = {"bert": tokenization.train_wordpiece, "roberta": tokenization.train_byte_level}[kind]
+    tokenizer = function(FileCorpus((path,)), 300, lower_case=False)
+    assert max(map(len, tokenizer.get_vocab())) == tokenization.LONGEST_WORD
+    assert [record.message for record in caplog.records if "LONG WORDS" in record.message] == [
+        "LONG WORDS: words longer than 1,000 characters (1) are cut into pieces to train the tokenizer: check that "
+        "spaces separate the words of the text"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_ordinary_words_are_trained_on_whole(kind, monkeypatch, caplog):
+    tokenizer, digests = train(kind), []
+    for longest in (10**9, 5):
+        monkeypatch.setattr(tokenization, "LONGEST_WORD", longest)
+        digests.append(digest(train(kind)))
+    assert digests[0] == digest(tokenizer) != digests[1]
+    assert "FixedLength" not in tokenizer.backend_tokenizer.to_str()
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_signal_ends_training(kind, monkeypatch):
+    """At once, not when the library has read all texts."""
+    read = []
+
+    def read_texts(corpus):
+        for number in range(3_000):
+            read.append(number)
+            # The first pass over a text of WordPiece is Python's own.
+            if len(read) == 10 + 3_000 * (kind == "bert"):
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield [f"text{number} " * 1_000]
+
+    monkeypatch.setattr(tokenization, "read_documents", read_texts)
+    with handled(end_at_once), pytest.raises(SystemExit) as exit_:
+        train(kind)
+    assert exit_.value.code == 75
+    assert 10 <= len(read) % 3_000 < 2_000
 
 
 @pytest.mark.parametrize(

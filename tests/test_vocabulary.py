@@ -14,7 +14,7 @@ from cloze.masked_head import predict_masked_positions
 from cloze.metrics import MASKED_TOKENS
 from cloze.modeling import load_config, load_model
 from cloze.tasks import MASKED_LM, PRETRAINING
-from cloze.tokenization import load_tokenizer
+from cloze.tokenizer_loading import load_tokenizer
 from cloze.vocabulary import find_new_tokens
 
 WORDS = ["tidepools", "remdesivir"]
