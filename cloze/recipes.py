@@ -14,7 +14,7 @@ import transformers
 import yaml
 
 from cloze.arguments import ModelArguments, TrainingArguments, UserError
-from cloze.data_arguments import DataArguments
+from cloze.data_arguments import DataArguments, MaskingArguments, PairArguments
 from cloze.old_flags import DROPPED, RENAMED, REPLACED, update_flags
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
@@ -32,6 +32,14 @@ INDIFFERENT = {
     *("cache_dir", "use_fast_tokenizer", "trust_remote_code", "preprocessing_num_workers", "tokenizer_backend"),
     *("overwrite_cache", "overwrite_output_dir", "max_eval_samples", "max_tokens_per_batch", "test_file"),
     *("top_k", "dry_run", "prepare_only", "compare_with", "num_seeds", "eval_mlm_probability"),
+}
+
+
+DEFAULTS = {
+    field.name: field.default
+    for settings in (ModelArguments, MaskingArguments, PairArguments, TrainingArguments)
+    for field in dataclasses.fields(settings)
+    if field.default is not dataclasses.MISSING
 }
 
 
@@ -148,8 +156,9 @@ def differences(recipe: str, other: str, also: Sequence[str] = ()) -> list[str]:
     """What one recipe trains otherwise than the other; what they save, log and evaluate is left out but ``also``."""
     one, two = settings_in(recipe), settings_in(other)
     decisive = (one.keys() | two.keys()) - UPSTREAM_SETTINGS - INDIFFERENT | DECISIVE | set(also)
-    changed = [name for name in sorted(decisive) if one.get(name) != two.get(name)]
-    return [f"{name} {one.get(name)} (not {two.get(name)})" for name in changed]
+    # A setting that one of them lacks is one that is null, or younger than the recipe: it has its default there.
+    pairs = ((name, *(each.get(name, DEFAULTS.get(name)) for each in (one, two))) for name in sorted(decisive))
+    return [f"{name} {value} (not {other})" for name, value, other in pairs if value != other]
 
 
 def settings_in(recipe: str) -> dict[str, Any]:

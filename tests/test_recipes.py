@@ -16,6 +16,7 @@ import run_mlm
 import run_nsp
 import run_pretraining
 from cloze.commandline import parse, settings_of
+from cloze.recipes import differences
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 # Those of accelerate and of clusters are no scripts' settings; test_cluster.py has their tests.
@@ -122,3 +123,12 @@ def test_the_quickstart_learns(run_mlm_script, tmp_path):
 def test_the_table_of_recipes_lists_them_all():
     table = (RECIPES / "README.md").read_text()
     assert set(re.findall(r"`([\w-]+/[\w-]+\.\w+)`", table)) == set(map(str, FILES))
+
+
+def test_a_setting_that_a_recipe_lacks_has_its_default():
+    """So that a run goes on under a version that has one more; what is null is not in a recipe either."""
+    recipe = "learning_rate: 0.001\nmax_steps: -1\n"
+    assert differences(f"{recipe}early_stopping_threshold: 0.0\nlanguage: en\n", recipe) == []
+    assert differences(recipe, f"{recipe}language: en\n") == []
+    assert differences(f"{recipe}language: de\n", recipe) == ["language de (not en)"]
+    assert differences(recipe, f"{recipe}max_train_hours: 8\n") == ["max_train_hours None (not 8)"]
