@@ -12,10 +12,10 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 PYTHON=${PYTHON:-python3}
 # Seconds: of each of those that run together, of the first that measures, and of all.
-checks=${CHECKS_LIMIT:-80} throughput=${THROUGHPUT_LIMIT:-140} all=350 smoke=()
+checks=${CHECKS_LIMIT:-80} throughput=${THROUGHPUT_LIMIT:-140} all=350 smoke=() threads=4
 if [ "${1:-}" = --smoke ]; then
     # On the CPU, perhaps a busy one.
-    checks=${CHECKS_LIMIT:-300} throughput=${THROUGHPUT_LIMIT:-300} all=900 smoke=(--smoke)
+    checks=${CHECKS_LIMIT:-300} throughput=${THROUGHPUT_LIMIT:-300} all=900 smoke=(--smoke) threads=1
     shift
 fi
 [ $# -eq 0 ] && set -- parity resume commands throughput compiled
@@ -24,6 +24,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 results=$folder/results.jsonl
 export HF_HOME=$folder/huggingface HF_HUB_OFFLINE=1
+# Of ten processes at once, threads for each core would wait for each other.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads}
 export TORCHINDUCTOR_CACHE_DIR=$folder/inductor TRITON_CACHE_DIR=$folder/triton
 
 # run PART LIMIT: at its limit, a part is killed with all processes that it has started.

@@ -131,7 +131,7 @@ def parity(args: argparse.Namespace, folder: Path) -> None:
 
 
 def two_steps(bench: Bench, model: PreTrainedModel) -> list[tuple[float, dict[str, torch.Tensor]]]:
-    """Train for two steps; the loss and the gradients of each."""
+    """Train for two steps, and return the loss and the gradients of each."""
     trainer = padded_trainer(bench, model)
     recorder = Recorder()
     trainer.add_callback(recorder)
@@ -142,7 +142,7 @@ def two_steps(bench: Bench, model: PreTrainedModel) -> list[tuple[float, dict[st
 
 
 def padded_trainer(bench: Bench, model: PreTrainedModel) -> PretrainingTrainer:
-    """A trainer of a copy of the model, with padded batches that are the same for each precision, and no clipping."""
+    """Make a trainer of a copy of the model: padded batches, the same in each precision, and no clipping."""
     return our_trainer(
         bench,
         copy.deepcopy(model),
@@ -256,7 +256,7 @@ def benches(
 
 
 def measured(bench: Bench, side: str, tokens: int, bench_args: argparse.Namespace, plan: Plan, warm_up: int) -> dict:
-    """Measure three turns; what is reported of them."""
+    """Measure three turns, and return what is reported of them."""
     figures = measure(bench, side, tokens, bench_args, plan.seconds, turns=3, warm_up=warm_up)
     compiled = bench_args.torch_compile_backend is not None
     outcome = {"failed": "out of memory"} if figures is None else {"figures": figures}

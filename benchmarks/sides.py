@@ -202,7 +202,7 @@ def stock_trainer(bench: Bench, model: PreTrainedModel, args, **training) -> Tra
 
 
 def stock_meter(flops: Flops | None, args) -> Meter:
-    """A meter of what goes into the model. As operations it counts those the loss needs, so that MFU compares."""
+    """Make a meter that counts the operations that the loss needs, so that MFU compares."""
     device, dtype = torch.device(args.device), torch.bfloat16 if args.bf16 else torch.float32
     return Meter(flops, peak_flops(device, dtype), device)
 
