@@ -4,7 +4,9 @@ import argparse
 import copy
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import cycle
 from pathlib import Path
 
@@ -34,8 +36,9 @@ from cloze.training import make_trainer  # noqa: E402
 # Steps that no turn comes to.
 MANY = 1_000_000
 
-# All with BERT's vocabulary of 30,522, whatever the tokenizer uses of it.
+# All with BERT's vocabulary of 30,522, whatever the tokenizer uses of it; the first only tries a benchmark.
 SIZES = {
+    "micro": "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64,vocab_size=8000",
     "tiny": "hidden_size=128,num_hidden_layers=2,num_attention_heads=2,intermediate_size=512",
     "small": "hidden_size=512,num_hidden_layers=4,num_attention_heads=8,intermediate_size=2048",
     "bert-base": "hidden_size=768,num_hidden_layers=12,num_attention_heads=12,intermediate_size=3072",
@@ -70,6 +73,10 @@ class Bench:
     model: PreTrainedModel
     flops: Flops
 
+    @cached_property
+    def stock_examples(self) -> list[dict]:
+        return stock_examples(self)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", default=str(ROOT / "sample"), help="text, as run_mlm.py takes it")
@@ -80,6 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dropout", type=float, default=0.1, help="of all sides")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--no_tf32", dest="tf32", action="store_false", help="float32 on a GPU without TF32")
+    parser.add_argument("--torch_compile_backend", help="compile the model, as with inductor; not the notebooks'")
+    parser.add_argument("--workers", type=int, default=0, help="of the data loader; not the notebooks'")
 
 
 def make_bench(name: str, size: str, args, folder: str, held_out: str | None = None) -> Bench:
@@ -87,7 +97,7 @@ def make_bench(name: str, size: str, args, folder: str, held_out: str | None = N
     work = WORKS[name]
     model_args = ModelArguments(
         model_type="bert",
-        config_overrides=f"{SIZES[size]},vocab_size=30522,"
+        config_overrides=f"vocab_size=30522,{SIZES[size]},"
         f"hidden_dropout_prob={args.dropout},attention_probs_dropout_prob={args.dropout}",
         tokenizer_name=args.tokenizer_name,
         do_lower_case=True,
@@ -120,35 +130,50 @@ def common_arguments(args) -> dict:
         "report_to": "none",
         "use_cpu": args.device == "cpu",
         "bf16": args.bf16,
-        "tf32": True if args.device == "cuda" and not args.bf16 else None,
+        "tf32": args.tf32 if args.device == "cuda" and not args.bf16 else None,
+        "optim": "adamw_torch_fused",
+        "torch_compile_backend": args.torch_compile_backend,
+        "dataloader_num_workers": args.workers,
     }
 
 
 class Clock(TrainerCallback):
-    """Times steps for so many seconds, after a first that warms up, and tells what the meter has counted in them."""
+    """Measure turns of at least N seconds each, after steps that warm up.
 
-    def __init__(self, meter: Meter, args, seconds: float):
+    Attributes:
+        turns: the meter's figures of each turn.
+        warm_up_seconds: how long the steps took that warm up, compilation included.
+    """
+
+    def __init__(self, meter: Meter, args, seconds: float, turns: int = 1, warm_up: int = 1):
         self.meter, self.accelerator, self.step = meter, Accelerator(cpu=args.device == "cpu"), 0
-        self.enough, self.done = seconds, False
+        self.seconds, self.num_turns, self.warm_up = seconds, turns, warm_up
+        self.turns, self.start = [], time.perf_counter()
+
+    @property
+    def done(self) -> bool:
+        return len(self.turns) == self.num_turns
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.start = time.perf_counter()
 
     def on_step_end(self, args=None, state=None, control=None, **kwargs):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
         self.step += 1
-        if self.step == 1:
-            self.start, self.before = time.perf_counter(), self.meter.totals(self.accelerator)
-        self.seconds = time.perf_counter() - self.start
-        self.done = self.step > 1 and self.seconds >= self.enough
+        if self.step == self.warm_up:
+            self.before = self.meter.totals(self.accelerator)  # waits for the device
+            self.warm_up_seconds = time.perf_counter() - self.start
+            self.start = time.perf_counter()
+        elif self.step > self.warm_up and time.perf_counter() - self.start >= self.seconds:
+            totals = self.meter.totals(self.accelerator)
+            self.turns.append(self.meter.figures(totals - self.before, time.perf_counter() - self.start, 1))
+            self.before, self.start = totals, time.perf_counter()
         if control is not None:
             control.should_training_stop = self.done
 
-    def figures(self) -> dict[str, float]:
-        return self.meter.figures(self.meter.totals(self.accelerator) - self.before, self.seconds, 1)
 
-
-def train_ours(bench: Bench, model: PreTrainedModel, args, seconds: float, seed: int) -> Clock:
-    trainer = our_trainer(bench, model, seed=seed, max_steps=MANY)
-    return run(trainer, Clock(trainer.meter, args, seconds))
+def train_ours(bench: Bench, model: PreTrainedModel, args, seconds: float, seed: int, turns=1, warm_up=1, **training):
+    trainer = our_trainer(bench, model, seed=seed, max_steps=MANY, **training)
+    return run(trainer, Clock(trainer.meter, args, seconds, turns, warm_up))
 
 
 def our_trainer(bench: Bench, model: PreTrainedModel, **training) -> PretrainingTrainer:
@@ -159,28 +184,37 @@ def our_trainer(bench: Bench, model: PreTrainedModel, **training) -> Pretraining
     return make_trainer(replace(bench.setup, training_args=training_args), model, bench.sets)
 
 
-def train_stock(bench: Bench, model: PreTrainedModel, args, seconds: float, seed: int) -> Clock:
-    clock = count_forwards(model, bench.flops, args, seconds)
-    return run(stock_trainer(bench, model, args, seed=seed, max_steps=MANY), clock)
+def train_stock(bench: Bench, model: PreTrainedModel, args, seconds: float, seed: int, turns=1, warm_up=1, **training):
+    trainer = stock_trainer(bench, model, args, seed=seed, max_steps=MANY, **training)
+    clock = Clock(stock_meter(bench.flops, args), args, seconds, turns, warm_up)
+    trainer.compute_loss = counted(trainer.compute_loss, clock.meter)
+    return run(trainer, clock)
 
 
 def stock_trainer(bench: Bench, model: PreTrainedModel, args, **training) -> Trainer:
     """As upstream's run_mlm.py trains: the Trainer, its collator, batches at random, the loss that models return."""
+    training = {"per_device_train_batch_size": args.stock_batch_size or args.batch_size} | training
     training_args = transformers.TrainingArguments(
-        output_dir=bench.setup.training_args.output_dir,
-        per_device_train_batch_size=args.stock_batch_size or args.batch_size,
-        **common_arguments(args) | training,
+        output_dir=bench.setup.training_args.output_dir, **common_arguments(args) | training
     )
     collator = DataCollatorForLanguageModeling(bench.setup.tokenizer, mlm_probability=0.15)
-    return Trainer(model, training_args, data_collator=collator, train_dataset=stock_examples(bench))
+    return Trainer(model, training_args, data_collator=collator, train_dataset=bench.stock_examples)
 
 
-def count_forwards(model: PreTrainedModel, flops: Flops | None, args, seconds: float) -> Clock:
-    """A clock of what goes into the model. As operations it counts those the loss needs, so that MFU compares."""
+def stock_meter(flops: Flops | None, args) -> Meter:
+    """Make a meter that counts the operations that the loss needs, so that MFU compares."""
     device, dtype = torch.device(args.device), torch.bfloat16 if args.bf16 else torch.float32
-    meter = Meter(flops, peak_flops(device, dtype), device)
-    model.register_forward_pre_hook(lambda model, args, kwargs: meter.add(kwargs), with_kwargs=True)
-    return Clock(meter, args, seconds)
+    return Meter(flops, peak_flops(device, dtype), device)
+
+
+def counted(compute_loss: Callable, meter: Meter) -> Callable:
+    """Count each batch that a loss is computed of; outside the model, which may be compiled."""
+
+    def compute_and_count(model, inputs, *args, **kwargs):
+        meter.add(inputs)
+        return compute_loss(model, inputs, *args, **kwargs)
+
+    return compute_and_count
 
 
 def run(trainer: Trainer, clock: Clock) -> Clock:
@@ -211,7 +245,7 @@ def train_notebook(bench: Bench, model: PreTrainedModel, args, seconds: float, s
     """As the notebooks on both objectives train: all padded to the longest length, masks drawn once, a plain loop."""
     tokenizer = bench.setup.tokenizer
     torch.manual_seed(seed)
-    rows = stock_examples(bench)
+    rows = bench.stock_examples
     chosen = [rows[number] for number in torch.randperm(len(rows)).tolist()]
     inputs = tokenizer.pad(chosen, padding="max_length", max_length=bench.work.max_seq_length, return_tensors="pt")
     inputs["labels"] = inputs["input_ids"].clone()
@@ -220,11 +254,12 @@ def train_notebook(bench: Bench, model: PreTrainedModel, args, seconds: float, s
     examples = [{name: values[row] for name, values in inputs.items()} for row in range(len(chosen))]
     model.to(args.device).train()
     # No MFU: its labels are all tokens, padding included.
-    clock = count_forwards(model, None, args, seconds)
+    clock = Clock(stock_meter(None, args), args, seconds)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
     batches = cycle(DataLoader(examples, batch_size=args.batch_size))
     while not clock.done:
         batch = next(batches)
+        clock.meter.add(batch)
         optimizer.zero_grad()
         with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
             loss = model(**{name: values.to(args.device) for name, values in batch.items()}).loss

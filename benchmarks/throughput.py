@@ -67,24 +67,22 @@ def compare_speed(work: str, size: str, args) -> list[dict]:
         for seed in range(args.turns):
             for side, clocks in turns.items():
                 clocks.append(SIDES[side](bench, copy.deepcopy(bench.model), args, args.seconds, seed))
-                print(f"{work} {size} {side}: {clocks[-1].figures()}", file=sys.stderr)
-        rows = []
-        for side, clocks in turns.items():
-            figures = [clock.figures() for clock in clocks]
-            speeds = [turn["tokens_per_second"] for turn in figures]
-            rows.append(
-                {
-                    "work": work,
-                    "size": size,
-                    "side": side,
-                    "tokens/s": statistics.median(speeds),
-                    "slowest": min(speeds),
-                    "fastest": max(speeds),
-                    "real tokens": statistics.mean(turn["real_token_share"] for turn in figures),
-                    "MFU": statistics.median(turn["mfu"] for turn in figures) if "mfu" in figures[0] else None,
-                }
-            )
+                print(f"{work} {size} {side}: {clocks[-1].turns[0]}", file=sys.stderr)
+        names = {"work": work, "size": size}
+        rows = [names | {"side": side} | medians([c.turns[0] for c in clocks]) for side, clocks in turns.items()]
     return with_ratios(rows, "tokens/s")
+
+
+def medians(turns: list[dict]) -> dict[str, float | None]:
+    """Summarise the figures of turns."""
+    speeds = [turn["tokens_per_second"] for turn in turns]
+    return {
+        "tokens/s": statistics.median(speeds),
+        "slowest": min(speeds),
+        "fastest": max(speeds),
+        "real tokens": statistics.mean(turn["real_token_share"] for turn in turns),
+        "MFU": statistics.median(turn["mfu"] for turn in turns) if "mfu" in turns[0] else None,
+    }
 
 
 def with_ratios(rows: list[dict], figure: str) -> list[dict]:

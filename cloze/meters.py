@@ -100,7 +100,8 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second that the device is good for: of its data sheet, or else those of a large matrix product."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        tf32 = torch.backends.cuda.matmul.allow_tf32
+        # Where --tf32 or --torch_compile have set this, torch refuses to read allow_tf32 (pytorch#166387).
+        tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
         column = 0 if dtype != torch.float32 else 1 if tf32 else 2
         found = next((peaks for key, peaks in PEAKS.items() if re.search(rf"\b{key}\b", name)), None)
         if found:

@@ -195,19 +195,21 @@ def test_the_meter_asks_the_device_for_nothing():
 
 @pytest.fixture
 def card(monkeypatch):
-    """``card(name)`` puts a card of that name into this machine, which measures 5 operations a second."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
+    """``card(name)`` puts a card of that name into this machine, which measures 5 operations a second.
+
+    TF32 is set as transformers sets it for --tf32 and --torch_compile.
+    """
+    before = torch.backends.fp32_precision
     peak_flops.cache_clear()
     monkeypatch.setattr(meters, "measure_peak", lambda device, dtype: 5.0)
 
     def put(name, tf32=False):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: name)
-        matmul.allow_tf32 = tf32
+        torch.backends.fp32_precision = "tf32" if tf32 else "ieee"
         peak_flops.cache_clear()
 
     yield put
-    matmul.allow_tf32 = before
+    torch.backends.fp32_precision = before
     peak_flops.cache_clear()
 
 

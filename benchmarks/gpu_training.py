@@ -1,0 +1,301 @@
+#!/usr/bin/env python
+"""The parts of gpu.sh that train in one process: parity with the CPU, throughput, and throughput compiled.
+
+python benchmarks/gpu_training.py throughput [--smoke] [--results FILE] [--limit SECONDS]
+"""
+
+import argparse
+import copy
+import gc
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from gpu import parse, read_results, report
+from sides import ROOT, SIDES, Bench, add_arguments, make_bench, our_trainer
+from throughput import medians
+from torch import nn
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
+
+from cloze.masked_head import predict_masked_positions
+from cloze.metrics import MASKED_TOKENS
+from cloze.trainer import PretrainingTrainer
+
+# Relative differences: of losses and of gradients in float32 on two devices, of losses in bfloat16, and of both in two
+# ways to the same loss on one device.
+LOSS, GRADIENT, BF16, HEAD = 1e-5, 1e-3, 2e-3, 1e-5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is trained.
+
+    Attributes:
+        parity_size, size: of the models, of sides.SIZES.
+        copies: how often the sample is repeated, for an epoch to have many batches.
+        works: what is trained on, of sides.WORKS; blocks with torch.compile too.
+        tokens: tokens of a micro-batch, to find the best number of; the second is taken where none was found.
+        seconds: of a turn.
+        backend: of torch.compile.
+    """
+
+    device: str
+    parity_size: str
+    size: str
+    copies: int
+    works: tuple[str, ...]
+    tokens: tuple[int, ...]
+    seconds: float
+    workers: int
+    backend: str
+
+
+GPU = Plan(
+    device="cuda",
+    parity_size="small",
+    size="bert-base",
+    copies=140,
+    works=("blocks-128", "lines", "blocks-512"),
+    tokens=(32_768, 65_536, 131_072, 262_144),
+    seconds=1.5,
+    workers=4,
+    backend="inductor",
+)
+SMOKE = Plan(
+    device="cpu",
+    parity_size="micro",
+    size="micro",
+    copies=1,
+    works=("blocks-128", "lines"),
+    tokens=(512, 1024),
+    seconds=0.05,
+    workers=1,
+    backend="eager",
+)
+
+
+def main() -> None:
+    parts = {"parity": parity, "throughput": throughput, "compiled": compiled}
+    args = parse(parts, __doc__)
+    with tempfile.TemporaryDirectory() as folder:
+        parts[args.part](args, Path(folder))
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    return SMOKE if args.smoke else GPU
+
+
+def settings(**changes) -> argparse.Namespace:
+    """Return what the flags of sides.add_arguments default to, with changes."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return argparse.Namespace(**vars(parser.parse_args([])) | changes)
+
+
+# Parity
+
+
+class Recorder(TrainerCallback):
+    """Keep the gradients of each step, as they are before the optimizer's step."""
+
+    def __init__(self):
+        self.gradients = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.gradients.append(gradients(model))
+
+
+def parity(args: argparse.Namespace, folder: Path) -> None:
+    """Compare losses and gradients with the CPU's, and those of the masked-position head with the stock head's."""
+    plan = plan_of(args)
+
+    def bench_on(device: str, bf16: bool = False) -> Bench:
+        return make_bench(
+            "lines", plan.parity_size, settings(device=device, bf16=bf16, dropout=0.0, tf32=False), str(folder)
+        )
+
+    # One bench after the other: accelerate has one device and one precision at a time.
+    bench = bench_on("cpu")
+    model = bench.model
+    expected = two_steps(bench, model)
+    for bf16 in (False, True):
+        figures = compare(expected, two_steps(bench_on(plan.device, bf16), model))
+        ok = figures["loss"] <= BF16 if bf16 else figures["loss"] <= LOSS and figures["gradient"] <= GRADIENT
+        report(args, check=f"two steps, {'bf16' if bf16 else 'float32'}, against the CPU", **figures, ok=ok)
+    report(args, check="masked-position head, against the stock head", **compare_heads(bench_on(plan.device), model))
+
+
+def two_steps(bench: Bench, model: PreTrainedModel) -> list[tuple[float, dict[str, torch.Tensor]]]:
+    """Train for two steps, and return the loss and the gradients of each."""
+    trainer = padded_trainer(bench, model)
+    recorder = Recorder()
+    trainer.add_callback(recorder)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return list(zip(losses, recorder.gradients, strict=True))
+
+
+def padded_trainer(bench: Bench, model: PreTrainedModel) -> PretrainingTrainer:
+    """Make a trainer of a copy of the model: padded batches, the same in each precision, and no clipping."""
+    return our_trainer(
+        bench,
+        copy.deepcopy(model),
+        max_steps=2,
+        max_grad_norm=0.0,
+        max_tokens_per_batch=None,
+        train_sampling_strategy="random",
+        per_device_train_batch_size=32,
+        logging_strategy=IntervalStrategy.STEPS,
+        logging_steps=1,
+    )
+
+
+def compare_heads(bench: Bench, model: PreTrainedModel) -> dict:
+    """Compare a batch's loss and gradients with those of the model as transformers has it, from all logits."""
+    trainer = padded_trainer(bench, model)
+    batch = next(iter(trainer.get_train_dataloader()))
+    num_items = trainer._get_num_items_in_batch([batch], trainer.args.device)
+    loss = trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=num_items)
+    loss.backward()
+    stock = copy.deepcopy(model).to(trainer.args.device).train()
+    wanted = stock(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
+    wanted.backward()
+    figures = compare([(wanted.item(), gradients(stock))], [(loss.item(), gradients(trainer.model))])
+    # Where the positions are selected is tried out; on a GPU, it has to be where it is on the CPU.
+    places = [predict_masked_positions(each, MASKED_TOKENS.logits, 64) for each in (copy.deepcopy(model), stock)]
+    equal = figures["loss"] <= HEAD and figures["gradient"] <= HEAD
+    return figures | {"places": places, "ok": equal and places[0] == places[1] != ""}
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.detach().double().cpu() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def compare(expected: list[tuple[float, dict]], found: list[tuple[float, dict]]) -> dict:
+    """Find the largest relative differences of losses, of the norm of all gradients, and of one weight's gradients.
+
+    The last are relative to the weight's largest gradient. Gradients that are but rounding errors, as those of the
+    keys' biases, count relative to a thousandth of the largest of all.
+    """
+    losses, norms, differences = [], [], {}
+    for step, ((loss, wanted), (own_loss, own)) in enumerate(zip(expected, found, strict=True), 1):
+        losses.append(abs(own_loss - loss) / loss)
+        norm, own_norm = (nn.utils.get_total_norm(side.values()).item() for side in (wanted, own))
+        norms.append(abs(own_norm - norm) / norm)
+        sizes = {name: values.abs().max().item() for name, values in wanted.items()}
+        floor = 1e-3 * max(sizes.values())
+        for name in wanted.keys() | own.keys():
+            difference = (own[name] - wanted[name]).abs().max().item()
+            differences[f"{name}, step {step}"] = difference / max(sizes[name], floor)
+    worst = max(differences, key=differences.get)
+    return {
+        "losses": [loss for loss, _ in found],
+        "loss": max(losses),
+        "gradient_norm": max(norms),
+        "gradient": differences[worst],
+        "worst": worst,
+    }
+
+
+# Throughput
+
+
+def throughput(args: argparse.Namespace, folder: Path) -> None:
+    """Find the best batch of each side, and measure it."""
+    plan = plan_of(args)
+    for work, side, bench, bench_args in benches(args, plan.works, folder, max_tokens_per_batch=plan.tokens[0]):
+        # The masked-position head is tried out on the GPU: on the CPU, that takes longer than what is measured.
+        bench.model.to(plan.device)
+        speeds = {}
+        for tokens in plan.tokens:
+            figures = measure(bench, side, tokens, bench_args, plan.seconds / 4, warm_up=2)
+            report(args, work=work, side=side, tokens=tokens, tried=figures or "out of memory")
+            if figures is None:
+                break
+            speeds[tokens] = figures["tokens/s"]
+        best = max(speeds, key=speeds.get, default=plan.tokens[0])
+        report(args, work=work, side=side, **measured(bench, side, best, bench_args, plan, warm_up=4))
+
+
+def compiled(args: argparse.Namespace, folder: Path) -> None:
+    """Measure with torch.compile, with the batches that were found the best without."""
+    plan = plan_of(args)
+    best = {(line["work"], line["side"]): line["tokens"] for line in read_results(args.results) if "figures" in line}
+    works = [work for work in plan.works if work.startswith("blocks")]
+    for work, side, bench, bench_args in benches(args, works, folder, torch_compile_backend=plan.backend):
+        tokens = best.get((work, side), plan.tokens[1])
+        # Else lengths would be dynamic, as others were compiled before.
+        torch._dynamo.reset()
+        # A second number of masked positions compiles once more, for any number.
+        report(args, work=work, side=side, **measured(bench, side, tokens, bench_args, plan, warm_up=8))
+
+
+def benches(
+    args: argparse.Namespace, works: Iterable[str], folder: Path, **changes
+) -> Iterator[tuple[str, str, Bench, argparse.Namespace]]:
+    """Yield each work and side with its bench, while there is time for what took the longest so far."""
+    plan, longest = plan_of(args), 0.0
+    text = repeat_sample(folder / "text", plan.copies)
+    bench_args = settings(device=plan.device, bf16=True, text=text, workers=plan.workers, **changes)
+    for work in works:
+        bench = None
+        for side in ("ours", "stock"):
+            begin = time.time()
+            if begin - psutil.Process().create_time() + longest > args.limit:
+                report(args, work=work, side=side, skipped="no time left")
+                continue
+            bench = bench or make_bench(work, plan.size, bench_args, str(folder))
+            yield work, side, bench, bench_args
+            longest = max(longest, time.time() - begin)
+
+
+def measured(bench: Bench, side: str, tokens: int, bench_args: argparse.Namespace, plan: Plan, warm_up: int) -> dict:
+    """Measure three turns, and return what is reported of them."""
+    figures = measure(bench, side, tokens, bench_args, plan.seconds, turns=3, warm_up=warm_up)
+    compiled = bench_args.torch_compile_backend is not None
+    outcome = {"failed": "out of memory"} if figures is None else {"figures": figures}
+    return {"size": plan.size, "compiled": compiled, "tokens": tokens, **outcome}
+
+
+def measure(
+    bench: Bench, side: str, tokens: int, bench_args: argparse.Namespace, seconds: float, **clock
+) -> dict | None:
+    """Train a copy of the model with micro-batches of N tokens; None if that does not fit the memory."""
+    training = {
+        "per_device_train_batch_size": max(1, tokens // bench.work.max_seq_length),
+        # An epoch's last batch has another shape.
+        "dataloader_drop_last": True,
+    }
+    if side == "ours" and bench.setup.training_args.max_tokens_per_batch is not None:
+        training["max_tokens_per_batch"] = tokens
+    # What is left of a run that ran out of memory, too.
+    gc.collect()
+    cuda, before = bench_args.device == "cuda", 0
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    try:
+        clock = SIDES[side](bench, copy.deepcopy(bench.model), bench_args, seconds, 0, **clock, **training)
+    except torch.OutOfMemoryError:
+        return None
+    peak = (torch.cuda.max_memory_allocated() - before) / 1e9 if cuda else None
+    return {**medians(clock.turns), "peak GB": peak, "warm-up s": round(clock.warm_up_seconds, 2)}
+
+
+def repeat_sample(text: Path, copies: int) -> str:
+    """Write the files of the bundled sample into a folder, each N times."""
+    text.mkdir()
+    for path in (ROOT / "sample").glob("*.txt"):
+        (text / path.name).write_text((path.read_text(encoding="utf-8").strip() + "\n\n") * copies, encoding="utf-8")
+    return str(text)
+
+
+if __name__ == "__main__":
+    main()
