@@ -163,7 +163,8 @@ def test_pairs_are_judged_as_on_the_command_line(family, auto_model, saved, run_
     trained = load_trained(path)
     found = [ask_about_pair(trained, *pair) for pair in pairs]
     assert [probability for probability, _ in found] == pytest.approx(expected, abs=1e-6)
-    assert abs(expected[0] - expected[1]) > 1e-3
+    # A hundred times the tolerance: random weights differ little, by the vocabulary that each process trains anew.
+    assert abs(expected[0] - expected[1]) > 1e-4
     assert [cut for _, cut in found] == [False, True]
 
 
