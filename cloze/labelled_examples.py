@@ -18,7 +18,7 @@ from cloze.labelled_texts import LabelledText, check_labels, divide, find_classe
 from cloze.masking import IGNORED
 from cloze.pairs import fit
 from cloze.setup import Setup
-from cloze.tokenization import check_unknown, count_unknown, pair_template_of, template_of, unknown_id
+from cloze.tokenization import check_dropped, check_unknown, count_unknown, pair_template_of, template_of, unknown_id
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ def make_labelled(setup: Setup) -> ExampleSets:
         training = sample(training, data_args.max_train_samples, rng)
         examples = examples_of(training, setup)
         check_unknown(examples.unknown_share, setup.corpora[0].name, setup.tokenizer)
+        check_dropped((text.texts for text in training), setup.corpora[0].name, setup.tokenizer)
         sets.train = EpochExamples(partial(of_epoch, examples))
         sets.facts["training texts"] = describe(training, examples, setup)
         sets.shown = shown_of(examples)
