@@ -373,7 +373,10 @@ def test_text_that_is_left_out_is_found_by_each_script(run_mlm_script, run_class
     texts.write_text("text,label\n" + "xabc,1\nyabc,2\n" * 9)
     argv = ("--model_type", "bert", "--tokenizer_name", tokenizer, "--train_file", texts, "--do_train",
             "--cache_dir", tmp_path, "--output_dir", tmp_path / "out", "--max_steps", 1)  # fmt: skip
-    runs = [run_mlm_script(*argv), run_mlm_script(*argv, "--streaming"), run_classification_script(*argv)]
+    (tmp_path / "known.csv").write_text("text,label\n" + "xyz,1\nzyx,2\n" * 9)
+    held_out = ("--train_file", tmp_path / "known.csv", "--validation_file", texts, "--do_eval")
+    runs = [run_mlm_script(*argv), run_mlm_script(*argv, "--streaming"), run_mlm_script(*argv, *held_out)]
+    runs += [run_classification_script(*argv), run_classification_script(*argv, *held_out)]
     for code, _, error in runs:
         assert code == 2
         assert "texts.csv: the tokenizer" in error
