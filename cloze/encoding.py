@@ -151,7 +151,14 @@ def plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 def encode_fast(texts: list[str], backend: Tokenizer, with_words: bool) -> Encoded:
     # encode_batch_fast does not track words.
     encode_batch = backend.encode_batch if with_words else backend.encode_batch_fast
-    encodings = encode_batch(texts, add_special_tokens=False)
+    try:
+        encodings = encode_batch(texts, add_special_tokens=False)
+    # A bare one, where the vocabulary lacks the token for unknown text that its model would give.
+    except Exception as error:
+        raise UserError(
+            f"the tokenizer cannot encode the text ({error}): add the token to its vocabulary, or give "
+            "--tokenizer_name PATH of another"
+        ) from None
     lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
     ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.uint32, lengths.sum())
     if not with_words:

@@ -18,7 +18,7 @@ from cloze.labelled_texts import LabelledText, check_labels, divide, find_classe
 from cloze.masking import IGNORED
 from cloze.pairs import fit
 from cloze.setup import Setup
-from cloze.tokenization import check_unknown, count_unknown, pair_template_of, template_of, unknown_id
+from cloze.tokenization import check_dropped, check_unknown, count_unknown, pair_template_of, template_of, unknown_id
 
 logger = logging.getLogger(__name__)
 
@@ -94,14 +94,14 @@ def make_labelled(setup: Setup) -> ExampleSets:
     if training_args.do_train:
         training = sample(training, data_args.max_train_samples, rng)
         examples = examples_of(training, setup)
-        check_unknown(examples.unknown_share, setup.corpora[0].name, setup.tokenizer)
+        check_known(training, examples, setup.corpora[0].name, setup.tokenizer)
         sets.train = EpochExamples(partial(of_epoch, examples))
         sets.facts["training texts"] = describe(training, examples, setup)
         sets.shown = shown_of(examples)
     if training_args.do_eval:
         evaluation = sample(evaluation, data_args.max_eval_samples, rng_of_evaluation)
         examples = examples_of(evaluation, setup)
-        check_unknown(examples.unknown_share, (setup.corpora[1] or setup.corpora[0]).name, setup.tokenizer)
+        check_known(evaluation, examples, (setup.corpora[1] or setup.corpora[0]).name, setup.tokenizer)
         # By length, so that a batch has little padding.
         sets.validation = Subset(examples, np.argsort(-examples.lengths, kind="stable"))
         sets.facts["held-out texts"] = describe(evaluation, examples, setup)
@@ -114,6 +114,14 @@ def make_labelled(setup: Setup) -> ExampleSets:
             "A text of %s: %s", name_of(config, shown["label"]), setup.tokenizer.decode(shown["input_ids"])[:300]
         )
     return sets
+
+
+def check_known(
+    texts: list[LabelledText], examples: LabelledExamples, name: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise UserError, or warn, if much of the texts is unknown to the tokenizer."""
+    check_unknown(examples.unknown_share, name, tokenizer)
+    check_dropped((text.texts for text in texts), name, tokenizer)
 
 
 def of_epoch(examples: LabelledExamples, epoch: int) -> LabelledExamples:

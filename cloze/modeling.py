@@ -96,9 +96,15 @@ def check_model(
     """Raise UserError for what would fail inside the model, and return the sequence length to use."""
     name = type(tokenizer).__name__
     if task.masks and tokenizer.mask_token_id is None:
-        raise UserError(f"the tokenizer ({name}) has no mask token: use that of a masked language model")
+        raise UserError(
+            f"the tokenizer ({name}) has no mask token: name its mask_token in tokenizer_config.json, or use that of "
+            "a masked language model"
+        )
     if tokenizer.pad_token_id is None:
-        raise UserError(f"the tokenizer ({name}) has no padding token: use that of a masked language model")
+        raise UserError(
+            f"the tokenizer ({name}) has no padding token: name its pad_token in tokenizer_config.json, or use that of "
+            "a masked language model"
+        )
     # A checkpoint is given weights for the tokens that it lacks.
     if num_ids(tokenizer) > config.vocab_size and not config.name_or_path:
         raise UserError(

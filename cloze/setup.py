@@ -88,6 +88,7 @@ def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, tra
     if model_args.model_name_or_path is None:
         fit_config(config, tokenizer, model_args.config_overrides)
     length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code)
+    # First, as a tokenizer that is not the model's may lack the special tokens of a template, too.
     new_tokens = find_new_tokens(model_args, config, tokenizer)
     ensure_template(tokenizer, config.model_type)
     budget = training_args.max_tokens_per_batch

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import pairwise, takewhile
@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, 
 from cloze.arguments import UserError
 from cloze.blocks import Template
 from cloze.corpus import Corpus, read_documents
-from cloze.encoding import plain_backend
+from cloze.encoding import PORTION, beginning, plain_backend, portions
 from cloze.pairs import PairTemplate
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ DOUBLE_SEPARATOR_TYPES = (
 )  # fmt: skip
 # Shares of unknown tokens above which a warning says so, and above which nothing is left to learn.
 MUCH_UNKNOWN, MOST_UNKNOWN = 0.02, 0.5
+# An Egyptian hieroglyph, as text that hardly any vocabulary knows.
+RARE_TEXT = "\U00013000"
 # Kinds of tokenizer that say to which word a token belongs.
 WORD_MODELS = ("WordPiece", "BPE", "Unigram")
 
@@ -267,6 +269,37 @@ def describe_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase
         + f", or its words are longer than {longest} characters" * (longest is not None)
         + ": give a model or --tokenizer_name for such text, or train one that knows every byte (--model_type roberta)"
     )
+
+
+def check_dropped(documents: Iterable[Sequence[str]], name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError, or warn, if the tokenizer leaves out characters at the beginning of the text.
+
+    BPE without a token for unknown text does, and nothing in the ids shows it.
+    """
+    backend = plain_backend(tokenizer) if tokenizer.is_fast else None
+    if backend is None or not isinstance(backend.model, models.BPE) or backend.model.unk_token is not None:
+        return
+    if backend.encode(RARE_TEXT, add_special_tokens=False).ids:
+        return
+    texts = beginning(next(portions(documents))[0], PORTION)
+    if backend.normalizer:
+        texts = list(map(backend.normalizer.normalize_str, texts))
+    count = kept = 0
+    for text, encoding in zip(texts, backend.encode_batch(texts, add_special_tokens=False), strict=True):
+        covered = {place for begin, end in encoding.offsets for place in range(begin, end)}
+        places = {place for place, character in enumerate(text) if not character.isspace()}
+        count += len(places)
+        kept += len(places & covered)
+    share = 1 - kept / max(1, count)
+    problem = (
+        f"{name}: the tokenizer {tokenizer.name_or_path} ({type(tokenizer).__name__}) leaves out {share:.1%} of the "
+        "characters, which its vocabulary lacks, and has no token for unknown text: give a model or --tokenizer_name "
+        "for such text, or train one that knows every byte (--model_type roberta)"
+    )
+    if share > MOST_UNKNOWN:
+        raise UserError(problem)
+    if share > MUCH_UNKNOWN:
+        logger.warning("UNKNOWN: %s", problem)
 
 
 def check_whole_words(tokenizer: PreTrainedTokenizerBase) -> None:

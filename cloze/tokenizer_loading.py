@@ -56,8 +56,7 @@ def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTr
         if "tiktoken" in problem:
             problem = "a SentencePiece model needs pip install sentencepiece protobuf"
         raise UserError(f"{flag} {name}: no tokenizer could be loaded ({problem}): {cure}") from None
-    # Of a folder with a model alone, transformers makes one that knows special tokens, and a space at most.
-    if len(tokenizer) - len(set(tokenizer.all_special_ids)) < 3:
+    if _is_empty(tokenizer):
         raise UserError(f"{flag} {name}: no tokenizer could be loaded (none is there): {cure}")
     return tokenizer
 
@@ -84,7 +83,7 @@ def _load(name: str, model_args: ModelArguments) -> PreTrainedTokenizerBase:
     settings = get_tokenizer_config(name, **hub)
     if tokenizer is None or _has_json(name, model_args):
         return _load_json(name, tokenizer, settings, hub)
-    if "do_lower_case" in settings or not _is_bert_normalized(tokenizer):
+    if _is_empty(tokenizer) or "do_lower_case" in settings or not _is_bert_normalized(tokenizer):
         return tokenizer
     case = _case_of(tokenizer.get_vocab()) | {key: settings[key] for key in ("strip_accents",) if key in settings}
     return AutoTokenizer.from_pretrained(name, **arguments, **case)
@@ -142,6 +141,11 @@ def _name_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
         found = [token for token in usual if token in vocabulary]
         if found and name not in tokenizer.special_tokens_map:
             tokenizer.add_special_tokens({name: added.get(found[0], found[0])})
+
+
+def _is_empty(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether it knows special tokens, and a space at most, as transformers makes one of a model alone."""
+    return len(tokenizer) - len(set(tokenizer.all_special_ids)) < 3
 
 
 def _is_bert_normalized(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -84,10 +84,11 @@ def compare_vocabularies(
 
 
 def foreign_tokenizer(tokenizer: PreTrainedTokenizerBase, size: int, model_args: ModelArguments) -> UserError:
+    cure = "leave out --tokenizer_name" if model_args.tokenizer_name else "the longer one is for --tokenizer_name"
     return UserError(
         f"{model_args.tokenizer_name or model_args.model_name_or_path}: the tokenizer has {num_ids(tokenizer):,} "
         f"tokens, the model's vocabulary {size:,}, and it is not the model's own with tokens added: use the model's "
-        "own (leave out --tokenizer_name), or train from scratch with --model_type"
+        f"own ({cure}), or train from scratch with --model_type"
     )
 
 
@@ -120,7 +121,7 @@ def resize_vocabulary(model: PreTrainedModel, new_tokens: Sequence[NewToken]) ->
     size = model.config.vocab_size
     shapes = {name: weights.shape for name, weights in model.named_parameters()}
     with quiet():
-        model.resize_token_embeddings(size + len(new_tokens))
+        model.resize_token_embeddings(size + len(new_tokens), mean_resizing=False)
     for name, weights in model.named_parameters():
         # Whatever has grown: which weights those are, and in which dimension, depends on the architecture.
         for dim, (before, after) in enumerate(zip(shapes[name], weights.shape, strict=True)):

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 # An UnpicklingError is what weights end in that would run code, and others that are broken; an AttributeError, with the
 # dtype of the weights asked for, where something else is among them.
 UNREADABLE = (
-    *(OSError, ValueError, RuntimeError, EOFError),
+    *(OSError, ValueError, TypeError, RuntimeError, EOFError),
     *(SafetensorError, pickle.UnpicklingError, AttributeError),
 )
 # In the order in which transformers looks for them.
@@ -48,9 +48,8 @@ def load_weights(
     UserError if the weights cannot be read, or if they are not those of the encoder.
     """
     name = model_args.model_name_or_path
-    # A head for another number of classes is made anew.
-    options = {"config": config, "dtype": dtype, "ignore_mismatched_sizes": task.classifies}
-    options["output_loading_info"] = True
+    # Other sizes are reported by check_sizes.
+    options = {"config": config, "dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
     random_state = torch.get_rng_state()
     try:
         # The library's table of missing and unexpected weights says less plainly what follows below.
@@ -69,8 +68,8 @@ def load_weights(
             # torch's own advice is to let the code run.
             reason = "the file holds other things than weights, or is broken: save the model with its save_pretrained()"
         raise UserError(f"--model_name_or_path {name}: the weights cannot be loaded: {reason}") from None
-    mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
-    missing = sorted({*loading["missing_keys"], *mismatched})
+    check_sizes(model, loading["mismatched_keys"], task, name)
+    missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     report_weights(model, missing, sorted(loading["unexpected_keys"]), name)
     return model, missing
 
@@ -104,6 +103,8 @@ def unwrap(weights: dict, names: Collection[str], origin: str) -> dict[str, torc
     for key, value in weights.items():
         if torch.is_tensor(value):
             name, removed = unwrap_name(key, names)
+            if name in plain and not torch.equal(plain[name], value):
+                raise ValueError(f"it holds two models: {name} is there twice, once as {key}")
             plain[name] = value
             prefixes.add(removed)
     if any(prefixes):
@@ -127,16 +128,30 @@ def read_weights(model_args: ModelArguments) -> dict:
     raise OSError(f"none of {', '.join(WEIGHT_FILES)} is there")
 
 
+def check_sizes(model: PreTrainedModel, mismatched: Iterable[tuple], task: Task, name: str) -> None:
+    """Raise UserError for weights of other sizes than the model's; a head for other classes is made anew."""
+    wrong = sorted(each for each in mismatched if not task.classifies or each[0] in encoder_weights(model))
+    if wrong:
+        key, found, expected = wrong[0]
+        raise UserError(
+            f"--model_name_or_path {name}: the weights are not of the size that the config says: {key} is "
+            f"{list(found)}, not {list(expected)}: give the config.json that the model was trained with"
+        )
+
+
+def encoder_weights(model: PreTrainedModel) -> set[str]:
+    encoder = next(place for place, module in model.named_modules() if module is model.base_model)
+    return {f"{encoder}.{key}".removeprefix(".") for key in model.base_model.state_dict()}
+
+
 def report_weights(model: PreTrainedModel, missing: list[str], unused: list[str], name: str) -> None:
     """Log how much of the model was found in the checkpoint; UserError if that is less than half of the encoder."""
-    modules = dict(model.named_modules())
-    encoder = next(place for place, module in modules.items() if module is model.base_model)
-    expected = {f"{encoder}.{key}".removeprefix(".") for key in model.base_model.state_dict()}
+    expected = encoder_weights(model)
     lost = expected & set(missing)
     layers = layers_of(expected)
     found = f"{len(layers - layers_of(lost))} of {len(layers)} layers found"
-    not_used = f"; unused: {len(unused)} names, {shorten(unused, 3)}" if unused else ""
-    embeddings = next(place for place, module in modules.items() if module is model.get_input_embeddings())
+    not_used = f"; unused: {len(unused)} name{'s' * (len(unused) > 1)}, {shorten(unused, 3)}" if unused else ""
+    embeddings = next(place for place, module in model.named_modules() if module is model.get_input_embeddings())
     if 2 * len(lost) >= len(expected) or f"{embeddings}.weight" in lost:
         raise UserError(
             f"--model_name_or_path {name}: the encoder's weights are missing: {found}; missing: "

@@ -251,8 +251,12 @@ MISTAKES = [
     Case("model without masks", "--model_name_or_path gpt2", "gpt2 has no masked-language", "such as bert, distilbert"),
     Case("tokenizer missing", "--tokenizer_name nowhere", "--tokenizer_name nowhere", "give --tokenizer_name PATH"),
     Case("model alone", "--model_name_or_path alone", "--model_name_or_path alone: no tokenizer", "--tokenizer_name"),
-    Case("tokenizer without mask", "--tokenizer_name no_mask", "no mask token", "use that of a masked language model"),
-    Case("tokenizer without pad", "--tokenizer_name no_pad", "no padding token", "use that of a masked language model"),
+    Case(
+        "tokenizer without mask", "--tokenizer_name no_mask", "no mask token", "name its mask_token in tokenizer_config"
+    ),
+    Case(
+        "tokenizer without pad", "--tokenizer_name no_pad", "no padding token", "name its pad_token in tokenizer_config"
+    ),
     Case(
         "no special tokens",
         "--tokenizer_name no_special",

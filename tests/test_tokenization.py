@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import truncating
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from cloze import tokenization
 from cloze.arguments import UserError
 from cloze.blocks import Template
 from cloze.corpus import FileCorpus
+from cloze.encoding import own_encoder
 from cloze.interruption import end_at_once, handled
 from cloze.pairs import PairTemplate
 from cloze.tokenization import (
+    check_dropped,
     check_unknown,
     check_whole_words,
     count_unknown,
@@ -349,6 +351,44 @@ def test_text_that_is_unknown_is_warned_of_or_refused(tokenizers, caplog):
     ):
         check_unknown(0.501, "a.txt", tokenizer)
     assert "longer than" not in describe_unknown(0.1, "a.txt", tokenizers["unigram"])
+
+
+def test_text_that_is_left_out_is_warned_of_or_refused(tokenizers, caplog):
+    """BPE without an unknown token gives no token for it; spaces, and what the normalizer takes off, do not count."""
+    tokenizer = characters(None)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Strip()
+    check_dropped([["x" * 49 + "z", "  y   "], [" " * 99]], "a.txt", tokenizer)
+    assert not caplog.text
+    check_dropped([["xyab"]], "a.txt", tokenizer)
+    assert "UNKNOWN: a.txt: the tokenizer  (TokenizersBackend) leaves out 50.0% of the characters" in caplog.text
+    with pytest.raises(UserError, match=r"^a.txt: .* leaves out 75.0% .*: give a model or --tokenizer_name"):
+        check_dropped([["xabc"]], "a.txt", tokenizer)
+    for other in (*tokenizers.values(), characters(None, unk_token="x"), ByT5Tokenizer()):
+        check_dropped([["\U00013000" * 3]], "a.txt", other)
+
+
+def test_text_that_is_left_out_is_found_by_each_script(run_mlm_script, run_classification_script, tmp_path):
+    tokenizer, texts = tmp_path / "tokenizer", tmp_path / "texts.csv"
+    characters(processors.TemplateProcessing(**CLS_SEP), letters="xyz").save_pretrained(tokenizer)
+    texts.write_text("text,label\n" + "xabc,1\nyabc,2\n" * 9)
+    argv = ("--model_type", "bert", "--tokenizer_name", tokenizer, "--train_file", texts, "--do_train",
+            "--cache_dir", tmp_path, "--output_dir", tmp_path / "out", "--max_steps", 1)  # fmt: skip
+    (tmp_path / "known.csv").write_text("text,label\n" + "xyz,1\nzyx,2\n" * 9)
+    held_out = ("--train_file", tmp_path / "known.csv", "--validation_file", texts, "--do_eval")
+    runs = [run_mlm_script(*argv), run_mlm_script(*argv, "--streaming"), run_mlm_script(*argv, *held_out)]
+    runs += [run_classification_script(*argv), run_classification_script(*argv, *held_out)]
+    for code, _, error in runs:
+        assert code == 2
+        assert "texts.csv: the tokenizer" in error
+        assert "leaves out 75.0% of the characters" in error
+
+
+def test_text_that_cannot_be_encoded_is_an_error():
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordPiece({"a": 0})))
+    encoder = own_encoder(tokenizer, with_words=False)
+    assert encoder(["a"]).ids.tolist() == [0]
+    with pytest.raises(UserError, match=r"cannot encode the text \(.*Missing \[UNK\].*give --tokenizer_name PATH"):
+        encoder(["a b"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

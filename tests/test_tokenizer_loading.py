@@ -179,6 +179,14 @@ def test_a_file_stands_for_its_folder(folder):
         load(folder)
 
 
+def test_no_case_is_told_where_no_vocabulary_is(folder, caplog):
+    caplog.set_level("INFO", "cloze")
+    (folder / "vocab.json").write_text("{}")
+    with pytest.raises(UserError, match="none is there"):
+        load(folder)
+    assert "vocab.txt" not in caplog.text
+
+
 def test_sentencepiece_models_name_the_library_that_reads_them(folder):
     (folder / "spiece.model").write_bytes(b"no model")
     with pytest.raises(UserError, match="a SentencePiece model needs pip install sentencepiece protobuf"):

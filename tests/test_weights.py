@@ -131,6 +131,40 @@ def test_a_file_with_other_objects_is_refused_with_a_cure(rewritten):
         loaded(rewritten("bert", save=save))
 
 
+def test_two_models_in_one_file_are_refused(rewritten, checkpoint):
+    """As a student and its teacher; the same one twice is one model."""
+
+    def save(change):
+        return lambda weights, path: torch.save(
+            {f"model.{key}": value for key, value in weights.items()}
+            | {f"model._orig_mod.{key}": change(value) for key, value in weights.items()},
+            path / "pytorch_model.bin",
+        )
+
+    path = rewritten("bert", save=save(lambda value: value + 1))
+    with pytest.raises(UserError, match=r"cannot be loaded: it holds two models: bert.*, once as model._orig_mod.bert"):
+        loaded(path)
+    shutil.rmtree(path)
+    model, expected = loaded(rewritten("bert", save=save(torch.clone))), loaded(checkpoint("bert"))
+    assert all(torch.equal(value, expected.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("task", [MASKED_LM, CLASSIFICATION], ids=lambda task: task.title)
+def test_weights_of_other_sizes_than_those_of_the_config_are_refused(task, checkpoint):
+    """Position embeddings would be random ones, though ones are there."""
+    model_args = ModelArguments(model_name_or_path=checkpoint("bert"))
+    config = AutoConfig.from_pretrained(checkpoint("bert"), max_position_embeddings=99)
+    with pytest.raises(
+        UserError, match=r"position_embeddings.weight is \[66, 16\], not \[99, 16\]: give the config.json"
+    ):
+        load_model(model_args, config, task, 0)
+
+
+def test_a_tensor_alone_is_refused(rewritten):
+    with pytest.raises(UserError, match="the weights cannot be loaded"):
+        loaded(rewritten("bert", save=lambda weights, path: torch.save(torch.ones(3), path / "pytorch_model.bin")))
+
+
 @pytest.mark.parametrize(
     ("name", "plain", "removed"),
     [
