@@ -121,7 +121,7 @@ def resize_vocabulary(model: PreTrainedModel, new_tokens: Sequence[NewToken]) ->
     size = model.config.vocab_size
     shapes = {name: weights.shape for name, weights in model.named_parameters()}
     with quiet():
-        model.resize_token_embeddings(size + len(new_tokens), mean_resizing=False)
+        model.resize_token_embeddings(size + len(new_tokens))
     for name, weights in model.named_parameters():
         # Whatever has grown: which weights those are, and in which dimension, depends on the architecture.
         for dim, (before, after) in enumerate(zip(shapes[name], weights.shape, strict=True)):
