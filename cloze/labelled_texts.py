@@ -118,10 +118,10 @@ def label_in(value: Any, column: str, where: str, names: Sequence[str] | None) -
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     label = re.sub(r"^(-?\d+)\.0*$", r"\1", str(value))
-    if not isinstance(value, str | int) or re.fullmatch(r"-?\d*\.\d+", label):
+    if not isinstance(value, str | int) or re.fullmatch(r"-?\d*\.\d+(e[-+]\d+)?|-?\d+e-\d+", label):
         raise UserError(f"{where}: {column} {value!r} is no class: labels are words or whole numbers")
     # As transformers calls a class that has no name, of which the number is left here.
-    return re.sub(r"LABEL_(?=\d+$)", "", label)
+    return re.sub(r"^LABEL_(?=\d+$)", "", label)
 
 
 def names_of_classes(rows: datasets.Dataset, data_args: ClassificationArguments) -> Sequence[str] | None:

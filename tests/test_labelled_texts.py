@@ -135,9 +135,9 @@ def test_whole_numbers_are_classes_however_they_are_written_and_others_are_refus
 
     assert labels_of([1, 0, -2]) == labels_of([1.0, 0.0, -2.0]) == labels_of(["1.0", " 0", "-2."]) == ["1", "0", "-2"]
     # Words, as a number is not written so.
-    assert labels_of(["01", "1.2.3", "v1.0", "-"]) == ["01", "1.2.3", "v1.0", "-"]
-    for values in ([1.0, 0.5], ["1.0", "0.5"], ["1", ".5"]):
-        with pytest.raises(UserError, match=r"(line 3|row 1|line 2): label '?0?\.5'? is no class: labels are words or"):
+    assert labels_of(["01", "1.2.3", "v1.0", "-", "1e5", "1E-50"]) == ["01", "1.2.3", "v1.0", "-", "1e5", "1E-50"]
+    for values in ([1.0, 0.5], ["1.0", "0.5"], ["1", ".5"], [1.0, 1e-05], ["1", "1e-05"], ["1", "2.5e-07"]):
+        with pytest.raises(UserError, match=r"(line 3|row 1|line 2): label '?[\d.e-]+'? is no class: labels are"):
             labels_of(values)
 
 
@@ -188,9 +188,9 @@ def test_a_label_that_is_no_class_is_told(tmp_path):
 
 
 def test_a_label_of_spaces_is_none_and_one_without_a_name_is_a_number(tmp_path):
-    """LABEL_1 is what transformers calls class 1 that has no name; LABEL_x is a name."""
-    (tmp_path / "table.csv").write_text('text,label\na,LABEL_1\nb," "\nc,LABEL_x\nd, e \n')
-    assert [text.label for text in read(tmp_path / "table.csv")] == ["1", None, "LABEL_x", "e"]
+    """LABEL_1 is what transformers calls class 1 that has no name; LABEL_x is a name, and so is MY_LABEL_1."""
+    (tmp_path / "table.csv").write_text('text,label\na,LABEL_1\nb," "\nc,LABEL_x\nd, e \nf,MY_LABEL_1\n')
+    assert [text.label for text in read(tmp_path / "table.csv")] == ["1", None, "LABEL_x", "e", "MY_LABEL_1"]
 
 
 def test_classes_are_in_the_order_of_numbers_or_of_words():
