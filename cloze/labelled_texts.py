@@ -107,7 +107,7 @@ def texts_of_table(
         yield LabelledText(texts, label, where, {} if has_labels else row)
 
 
-def label_in(value: Any, column: str, where: str, names: Sequence[str] | None) -> str | None:
+def label_in(value: Any, column: str, where: str, names: Sequence[str] | None = None) -> str | None:
     """A label as a word, None if it is not known: numbers of classes by their names, other whole numbers without .0."""
     value = value.strip() if isinstance(value, str) else value
     if value is None or value == "" or (names is not None and value == -1):

@@ -15,6 +15,7 @@ from cloze.arguments import UserError
 from cloze.corpus import find_files
 from cloze.data_arguments import NextSentenceArguments
 from cloze.encoding import encode
+from cloze.labelled_texts import label_in
 from cloze.masking import IGNORED, collate
 from cloze.metrics import SENTENCE_PAIRS, finite
 from cloze.pairs import IS_RANDOM, PairTemplate, fit
@@ -61,12 +62,13 @@ def pair_of(row: dict, where: str) -> SentencePair:
             raise UserError(f"{where}: no column {column} (columns: {', '.join(row)}): rename those of the two texts")
         if not isinstance(row[column], str | None):
             raise UserError(f"{where}: {column} is no text: every pair needs two")
-    label = row.get("label")
-    # True equals 1 in Python, and could mean the opposite: that B follows.
-    if label not in (None, "", 0, 1, "0", "1") or isinstance(label, bool):
-        raise UserError(f"{where}: label {label!r} is neither 0 (B follows A) nor 1 (not): leave unknown ones empty")
+    # Not True or "true", which could mean the opposite: that B follows.
+    label = label_in(row.get("label"), "label", where)
+    if label not in (None, "0", "1"):
+        found = row["label"]
+        raise UserError(f"{where}: label {found!r} is neither 0 (B follows A) nor 1 (not): leave unknown ones empty")
     texts = (text_in(row, column, where) for column in ("sentence_a", "sentence_b"))
-    return SentencePair(*texts, None if label in (None, "") else int(label), where)
+    return SentencePair(*texts, None if label is None else int(label), where)
 
 
 def predict(
