@@ -38,6 +38,8 @@ def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[La
     """Return the corpus's texts but for empty ones; UserError for one without a label, and if there is not one."""
     rows = list(labelled_texts(corpus, data_args))
     texts = [row for row in rows if all(text.strip() for text in row.texts)]
+    if not texts:
+        raise UserError(f"{corpus.name} holds no texts: it is empty, or those of all rows are")
     if len(texts) < len(rows):
         empty = next(row for row in rows if not all(text.strip() for text in row.texts))
         logger.warning(
@@ -46,8 +48,6 @@ def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[La
             len(rows),
             empty.where,
         )
-    if not texts:
-        raise UserError(f"{corpus.name} holds no texts: it is empty, or has a header alone")
     for text in texts:
         if text.label is None:
             raise UserError(f"{text.where}: no label: give it one, or take the line out")
@@ -59,7 +59,10 @@ def read_test_texts(data_args: ClassificationArguments) -> list[tuple[LabelledTe
     files = find_files([data_args.test_file], "--test_file")
     corpus = FileCorpus(files, data_args.text_column, data_args.csv_dialect)
     texts = labelled_texts(corpus, data_args, has_labels=False)
-    rows = [(text if all(map(str.strip, text.texts)) else None, text.row | {"label": text.label}) for text in texts]
+    label_column = data_args.other_columns[0]
+    rows = [
+        (text if all(map(str.strip, text.texts)) else None, text.row | {label_column: text.label}) for text in texts
+    ]
     if not any(text for text, _ in rows):
         raise UserError(f"--test_file {data_args.test_file} holds no texts: it is empty, or those of all rows are")
     return rows

@@ -242,7 +242,9 @@ def choose_column(row: dict[str, Any], text_column: str | None, where: str, labe
     # An empty value may be a text elsewhere.
     strings = [name for name, value in row.items() if name not in labels and (value is None or isinstance(value, str))]
     if text_column is not None:
-        if text_column not in row or text_column in labels:
+        if text_column in labels:
+            raise UserError(f"--text_column {text_column} is the column of labels, or of the second text ({columns})")
+        if text_column not in row:
             raise UserError(f"--text_column {text_column} is not in {where} ({columns})")
         column = text_column
     elif "text" in row and "text" not in labels:

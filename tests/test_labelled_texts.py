@@ -157,9 +157,9 @@ def test_empty_texts_are_counted_and_left_out(tmp_path, caplog):
         caplog.text
     )
     (tmp_path / "table.csv").write_text('text,label\n"",x\n" ",y\n')
-    with pytest.raises(UserError, match="holds no texts"):
-        read_labelled(corpus, ClassificationArguments())
     caplog.clear()
+    with pytest.raises(UserError, match="holds no texts: it is empty, or those of all rows are"):
+        read_labelled(corpus, ClassificationArguments())
     read_labelled(FileCorpus((SAMPLE / "music.txt",)), ClassificationArguments())
     assert not caplog.text
 
@@ -179,6 +179,18 @@ def test_rows_to_predict_are_all_given_with_their_columns(name, tmp_path):
     assert [text and text.texts for text, _ in found] == [("A goal",), None, ("A vote",)]
     assert [row["label"] for _, row in found] == ["1", "0", None]
     assert [(int(row["id"]), row["text"]) for _, row in found] == list(zip(columns["id"], columns["text"], strict=True))
+
+
+def test_columns_beside_that_of_labels_are_kept_for_predictions(tmp_path):
+    (tmp_path / "table.csv").write_text("text,label,mood\na,x1,1.0\n")
+    ((_, row),) = read_test_texts(ClassificationArguments(test_file=str(tmp_path / "table.csv"), label_column="mood"))
+    assert row == {"text": "a", "label": "x1", "mood": "1"}
+
+
+def test_column_of_labels_cannot_be_that_of_the_text(tmp_path):
+    (tmp_path / "table.csv").write_text("text,label\na,x\n")
+    with pytest.raises(UserError, match="--text_column label is the column of labels"):
+        read(tmp_path / "table.csv", text_column="label")
 
 
 def test_a_label_that_is_no_class_is_told(tmp_path):
