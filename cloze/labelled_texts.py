@@ -77,7 +77,7 @@ def labelled_texts(
         has_labels: whether there has to be a column of labels, and whether a .txt file is named after one.
     """
     if not isinstance(corpus, FileCorpus):
-        rows = ((f"{corpus.name}, row {number}", row) for number, row in enumerate(corpus.rows))
+        rows = ((f"{corpus.name}, row {number}", row) for number, row in enumerate(corpus.read_rows(0)))
         yield from texts_of_table(rows, data_args, has_labels, names_of_classes(corpus.rows, data_args))
         return
     for path in corpus.files:
