@@ -120,8 +120,9 @@ def save_predictions(
     # Half a surrogate pair in a column that is not read is written as JSON can have it, escaped.
     with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         for number, (item, row) in enumerate(rows):
-            line = _plain(row) | {"row": number} | (nothing if item is None else next(found))
-            file.write(json.dumps(finite(line), ensure_ascii=False) + "\n")
+            line = row | {"row": number} | (nothing if item is None else next(found))
+            # Dates and the like, which JSON lacks, as strings.
+            file.write(json.dumps(finite(line), ensure_ascii=False, default=str) + "\n")
     without = f"; rows without text: {len(rows) - len(predictions):,}" if len(rows) > len(predictions) else ""
     logger.info("%s%s: %s", title, without, path)
     if "predict_accuracy" in metrics:
@@ -129,11 +130,6 @@ def save_predictions(
         figures = {name: metrics.get(f"predict_{name}") for name in ("accuracy", "f1", "macro_f1", "loss", "is_next")}
         told = (f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
         logger.info("Those with a label: %s", ", ".join(told))
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as JSON can have it: dates and the like as strings, NaN and infinite numbers as null."""
-    return json.loads(json.dumps(row, default=str), parse_constant=lambda name: None)
 
 
 @torch.no_grad()
