@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import datasets
@@ -120,6 +121,9 @@ def label_in(value: Any, column: str, where: str, names: Sequence[str] | None = 
     # A table has 1.0 for 1 where some labels are missing.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    # As databases export whole numbers to parquet.
+    if isinstance(value, Decimal):
+        value = str(value)
     label = re.sub(r"^(-?\d+)\.0*$", r"\1", str(value))
     if not isinstance(value, str | int) or re.fullmatch(r"-?\d*\.\d+(e[-+]\d+)?|-?\d+e-\d+", label):
         raise UserError(f"{where}: {column} {value!r} is no class: labels are words or whole numbers")

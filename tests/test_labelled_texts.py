@@ -1,6 +1,7 @@
 """Labelled texts: what is read of files and data sets, what classes there are, and the examples made of them."""
 
 import json
+from decimal import Decimal
 
 import datasets
 import numpy as np
@@ -141,7 +142,12 @@ def test_whole_numbers_are_classes_however_they_are_written_and_others_are_refus
             labels_of(values)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1], {"a": 1}])
+@pytest.mark.parametrize("value", [Decimal("1"), Decimal("1.00"), 1.0, "1"])
+def test_decimals_are_whole_numbers_like_others(value):
+    assert label_in(value, "kind", "here", None) == "1"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), Decimal("1.50"), [1], {"a": 1}])
 def test_what_is_neither_a_word_nor_a_number_is_no_class(value):
     with pytest.raises(UserError, match=r"here: kind .* is no class"):
         label_in(value, "kind", "here", None)
