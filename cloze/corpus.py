@@ -99,7 +99,18 @@ class HubCorpus:
             if text:
                 yield [text]
 
-    def read_rows(self, shard: int) -> Iterable[dict]:
+    def read_rows(self, shard: int) -> Iterator[dict]:
+        number = 0
+        try:
+            for row in self._rows_of(shard):
+                yield row
+                number += 1
+        except (UnicodeDecodeError, pyarrow.ArrowException) as error:
+            raise UserError(
+                f"{self.name} cannot be read after row {number}: {error}: download or save it again"
+            ) from None
+
+    def _rows_of(self, shard: int) -> Iterable[dict]:
         if not isinstance(self.rows, datasets.IterableDataset):
             return self.rows
         # Rows one by one would be, in a data-loader worker, only those that the library takes for its part; batches are
@@ -112,7 +123,7 @@ class HubCorpus:
 
     def first_row(self) -> tuple[str, dict[str, Any]] | None:
         """Return the name of the data set and its first row, None if it is empty."""
-        row = next(iter(self.read_rows(0)), None)
+        row = next(self.read_rows(0), None)
         return None if row is None else (self.name, row)
 
 
@@ -130,7 +141,9 @@ def log_columns(corpus: Corpus, other_columns: Sequence[str]) -> None:
             where, row = found
             column = choose_column(row, corpus.text_column, where, other_columns)
             columns = ", ".join(map(str, row))
-            logger.info("Columns of %s: %s; reading %s, first value %r", where, columns, column, str(row[column])[:60])
+            logger.info(
+                "Columns of %s: %s; reading %s, first value %r", where, columns, column, str(row[column] or "")[:60]
+            )
 
 
 def _stats_of(files: Iterable[Path]) -> list[tuple[str, int, int]]:

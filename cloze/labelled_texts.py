@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import datasets
@@ -38,6 +39,8 @@ def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[La
     """Return the corpus's texts but for empty ones; UserError for one without a label, and if there is not one."""
     rows = list(labelled_texts(corpus, data_args))
     texts = [row for row in rows if all(text.strip() for text in row.texts)]
+    if not texts:
+        raise UserError(f"{corpus.name} holds no texts: it is empty, or those of all rows are")
     if len(texts) < len(rows):
         empty = next(row for row in rows if not all(text.strip() for text in row.texts))
         logger.warning(
@@ -46,8 +49,6 @@ def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[La
             len(rows),
             empty.where,
         )
-    if not texts:
-        raise UserError(f"{corpus.name} holds no texts: it is empty, or has a header alone")
     for text in texts:
         if text.label is None:
             raise UserError(f"{text.where}: no label: give it one, or take the line out")
@@ -59,7 +60,10 @@ def read_test_texts(data_args: ClassificationArguments) -> list[tuple[LabelledTe
     files = find_files([data_args.test_file], "--test_file")
     corpus = FileCorpus(files, data_args.text_column, data_args.csv_dialect)
     texts = labelled_texts(corpus, data_args, has_labels=False)
-    rows = [(text if all(map(str.strip, text.texts)) else None, text.row | {"label": text.label}) for text in texts]
+    label_column = data_args.other_columns[0]
+    rows = [
+        (text if all(map(str.strip, text.texts)) else None, text.row | {label_column: text.label}) for text in texts
+    ]
     if not any(text for text, _ in rows):
         raise UserError(f"--test_file {data_args.test_file} holds no texts: it is empty, or those of all rows are")
     return rows
@@ -74,7 +78,7 @@ def labelled_texts(
         has_labels: whether there has to be a column of labels, and whether a .txt file is named after one.
     """
     if not isinstance(corpus, FileCorpus):
-        rows = ((f"{corpus.name}, row {number}", row) for number, row in enumerate(corpus.rows))
+        rows = ((f"{corpus.name}, row {number}", row) for number, row in enumerate(corpus.read_rows(0)))
         yield from texts_of_table(rows, data_args, has_labels, names_of_classes(corpus.rows, data_args))
         return
     for path in corpus.files:
@@ -107,7 +111,7 @@ def texts_of_table(
         yield LabelledText(texts, label, where, {} if has_labels else row)
 
 
-def label_in(value: Any, column: str, where: str, names: Sequence[str] | None) -> str | None:
+def label_in(value: Any, column: str, where: str, names: Sequence[str] | None = None) -> str | None:
     """A label as a word, None if it is not known: numbers of classes by their names, other whole numbers without .0."""
     value = value.strip() if isinstance(value, str) else value
     if value is None or value == "" or (names is not None and value == -1):
@@ -117,11 +121,14 @@ def label_in(value: Any, column: str, where: str, names: Sequence[str] | None) -
     # A table has 1.0 for 1 where some labels are missing.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    # As databases export whole numbers to parquet.
+    if isinstance(value, Decimal):
+        value = str(value)
     label = re.sub(r"^(-?\d+)\.0*$", r"\1", str(value))
-    if not isinstance(value, str | int) or re.fullmatch(r"-?\d*\.\d+", label):
+    if not isinstance(value, str | int) or re.fullmatch(r"-?\d*\.\d+(e[-+]\d+)?|-?\d+e-\d+", label):
         raise UserError(f"{where}: {column} {value!r} is no class: labels are words or whole numbers")
     # As transformers calls a class that has no name, of which the number is left here.
-    return re.sub(r"LABEL_(?=\d+$)", "", label)
+    return re.sub(r"^LABEL_(?=\d+$)", "", label)
 
 
 def names_of_classes(rows: datasets.Dataset, data_args: ClassificationArguments) -> Sequence[str] | None:

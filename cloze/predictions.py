@@ -15,6 +15,7 @@ from cloze.arguments import UserError
 from cloze.corpus import find_files
 from cloze.data_arguments import NextSentenceArguments
 from cloze.encoding import encode
+from cloze.labelled_texts import label_in
 from cloze.masking import IGNORED, collate
 from cloze.metrics import SENTENCE_PAIRS, finite
 from cloze.pairs import IS_RANDOM, PairTemplate, fit
@@ -61,12 +62,13 @@ def pair_of(row: dict, where: str) -> SentencePair:
             raise UserError(f"{where}: no column {column} (columns: {', '.join(row)}): rename those of the two texts")
         if not isinstance(row[column], str | None):
             raise UserError(f"{where}: {column} is no text: every pair needs two")
-    label = row.get("label")
-    # True equals 1 in Python, and could mean the opposite: that B follows.
-    if label not in (None, "", 0, 1, "0", "1") or isinstance(label, bool):
-        raise UserError(f"{where}: label {label!r} is neither 0 (B follows A) nor 1 (not): leave unknown ones empty")
+    # Not True or "true", which could mean the opposite: that B follows.
+    label = label_in(row.get("label"), "label", where)
+    if label not in (None, "0", "1"):
+        found = row["label"]
+        raise UserError(f"{where}: label {found!r} is neither 0 (B follows A) nor 1 (not): leave unknown ones empty")
     texts = (text_in(row, column, where) for column in ("sentence_a", "sentence_b"))
-    return SentencePair(*texts, None if label in (None, "") else int(label), where)
+    return SentencePair(*texts, None if label is None else int(label), where)
 
 
 def predict(
@@ -118,8 +120,9 @@ def save_predictions(
     # Half a surrogate pair in a column that is not read is written as JSON can have it, escaped.
     with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         for number, (item, row) in enumerate(rows):
-            line = _plain(row) | {"row": number} | (nothing if item is None else next(found))
-            file.write(json.dumps(finite(line), ensure_ascii=False) + "\n")
+            line = row | {"row": number} | (nothing if item is None else next(found))
+            # Dates and the like, which JSON lacks, as strings.
+            file.write(json.dumps(finite(line), ensure_ascii=False, default=str) + "\n")
     without = f"; rows without text: {len(rows) - len(predictions):,}" if len(rows) > len(predictions) else ""
     logger.info("%s%s: %s", title, without, path)
     if "predict_accuracy" in metrics:
@@ -127,11 +130,6 @@ def save_predictions(
         figures = {name: metrics.get(f"predict_{name}") for name in ("accuracy", "f1", "macro_f1", "loss", "is_next")}
         told = (f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
         logger.info("Those with a label: %s", ", ".join(told))
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as JSON can have it: dates and the like as strings, NaN and infinite numbers as null."""
-    return json.loads(json.dumps(row, default=str), parse_constant=lambda name: None)
 
 
 @torch.no_grad()

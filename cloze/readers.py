@@ -26,8 +26,8 @@ BYTE_ORDER_MARK = "\ufeff"
 # Of a .csv file, the likeliest first; rows in which they are looked for.
 DELIMITERS = ",;\t|"
 SAMPLED_ROWS = 100
-# A sentence or a row of several fields, but not "Review text", which names a column.
-LOOKS_LIKE_TEXT = re.compile(r"[.!?…。！？।]\W*$|[,;|\t]|\S\s+\S+\s+\S+\s+\S")  # noqa: RUF001
+# A sentence, one of a script without spaces, or a row of several fields, but not "Review text", which names a column.
+LOOKS_LIKE_TEXT = re.compile(r"[.!?…。！？।؟۔።။]\W*$|[,;|\t]|\S\s+\S+\s+\S+\s+\S|[\u3040-\u9fff]{10}|.{40}")  # noqa: RUF001
 
 
 def file_format(path: Path) -> str:
@@ -148,9 +148,11 @@ def read_csv(path: Path, dialect: CsvDialect) -> Iterator[tuple[str, dict[str, A
                 )
             yield where, dict(zip(header, row, strict=True))
     except csv.Error as error:
+        # A quote without an end is found at that of the file, far behind the row that it is in.
+        lines = f"line {line + 1}" if reader.line_num == line + 1 else f"lines {line + 1} to {reader.line_num}"
         raise UserError(
-            f"{path}, line {reader.line_num}: {error}: check the quotes around the text, or give --csv_quoting none "
-            "where quotes are text"
+            f"{path}, {lines}: {error}: check the quotes around the text, or give --csv_quoting none where quotes are "
+            "text"
         ) from None
 
 
@@ -229,7 +231,7 @@ def read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for row in batch.to_pylist():
                     yield f"{path}, row {number}", row
                     number += 1
-    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as parquet: {error}: copy it again") from None
 
 
@@ -242,7 +244,9 @@ def choose_column(row: dict[str, Any], text_column: str | None, where: str, labe
     # An empty value may be a text elsewhere.
     strings = [name for name, value in row.items() if name not in labels and (value is None or isinstance(value, str))]
     if text_column is not None:
-        if text_column not in row or text_column in labels:
+        if text_column in labels:
+            raise UserError(f"--text_column {text_column} is the column of labels, or of the second text ({columns})")
+        if text_column not in row:
             raise UserError(f"--text_column {text_column} is not in {where} ({columns})")
         column = text_column
     elif "text" in row and "text" not in labels:

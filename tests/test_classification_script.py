@@ -117,7 +117,7 @@ def test_predictions_without_labels_and_of_pairs(train, script, out, tmp_path):
     assert code == 0, errors
     lines = [json.loads(line) for line in (tmp_path / "predicted" / "predictions.jsonl").read_text().splitlines()]
     assert [(line["id"], line["q"], line["a"]) for line in lines] == asked
-    assert [(line["row"], line["label"]) for line in lines] == [(number, None) for number in range(22)]
+    assert [(line["row"], line["kind"]) for line in lines] == [(number, None) for number in range(22)]
     assert [line["prediction"] is None for line in lines] == [True] + [False] * 20 + [True]
     assert lines[0]["probabilities"] is None
     assert set(lines[1]["probabilities"]) == {"0", "1"}

@@ -392,6 +392,16 @@ def test_saved_data_set_that_is_damaged_is_an_error(tmp_path):
             corpora(train_file=folder)
 
 
+def test_saved_text_that_is_damaged_is_an_error(tmp_path):
+    """The library decodes a text when it is read."""
+    folder = saved(tmp_path / "saved", rows_of("one", "M\u00fcller"))
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    arrow.write_bytes(arrow.read_bytes().replace("\u00fc".encode(), b"\xff\xff"))
+    train, _ = corpora(train_file=folder, do_eval=False)
+    with pytest.raises(UserError, match=r"saved cannot be read after row \d: .*0xff.*: download or save it again"):
+        list(train.documents())
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "semicolon.csv", "a.jsonl", "rows", "stream"])
 def test_columns_are_logged_with_the_one_read_and_its_first_value(name, tmp_path, caplog):
     """The text and the label of a wrong delimiter, or a header that is a row, are seen before training."""
@@ -410,3 +420,10 @@ def test_columns_are_logged_with_the_one_read_and_its_first_value(name, tmp_path
     caplog.clear()
     log_columns(FileCorpus((SAMPLE / "music.txt",)), [])
     assert not caplog.messages
+
+
+def test_missing_text_is_not_logged_as_the_word_none(tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n')
+    log_columns(FileCorpus((tmp_path / "a.jsonl",)), [])
+    assert caplog.messages[0].endswith("reading text, first value ''")

@@ -1,6 +1,7 @@
 """Labelled texts: what is read of files and data sets, what classes there are, and the examples made of them."""
 
 import json
+from decimal import Decimal
 
 import datasets
 import numpy as np
@@ -135,13 +136,18 @@ def test_whole_numbers_are_classes_however_they_are_written_and_others_are_refus
 
     assert labels_of([1, 0, -2]) == labels_of([1.0, 0.0, -2.0]) == labels_of(["1.0", " 0", "-2."]) == ["1", "0", "-2"]
     # Words, as a number is not written so.
-    assert labels_of(["01", "1.2.3", "v1.0", "-"]) == ["01", "1.2.3", "v1.0", "-"]
-    for values in ([1.0, 0.5], ["1.0", "0.5"], ["1", ".5"]):
-        with pytest.raises(UserError, match=r"(line 3|row 1|line 2): label '?0?\.5'? is no class: labels are words or"):
+    assert labels_of(["01", "1.2.3", "v1.0", "-", "1e5", "1E-50"]) == ["01", "1.2.3", "v1.0", "-", "1e5", "1E-50"]
+    for values in ([1.0, 0.5], ["1.0", "0.5"], ["1", ".5"], [1.0, 1e-05], ["1", "1e-05"], ["1", "2.5e-07"]):
+        with pytest.raises(UserError, match=r"(line 3|row 1|line 2): label '?[\d.e-]+'? is no class: labels are"):
             labels_of(values)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1], {"a": 1}])
+@pytest.mark.parametrize("value", [Decimal("1"), Decimal("1.00"), 1.0, "1"])
+def test_decimals_are_whole_numbers_like_others(value):
+    assert label_in(value, "kind", "here", None) == "1"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), Decimal("1.50"), [1], {"a": 1}])
 def test_what_is_neither_a_word_nor_a_number_is_no_class(value):
     with pytest.raises(UserError, match=r"here: kind .* is no class"):
         label_in(value, "kind", "here", None)
@@ -157,9 +163,9 @@ def test_empty_texts_are_counted_and_left_out(tmp_path, caplog):
         caplog.text
     )
     (tmp_path / "table.csv").write_text('text,label\n"",x\n" ",y\n')
-    with pytest.raises(UserError, match="holds no texts"):
-        read_labelled(corpus, ClassificationArguments())
     caplog.clear()
+    with pytest.raises(UserError, match="holds no texts: it is empty, or those of all rows are"):
+        read_labelled(corpus, ClassificationArguments())
     read_labelled(FileCorpus((SAMPLE / "music.txt",)), ClassificationArguments())
     assert not caplog.text
 
@@ -181,6 +187,18 @@ def test_rows_to_predict_are_all_given_with_their_columns(name, tmp_path):
     assert [(int(row["id"]), row["text"]) for _, row in found] == list(zip(columns["id"], columns["text"], strict=True))
 
 
+def test_columns_beside_that_of_labels_are_kept_for_predictions(tmp_path):
+    (tmp_path / "table.csv").write_text("text,label,mood\na,x1,1.0\n")
+    ((_, row),) = read_test_texts(ClassificationArguments(test_file=str(tmp_path / "table.csv"), label_column="mood"))
+    assert row == {"text": "a", "label": "x1", "mood": "1"}
+
+
+def test_column_of_labels_cannot_be_that_of_the_text(tmp_path):
+    (tmp_path / "table.csv").write_text("text,label\na,x\n")
+    with pytest.raises(UserError, match="--text_column label is the column of labels"):
+        read(tmp_path / "table.csv", text_column="label")
+
+
 def test_a_label_that_is_no_class_is_told(tmp_path):
     (tmp_path / "scores.jsonl").write_text('{"text": "A goal", "label": 0.37}\n')
     with pytest.raises(UserError, match=r"line 1: label 0\.37 is no class"):
@@ -188,9 +206,9 @@ def test_a_label_that_is_no_class_is_told(tmp_path):
 
 
 def test_a_label_of_spaces_is_none_and_one_without_a_name_is_a_number(tmp_path):
-    """LABEL_1 is what transformers calls class 1 that has no name; LABEL_x is a name."""
-    (tmp_path / "table.csv").write_text('text,label\na,LABEL_1\nb," "\nc,LABEL_x\nd, e \n')
-    assert [text.label for text in read(tmp_path / "table.csv")] == ["1", None, "LABEL_x", "e"]
+    """LABEL_1 is what transformers calls class 1 that has no name; LABEL_x is a name, and so is MY_LABEL_1."""
+    (tmp_path / "table.csv").write_text('text,label\na,LABEL_1\nb," "\nc,LABEL_x\nd, e \nf,MY_LABEL_1\n')
+    assert [text.label for text in read(tmp_path / "table.csv")] == ["1", None, "LABEL_x", "e", "MY_LABEL_1"]
 
 
 def test_classes_are_in_the_order_of_numbers_or_of_words():

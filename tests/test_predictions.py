@@ -7,7 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from cloze.predictions import save_predictions
+from cloze.predictions import pair_of, save_predictions
+
+
+@pytest.mark.parametrize(
+    ("value", "label"), [("1.0", 1), (1.0, 1), (" 0 ", 0), ("0.0", 0), (0, 0), (None, None), ("", None), (" ", None)]
+)
+def test_label_of_a_pair_is_the_same_in_all_tables(value, label):
+    """A table has 1.0 for 1 where some labels are missing, and .csv has it as a string."""
+    assert pair_of({"sentence_a": "a", "sentence_b": "b", "label": value}, "here").label == label
 
 
 @pytest.fixture

@@ -265,7 +265,18 @@ def test_columns_without_a_name_may_be_several(read):
 
 
 @pytest.mark.parametrize(
-    "first", ["The river rises in the hills.", "Great phone and battery", "它从山上流下来。", "text;label", "Really?!"]
+    "first",
+    [
+        "The river rises in the hills.",
+        "Great phone and battery",
+        "它从山上流下来。",
+        "text;label",
+        "Really?!",
+        "河流从山上流下来而且很快",
+        "แม่น้ำไหลลงมาจากภูเขาอย่างรวดเร็วมากและไม่หยุด",
+        "كيف حالك؟",
+        "ወንዙ ይፈሳል።",
+    ],
 )
 def test_first_text_is_not_taken_for_the_name_of_the_only_column(first, read):
     content = f'"{first}"\nA text.\nA text; of two.\n'.encode()
@@ -274,7 +285,10 @@ def test_first_text_is_not_taken_for_the_name_of_the_only_column(first, read):
     assert read("a.csv", content, first) == [["A text."], ["A text; of two."]]
 
 
-@pytest.mark.parametrize("name", ["text", "Text", "review_text", "Review text", "No.1", "body (clean)", "文本"])
+@pytest.mark.parametrize(
+    "name",
+    ["text", "Text", "review_text", "Review text", "No.1", "body (clean)", "文本", "用户评论文本内容", "ข้อความรีวิว"],
+)
 def test_names_are_taken_for_names(name, read):
     assert read("a.csv", f"{name}\nA text.\n".encode()) == [["A text."]]
 
@@ -346,6 +360,8 @@ def test_column_asked_for_is_read(read):
         ("a.txt", "one\n".encode("utf-16"), "a.txt, line 1: byte 0xff is not UTF-8"),
         ("a.csv", b'text,year\n"two\nlines",1\nthree,2,3\n', "a.csv, line 4: 3 fields, but the header has 2"),
         ("a.csv", b'text,year\n"two\nlines",1\nthree\n', "a.csv, line 4: 1 fields, but the header has 2"),
+        ("a.csv", b'text,year\none,1\n"two,2\nthree,3\nfour,4\n', "a.csv, lines 3 to 5: unexpected end of data"),
+        ("a.csv", b'text,year\none,1\n"t"wo,2\nthree,3\n', "a.csv, line 3: "),
         ("a.jsonl", b'{"text": "one"}\n\n{"text": \n', "a.jsonl, line 3: not JSON"),
         ("a.jsonl", b'{"text": "one"}\n{"txt": "two"}\n', "a.jsonl, line 2: no 'text' (columns: txt)"),
         ("a.jsonl", b'{"text": "one"}\n{"text": ["two"]}\n', "a.jsonl, line 2: 'text' holds list, not text"),
@@ -357,6 +373,13 @@ def test_error_names_file_and_line(name, content, place, read, tmp_path):
     with pytest.raises(UserError) as error:
         read(name, content)
     assert str(error.value).startswith(f"{tmp_path}/{place}")
+
+
+def test_parquet_of_other_encodings_is_an_error(read):
+    """Strings that were written as bytes, and damaged files: pyarrow decodes a text when it is read."""
+    content = as_parquet(["one", "M\u00fcller"]).replace("\u00fc".encode(), b"\xff\xff")
+    with pytest.raises(UserError, match=r"a\.parquet cannot be read as parquet: .*0xff"):
+        read("a.parquet", content)
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
