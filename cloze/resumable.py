@@ -210,13 +210,15 @@ class ResumableTrainer(SavingTrainer):
         given = [{name: group.get(name) for name in HYPERPARAMETERS} for group in self.optimizer.param_groups]
         super()._load_optimizer_and_scheduler(checkpoint)
         scheduler = self.lr_scheduler
+        if checkpoint is None:
+            return
+        for group, values in zip(self.optimizer.param_groups, given, strict=True):
+            group.update({name: value for name, value in values.items() if value is not None})
         # Others, as ReduceLROnPlateau and those of DeepSpeed, have the rate as a state of their own.
-        if checkpoint is None or not isinstance(scheduler, LambdaLR):
+        if not isinstance(scheduler, LambdaLR):
             return
         if self.length_changed:
             scheduler.last_epoch = self._schedule_position(scheduler.last_epoch)
-        for group, values in zip(self.optimizer.param_groups, given, strict=True):
-            group.update({name: value for name, value in values.items() if value is not None})
         scheduler.base_lrs = [values["initial_lr"] for values in given]
         # Back and forth, to have the rate of this position in the schedule set.
         scheduler.last_epoch -= 1

@@ -431,6 +431,7 @@ def test_an_epoch_is_logged_by_itself_though_the_run_is_killed_after_its_last_st
     [
         (("--config_overrides", MODEL.replace("16", "24")), "does not fit this run"),
         (("--optim", "adafactor"), "has the state of another optimizer: optim adafactor (not adamw_torch_fused)"),
+        (("--optim_args", "momentum=0.5"), "has the state of another optimizer: optim_args momentum=0.5 (not None)"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_an_error(other, message, train, tmp_path):
@@ -439,6 +440,23 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(other, message, train, tmp_p
     code, _, errors = train(tmp_path, "blocks", *other, "--resume_from_checkpoint", checkpoint)
     assert code == 2
     assert f"{checkpoint} {message}" in errors
+
+
+def test_a_learning_rate_that_is_a_state_cannot_be_given_and_other_settings_can(train, tmp_path):
+    """The rate of another schedule, 0 at its end, would stay for ever, and a rate given now would be ignored."""
+    plateau = ("--do_eval", "--eval_strategy", "epoch", "--lr_scheduler_type", "reduce_lr_on_plateau")
+    linear, out = tmp_path / "linear", tmp_path / "out"
+    argv = ("--max_steps", 15, "--resume_from_checkpoint")
+    train(linear, "blocks", "--do_eval")
+    train(out, "blocks", *plateau)
+    for folder, *settings in ((linear, *plateau), (out, *plateau, "--learning_rate", 0.001), (out, "--do_eval")):
+        code, _, errors = train(folder, "blocks", *settings, *argv, folder / "checkpoint-12")
+        assert code == 2
+        assert "the learning rate of reduce_lr_on_plateau is a state that cannot be resumed with l" in errors
+        assert errors.count("\n") == 1
+    assert train(out, "blocks", *plateau, "--weight_decay", 0.5, *argv, out / "checkpoint-12")[0] == 0
+    optimizer = torch.load(out / "checkpoint-15" / "optimizer.pt", weights_only=True)
+    assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.5, 0.0}
 
 
 def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(train, tmp_path):
