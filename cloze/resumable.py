@@ -302,7 +302,7 @@ class ResumableTrainer(SavingTrainer):
             streams = gather_object([self.states[turn:] + self.states[:turn]])
         # That at the end of an epoch comes after the save of its last step.
         ends = self.state.global_step >= self.state.max_steps or (self.stream is None and epoch > self.batches.epoch)
-        due = ends and self.args.eval_strategy == IntervalStrategy.EPOCH and not self.is_evaluated()
+        evaluates = self.args.eval_strategy == IntervalStrategy.EPOCH and self.args.eval_delay <= self.state.epoch
         return Progress(
             step=self.state.global_step,
             max_steps=self.state.max_steps,
@@ -315,7 +315,7 @@ class ResumableTrainer(SavingTrainer):
             logged=self._globalstep_last_logged,
             total_loss=self._total_loss_scalar,
             seconds=self.watch.seconds,
-            evaluation_due=self.watch.evaluation_due or due,
+            evaluation_due=self.watch.evaluation_due or (ends and evaluates and not self.is_evaluated()),
         )
 
     def is_evaluated(self) -> bool:

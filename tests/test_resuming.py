@@ -426,6 +426,16 @@ def test_an_epoch_is_logged_by_itself_though_the_run_is_killed_after_its_last_st
     assert_same(tmp_path / "out", tmp_path / "whole")
 
 
+def test_an_evaluation_that_is_delayed_is_not_made_up_for_on_resuming(train, tmp_path):
+    """It would count for early stopping."""
+    argv = ("--do_eval", "--eval_strategy", "epoch", "--eval_delay", 2, "--save_steps", 1, "--save_total_limit", 20)
+    assert train(tmp_path / "whole", "blocks", *argv, "--max_steps", 20)[0] == 0
+    steps = steps_in_epoch(tmp_path / "whole")
+    for epoch, due in ((1, False), (2, True)):
+        progress = json.loads((tmp_path / "whole" / f"checkpoint-{epoch * steps}" / "progress.json").read_text())
+        assert progress["evaluation_due"] == due
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
