@@ -200,11 +200,22 @@ class ResumableTrainer(SavingTrainer):
         # The checkpoint's state brings its own intervals, and the Trainer keeps those.
         self.state.compute_steps(self.args, max_steps)
         saved = self.state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
-        if self.early_stopping is not None and self.progress is not None and saved:
+        if self._metric_changed():
+            metric = self.args.metric_for_best_model
+            logger.warning("CHANGED: the best evaluation before is not by %s: left out", metric)
+            self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
+        elif self.early_stopping is not None and self.progress is not None and saved:
             # Not by restore_callback_states_from_checkpoint, which would bring the patience of before, too.
             vars(self.early_stopping).update(saved["attributes"])
         # The batches go on by index: there is nothing to skip.
         return (0, 0) if self.progress is None else (self.progress.epoch, 0)
+
+    def _metric_changed(self) -> bool:
+        """Return whether the checkpoint's best value is none that the metric had in an evaluation before."""
+        metric, best = self.args.metric_for_best_model, self.state.best_metric
+        if metric is None or best is None:
+            return False
+        return all(entry.get(f"eval_{metric.removeprefix('eval_')}") != best for entry in self.state.log_history)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         given = [{name: group.get(name) for name in HYPERPARAMETERS} for group in self.optimizer.param_groups]

@@ -426,6 +426,19 @@ def test_an_epoch_is_logged_by_itself_though_the_run_is_killed_after_its_last_st
     assert_same(tmp_path / "out", tmp_path / "whole")
 
 
+def test_another_metric_for_the_best_model_is_not_compared_with_the_one_before(train, tmp_path):
+    """No accuracy is above a loss of 6: the run would end as one that no longer improves."""
+    argv = ("--do_eval", "--eval_strategy", "steps", "--eval_steps", 3, "--metric_for_best_model")
+    assert train(tmp_path, "blocks", *argv, "loss")[0] == 0
+    shutil.rmtree(tmp_path / "checkpoint-12")
+    code, printed, _ = train(tmp_path, "blocks", *argv, "accuracy")
+    assert code == 0
+    assert "CHANGED: the best evaluation before is not by accuracy" in printed
+    state = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())
+    accuracies = [entry["eval_accuracy"] for entry in state["log_history"] if "eval_loss" in entry]
+    assert state["best_metric"] == accuracies[-1]
+
+
 def test_an_evaluation_that_is_delayed_is_not_made_up_for_on_resuming(train, tmp_path):
     """It would count for early stopping."""
     argv = ("--do_eval", "--eval_strategy", "epoch", "--eval_delay", 2, "--save_steps", 1, "--save_total_limit", 20)
