@@ -401,6 +401,7 @@ def test_a_run_that_no_longer_improves_is_stopped_at_the_same_step_though_it_is_
     code, printed, errors = train(tmp_path / "whole", "blocks", *STOPPING)
     assert (code, errors) == (0, "")
     assert "Stopped early at step 9: no improvement in 2 evaluations" in printed
+    assert "Stopped early" not in train(tmp_path / "last", "blocks", *STOPPING, "--max_steps", 9)[1]
     kill_at(8, monkeypatch, train, tmp_path / "out", "blocks", *STOPPING)
     state = json.loads((tmp_path / "out" / "checkpoint-6" / "trainer_state.json").read_text())
     saved = state["stateful_callbacks"]["EarlyStoppingCallback"]
