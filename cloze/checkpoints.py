@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +22,11 @@ RECIPE = "recipe.yaml"
 MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
 # Sums of the files, in the format of sha256sum, written last: without it, a checkpoint does not count.
 SUMS = "SHA256SUMS"
+# What an optimizer is made of; its state, which has these settings as well, fits no other.
+OPTIMIZER_SETTINGS = {"optim", "optim_args", "optim_target_modules"}
+# Schedulers whose rate follows the evaluations or losses so far, and the settings that it follows from.
+STATEFUL_SCHEDULERS = {"greedy", "reduce_lr_on_plateau"}
+RATE_SETTINGS = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"}
 # Where checkpoints are written and deleted. The Trainer keeps names with this beginning from the Hub.
 ASIDE = "checkpoint-incomplete"
 
@@ -181,9 +186,9 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
         length = length_of(settings_in(recipe))
         if length != length_of(settings_in(earlier)):
             check_length(length, checkpoint)
-        for change in differences(recipe, earlier):
-            if change.startswith("optim "):
-                raise UserError(f"--resume_from_checkpoint {asked} has the state of another optimizer: {change}")
+        changes = differences(recipe, earlier)
+        check_states(changes, {settings_in(each).get("lr_scheduler_type") for each in (recipe, earlier)}, asked)
+        for change in changes:
             logger.warning("CHANGED: %s", change)
         return checkpoint
     newest = newest_whole(training_args.output_dir)
@@ -214,6 +219,21 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
             "give another folder, or --overwrite_output_dir"
         )
     return None
+
+
+def check_states(changes: Sequence[str], schedulers: set[str], checkpoint: str) -> None:
+    """Raise UserError for a change that the states of optimizer and scheduler in the checkpoint would undo."""
+    stateful = schedulers & STATEFUL_SCHEDULERS
+    for change in changes:
+        name = change.partition(" ")[0]
+        if name in OPTIMIZER_SETTINGS:
+            raise UserError(f"--resume_from_checkpoint {checkpoint} has the state of another optimizer: {change}")
+        if name in RATE_SETTINGS and stateful:
+            raise UserError(
+                f"--resume_from_checkpoint {checkpoint}: the learning rate of {', '.join(stateful)} is a state "
+                f"that cannot be resumed with {change}: give what it has, or start from its weights with "
+                "--model_name_or_path and another --output_dir"
+            )
 
 
 def remove_all(output_dir: str) -> None:

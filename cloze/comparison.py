@@ -20,8 +20,9 @@ from cloze import checkpoints
 from cloze.arguments import TrainingArguments, UserError
 from cloze.classification import CLASSIFICATION, classes_of
 from cloze.classifier_arguments import ClassificationArguments, ClassifierArguments
+from cloze.corpus import find_corpora
 from cloze.examples import ExampleSets
-from cloze.labelled_examples import numbers_of_classes
+from cloze.labelled_examples import digest_of, numbers_of_classes, read_sets
 from cloze.modeling import load_config
 from cloze.recipes import differences, recipe_of
 from cloze.setup import on_first_process, start_process
@@ -66,13 +67,14 @@ def compare(
         # All of them now, lest what is left of the comparison before is taken for this one's, if this is broken off.
         for path in Path(training_args.output_dir).glob(f"*/seed-*/{OUTCOME}"):
             path.unlink()
+    digests = digests_of_texts(model_args, data_args, training_args) if trains else []
     for count, (seed, number) in enumerate(runs, 1):
         model, training = run_of(model_args, training_args, number, seed)
         logger.info("\n%s: run %d of %d", training.run_name, count, len(runs))
         with nullcontext() if trains else checkpoints.without_new_folders(training.output_dir):
             outcomes[number].append(outcome_of_run(fine_tune, model, data_args, training))
         if trains:
-            check_texts(outcomes)
+            check_texts(outcomes, digests)
     if trains and training_args.process_index == 0:
         recipe = recipe_of(model_args, data_args, training_args)
         tell(summarise(model_args.models, outcomes, seeds), Path(training_args.output_dir), recipe)
@@ -170,12 +172,20 @@ def outcome_of(trainer: PretrainingTrainer, sets: ExampleSets, metrics: dict[str
     return Outcome(metrics["eval_accuracy"], metrics["eval_macro_f1"], seconds, labels, predictions, digests)
 
 
-def check_texts(outcomes: list[list[Outcome]]) -> None:
-    """Raise UserError where runs were trained or evaluated on other texts than the first."""
-    first, *others = [outcome.digests for runs in outcomes for outcome in runs]
-    if any(digests != first for digests in others):
+def digests_of_texts(
+    model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments
+) -> list[str]:
+    """Return the digests of the texts to train and to evaluate on, as the files hold them now."""
+    corpora = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
+    _, *sets = read_sets(corpora, data_args, training_args)
+    return [digest_of(texts) for texts in sets]
+
+
+def check_texts(outcomes: list[list[Outcome]], digests: list[str]) -> None:
+    """Raise UserError where runs were trained or evaluated on other texts than the files hold now."""
+    if any(outcome.digests != digests for runs in outcomes for outcome in runs):
         raise UserError(
-            "some runs were trained or evaluated on other texts than the others, as files changed in between: start "
+            "some runs were trained or evaluated on other texts than are in the files now: put those back, or start "
             "afresh with --overwrite_output_dir"
         )
 

@@ -10,8 +10,10 @@ import numpy as np
 from torch.utils.data import Subset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from cloze.arguments import UserError
+from cloze.arguments import TrainingArguments, UserError
 from cloze.batching import EpochExamples
+from cloze.classifier_arguments import ClassificationArguments
+from cloze.corpus import Corpus
 from cloze.encoding import encode
 from cloze.examples import SHOWN, ExampleSets
 from cloze.labelled_texts import LabelledText, check_labels, divide, find_classes, read_labelled, sample
@@ -50,7 +52,7 @@ class LabelledExamples:
         documents = (text.texts for text in texts)
         self.ids = [[ids for ids, _ in document] for document in encode(documents, tokenizer, with_words=False)]
         # By which the texts are known again, whatever the tokenizer makes of them.
-        self.digest = hashlib.sha256(repr([(text.texts, text.label) for text in texts]).encode()).hexdigest()
+        self.digest = digest_of(texts)
         all_ids = np.concatenate([ids for document in self.ids for ids in document])
         self.unknown_share = count_unknown(all_ids, unknown_id(tokenizer)) / max(1, len(all_ids))
         self.labels = [IGNORED if text.label is None else classes[text.label] for text in texts]
@@ -80,26 +82,20 @@ def make_labelled(setup: Setup) -> ExampleSets:
     What is held out, and a sample of the texts, are the same for every ``--seed``, so that runs can be compared.
     """
     data_args, training_args, config = setup.data_args, setup.training_args, setup.config
-    # By a generator of its own, those to evaluate on are the same however many are trained on, or none.
-    rng, rng_of_evaluation = (np.random.default_rng([training_args.data_seed or 0, number]) for number in (0, 1))
-    training, evaluation = (None if corpus is None else read_labelled(corpus, data_args) for corpus in setup.corpora)
+    texts, training, evaluation = read_sets(setup.corpora, data_args, training_args)
     if training_args.do_train:
         # Of all texts: a class may be so rare that it is held out, or not drawn.
-        set_classes(config, find_classes(training, setup.corpora[0].name))
+        set_classes(config, find_classes(texts, setup.corpora[0].name))
     else:
         check_trained(config, setup.model_args.model_name_or_path)
-    if training_args.do_eval and evaluation is None:
-        training, evaluation = divide(training, data_args.validation_split_percentage, rng)
     sets = ExampleSets()
     if training_args.do_train:
-        training = sample(training, data_args.max_train_samples, rng)
         examples = examples_of(training, setup)
         check_known(training, examples, setup.corpora[0].name, setup.tokenizer)
         sets.train = EpochExamples(partial(of_epoch, examples))
         sets.facts["training texts"] = describe(training, examples, setup)
         sets.shown = shown_of(examples)
     if training_args.do_eval:
-        evaluation = sample(evaluation, data_args.max_eval_samples, rng_of_evaluation)
         examples = examples_of(evaluation, setup)
         check_known(evaluation, examples, (setup.corpora[1] or setup.corpora[0]).name, setup.tokenizer)
         # By length, so that a batch has little padding.
@@ -122,6 +118,27 @@ def check_known(
     """Raise UserError, or warn, if much of the texts is unknown to the tokenizer."""
     check_unknown(examples.unknown_share, name, tokenizer)
     check_dropped((text.texts for text in texts), name, tokenizer)
+
+
+def read_sets(
+    corpora: tuple[Corpus | None, Corpus | None], data_args: ClassificationArguments, training_args: TrainingArguments
+) -> tuple[list[LabelledText] | None, list[LabelledText] | None, list[LabelledText] | None]:
+    """Return all texts of the first corpus, those to train on and those to evaluate on."""
+    # By a generator of its own, those to evaluate on are the same however many are trained on, or none.
+    rng, rng_of_evaluation = (np.random.default_rng([training_args.data_seed or 0, number]) for number in (0, 1))
+    texts, evaluation = (None if corpus is None else read_labelled(corpus, data_args) for corpus in corpora)
+    training = texts
+    if training_args.do_eval and evaluation is None:
+        training, evaluation = divide(texts, data_args.validation_split_percentage, rng)
+    if training_args.do_train:
+        training = sample(training, data_args.max_train_samples, rng)
+    if training_args.do_eval:
+        evaluation = sample(evaluation, data_args.max_eval_samples, rng_of_evaluation)
+    return texts, training, evaluation
+
+
+def digest_of(texts: Sequence[LabelledText]) -> str:
+    return hashlib.sha256(repr([(text.texts, text.label) for text in texts]).encode()).hexdigest()
 
 
 def of_epoch(examples: LabelledExamples, epoch: int) -> LabelledExamples:

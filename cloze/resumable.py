@@ -200,23 +200,36 @@ class ResumableTrainer(SavingTrainer):
         # The checkpoint's state brings its own intervals, and the Trainer keeps those.
         self.state.compute_steps(self.args, max_steps)
         saved = self.state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
-        if self.early_stopping is not None and self.progress is not None and saved:
+        if self._metric_changed():
+            metric = self.args.metric_for_best_model
+            logger.warning("CHANGED: the best evaluation before is not by %s: left out", metric)
+            self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
+        elif self.early_stopping is not None and self.progress is not None and saved:
             # Not by restore_callback_states_from_checkpoint, which would bring the patience of before, too.
             vars(self.early_stopping).update(saved["attributes"])
         # The batches go on by index: there is nothing to skip.
         return (0, 0) if self.progress is None else (self.progress.epoch, 0)
 
+    def _metric_changed(self) -> bool:
+        """Return whether the checkpoint's best value is none that the metric had in an evaluation before."""
+        metric, best = self.args.metric_for_best_model, self.state.best_metric
+        if metric is None or best is None:
+            return False
+        return all(entry.get(f"eval_{metric.removeprefix('eval_')}") != best for entry in self.state.log_history)
+
     def _load_optimizer_and_scheduler(self, checkpoint):
         given = [{name: group.get(name) for name in HYPERPARAMETERS} for group in self.optimizer.param_groups]
         super()._load_optimizer_and_scheduler(checkpoint)
         scheduler = self.lr_scheduler
+        if checkpoint is None:
+            return
+        for group, values in zip(self.optimizer.param_groups, given, strict=True):
+            group.update({name: value for name, value in values.items() if value is not None})
         # Others, as ReduceLROnPlateau and those of DeepSpeed, have the rate as a state of their own.
-        if checkpoint is None or not isinstance(scheduler, LambdaLR):
+        if not isinstance(scheduler, LambdaLR):
             return
         if self.length_changed:
             scheduler.last_epoch = self._schedule_position(scheduler.last_epoch)
-        for group, values in zip(self.optimizer.param_groups, given, strict=True):
-            group.update({name: value for name, value in values.items() if value is not None})
         scheduler.base_lrs = [values["initial_lr"] for values in given]
         # Back and forth, to have the rate of this position in the schedule set.
         scheduler.last_epoch -= 1
@@ -300,7 +313,7 @@ class ResumableTrainer(SavingTrainer):
             streams = gather_object([self.states[turn:] + self.states[:turn]])
         # That at the end of an epoch comes after the save of its last step.
         ends = self.state.global_step >= self.state.max_steps or (self.stream is None and epoch > self.batches.epoch)
-        due = ends and self.args.eval_strategy == IntervalStrategy.EPOCH and not self.is_evaluated()
+        evaluates = self.args.eval_strategy == IntervalStrategy.EPOCH and self.args.eval_delay <= self.state.epoch
         return Progress(
             step=self.state.global_step,
             max_steps=self.state.max_steps,
@@ -313,7 +326,7 @@ class ResumableTrainer(SavingTrainer):
             logged=self._globalstep_last_logged,
             total_loss=self._total_loss_scalar,
             seconds=self.watch.seconds,
-            evaluation_due=self.watch.evaluation_due or due,
+            evaluation_due=self.watch.evaluation_due or (ends and evaluates and not self.is_evaluated()),
         )
 
     def is_evaluated(self) -> bool:

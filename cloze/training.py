@@ -103,7 +103,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     first = 0 if progress is None else progress.step
     with handled(trainer.watch.receive):
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if trainer.stopped_early:
+    if trainer.stopped_early and trainer.state.global_step < trainer.state.max_steps:
         logger.info(
             "Stopped early at step %d: no improvement in %d evaluations over %.4f (--metric_for_best_model %s)",
             trainer.state.global_step,

@@ -278,7 +278,7 @@ def test_a_model_compared_with_itself_does_not_differ(train, script, checkpoint,
     (runs[1] / "outcome.json").write_text(json.dumps(changed))
     code, _, errors = script(out / "recipe.yaml")
     assert code == 2
-    assert "some runs were trained or evaluated on other texts than the others, as files changed in between" in errors
+    assert "some runs were trained or evaluated on other texts than are in the files now" in errors
 
     # What has written the recipe is known by it.
     code, _, errors = script(out / "recipe.yaml", "--learning_rate", "1e-3")
@@ -290,6 +290,22 @@ def test_a_model_compared_with_itself_does_not_differ(train, script, checkpoint,
     code, _, errors = script(out / "recipe.yaml", "--per_device_train_batch_size", 4)
     assert code == 2
     assert "here changed to per_device_train_batch_size 4 (not 8)" in errors
+
+
+def test_texts_that_changed_since_a_comparison_are_an_error_though_nothing_is_left_to_train(
+    train, script, checkpoint, out, tmp_path
+):
+    table = tmp_path / "table.csv"
+    models = ("--compare_with", f"one={checkpoint('bert')}", f"same={checkpoint('bert')}")
+    write_csv(table, [("the moon", "up"), ("the sea", "down")] * 10)
+    train("--train_file", table, "--max_steps", 1, "--num_seeds", 1, model=models)
+    code, printed, _ = script(out / "recipe.yaml")
+    assert code == 0
+    assert printed.count("It is over") == 2
+    write_csv(table, [("the moon", "up"), ("the lake", "down")] * 10)
+    code, _, errors = script(out / "recipe.yaml")
+    assert code == 2
+    assert "on other texts than are in the files now" in errors
 
 
 class Killed(BaseException):

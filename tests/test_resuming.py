@@ -401,6 +401,7 @@ def test_a_run_that_no_longer_improves_is_stopped_at_the_same_step_though_it_is_
     code, printed, errors = train(tmp_path / "whole", "blocks", *STOPPING)
     assert (code, errors) == (0, "")
     assert "Stopped early at step 9: no improvement in 2 evaluations" in printed
+    assert "Stopped early" not in train(tmp_path / "last", "blocks", *STOPPING, "--max_steps", 9)[1]
     kill_at(8, monkeypatch, train, tmp_path / "out", "blocks", *STOPPING)
     state = json.loads((tmp_path / "out" / "checkpoint-6" / "trainer_state.json").read_text())
     saved = state["stateful_callbacks"]["EarlyStoppingCallback"]
@@ -426,11 +427,35 @@ def test_an_epoch_is_logged_by_itself_though_the_run_is_killed_after_its_last_st
     assert_same(tmp_path / "out", tmp_path / "whole")
 
 
+def test_another_metric_for_the_best_model_is_not_compared_with_the_one_before(train, tmp_path):
+    """No accuracy is above a loss of 6: the run would end as one that no longer improves."""
+    argv = ("--do_eval", "--eval_strategy", "steps", "--eval_steps", 3, "--metric_for_best_model")
+    assert train(tmp_path, "blocks", *argv, "loss")[0] == 0
+    shutil.rmtree(tmp_path / "checkpoint-12")
+    code, printed, _ = train(tmp_path, "blocks", *argv, "accuracy")
+    assert code == 0
+    assert "CHANGED: the best evaluation before is not by accuracy" in printed
+    state = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())
+    accuracies = [entry["eval_accuracy"] for entry in state["log_history"] if "eval_loss" in entry]
+    assert state["best_metric"] == accuracies[-1]
+
+
+def test_an_evaluation_that_is_delayed_is_not_made_up_for_on_resuming(train, tmp_path):
+    """It would count for early stopping."""
+    argv = ("--do_eval", "--eval_strategy", "epoch", "--eval_delay", 2, "--save_steps", 1, "--save_total_limit", 20)
+    assert train(tmp_path / "whole", "blocks", *argv, "--max_steps", 20)[0] == 0
+    steps = steps_in_epoch(tmp_path / "whole")
+    for epoch, due in ((1, False), (2, True)):
+        progress = json.loads((tmp_path / "whole" / f"checkpoint-{epoch * steps}" / "progress.json").read_text())
+        assert progress["evaluation_due"] == due
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
         (("--config_overrides", MODEL.replace("16", "24")), "does not fit this run"),
         (("--optim", "adafactor"), "has the state of another optimizer: optim adafactor (not adamw_torch_fused)"),
+        (("--optim_args", "momentum=0.5"), "has the state of another optimizer: optim_args momentum=0.5 (not None)"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_an_error(other, message, train, tmp_path):
@@ -439,6 +464,23 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(other, message, train, tmp_p
     code, _, errors = train(tmp_path, "blocks", *other, "--resume_from_checkpoint", checkpoint)
     assert code == 2
     assert f"{checkpoint} {message}" in errors
+
+
+def test_a_learning_rate_that_is_a_state_cannot_be_given_and_other_settings_can(train, tmp_path):
+    """The rate of another schedule, 0 at its end, would stay for ever, and a rate given now would be ignored."""
+    plateau = ("--do_eval", "--eval_strategy", "epoch", "--lr_scheduler_type", "reduce_lr_on_plateau")
+    linear, out = tmp_path / "linear", tmp_path / "out"
+    argv = ("--max_steps", 15, "--resume_from_checkpoint")
+    train(linear, "blocks", "--do_eval")
+    train(out, "blocks", *plateau)
+    for folder, *settings in ((linear, *plateau), (out, *plateau, "--learning_rate", 0.001), (out, "--do_eval")):
+        code, _, errors = train(folder, "blocks", *settings, *argv, folder / "checkpoint-12")
+        assert code == 2
+        assert "the learning rate of reduce_lr_on_plateau is a state that cannot be resumed with l" in errors
+        assert errors.count("\n") == 1
+    assert train(out, "blocks", *plateau, "--weight_decay", 0.5, *argv, out / "checkpoint-12")[0] == 0
+    optimizer = torch.load(out / "checkpoint-15" / "optimizer.pt", weights_only=True)
+    assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.5, 0.0}
 
 
 def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(train, tmp_path):
