@@ -76,7 +76,7 @@ def parse(parts: Iterable[str], description: str) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="*", default=[], help="of the table: the parts that have to be there")
     args = parser.parse_args()
     if args.limit < math.inf:
-        # Where a part hangs is told before it is killed.
+        # The place where a part hangs is reported before it is killed.
         faulthandler.dump_traceback_later(max(args.limit - 2, 0.5))
     return args
 

@@ -93,6 +93,8 @@ class ClassificationArguments(DataArguments):
         super().__post_init__()
         if self.streaming:
             raise UserError("--streaming is for pretraining: labelled texts are read as a whole, drop it")
+        if self.language != "en":
+            raise UserError("--language is for finding sentences: labelled texts are not divided, drop it")
         if self.text_pair_column is not None and self.text_pair_column == (self.text_column or "text"):
             raise UserError(
                 f"--text_pair_column {self.text_pair_column} is the column of the first text: name both, as "

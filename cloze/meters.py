@@ -39,7 +39,7 @@ PEAKS = {
     "T4": (65, 8.1, 8.1),
 }
 
-# Of the matrix products that are timed where no data sheet is known; none larger after one of so many seconds.
+# Of the matrix products that are timed where no data sheet is known; no larger one follows one of LONG_ENOUGH seconds.
 PRODUCT_SIZES = (128, 256, 512, 1024, 2048)
 LONG_ENOUGH = 0.05
 

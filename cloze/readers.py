@@ -148,7 +148,7 @@ def read_csv(path: Path, dialect: CsvDialect) -> Iterator[tuple[str, dict[str, A
                 )
             yield where, dict(zip(header, row, strict=True))
     except csv.Error as error:
-        # A quote without an end is found at that of the file, far behind the row that it is in.
+        # A quote that is left open is noticed at the end of the file, far behind its row.
         lines = f"line {line + 1}" if reader.line_num == line + 1 else f"lines {line + 1} to {reader.line_num}"
         raise UserError(
             f"{path}, {lines}: {error}: check the quotes around the text, or give --csv_quoting none where quotes are "

@@ -18,6 +18,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from cloze.arguments import UserError
 from cloze.batching import BatchSettings, EpochBatches
+from cloze.checkpoints import STATEFUL_SCHEDULERS
 from cloze.interruption import leave_to_parent
 from cloze.masking import Padding
 from cloze.progress import Progress
@@ -179,17 +180,14 @@ class ResumableTrainer(SavingTrainer):
             left = f"{max_steps - progress.step:,} of {max_steps:,} steps are left"
             if args.max_train_hours is not None:
                 left = f"{max(args.max_train_hours - progress.seconds / 3600, 0):.4g} hours are left"
-            logger.info(
-                "Length: %s before, %s now: %s, with the learning rate of the new schedule",
-                self.length_before,
-                length_of(args.resolved),
-                left,
-            )
+            if args.lr_scheduler_type not in STATEFUL_SCHEDULERS:
+                left += ", with the learning rate of the new schedule"
+            logger.info("Length: %s before, %s now: %s", self.length_before, length_of(args.resolved), left)
         # Epochs of pairs drawn anew differ a little in length: steps decide when to stop, as counted in the first.
         return sys.maxsize, self.steps_in_epoch, *values, max_steps
 
     def _steps_left(self, epochs: float) -> int:
-        """Return the steps from the checkpoint to the end of so many epochs, by the steps of the first one."""
+        """Return the steps from the checkpoint to the end of these epochs, by the steps of the first one."""
         self.batches.set_epoch(self.progress.epoch, self.progress.past)
         left = (epochs - self.progress.epoch - self.batches.share(0)) * self.steps_in_epoch
         return max(math.ceil(round(left, 6)), 0)

@@ -168,7 +168,7 @@ def texts_of(corpus: Corpus) -> Iterator[str]:
 
 
 def ensure_template(tokenizer: PreTrainedTokenizerBase, model_type: str) -> None:
-    """Make a tokenizer that adds no special tokens add those of the model family; it is saved with the model like this.
+    """Make a tokenizer that adds no special tokens add the model family's; it is saved with the model like this.
 
     UserError if it has no such tokens.
     """

@@ -41,7 +41,7 @@ SPECIAL_TOKENS = {
 
 
 def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that the arguments name, or that of the checkpoint to go on from, or None: train one."""
+    """Return the tokenizer that the arguments name, or the one of the checkpoint to resume from; None: train one."""
     name = model_args.tokenizer_name or model_args.model_name_or_path or checkpoint
     if name is None:
         return None

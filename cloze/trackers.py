@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def check_login(training_args: TrainingArguments) -> None:
     """Raise UserError if wandb is to be reported to, and does not let us; of ``--report_to all`` it is left out.
 
-    Other trackers are not asked: some need no login, and none of them tells without beginning a run.
+    Other trackers are not asked: some need no login, and none can be asked without beginning a run.
     """
     if "wandb" not in training_args.report_to or training_args.prepare_only:
         return

@@ -18,8 +18,8 @@ from cloze.tokenizer_loading import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-# New tokens whose names are told.
-TOLD = 5
+# New tokens whose names are logged.
+LOGGED = 5
 
 
 class NewToken(NamedTuple):
@@ -136,7 +136,7 @@ def resize_vocabulary(model: PreTrainedModel, new_tokens: Sequence[NewToken]) ->
     logger.info(
         "Vocabulary: %s new tokens (%s%s): their weights are the mean of their pieces%s",
         f"{len(texts):,}",
-        ", ".join(texts[:TOLD]),
-        ", ..." if len(texts) > TOLD else "",
+        ", ".join(texts[:LOGGED]),
+        ", ..." if len(texts) > LOGGED else "",
         f"; of {unknown:,} without known pieces, the mean of all tokens" if unknown else "",
     )

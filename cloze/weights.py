@@ -45,7 +45,7 @@ def load_weights(
 ) -> tuple[PreTrainedModel, list[str]]:
     """Return the checkpoint's model with the task's head, and the names of the weights that the checkpoint lacks.
 
-    UserError if the weights cannot be read, or if they are not those of the encoder.
+    UserError if the weights cannot be read, or do not belong to the encoder.
     """
     name = model_args.model_name_or_path
     # Other sizes are reported by check_sizes.
@@ -83,7 +83,7 @@ def unwrap_name(name: str, names: Collection[str]) -> tuple[str, str]:
     """Return a weight's name without what wraps its model, and what that is.
 
     Args:
-        names: those of the model, at which unwrapping ends: ModernBERT's begin with "model." themselves.
+        names: the model's, at which unwrapping ends: ModernBERT's begin with "model." themselves.
     """
     *modules, last = name.split(".")
     kept, removed = [], []

@@ -431,6 +431,7 @@ def test_pretraining_on_the_tasks_text_helps_where_it_must(script, run_mlm_scrip
         ("--config_name bert --compare_with bert", "--config_name builds a model to compare with: give it a --tok"),
         ("--compare_with one=bert bert --num_seeds 0", "--num_seeds 0 is less than 1"),
         ("--model_name_or_path bert --streaming --max_steps 3", "--streaming is for pretraining"),
+        ("--model_name_or_path bert --language de", "--language is for finding sentences"),
         ("--model_name_or_path bert --metric_for_best_model f1", "f1 is not one of loss, accuracy, macro_f1"),
         ("--model_name_or_path bert --test_file x.csv --do_predict", "--test_file: x.csv is not there"),
         ("--model_name_or_path bert --train_file cuneiform.csv", "cuneiform.csv: 100.0% of the tokens are [UNK]"),

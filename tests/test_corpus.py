@@ -332,7 +332,7 @@ def saved(path: Path, rows: list[dict], **splits) -> str:
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("flag", ["dataset_name", "train_file"])
 def test_saved_data_set_is_read_as_what_it_is(flag, streaming, tmp_path):
-    """Not as a folder of JSON files, which tell about it (huggingface/datasets#5044, #7503)."""
+    """Not as a folder of the JSON files that describe it (huggingface/datasets#5044, #7503)."""
     folder = saved(tmp_path / "saved", rows_of("one", None, " two "))
     train, validation = corpora(**{flag: folder}, streaming=streaming, do_eval=False)
     assert list(train.documents()) == [["one"], ["two"]]
@@ -368,7 +368,7 @@ def test_saved_identity_changes_with_the_rows(tmp_path):
     folder = saved(tmp_path / "saved", rows_of("one"))
     first = identity(folder)
     assert identity(folder) == first
-    # As a generator's rows that were made anew: the state tells of the same fingerprint.
+    # As a generator's rows that were made anew: the fingerprint in the state is the same.
     state = (tmp_path / "saved" / "state.json").read_text()
     saved(tmp_path / "saved", rows_of("other"))
     (tmp_path / "saved" / "state.json").write_text(state)
@@ -376,7 +376,7 @@ def test_saved_identity_changes_with_the_rows(tmp_path):
 
 
 def test_saved_data_set_among_files_is_an_error(tree, tmp_path):
-    """Else the files that tell about it would be read as tables."""
+    """Else the files that describe it would be read as tables."""
     folder = saved(tree / "deep" / "saved", rows_of("one"))
     for patterns in ([folder, "a.txt"], [str(tree)]):
         with pytest.raises(UserError, match=r"--train_file: .*deep/saved is a folder of save_to_disk: give it alone"):

@@ -411,7 +411,7 @@ def test_a_run_that_no_longer_improves_is_stopped_at_the_same_step_though_it_is_
     code, printed, _ = train(tmp_path / "out", "blocks", *STOPPING)
     assert code == 0
     assert "Nothing is left to train" in printed
-    # More patience, and it goes on from there.
+    # With more patience, it is resumed from there.
     patient = ("--early_stopping_patience", 3, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-9")
     assert "Stopped early at step 12" in train(tmp_path / "out", "blocks", *STOPPING, *patient)[1]
 
