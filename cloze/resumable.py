@@ -180,7 +180,7 @@ class ResumableTrainer(SavingTrainer):
             left = f"{max_steps - progress.step:,} of {max_steps:,} steps are left"
             if args.max_train_hours is not None:
                 left = f"{max(args.max_train_hours - progress.seconds / 3600, 0):.4g} hours are left"
-            if args.lr_scheduler_type not in STATEFUL_SCHEDULERS:
+            if args.lr_scheduler_type.value not in STATEFUL_SCHEDULERS:
                 left += ", with the learning rate of the new schedule"
             logger.info("Length: %s before, %s now: %s", self.length_before, length_of(args.resolved), left)
         # Epochs of pairs drawn anew differ a little in length: steps decide when to stop, as counted in the first.
