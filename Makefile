@@ -6,8 +6,9 @@ PYTHON ?= python3
 quickstart: .venv/installed
 	.venv/bin/python run_mlm.py recipes/quickstart/mlm.yaml
 
+# A file of tests at a time in each of two processes.
 test: .venv/installed-test
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 # Those of app.py: needs chromium and chromedriver on the PATH.
 test-app: .venv/installed-test-app
