@@ -296,7 +296,9 @@ def test_a_step_of_the_job_has_as_many_tokens_as_its_comment_says(manifests):
 
 # accelerate launch
 CONFIGS = sorted(path.name for path in ACCELERATE.glob("*.yaml"))
-# accelerate divides a model among accelerators only; here it takes two CPU processes for two.
+# accelerate divides a model among accelerators only; here it takes two CPU processes for two. They end without torch's
+# destructors, in which gloo, which nobody uses for that, aborts now and then ("terminate called without an active
+# exception") when all is written.
 AS_IF_ON_GPUS = """
 import os, sys
 sys.path.insert(0, {root!r})
@@ -307,6 +309,8 @@ PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
 import run_mlm
 from cloze.commandline import run_script
 run_script(run_mlm.main)
+sys.stdout.flush()
+os._exit(0)
 """
 
 
