@@ -103,5 +103,5 @@ class ClassificationArguments(DataArguments):
 
     @property
     def other_columns(self) -> list[str]:
-        """The column of labels and, of pairs, that of the second text."""
+        """The column of labels and, for pairs, the column of the second text."""
         return [self.label_column or "label", *[self.text_pair_column] * (self.text_pair_column is not None)]

@@ -20,7 +20,7 @@ from cloze.masking import special_ids
 from cloze.preparation import TokenizedCorpus, check_language, prepare, tokenize
 from cloze.setup import Setup
 from cloze.streaming import Document, StreamedExamples, cut_chunks
-from cloze.tokenization import MOST_UNKNOWN, check_dropped, check_unknown, check_whole_words, unknown_id
+from cloze.tokenization import MOST_UNKNOWN, check_known, check_whole_words, unknown_id
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +109,7 @@ def stream_train(sets: ExampleSets, setup: Setup, unit: str, draw, draw_chunk, d
     part = Part(corpus.name, tokenize_all(beginning), None)
     if not len(part.corpus.tokens):
         raise UserError(f"{corpus.name}: the tokenizer finds no token in the text: is it the right one?")
-    check_unknown(part.corpus.unknown_share, corpus.name, setup.tokenizer)
-    check_dropped(beginning, corpus.name, setup.tokenizer)
+    check_known(part.corpus.unknown_share, beginning, corpus.name, setup.tokenizer)
     if with_words:
         check_words(part.corpus, setup.tokenizer)
     examples = draw(part, 0)
@@ -177,8 +176,7 @@ def prepare_parts(setup: Setup, unit: str, at_least: int = 1) -> tuple[Part | No
     train, validation = (None if corpus is None else prepare_one(corpus) for corpus in setup.corpora)
     for source, corpus in zip(setup.corpora, (train, validation), strict=True):
         if corpus is not None:
-            check_unknown(corpus.unknown_share, source.name, setup.tokenizer)
-            check_dropped(read_documents(source), source.name, setup.tokenizer)
+            check_known(corpus.unknown_share, read_documents(source), source.name, setup.tokenizer)
         if with_words and corpus is not None:
             check_words(corpus, setup.tokenizer)
     documents, held_out = None, None

@@ -20,7 +20,7 @@ from cloze.labelled_texts import LabelledText, check_labels, divide, find_classe
 from cloze.masking import IGNORED
 from cloze.pairs import fit
 from cloze.setup import Setup
-from cloze.tokenization import check_dropped, check_unknown, count_unknown, pair_template_of, template_of, unknown_id
+from cloze.tokenization import check_known, count_unknown, pair_template_of, template_of, unknown_id
 
 logger = logging.getLogger(__name__)
 
@@ -91,13 +91,15 @@ def make_labelled(setup: Setup) -> ExampleSets:
     sets = ExampleSets()
     if training_args.do_train:
         examples = examples_of(training, setup)
-        check_known(training, examples, setup.corpora[0].name, setup.tokenizer)
+        documents = (text.texts for text in training)
+        check_known(examples.unknown_share, documents, setup.corpora[0].name, setup.tokenizer)
         sets.train = EpochExamples(partial(of_epoch, examples))
         sets.facts["training texts"] = describe(training, examples, setup)
         sets.shown = shown_of(examples)
     if training_args.do_eval:
         examples = examples_of(evaluation, setup)
-        check_known(evaluation, examples, (setup.corpora[1] or setup.corpora[0]).name, setup.tokenizer)
+        documents, corpus = (text.texts for text in evaluation), setup.corpora[1] or setup.corpora[0]
+        check_known(examples.unknown_share, documents, corpus.name, setup.tokenizer)
         # By length, so that a batch has little padding.
         sets.validation = Subset(examples, np.argsort(-examples.lengths, kind="stable"))
         sets.facts["held-out texts"] = describe(evaluation, examples, setup)
@@ -110,14 +112,6 @@ def make_labelled(setup: Setup) -> ExampleSets:
             "A text of %s: %s", name_of(config, shown["label"]), setup.tokenizer.decode(shown["input_ids"])[:300]
         )
     return sets
-
-
-def check_known(
-    texts: list[LabelledText], examples: LabelledExamples, name: str, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Raise UserError, or warn, if much of the texts is unknown to the tokenizer."""
-    check_unknown(examples.unknown_share, name, tokenizer)
-    check_dropped((text.texts for text in texts), name, tokenizer)
 
 
 def read_sets(

@@ -47,9 +47,9 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     What differs from the parent: masks depend on (seed, epoch, example) alone, wherever the example is collated;
     examples without an epoch are those of evaluations, and have the same masks for ever, whatever the seed and the
     settings of training, so that runs can be compared: single tokens at ``eval_mlm_probability``, of which 80 % are
-    masked, 10 % random and 10 % unchanged, as in BERT; random replacements are
-    never special tokens (huggingface/transformers#15342); whole words keep the shares of masked, random and unchanged
-    tokens, which the parent sets to 100 % masked, and take O(length) memory.
+    masked, 10 % random and 10 % unchanged, as in BERT; random replacements are never special tokens
+    (huggingface/transformers#15342); whole words keep the shares of masked, random and unchanged tokens, which the
+    parent sets to 100 % masked, and take O(length) memory.
     """
 
     seed: int = 0

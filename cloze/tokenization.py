@@ -246,6 +246,14 @@ def count_unknown(ids: np.ndarray, unknown: int | None) -> int:
     return 0 if unknown is None else int(np.count_nonzero(ids == unknown))
 
 
+def check_known(
+    share: float, documents: Iterable[Sequence[str]], name: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise UserError, or warn, if much of a text is unknown to the tokenizer: ``share`` of its tokens, or left out."""
+    check_unknown(share, name, tokenizer)
+    check_dropped(documents, name, tokenizer)
+
+
 def check_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UserError for text that is mostly unknown to the tokenizer, and warn of text that is so in part."""
     if share > MOST_UNKNOWN:
