@@ -39,8 +39,10 @@ class Plan:
         parity_size, size: of the models, of sides.SIZES.
         copies: how often the sample is repeated, for an epoch to have many batches.
         works: what is trained on, of sides.WORKS; blocks with torch.compile too.
-        tokens: tokens of a micro-batch, to find the best number of; the second is taken where none was found.
+        tokens: tokens of a micro-batch, in descending order: the largest that fits is measured, and was the fastest of
+            each side on an H100. The last but one is taken where none was found.
         seconds: of a turn.
+        warm_up_of_lines: steps before the first turn with batches of lines.
         backend: of torch.compile.
     """
 
@@ -51,6 +53,7 @@ class Plan:
     works: tuple[str, ...]
     tokens: tuple[int, ...]
     seconds: float
+    warm_up_of_lines: int
     workers: int
     backend: str
 
@@ -61,8 +64,9 @@ GPU = Plan(
     size="bert-base",
     copies=140,
     works=("blocks-128", "lines", "blocks-512"),
-    tokens=(32_768, 65_536, 131_072, 262_144),
+    tokens=(262_144, 131_072, 65_536, 32_768),
     seconds=1.5,
+    warm_up_of_lines=25,
     workers=4,
     backend="inductor",
 )
@@ -72,8 +76,9 @@ SMOKE = Plan(
     size="micro",
     copies=1,
     works=("blocks-128", "lines"),
-    tokens=(512, 1024),
+    tokens=(1024, 512),
     seconds=0.05,
+    warm_up_of_lines=4,
     workers=1,
     backend="eager",
 )
@@ -207,20 +212,19 @@ def compare(expected: list[tuple[float, dict]], found: list[tuple[float, dict]])
 
 
 def throughput(args: argparse.Namespace, folder: Path) -> None:
-    """Find the best batch of each side, and measure it."""
+    """Measure each side with the largest micro-batch that fits the memory."""
     plan = plan_of(args)
-    for work, side, bench, bench_args in benches(args, plan.works, folder, max_tokens_per_batch=plan.tokens[0]):
+    for work, side, bench, bench_args in benches(args, plan.works, folder, max_tokens_per_batch=plan.tokens[-1]):
         # The masked-position head is tried out on the GPU: on the CPU, that takes longer than what is measured.
         bench.model.to(plan.device)
-        speeds = {}
+        # Batches of lines come in many shapes, and the first of each takes longer.
+        warm_up = 4 if work.startswith("blocks") else plan.warm_up_of_lines
         for tokens in plan.tokens:
-            figures = measure(bench, side, tokens, bench_args, plan.seconds / 4, warm_up=2)
-            report(args, work=work, side=side, tokens=tokens, tried=figures or "out of memory")
-            if figures is None:
+            result = measured(bench, side, tokens, bench_args, plan, warm_up)
+            if "figures" in result or tokens == plan.tokens[-1]:
+                report(args, work=work, side=side, **result)
                 break
-            speeds[tokens] = figures["tokens/s"]
-        best = max(speeds, key=speeds.get, default=plan.tokens[0])
-        report(args, work=work, side=side, **measured(bench, side, best, bench_args, plan, warm_up=4))
+            report(args, work=work, side=side, tokens=tokens, tried="out of memory")
 
 
 def compiled(args: argparse.Namespace, folder: Path) -> None:
@@ -229,7 +233,7 @@ def compiled(args: argparse.Namespace, folder: Path) -> None:
     best = {(line["work"], line["side"]): line["tokens"] for line in read_results(args.results) if "figures" in line}
     works = [work for work in plan.works if work.startswith("blocks")]
     for work, side, bench, bench_args in benches(args, works, folder, torch_compile_backend=plan.backend):
-        tokens = best.get((work, side), plan.tokens[1])
+        tokens = best.get((work, side), plan.tokens[-2])
         # Else lengths would be dynamic, as others were compiled before.
         torch._dynamo.reset()
         # A second number of masked positions compiles once more, for any number.

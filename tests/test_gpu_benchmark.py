@@ -86,14 +86,12 @@ def test_differences():
         compare([(2.0, wanted)], [(2.0, {"large": own["large"], "noise": own["noise"]})])
 
 
-def test_throughput_takes_the_fastest_batch(part, monkeypatch):
+def test_throughput_takes_the_largest_batch(part, monkeypatch):
     monkeypatch.setattr(gpu_training, "SMOKE", replace(gpu_training.SMOKE, works=("lines",)))
     lines = part(throughput)
-    for side in ("ours", "stock"):
-        *tried, best = [line for line in lines if line["side"] == side]
-        speeds = {line["tokens"]: line["tried"]["tokens/s"] for line in tried}
-        assert list(speeds) == [512, 1024]
-        assert best["tokens"] == max(speeds, key=speeds.get)
+    assert [line["side"] for line in lines] == ["ours", "stock"]
+    for best in lines:
+        assert best["tokens"] == 1024
         assert best["figures"]["slowest"] <= best["figures"]["tokens/s"] <= best["figures"]["fastest"]
         assert 0.0 < best["figures"]["MFU"] < 1.0
 
@@ -128,14 +126,19 @@ def unmeasured(monkeypatch):
     monkeypatch.setattr(gpu_training, "SMOKE", replace(gpu_training.SMOKE, works=("blocks-128",)))
 
 
-def test_a_batch_too_large_ends_the_search(part, unmeasured):
-    tried, too_large, best = [line for line in part(throughput) if line["side"] == "ours"]
-    assert tried["tried"]["tokens/s"] == 5.0
-    assert too_large["tried"] == "out of memory"
+def test_a_smaller_batch_follows_one_that_is_too_large(part, unmeasured):
+    too_large, best = [line for line in part(throughput) if line["side"] == "ours"]
+    assert (too_large["tokens"], too_large["tried"]) == (1024, "out of memory")
     assert (best["tokens"], best["figures"]["tokens/s"]) == (512, 5.0)
 
 
-def test_no_batch_fits(part, unmeasured):
+def test_no_batch_fits(part, unmeasured, monkeypatch):
+    monkeypatch.setattr(gpu_training, "SMOKE", replace(gpu_training.SMOKE, tokens=(2048, 1024), works=("blocks-128",)))
+    *_, stock = part(throughput)
+    assert failures_of([stock], []) == ["throughput, blocks-128, stock: out of memory"]
+
+
+def test_no_batch_fits_when_compiled(part, unmeasured):
     earlier = [{"part": "throughput", "work": "blocks-128", "side": "stock", "tokens": 512, "figures": {}}]
     ours, stock = part(compiled, earlier=earlier)
     assert ours["failed"] == "out of memory"
