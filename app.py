@@ -12,8 +12,17 @@ It needs gradio: pip install -r requirements-app.txt
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
+
+from cloze.output import outlast_output
+from cloze.signals import end_at_once, exit_while_importing, ignore_signals
+
+if __name__ == "__main__":
+    # Before the imports, which take seconds
+    signal.signal(signal.SIGINT, exit_while_importing)
+    outlast_output()
 
 from cloze.arguments import UserError
 from cloze.commandline import errors_in_one_line, start_logging
@@ -46,7 +55,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, end_at_once)
+    # As a server ends, and so that Gradio closes the public link
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     secrets = secrets_of(sys.argv[1:])
     start_logging(secrets)
-    with errors_in_one_line(secrets):
-        main(sys.argv[1:])
+    try:
+        with errors_in_one_line(secrets):
+            main(sys.argv[1:])
+    finally:
+        # The end of Python takes a while
+        ignore_signals()

@@ -22,6 +22,14 @@ The labels of texts of your own:
 The first argument may be a recipe, a YAML file of the flags; flags behind it win. ``--help`` lists them.
 """
 
+from cloze.output import outlast_output
+from cloze.signals import exit_while_importing, handle_from_now_on
+
+if __name__ == "__main__":
+    # Before the imports, which take seconds
+    handle_from_now_on(exit_while_importing)
+    outlast_output()
+
 from cloze.arguments import TrainingArguments
 from cloze.classifier_arguments import ClassificationArguments, ClassifierArguments
 from cloze.commandline import run_script

@@ -16,10 +16,11 @@ from transformers import HfArgumentParser
 from cloze.arguments import ModelArguments, TrainingArguments, UserError
 from cloze.checkpoints import without_new_folders
 from cloze.data_arguments import DataArguments, check_together
-from cloze.interruption import end_at_once, handled, processes_part
+from cloze.interruption import processes_part
 from cloze.old_flags import update_flags
 from cloze.recipes import RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
 from cloze.secrecy import SecretFormatter, hide, secrets_of
+from cloze.signals import end_at_once, handled, ignore_signals
 
 logger = logging.getLogger(__name__)
 
@@ -42,33 +43,36 @@ class Parser(HfArgumentParser):
 def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
     """Call ``main(model_args, data_args, training_args)`` with settings of the classes that its annotations name.
 
-    A UserError becomes one line on stderr and exit code 2; a signal, that of interruption.exit_code.
+    A UserError becomes one line on stderr and exit code 2; a signal, that of signals.exit_code.
     """
     argv = sys.argv[1:] if argv is None else argv
     secrets = secrets_of(argv)
-    start_logging(secrets)
-    # Trackers send the command line along.
-    sys.argv = [hide(argument, secrets) for argument in sys.argv]
-    try:
-        with errors_in_one_line(secrets):
-            settings = parse(argv, settings_of(main))
-            model_args, _, args = settings
-            # A recipe may have one, too.
-            secrets |= {token for token in (model_args.token, args.hub_token) if token}
-            leaves_nothing = without_new_folders(args.output_dir) if args.dry_run else nullcontext()
-            with handled(end_at_once), leaves_nothing, processes_part():
-                if args.report_to:
-                    # Models and data sets are imported with it.
-                    from cloze.trackers import check_login
+    with handled(end_at_once):
+        start_logging(secrets)
+        # Trackers send the command line along.
+        sys.argv = [hide(argument, secrets) for argument in sys.argv]
+        try:
+            with errors_in_one_line(secrets):
+                settings = parse(argv, settings_of(main))
+                model_args, _, args = settings
+                # A recipe may have one, too.
+                secrets |= {token for token in (model_args.token, args.hub_token) if token}
+                leaves_nothing = without_new_folders(args.output_dir) if args.dry_run else nullcontext()
+                with leaves_nothing, processes_part():
+                    if args.report_to:
+                        # Models and data sets are imported with it.
+                        from cloze.trackers import check_login
 
-                    check_login(args)
-                main(*settings)
-    finally:
-        # Data-loader workers that outlive an epoch: at its exit, Python would send them the signal that they leave to
-        # it, and wait for their end.
-        for worker in multiprocessing.active_children():
-            if worker.daemon:
-                worker.kill()
+                        check_login(args)
+                    main(*settings)
+                    # All is done, and the exit code is to say so.
+                    ignore_signals()
+        finally:
+            # Data-loader workers that outlive an epoch: at its exit, Python would send them the signal that they leave
+            # to it, and wait for their end.
+            for worker in multiprocessing.active_children():
+                if worker.daemon:
+                    worker.kill()
 
 
 @contextmanager

@@ -3,9 +3,8 @@ numbers."""
 
 import math
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,28 +13,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainerState
 
 from cloze.arguments import UserError
-
-# What batch systems send ahead of the end, and Ctrl-C.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-# "Run me again": EX_TEMPFAIL of sysexits.h.
-RUN_AGAIN = 75
-
-
-def exit_code(number: int) -> int:
-    """The exit code of a process that this signal has ended."""
-    return 128 + signal.SIGINT if number == signal.SIGINT else RUN_AGAIN
-
-
-@contextmanager
-def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Call the handler where one of the signals comes."""
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
+from cloze.signals import end_at_once
 
 
 @contextmanager
@@ -52,17 +30,6 @@ def processes_part() -> Iterator[None]:
         raise
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def leave_to_parent(worker: int) -> None:
-    """For the start of a data-loader worker: batch systems signal all processes, and the parent still needs batches."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def end_at_once(number: int, frame: FrameType | None) -> None:
-    """Handler for the time in which there is nothing to save."""
-    sys.exit(exit_code(number))
 
 
 class Watch(TrainerCallback):

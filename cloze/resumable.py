@@ -19,11 +19,11 @@ from transformers.trainer_utils import IntervalStrategy
 from cloze.arguments import UserError
 from cloze.batching import BatchSettings, EpochBatches
 from cloze.checkpoints import STATEFUL_SCHEDULERS
-from cloze.interruption import leave_to_parent
 from cloze.masking import Padding
 from cloze.progress import Progress
 from cloze.run_length import RunLength, length_of
 from cloze.saving import SavingTrainer
+from cloze.signals import leave_to_parent
 from cloze.streaming import StreamedBatches, StreamedExamples
 
 logger = logging.getLogger(__name__)

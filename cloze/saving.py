@@ -14,8 +14,9 @@ from transformers.trainer_callback import ExportableState
 
 from cloze import checkpoints
 from cloze.arguments import UserError
-from cloze.interruption import Watch, exit_code
+from cloze.interruption import Watch
 from cloze.progress import Progress
+from cloze.signals import exit_code
 
 logger = logging.getLogger(__name__)
 

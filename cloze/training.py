@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from cloze import checkpoints
 from cloze.examples import ExampleSets
-from cloze.interruption import handled
 from cloze.masked_head import predict_masked_positions
 from cloze.meters import count_flops
 from cloze.metrics import MASKED_TOKENS
@@ -20,6 +19,7 @@ from cloze.progress import Progress
 from cloze.recipes import settings_in
 from cloze.run_length import length_of
 from cloze.setup import Setup, make_collator, padding_of
+from cloze.signals import handled
 from cloze.trackers import guard_trackers
 from cloze.trainer import PretrainingTrainer
 

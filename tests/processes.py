@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch.distributed import distributed_c10d
 
+from cloze.output import outlast_output
+
 # A server that has imported the scripts; processes are forked from it.
 CONTEXT = multiprocessing.get_context("forkserver")
 SCRIPTS = ("run_classification", "run_mlm", "run_nsp", "run_pretraining")
@@ -50,6 +52,7 @@ def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) ->
     output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    outlast_output()
     sys.stdout.reconfigure(line_buffering=True)
     # Unless it is told, accelerate sets the number of threads of several processes, with a warning.
     os.environ.update(environment | {"OMP_NUM_THREADS": "1"})

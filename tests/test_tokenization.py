@@ -20,8 +20,8 @@ from cloze.arguments import UserError
 from cloze.blocks import Template
 from cloze.corpus import FileCorpus
 from cloze.encoding import own_encoder
-from cloze.interruption import end_at_once, handled
 from cloze.pairs import PairTemplate
+from cloze.signals import end_at_once, handled
 from cloze.tokenization import (
     check_dropped,
     check_unknown,

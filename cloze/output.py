@@ -1,0 +1,62 @@
+"""Keep a run going whose output goes away: a closed pipe, a full disk under the log, a terminal that is gone.
+
+Imports nothing heavy, so that scripts can call it first.
+"""
+
+import errno
+import io
+import os
+import sys
+from contextlib import suppress
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class OutputFile(io.FileIO):
+    """The file below stdout or stderr. What cannot be written is dropped, with one line on the other of the two.
+
+    A log on a full disk goes on once there is room. After other errors, /dev/null takes the file's place, also for
+    libraries in C and for child processes, some of which do not outlast an error either.
+    """
+
+    def __init__(self, name: str, descriptor: int, other: int):
+        super().__init__(descriptor, "wb", closefd=False)
+        self.name, self.other, self.reported = name, other, False
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if not self.reported:
+                self.reported = True
+                report = f"OUTPUT: {self.name} cannot be written to ({error.strerror}): going on without it\n"
+                # Not through the stream, which may be in the middle of a write of its own.
+                with suppress(OSError):
+                    os.write(self.other, report.encode())
+            if error.errno not in DISK_FULL:
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self.fileno())
+                os.close(null)
+            return len(data)
+
+
+def outlast_output() -> None:
+    """Let no print, log or progress bar end the process, whether its output is gone or lacks the text's characters."""
+    # A closed descriptor would be that of the next file that is opened, and libraries would print into it.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = _outlasting(sys.stdout, OutputFile("stdout", 1, other=2))
+    sys.stderr = _outlasting(sys.stderr, OutputFile("stderr", 2, other=1))
+
+
+def _outlasting(stream: io.TextIOWrapper | None, file: OutputFile) -> io.TextIOWrapper:
+    """Return a stream like this one, which is None if Python found it closed, over another file."""
+    unbuffered = stream is not None and stream.write_through
+    return io.TextIOWrapper(
+        file if unbuffered else io.BufferedWriter(file),
+        encoding=stream and stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream is not None and stream.line_buffering,
+        write_through=unbuffered,
+    )

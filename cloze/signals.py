@@ -1,0 +1,67 @@
+"""Handle the signals that end a run. Imports nothing heavy, so that scripts can call it first."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# What batch systems send ahead of the end, Ctrl-C, and what a terminal sends that is closed.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+# "Run me again": EX_TEMPFAIL of sysexits.h.
+RUN_AGAIN = 75
+
+
+def exit_code(number: int) -> int:
+    """The exit code of a process that this signal has ended."""
+    return 128 + signal.SIGINT if number == signal.SIGINT else RUN_AGAIN
+
+
+def exit_while_importing(number: int, frame: FrameType | None) -> None:
+    """Handler for the first seconds of a script, in which nothing is there yet to be saved or closed.
+
+    An exception, as of end_at_once, would pass through whatever is being imported: libraries swallow it by a bare
+    ``except``, or report the import as failed.
+    """
+    os._exit(exit_code(number))
+
+
+def handle_from_now_on(handler: Callable[[int, FrameType | None], None]) -> dict[int, Callable | int | None]:
+    """Call the handler where one of the signals comes. Returns the handlers from before.
+
+    Under nohup, SIGHUP stays ignored.
+    """
+    numbers = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Call the handler where one of the signals comes; afterwards, the handler from before.
+
+    In a script's own process, nothing follows but the end of Python, which takes a while: signals do not change the
+    exit code any more.
+    """
+    before = handle_from_now_on(handler)
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, signal.SIG_IGN if earlier is exit_while_importing else earlier)
+
+
+def ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def leave_to_parent(worker: int) -> None:
+    """For the start of a data-loader worker: batch systems signal all processes, and the parent still needs batches."""
+    ignore_signals()
+
+
+def end_at_once(number: int, frame: FrameType | None) -> None:
+    """Handler for the time in which there is nothing to save."""
+    sys.exit(exit_code(number))
