@@ -85,14 +85,9 @@ def remove(checkpoint: Path) -> None:
         trash.parent.rmdir()
 
 
-def find_damage(checkpoint: Path) -> str | None:
-    """Return what of a checkpoint is not as it was written; the user may have added files."""
-    return storage.find_damage(checkpoint, SUMS, needed=[RECIPE])
-
-
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every file is as it was written."""
-    return find_damage(checkpoint) is None
+    """Whether every file is as it was written; the user may have added some."""
+    return storage.find_damage(checkpoint, SUMS, needed=[RECIPE]) is None
 
 
 def newest_whole(output_dir: str) -> Path | None:

@@ -61,10 +61,10 @@ def _lock(path: Path, damage: str | None) -> AcquireReturnProxy:
     try:
         return FileLock(f"{path}.lock").acquire()
     except OSError as error:
-        state = f"{path} is broken ({damage}), and" if path.exists() and damage else path
+        state = f"{path}: {damage}, and it" if damage and path.exists() else path
         raise UserError(
-            f"{state} cannot be written ({error.strerror}): give a --cache_dir of your own, or let its owner run this "
-            "with --prepare_only"
+            f"{state} cannot be written ({error.strerror}): give a --cache_dir of your own, or let the owner of this "
+            "one run it with --prepare_only"
         ) from None
 
 
@@ -157,9 +157,8 @@ def writing(path: Path, size: int, cure: str) -> Iterator[None]:
     """Raise UserError where what has about so many bytes (0: unknown) cannot be written; a folder of it is deleted."""
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # So torch says that a file could not be written.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+    except Exception as error:
+        if not _is_of_disk(error):
             raise
         # The nearest folder that is there; what was written does not count as used.
         shutil.rmtree(path, ignore_errors=True)
@@ -168,6 +167,15 @@ def writing(path: Path, size: int, cure: str) -> Iterator[None]:
         raise UserError(
             f"{path} cannot be written ({str(error)[:150]}): {needed}{gigabytes(free)} are free: {cure}"
         ) from error
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """Return whether an error says that a file could not be written, as the libraries say it."""
+    if isinstance(error, OSError | SafetensorError):
+        return True
+    if type(error) is Exception:
+        return "os error" in str(error)  # tokenizers
+    return isinstance(error, RuntimeError) and "inline_container" in str(error)  # torch
 
 
 def gigabytes(size: float) -> str:
