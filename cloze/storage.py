@@ -53,6 +53,8 @@ def find_or_write(
                 logger.error("BROKEN: %s: %s: prepared again", path, damage)
             _write_entry(path, write, size, damaged)
             logger.info("Saved the %s in %s", name, path)
+        else:
+            logger.info("Reusing the %s in %s", name, path)
         return read(path)
 
 
