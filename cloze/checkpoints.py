@@ -1,27 +1,27 @@
 """Checkpoints: complete or absent. Finding, completing, pruning and making room for them."""
 
-import hashlib
 import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from safetensors import SafetensorError
-
+from cloze import storage
 from cloze.arguments import TrainingArguments, UserError
 from cloze.progress import FILE as PROGRESS
 from cloze.recipes import differences, settings_in
 from cloze.run_length import check_length, length_of
+from cloze.storage import gigabytes
 
 logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.yaml"
 MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
-# Sums of the files, in the format of sha256sum, written last: without it, a checkpoint does not count.
-SUMS = "SHA256SUMS"
+# Checksums of the files, written last: without it, a checkpoint does not count.
+SUMS = storage.SHA256
 # What an optimizer is made of; its state, which has these settings as well, fits no other.
 OPTIMIZER_SETTINGS = {"optim", "optim_args", "optim_target_modules"}
 # Schedulers whose rate follows the evaluations or losses so far, and the settings that it follows from.
@@ -29,6 +29,8 @@ STATEFUL_SCHEDULERS = {"greedy", "reduce_lr_on_plateau"}
 RATE_SETTINGS = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"}
 # Where checkpoints are written and deleted. The Trainer keeps names with this beginning from the Hub.
 ASIDE = "checkpoint-incomplete"
+
+writing = partial(storage.writing, cure="make room and run it again; the checkpoints from before are as they were")
 
 
 @contextmanager
@@ -63,19 +65,11 @@ def final(folder: Path) -> Path:
 
 def complete(folder: Path) -> None:
     """Give the checkpoint written aside its name, once it is on disk for good."""
-    sums = ""
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-            sums += f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n"
-    with open(folder / SUMS, "w") as file:
-        file.write(sums)
-        file.flush()
-        os.fsync(file.fileno())
+    storage.seal(folder, SUMS)
     checkpoint = final(folder)
     if checkpoint.exists():  # it could not be read, or is of an earlier run
         remove(checkpoint)
-    os.replace(folder, checkpoint)
+    storage.rename(folder, checkpoint)
     with suppress(OSError):
         folder.parent.rmdir()
 
@@ -91,38 +85,9 @@ def remove(checkpoint: Path) -> None:
         trash.parent.rmdir()
 
 
-@contextmanager
-def writing(folder: Path, size: int) -> Iterator[None]:
-    """Raise UserError where a folder of about so many bytes cannot be written; what is there of it is deleted."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # So torch says that a file could not be written.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-            raise
-        # The nearest folder that is there; what was written does not count as used.
-        shutil.rmtree(folder, ignore_errors=True)
-        free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.exists())).free
-        raise UserError(
-            f"{folder} cannot be written ({str(error)[:150]}): about {gigabytes(size)} are needed, {gigabytes(free)} "
-            "are free: make room and run it again; the checkpoints from before are as they were"
-        ) from error
-
-
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every file is as it was written."""
-    names = set()
-    try:
-        for line in (checkpoint / SUMS).read_text(encoding="utf-8").splitlines():
-            digest, _, name = line.partition("  ")
-            names.add(name)
-            with open(checkpoint / name, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    return False
-    except (OSError, ValueError):  # no text, or a name that cannot be one
-        return False
-    # Else the sums themselves are cut off.
-    return RECIPE in names
+    """Whether every file is as it was written; the user may have added some."""
+    return storage.find_damage(checkpoint, SUMS, needed=[RECIPE]) is None
 
 
 def newest_whole(output_dir: str) -> Path | None:
@@ -300,7 +265,3 @@ def check_disk(
             gigabytes(free),
         )
     return kept * checkpoint + weights, free
-
-
-def gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

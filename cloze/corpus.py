@@ -1,5 +1,6 @@
 """Files, globs, folders, Hub names -> a corpus of documents; those to train on and those held out."""
 
+import errno
 import glob
 import logging
 import uuid
@@ -19,6 +20,9 @@ from cloze.data_arguments import CsvDialect, DataArguments
 from cloze.readers import FORMATS, choose_column, file_format, find_delimiter, read_rows, read_table, read_text, text_in
 
 logger = logging.getLogger(__name__)
+
+# What the datasets library meets where its cache is full, or another user's.
+CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -272,7 +276,10 @@ def _load_dataset(data_args: DataArguments, model_args: ModelArguments) -> datas
             streaming=data_args.streaming,
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"--dataset_name {name} cannot be loaded: check the name ({str(error)[:300]})") from None
+        cause = error.__cause__ or error
+        in_cache = isinstance(cause, OSError) and cause.errno in CANNOT_WRITE
+        cure = "make room, or give a --cache_dir of your own" if in_cache else "check the name"
+        raise UserError(f"--dataset_name {name} cannot be loaded: {cure} ({str(cause)[:300]})") from None
 
 
 def split_documents(

@@ -2,30 +2,29 @@
 
 import json
 import logging
-import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import datasets
 import numpy as np
 import sentencex
-from filelock import FileLock
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from cloze.arguments import ModelArguments, UserError
 from cloze.corpus import Corpus, read_documents
 from cloze.encoding import Encoder, encode_ahead, own_encoder, portions
+from cloze.storage import find_or_write
 from cloze.tokenization import count_unknown, fingerprint, hash_of, num_ids, unknown_id
 
 logger = logging.getLogger(__name__)
 
 # Raised when what is written changes, so that older caches are not taken for it.
-VERSION = 4
+VERSION = 5
 
 # That sentencex has rules for; for other languages it takes those of a related one, or of English, and does not say so.
 LANGUAGES = "am ar bg bn ca da de el en es fi fr gu hi hy it ja kk kn ml mr my nl pa pl pt ru sk ta te uk"
@@ -111,24 +110,13 @@ def prepare(
     A unit is a ``document``, a ``line``, a ``sentence`` found in the text by the rules of its ``language``, or one by
     ``sentence_per_line``. A ``faster`` encoder is used if it gives the tokenizer's own ids, so that what is prepared is
     the same.
-
-    Processes that prepare the same corpus at the same time wait for each other at a file lock, not in a collective,
-    which would time out on a large corpus (huggingface/transformers#17106).
     """
     key = hash_of([VERSION, corpus.identity, fingerprint(tokenizer), unit, with_words, language])
     path = cache / f"corpus-{key}"
-    with FileLock(f"{path}.lock"):
-        if path.exists() and not overwrite:
-            logger.info("Reusing the prepared corpus in %s", path)
-        else:
-            partial = Path(f"{path}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            write(corpus, tokenizer, partial, unit, with_words, language, faster)
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(partial, path)
-            logger.info("Prepared %s in %s", corpus.name, path)
-        return read(path)
+    write_to = partial(write, corpus, tokenizer, unit=unit, with_words=with_words, language=language, faster=faster)
+    # A token has about four bytes of text.
+    size = corpus.num_bytes // 4 * (dtype_for(tokenizer).itemsize + with_words)
+    return find_or_write(path, write_to, read, name="prepared corpus", size=size, overwrite=overwrite)
 
 
 def tokenize(
@@ -164,8 +152,8 @@ def write(
     language: str,
     faster: Encoder | None,
 ) -> None:
-    dtype = np.uint16 if num_ids(tokenizer) <= 2**16 else np.uint32
-    info = {"dtype": np.dtype(dtype).name, "with_words": with_words}
+    dtype = dtype_for(tokenizer)
+    info = {"dtype": dtype.name, "with_words": with_words}
     documents = count_sentences(unit_texts(corpus, unit, language), info, unit, language)
     progress = tqdm(documents, "tokenizing", unit=" documents", disable=not sys.stderr.isatty())
     num_tokens = num_units = num_unknown = 0
@@ -188,6 +176,10 @@ def write(
     if not num_tokens:
         raise UserError(f"{corpus.name}: the tokenizer finds no token in the text: is it the right one?")
     (path / "info.json").write_text(json.dumps(info | {"unknown": num_unknown}))
+
+
+def dtype_for(tokenizer: PreTrainedTokenizerBase) -> np.dtype:
+    return np.dtype(np.uint16 if num_ids(tokenizer) <= 2**16 else np.uint32)
 
 
 def write_begins(file: BinaryIO, lengths: Sequence[int], begin: int) -> int:

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import logging
-import os
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from filelock import FileLock
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
@@ -27,13 +24,14 @@ from cloze.blocks import Template
 from cloze.corpus import Corpus, read_documents
 from cloze.encoding import PORTION, beginning, plain_backend, portions
 from cloze.pairs import PairTemplate
+from cloze.storage import find_or_write
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 # Raised when what is trained changes, so that tokenizers in older caches are not taken for it.
-VERSION = 1
+VERSION = 2
 # Characters, for byte-level BPE bytes, of a word at most in training, whose time grows with the square of the length.
 LONGEST_WORD = 1_000
 
@@ -63,14 +61,15 @@ def train_tokenizer(
         )
     train = train_wordpiece if model_type in WORDPIECE_TYPES else train_byte_level
     path = cache / f"tokenizer-{hash_of([VERSION, train.__name__, corpus.identity, vocab_size, lower_case])}"
-    with FileLock(f"{path}.lock"):
-        if overwrite or not path.exists():
-            partial = Path(f"{path}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            train(corpus, vocab_size, lower_case).save_pretrained(partial)
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(partial, path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = find_or_write(
+        path,
+        lambda folder: train(corpus, vocab_size, lower_case).save_pretrained(folder),
+        AutoTokenizer.from_pretrained,
+        name="trained tokenizer",
+        # Half of it merges.
+        size=100 * vocab_size,
+        overwrite=overwrite,
+    )
     logger.info("Tokenizer: %s, %s tokens, trained on %s", type(tokenizer).__name__, f"{len(tokenizer):,}", corpus.name)
     return tokenizer
 

@@ -141,7 +141,7 @@ def test_preparing_takes_longer_than_processes_may_wait_for_each_other(tmp_path)
         time.sleep(4)
         assert all(process.is_alive() for process in processes)
     assert finish(processes) == [0, 0]
-    assert log.with_suffix(".0").read_text().count("Prepared ") <= 1
+    assert log.with_suffix(".0").read_text().count("Saved the prepared corpus") <= 1
 
 
 def test_two_processes_killed_go_on_exactly(tmp_path):
