@@ -144,6 +144,10 @@ def resumable(checkpoint: Path) -> Path:
     return checkpoint
 
 
+def unwritable(output_dir: Path, error: OSError) -> UserError:
+    return UserError(f"--output_dir {output_dir} cannot be written to ({error.strerror}): give a folder of yours")
+
+
 def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recipe: str) -> Path | None:
     """Check that output_dir can be written to, and find the checkpoint to go on from: what is there is not lost.
 
@@ -158,9 +162,7 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
         probe.touch()
         probe.unlink(missing_ok=True)  # another process may have been faster
     except OSError as error:
-        raise UserError(
-            f"--output_dir {output_dir} cannot be written to ({error.strerror}): give a folder of yours"
-        ) from None
+        raise unwritable(output_dir, error) from None
     if not training_args.do_train:
         return None
     if keep is not None and Path(keep).is_dir() and output_dir.samefile(keep):

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from cloze.arguments import ModelArguments, UserError
 from cloze.corpus import Corpus, read_documents
 from cloze.encoding import Encoder, encode_ahead, own_encoder, portions
+from cloze.locks import acquire
 from cloze.tokenization import count_unknown, fingerprint, hash_of, num_ids, unknown_id
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def prepare(
     """
     key = hash_of([VERSION, corpus.identity, fingerprint(tokenizer), unit, with_words, language])
     path = cache / f"corpus-{key}"
-    with FileLock(f"{path}.lock"):
+    with acquire(FileLock(f"{path}.lock"), f"the tokens of {corpus.name}"):
         if path.exists() and not overwrite:
             logger.info("Reusing the prepared corpus in %s", path)
         else:

@@ -26,6 +26,7 @@ from cloze.arguments import UserError
 from cloze.blocks import Template
 from cloze.corpus import Corpus, read_documents
 from cloze.encoding import PORTION, beginning, plain_backend, portions
+from cloze.locks import acquire
 from cloze.pairs import PairTemplate
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def train_tokenizer(
         )
     train = train_wordpiece if model_type in WORDPIECE_TYPES else train_byte_level
     path = cache / f"tokenizer-{hash_of([VERSION, train.__name__, corpus.identity, vocab_size, lower_case])}"
-    with FileLock(f"{path}.lock"):
+    with acquire(FileLock(f"{path}.lock"), f"a tokenizer trained on {corpus.name}"):
         if overwrite or not path.exists():
             partial = Path(f"{path}.partial")
             shutil.rmtree(partial, ignore_errors=True)
