@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 import transformers
 
+from cloze.waiting import waiting_for_processes
+
 SAMPLING = ("random", "sequential", "group_by_length")
 # Of a run that ends by time: more than there will be, and the fineness of its schedule.
 TIMED_STEPS = 10**9
@@ -225,7 +227,11 @@ class TrainingArguments(transformers.TrainingArguments):
     @property
     def device(self) -> torch.device:
         """Without a number if it is the CPU: transformers up to 5.17 asks torch to load checkpoints to "cpu:0"."""
-        device = super().device
+        if hasattr(self, "distributed_state"):
+            device = super().device
+        else:  # for the first time
+            with waiting_for_processes():
+                device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cloze import storage
 from cloze.arguments import TrainingArguments, UserError
+from cloze.locks import unwritable
 from cloze.progress import FILE as PROGRESS
 from cloze.recipes import differences, settings_in
 from cloze.run_length import check_length, length_of
@@ -123,9 +124,7 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
         probe.touch()
         probe.unlink(missing_ok=True)  # another process may have been faster
     except OSError as error:
-        raise UserError(
-            f"--output_dir {output_dir} cannot be written to ({error.strerror}): give a folder of yours"
-        ) from None
+        raise unwritable(output_dir, error) from None
     if not training_args.do_train:
         return None
     if keep is not None and Path(keep).is_dir() and output_dir.samefile(keep):

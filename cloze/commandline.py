@@ -17,6 +17,7 @@ from cloze.arguments import ModelArguments, TrainingArguments, UserError
 from cloze.checkpoints import without_new_folders
 from cloze.data_arguments import DataArguments, check_together
 from cloze.interruption import processes_part
+from cloze.locks import lock_output_dir
 from cloze.old_flags import update_flags
 from cloze.recipes import RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
 from cloze.secrecy import SecretFormatter, hide, secrets_of
@@ -58,7 +59,7 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
                 # A recipe may have one, too.
                 secrets |= {token for token in (model_args.token, args.hub_token) if token}
                 leaves_nothing = without_new_folders(args.output_dir) if args.dry_run else nullcontext()
-                with leaves_nothing, processes_part():
+                with leaves_nothing, lock_output_dir(args), processes_part():
                     if args.report_to:
                         # Models and data sets are imported with it.
                         from cloze.trackers import check_login

@@ -23,6 +23,7 @@ from cloze.classifier_arguments import ClassificationArguments, ClassifierArgume
 from cloze.corpus import find_corpora
 from cloze.examples import ExampleSets
 from cloze.labelled_examples import digest_of, numbers_of_classes, read_sets
+from cloze.locks import lock_output_dir
 from cloze.modeling import load_config
 from cloze.recipes import differences, recipe_of
 from cloze.setup import on_first_process, start_process
@@ -71,7 +72,9 @@ def compare(
     for count, (seed, number) in enumerate(runs, 1):
         model, training = run_of(model_args, training_args, number, seed)
         logger.info("\n%s: run %d of %d", training.run_name, count, len(runs))
-        with nullcontext() if trains else checkpoints.without_new_folders(training.output_dir):
+        leaves_nothing = nullcontext() if trains else checkpoints.without_new_folders(training.output_dir)
+        # Its folder is one in which it could be run alone, too.
+        with leaves_nothing, lock_output_dir(training):
             outcomes[number].append(outcome_of_run(fine_tune, model, data_args, training))
         if trains:
             check_texts(outcomes, digests)

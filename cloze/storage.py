@@ -14,6 +14,7 @@ from filelock import AcquireReturnProxy, FileLock
 from safetensors import SafetensorError
 
 from cloze.arguments import UserError
+from cloze.locks import acquire
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def find_or_write(
             result = read(path)
             logger.info("Reusing the %s in %s", name, path)
             return result
-    with _lock(path, damage):
+    with _lock(path, damage, name):
         # Another process may have written it meanwhile.
         damage = find_damage(path)
         if overwrite or damage is not None:
@@ -58,10 +59,10 @@ def find_or_write(
         return read(path)
 
 
-def _lock(path: Path, damage: str | None) -> AcquireReturnProxy:
+def _lock(path: Path, damage: str | None, name: str) -> AcquireReturnProxy:
     """Acquire the lock to write a cache entry; UserError where it cannot be written."""
     try:
-        return FileLock(f"{path}.lock").acquire()
+        return acquire(FileLock(f"{path}.lock"), f"the {name}")
     except OSError as error:
         state = f"{path}: {damage}, and it" if damage and path.exists() else path
         raise UserError(

