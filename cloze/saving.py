@@ -71,7 +71,7 @@ class SavingTrainer(Trainer):
             sys.exit(exit_code(self.watch.signal))
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """Save it as the Trainer does, but in ``args.output_dir``, the default, whole or not at all."""
+        """Save the model as the Trainer does; in ``args.output_dir``, the default, whole or not at all."""
         args = self.args
         if output_dir is not None:
             super().save_model(output_dir, _internal_call)
@@ -88,7 +88,7 @@ class SavingTrainer(Trainer):
 
     @property
     def saves_state(self) -> bool:
-        """Whether a checkpoint has what is needed to go on; one that a signal asked for always has."""
+        """Return whether a checkpoint has what is needed to resume; one that a signal asked for always has."""
         return bool(self.watch.signal) or not self.args.save_only_model
 
     def write_together(self, part: Callable[[Path], None], folder: Path, save_only_model: bool) -> None:

@@ -133,7 +133,7 @@ def test_a_signal_to_one_process_ends_an_evaluation_of_all_at_the_same_batch(tmp
     evaluated = ("--do_eval", "--max_eval_samples", 20, "--per_device_eval_batch_size", 1, "--eval_strategy", "steps")
     argv = ("run_mlm", "--line_by_line", *evaluated, "--eval_steps", 2, "--metric_for_best_model", "loss")
     assert finish(start_together(*argv, *flags(whole, 8, steps=4), log=tmp_path / "whole.log")) == [0, 0]
-    stopped = start_together(*argv, *flags(out, 8, steps=4), log=log, target=run_until_evaluation)
+    stopped = start_together(*argv, *flags(out, 8, steps=4), log=log, patience=60, target=run_until_evaluation)
     assert finish(stopped) == [75, 75]
     for rank in range(2):
         assert re.findall(r"batch \d of step 2", log.with_suffix(f".{rank}").read_text())[-1] == "batch 3 of step 2"
