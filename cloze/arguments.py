@@ -141,6 +141,8 @@ class TrainingArguments(transformers.TrainingArguments):
     )
     # The settings before transformers derives others from them, for recipe.yaml.
     resolved: dict = field(default_factory=dict, init=False, repr=False)
+    # Whether this is a run of --compare_with.
+    compared: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self):
         if self.disable_tqdm is None:

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TextIO
+
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from cloze import storage
 from cloze.arguments import TrainingArguments, UserError
@@ -20,7 +23,8 @@ from cloze.storage import gigabytes
 logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.yaml"
-MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+# A folder holds a model if it has one of these: the weights, or the index of shards.
+MODEL_FILES = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
 # Checksums of the files, written last: without it, a checkpoint does not count.
 SUMS = storage.SHA256
 # What an optimizer is made of; its state, which has these settings as well, fits no other.
@@ -75,6 +79,47 @@ def complete(folder: Path) -> None:
         folder.parent.rmdir()
 
 
+def aside_of_model(output_dir: str) -> Path:
+    """Return the folder to write the finished model to."""
+    return Path(output_dir) / ASIDE / "model"
+
+
+def put_in_place(folder: Path) -> None:
+    """Move a model written aside into output_dir: a reader finds the earlier model, none, or this one.
+
+    The run that is resumed after a kill between two renames saves the model again.
+    """
+    output_dir = folder.parent.parent
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    for path in [*(output_dir / name for name in MODEL_FILES), *output_dir.glob("model-*-of-*.safetensors")]:
+        path.unlink(missing_ok=True)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name in MODEL_FILES):
+        target = output_dir / path.name
+        if target.is_dir():  # as DeepSpeed writes, which no file replaces
+            shutil.rmtree(target)
+        os.replace(path, target)
+    folder.rmdir()
+    with suppress(OSError):
+        folder.parent.rmdir()
+
+
+@contextmanager
+def replacing(path: Path, errors: str = "strict") -> Iterator[TextIO]:
+    """Open a text file that takes the place of ``path`` once it is whole and on disk."""
+    aside = path.with_name(f"{path.name}.aside")
+    try:
+        with open(aside, "w", encoding="utf-8", errors=errors) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def remove(checkpoint: Path) -> None:
     """Delete a checkpoint; if that is broken off, what is left of it no longer counts."""
     trash = checkpoint.parent / ASIDE / f"{checkpoint.name}-deleted"
@@ -108,6 +153,14 @@ def resumable(checkpoint: Path) -> Path:
             "with --model_name_or_path and another --output_dir, or afresh with --overwrite_output_dir"
         )
     return checkpoint
+
+
+def can_resume(training_args: TrainingArguments) -> bool:
+    """Return whether the same command, run again, goes on from what is saved now."""
+    if training_args.compared:  # which goes on with the runs that are not over
+        return True
+    newest = list(list_checkpoints(training_args.output_dir).values())[-1:]
+    return not training_args.overwrite_output_dir and any((path / PROGRESS).is_file() for path in newest)
 
 
 def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recipe: str) -> Path | None:

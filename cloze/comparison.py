@@ -5,7 +5,6 @@ import gc
 import importlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -110,7 +109,7 @@ def run_of(
     name, path = model_args.models[number]
     own = {"config_name": None, "tokenizer_name": None} if number else {}
     training = copy.copy(training_args)
-    training.seed, training.run_name = seed, f"{name}-seed-{seed}"
+    training.seed, training.run_name, training.compared = seed, f"{name}-seed-{seed}", True
     training.output_dir = str(Path(training_args.output_dir) / name / f"seed-{seed}")
     training.resolved = training_args.resolved | {"seed": seed, "output_dir": training.output_dir}
     return replace(model_args, compare_with=None, model_name_or_path=path, **own), training
@@ -138,9 +137,8 @@ def outcome_of_run(
         # The Trainer's callback leaves its run open, and would log the next one there.
         importlib.import_module("wandb").finish()
     if outcome is not None and training_args.process_index == 0:
-        aside = path.with_suffix(".aside")
-        aside.write_text(json.dumps(asdict(outcome), ensure_ascii=False), encoding="utf-8")
-        os.replace(aside, path)
+        with checkpoints.replacing(path) as file:
+            json.dump(asdict(outcome), file, ensure_ascii=False)
         checkpoints.remove_all(training_args.output_dir)
     return outcome
 

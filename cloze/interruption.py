@@ -1,6 +1,7 @@
 """What ends training early, agreed on by all processes at the same step: signals, the time at hand, losses that are no
 numbers."""
 
+import logging
 import math
 import signal
 import time
@@ -13,7 +14,9 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainerState
 
 from cloze.arguments import UserError
-from cloze.signals import end_at_once
+from cloze.signals import end_at_once, exit_code
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -32,20 +35,27 @@ def processes_part() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+class Stopped(SystemExit):
+    """Raised in all processes after the same batch of an evaluation; uncaught, it ends them."""
+
+
 class Watch(TrainerCallback):
     """Ends training at the end of a step, the same for all processes.
 
-    A signal lets the step end and a checkpoint be saved, with which the Trainer then exits. With ``limit``, the time at
-    hand, the schedule is laid over it and training ends with it, as in Geiping and Goldstein (2022). A loss that is no
-    number is an error.
+    A signal lets the step end and a checkpoint be saved, with which the Trainer then exits; an evaluation ends after a
+    batch. With ``limit``, the time at hand, the schedule is laid over it and training ends with it, as in Geiping and
+    Goldstein (2022). A loss that is no number is an error.
 
     Args:
         limit: seconds of training, evaluation and saving in between included, over all restarts; or None.
+
+    Attributes:
+        to_the_end: whether only Ctrl-C stops the run, as it could not be resumed.
     """
 
     def __init__(self, limit: float | None, device: torch.device):
         self.limit, self.device = limit, device
-        self.received, self.signal, self.evaluation_due = 0, 0, False
+        self.received, self.signal, self.evaluation_due, self.to_the_end = 0, 0, False, False
         self.begun, self.seconds_before = None, 0.0
         # The first step whose loss is no number, or 0. Looking at each loss would wait for the device.
         self.bad_step = torch.zeros((), device=device)
@@ -86,6 +96,15 @@ class Watch(TrainerCallback):
             dist.all_reduce(own, dist.ReduceOp.MAX)
         return own
 
+    def end_if_stopped(self, message: str = "Evaluation stopped by a signal: running again repeats it") -> None:
+        """Raise Stopped in all processes if one of them has received a signal; waits for all of them."""
+        # One process does not wait for its device.
+        number = int(self.ask()[0]) if dist.is_initialized() else self.received
+        if number and (number == signal.SIGINT or not self.to_the_end):
+            self.signal = number
+            logger.info(message)
+            raise Stopped(exit_code(number))
+
     def check_losses(self, bad_step: float, output_dir: str) -> None:
         if bad_step:
             raise UserError(
@@ -124,3 +143,6 @@ class Watch(TrainerCallback):
         if self.signal:
             # An evaluation may take longer than there is time.
             self.evaluation_due, control.should_evaluate, control.should_save = control.should_evaluate, False, True
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        self.end_if_stopped()

@@ -7,6 +7,7 @@ import yaml
 from transformers import PreTrainedModel
 
 from cloze.arguments import ModelArguments, TrainingArguments
+from cloze.checkpoints import replacing
 from cloze.data_arguments import DataArguments
 from cloze.modeling import code_sources
 from cloze.tasks import Task
@@ -55,8 +56,7 @@ def write_model_card(
     )
     curves = f"\n![Training curves]({CURVES})\n" if (path.parent / CURVES).exists() else ""
     examples = "\n\n".join(f"## {title}\n\n" + "\n\n".join(texts) for title, texts in shown.items())
-    path.write_text(
-        f"""---
+    text = f"""---
 {yaml.safe_dump(metadata, sort_keys=False)}---
 
 # {Path(training_args.output_dir).resolve().name}
@@ -76,6 +76,6 @@ A {task.title}, trained from {origin}.
 recipe.yaml holds them all. {" ".join(how)}
 learning rate {training_args.learning_rate}, {training_args.per_device_train_batch_size} examples a device, \
 {training_args.gradient_accumulation_steps} batches a step, seed {training_args.seed}. {versions}.
-""",
-        encoding="utf-8",
-    )
+"""
+    with replacing(path) as file:
+        file.write(text)

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.arguments import UserError
+from cloze.checkpoints import replacing
 from cloze.corpus import find_files
 from cloze.data_arguments import NextSentenceArguments
 from cloze.encoding import encode
@@ -118,7 +119,7 @@ def save_predictions(
     path = Path(trainer.args.output_dir) / "predictions.jsonl"
     found, nothing = iter(predictions), dict.fromkeys(predictions[0])
     # Half a surrogate pair in a column that is not read is written as JSON can have it, escaped.
-    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+    with replacing(path, errors="backslashreplace") as file:
         for number, (item, row) in enumerate(rows):
             line = row | {"row": number} | (nothing if item is None else next(found))
             # Dates and the like, which JSON lacks, as strings.

@@ -1,7 +1,8 @@
 """What a user reads at the end: a table of the run, a summary, a few words filled in; and the curves."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, cycle, islice
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def finish(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets, metrics
         if "train_loss" in metrics:
             card = Path(training_args.output_dir) / "README.md"
             draw_curves(history, best_step, figures, card.parent / CURVES)
-            write_model_card(card, task, lines, shown, setup.model_args, setup.data_args, training_args, model)
+            with kept_without("MODEL CARD", card):
+                write_model_card(card, task, lines, shown, setup.model_args, setup.data_args, training_args, model)
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset=setup.data_args.dataset_name)
 
@@ -77,17 +79,25 @@ def figures_of(objectives: dict[str, Objective]) -> dict[str, tuple[str, str]]:
 def draw_curves(
     history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]], path: Path
 ) -> None:
-    """Write the figure of the run; warns where it cannot be written, as all else of the run is saved."""
+    """Write the figure of the run."""
     # Not at the top, as all of matplotlib comes with it.
     from cloze.figures import curves_of, save
 
-    try:
+    with kept_without("CURVES", path):
         save(curves_of(history, best_step, figures), path)
+
+
+@contextmanager
+def kept_without(title: str, path: Path) -> Iterator[None]:
+    """Warn where a file cannot be written, as all else of the run is saved."""
+    try:
+        yield
     except OSError as error:
         path.unlink(missing_ok=True)
         logger.warning(
-            "CURVES: %s cannot be written (%s): all else of the run is there; make room, and run it again without "
-            "--overwrite_output_dir to draw it",
+            "%s: %s cannot be written (%s): all else of the run is there; make room, and run it again without "
+            "--overwrite_output_dir to get it",
+            title,
             path,
             error.strerror or error,
         )

@@ -19,6 +19,7 @@ from transformers.trainer_utils import IntervalStrategy
 from cloze.arguments import UserError
 from cloze.batching import BatchSettings, EpochBatches
 from cloze.checkpoints import STATEFUL_SCHEDULERS
+from cloze.interruption import Stopped
 from cloze.masking import Padding
 from cloze.progress import Progress
 from cloze.run_length import RunLength, length_of
@@ -241,8 +242,14 @@ class ResumableTrainer(SavingTrainer):
         return self.progress.step if self.length_before.unit == "hours" else position
 
     def _evaluate(self, *args, skip_scheduler=False, **kwargs):
-        if self.progress is None or not skip_scheduler:
-            return super()._evaluate(*args, skip_scheduler=skip_scheduler, **kwargs)
+        if not skip_scheduler:
+            try:
+                return super()._evaluate(*args, **kwargs)
+            except Stopped:
+                self.watch.evaluation_due = True
+                self._save_checkpoint(self.model, None)  # and exits
+        if self.progress is None:
+            return super()._evaluate(*args, skip_scheduler=True, **kwargs)
         # The one on start is that which was put off: all is to come of it that does in its place.
         metrics = super()._evaluate(*args, **kwargs)
         if self._determine_best_metric(metrics, None) and self.state.best_global_step is not None:

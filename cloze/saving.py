@@ -16,7 +16,7 @@ from cloze import checkpoints
 from cloze.arguments import UserError
 from cloze.interruption import Watch
 from cloze.progress import Progress
-from cloze.signals import exit_code
+from cloze.signals import exit_code, handled
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class SavingTrainer(Trainer):
             state.best_model_checkpoint = str(best)
         folder = checkpoints.aside(args.output_dir, state.global_step)
         for part in (self.write_model, partial(self.write_state, progress), self.complete):
-            self.write_together(part, folder)
+            self.write_together(part, folder, save_only_model=not self.saves_state)
         folder = checkpoints.final(folder)
         if args.push_to_hub:
             self._push_from_checkpoint(str(folder))
@@ -71,10 +71,31 @@ class SavingTrainer(Trainer):
             logger.info("Stopped by a signal after step %d, which is saved: run it again to go on", state.global_step)
             sys.exit(exit_code(self.watch.signal))
 
-    def write_together(self, part: Callable[[Path], None], folder: Path) -> None:
-        """Write one's part of a checkpoint, and go on when all processes have; UserError if one of them cannot."""
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Save the model as the Trainer does; in ``args.output_dir``, the default, whole or not at all."""
+        args = self.args
+        if output_dir is not None:
+            super().save_model(output_dir, _internal_call)
+            return
+        folder = checkpoints.aside_of_model(args.output_dir)
+        for part in (self.write_model, self.put_in_place):
+            self.write_together(part, folder, save_only_model=True)
+        if args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=args.hub_revision)
+
+    def put_in_place(self, folder: Path) -> None:
+        if self.args.should_save:
+            checkpoints.put_in_place(folder)
+
+    @property
+    def saves_state(self) -> bool:
+        """Return whether a checkpoint has what is needed to resume; one that a signal asked for always has."""
+        return bool(self.watch.signal) or not self.args.save_only_model
+
+    def write_together(self, part: Callable[[Path], None], folder: Path, save_only_model: bool) -> None:
+        """Write one's part of a folder, and go on when all processes have; UserError if one of them cannot."""
         problem = None
-        size = checkpoints.checkpoint_size(self.model.num_parameters(), self.args.save_only_model)
+        size = checkpoints.checkpoint_size(self.model.num_parameters(), save_only_model)
         try:
             with checkpoints.writing(folder, size):
                 part(folder)
@@ -83,13 +104,22 @@ class SavingTrainer(Trainer):
         if any(gather_object([problem is not None])):
             raise problem or UserError(f"{folder} cannot be written by another process, which says why")
 
+    def evaluation_loop(self, *args, **kwargs):
+        """Evaluate or predict until a signal comes, which ends it after a batch."""
+        with handled(self.watch.receive):
+            output = super().evaluation_loop(*args, **kwargs)
+        if not self.is_in_train:
+            # No step follows that would look at it.
+            self.watch.end_if_stopped()
+        return output
+
     def write_model(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.save_model(str(folder), _internal_call=True)
 
     def write_state(self, progress: Progress, folder: Path) -> None:
         """What is needed to go on."""
-        if not self.args.save_only_model:
+        if self.saves_state:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -18,8 +19,8 @@ from cloze.model_card import CURVES
 from cloze.progress import Progress
 from cloze.recipes import settings_in
 from cloze.run_length import length_of
-from cloze.setup import Setup, make_collator, padding_of
-from cloze.signals import handled
+from cloze.setup import Setup, make_collator, on_first_process, padding_of
+from cloze.signals import handle_from_now_on, handled
 from cloze.trackers import guard_trackers
 from cloze.trainer import PretrainingTrainer
 
@@ -61,7 +62,11 @@ def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
         recipe.write_text(setup.recipe, encoding="utf-8")
     with trackers_open(trainer):
         if args.do_train:
-            metrics |= train(trainer, setup.checkpoint)
+            with handled(trainer.watch.receive):
+                metrics |= train(trainer, setup.checkpoint)
+                end_if_stopped(trainer)
+            if trainer.watch.to_the_end:
+                handle_from_now_on(trainer.watch.receive)
         if args.do_eval:
             metrics |= evaluate(trainer)
     if args.do_train:
@@ -101,8 +106,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     # The metrics of the model as it was show what training brought; a resumed run has them in its state.
     args.eval_on_start = args.do_eval and (progress is None or progress.evaluation_due)
     first = 0 if progress is None else progress.step
-    with handled(trainer.watch.receive):
-        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.stopped_early and trainer.state.global_step < trainer.state.max_steps:
         logger.info(
             "Stopped early at step %d: no improvement in %d evaluations over %.4f (--metric_for_best_model %s)",
@@ -113,9 +117,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
         )
     # A GPU is not asked about the last step before.
     trainer.watch.check_losses_now(args.output_dir)
-    model = Path(args.output_dir) / "model.safetensors"
-    with checkpoints.writing(model, checkpoints.checkpoint_size(trainer.model.num_parameters(), save_only_model=True)):
-        trainer.save_model()
+    trainer.save_model()
     whole = {name: result.metrics[name] for name in ("epoch", "train_loss")}
     if hasattr(trainer.train_dataset, "__len__"):
         whole["train_samples"] = len(trainer.train_dataset)
@@ -131,17 +133,26 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     return metrics
 
 
+def end_if_stopped(trainer: PretrainingTrainer) -> None:
+    """End the run if a signal came after the last step; where running again would lose that, go on to the end."""
+    watch = trainer.watch
+    watch.to_the_end = not on_first_process(partial(checkpoints.can_resume, trainer.args))
+    watch.end_if_stopped("Stopped by a signal after the last step, the model is saved: run it again for what is left")
+    if watch.received:
+        logger.info("Received a signal: going on to the end, as no checkpoint is there to resume the run from")
+
+
 def what_is_missing(trainer: PretrainingTrainer, whole: dict[str, float]) -> dict[str, float]:
     """The metrics of a run that has taken its last step, if it was broken off before it told all of them; else none."""
     if not trainer.is_world_process_zero():
         return {}
     folder = Path(trainer.args.output_dir)
+    read_results(folder / "all_results.json")
     earlier = read_results(folder / "train_results.json")
     if earlier.get("train_loss") == whole["train_loss"]:
         # The model card is written last; the curves may have found no room.
         return {} if all((folder / name).exists() for name in ("README.md", CURVES)) else earlier
     # How fast it was is not known any more.
-    read_results(folder / "all_results.json")
     trainer.save_metrics("train", whole)
     return whole
 

@@ -3,8 +3,10 @@
 import importlib
 import multiprocessing
 import os
+import signal
 import socket
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,15 +23,17 @@ MODULES = ("block_examples", "class_predictions", "comparison", "figures", "fill
 CONTEXT.set_forkserver_preload([*SCRIPTS, *(f"cloze.{name}" for name in (*MODULES, "preflight", "report"))])
 
 
-def start(script: str, *argv, log: Path, environment: dict[str, str] | None = None) -> multiprocessing.Process:
-    """Start ``script argv`` in a process whose output goes to the end of a file."""
-    process = CONTEXT.Process(target=run, args=(script, list(map(str, argv)), log, environment or {}))
+def start(
+    script: str, *argv, log: Path, environment: dict[str, str] | None = None, target: Callable | None = None
+) -> multiprocessing.Process:
+    """Start ``script argv`` in a process whose output goes to the end of a file; ``target`` is called for ``run``."""
+    process = CONTEXT.Process(target=target or run, args=(script, list(map(str, argv)), log, environment or {}))
     process.start()
     return process
 
 
 def start_together(
-    script: str, *argv, log: Path, processes: int = 2, patience: float = 600
+    script: str, *argv, log: Path, processes: int = 2, patience: float = 600, target: Callable | None = None
 ) -> list[multiprocessing.Process]:
     """Start processes that know of each other, as a launcher does, and wait so many seconds for each other at most."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -43,6 +47,7 @@ def start_together(
             "--use_cpu",
             log=log.with_suffix(f".{rank}"),
             environment={name: str(value) for name, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()},
+            target=target,
         )
         for rank in range(processes)
     ]
@@ -63,3 +68,20 @@ def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) ->
     distributed_c10d.default_pg_timeout = timedelta(seconds=float(os.environ.get("PATIENCE", 600)))
     module = importlib.import_module(script)
     module.run_script(module.main, argv)
+
+
+def run_until_evaluation(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:
+    """Run the script until, in training, the second process receives a signal in the third batch of an evaluation."""
+    trainer_class = importlib.import_module("cloze.trainer").PretrainingTrainer
+    predict, batches = trainer_class.prediction_step, []
+
+    def signalled(trainer, *args, **kwargs):
+        batches.extend([1] * (trainer.state.global_step > 0))
+        if len(batches) == 3 and environment["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        if trainer.state.global_step:
+            print("batch", len(batches), "of step", trainer.state.global_step)
+        return predict(trainer, *args, **kwargs)
+
+    trainer_class.prediction_step = signalled
+    run(script, argv, log, environment)

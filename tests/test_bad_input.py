@@ -75,7 +75,7 @@ FILES = {
     "syntax.json": b'{"do_train": true,\n "seed": }\n',
     "number.yaml": b"learning_rate: fast\n",
     "null.yaml": b"learning_rate: null\n",
-    "taken/config.json": b"{}",
+    "taken/model.safetensors": b"{}",
     "documents.txt": b"The moon is far. It is cold.\n\nSalt stays. Water goes.\n\nDrums beat. Strings sing.\n",
     "sentences.txt": b"The moon is far.\n\nThe sun is farther.\n\nThe stars are farther still.\n",
     "pairs.csv": b"sentence_a,sentence_b,label\nThe moon is far.,It is cold.,0\n",

@@ -9,7 +9,15 @@ from types import SimpleNamespace
 import pytest
 
 from cloze.arguments import TrainingArguments, UserError
-from cloze.checkpoints import check_disk, list_checkpoints, prune, remove_all
+from cloze.checkpoints import (
+    MODEL_FILES,
+    aside_of_model,
+    check_disk,
+    list_checkpoints,
+    prune,
+    put_in_place,
+    remove_all,
+)
 from cloze.checkpoints import prepare_output_dir as prepare
 
 
@@ -132,7 +140,7 @@ def test_processes_look_at_a_folder_at_once(out):
     assert names(out) == ["checkpoint-10", "notes.txt"]
 
 
-@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
 def test_a_finished_model_is_not_overwritten(file, out):
     make(out)
     (out / file).write_text("weights")
@@ -143,10 +151,59 @@ def test_a_finished_model_is_not_overwritten(file, out):
     assert prepare_output_dir(arguments(out, overwrite_output_dir=True), keep=None) is None
 
 
+def model_in(out):
+    """What a reader finds: of each file its text, if there is a model."""
+    texts = {path.name: path.read_text() for path in out.iterdir() if path.is_file()}
+    return texts if set(MODEL_FILES) & set(texts) else None
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json")
+
+
+@pytest.mark.parametrize("weights", [("model.safetensors",), SHARDS])
+@pytest.mark.parametrize("weights_before", [("model.safetensors",), ("pytorch_model.bin",), SHARDS])
+def test_a_model_is_the_one_before_none_or_the_new_one_wherever_it_is_killed(weights_before, weights, out, monkeypatch):
+    def write(folder, text, names):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("config.json", "tokenizer.json", *names):
+            (folder / name).write_text(text)
+
+    def dying(original):
+        def call(*args, **kwargs):
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+            return original(*args, **kwargs)
+
+        return call
+
+    for owner, name in ((os, "replace"), (os, "fsync"), (type(out), "unlink")):
+        monkeypatch.setattr(owner, name, dying(getattr(owner, name)))
+    left, found = [], []
+    for calls in range(50):
+        left[:] = range(calls)
+        shutil.rmtree(out, ignore_errors=True)
+        write(out, "before", weights_before)
+        before, folder = model_in(out), aside_of_model(str(out))
+        write(folder, "new", weights)
+        new = model_in(folder)
+        try:
+            put_in_place(folder)
+        except KeyboardInterrupt:
+            found.append(model_in(out))
+            assert found[-1] in (before, None)
+        else:
+            break
+    assert model_in(out) == new
+    assert names(out) == sorted(new)
+    assert (before in found, None in found) == (True, True)
+
+
 def test_other_files_do_not_matter(out):
     make(out)
+    (out / "config.json").write_text("{}")  # without weights, as a kill left it once
     assert prepare_output_dir(arguments(out), keep=None) is None
-    assert names(out) == ["notes.txt"]
+    assert names(out) == ["config.json", "notes.txt"]
 
 
 @pytest.mark.parametrize(

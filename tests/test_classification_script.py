@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -369,6 +371,53 @@ def test_a_run_without_checkpoints_that_is_killed_is_done_anew(train, checkpoint
         train(*settings, "--learning_rate", "1e-3", model=models)
     train(*settings, model=models)
     assert len(compared(out)["models"]) == 2
+
+
+@pytest.mark.parametrize("saving", ["steps", "no"])
+def test_a_comparison_that_a_signal_stops_goes_on_where_it_was(saving, train, checkpoint, out, monkeypatch):
+    """In the last evaluation of the first run: without a checkpoint, that run is done anew."""
+    models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
+    settings = ("--max_steps", 1, "--num_seeds", 1, "--save_strategy", saving)
+    predict, taken = PretrainingTrainer.prediction_step, []
+
+    def signalled(trainer, *args, **kwargs):
+        if not trainer.is_in_train and not taken:
+            taken.append(trainer.args.output_dir)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(PretrainingTrainer, "prediction_step", signalled)
+    with pytest.raises(AssertionError, match="assert 75 == 0"):
+        train(*settings, model=models)
+    assert taken == [str(out / "a" / "seed-42")]
+    assert not list(out.glob("*/*/outcome.json"))
+    assert ("Nothing is left to train" in train(*settings, model=models)) == (saving == "steps")
+    assert len(compared(out)["models"]) == 2
+
+
+@pytest.mark.parametrize("task", ["--do_eval", "--do_predict"])
+def test_a_signal_ends_what_does_not_train_at_its_next_batch(task, script, train, out, tmp_path, monkeypatch):
+    """What was predicted before stays whole."""
+    train("--max_steps", 1)
+    (tmp_path / "texts.csv").write_text("text,label\n" + "the moon,astronomy\n" * 6)
+    text = ("--validation_file", SAMPLE) if task == "--do_eval" else ("--test_file", tmp_path / "texts.csv")
+    argv = ("--model_name_or_path", out, *text, task, "--output_dir", tmp_path / "told")
+    argv = (*argv, "--per_device_eval_batch_size", 2)
+    predict, batches = PretrainingTrainer.prediction_step, []
+
+    def signalled(*args, **kwargs):
+        batches.append(1)
+        if len(batches) == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return predict(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainingTrainer, "prediction_step", signalled)
+        code, printed, errors = script(*argv)
+    assert (code, errors, len(batches)) == (75, "", 2)
+    assert "Evaluation stopped by a signal: running again repeats it" in printed
+    assert not list((tmp_path / "told").glob("*predict*"))
+    assert script(*argv)[0] == 0
 
 
 def throw(error):

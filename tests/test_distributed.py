@@ -17,7 +17,7 @@ from conftest import SAMPLE
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import start, start_together
+from processes import run_until_evaluation, start, start_together
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -126,6 +126,23 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
     assert finish([start(*argv, *flags(one, 16, steps=40), log=tmp_path / "one.log")]) == [0]
     names = ("step", "epoch", "learning_rate", "loss")
     assert_close(history(out, *names), history(one, *names), rtol=1e-4, atol=1e-6)
+
+
+def test_a_signal_to_one_process_ends_an_evaluation_of_all_at_the_same_batch(tmp_path):
+    whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
+    evaluated = ("--do_eval", "--max_eval_samples", 20, "--per_device_eval_batch_size", 1, "--eval_strategy", "steps")
+    argv = ("run_mlm", "--line_by_line", *evaluated, "--eval_steps", 2, "--metric_for_best_model", "loss")
+    assert finish(start_together(*argv, *flags(whole, 8, steps=4), log=tmp_path / "whole.log")) == [0, 0]
+    stopped = start_together(*argv, *flags(out, 8, steps=4), log=log, patience=60, target=run_until_evaluation)
+    assert finish(stopped) == [75, 75]
+    for rank in range(2):
+        assert re.findall(r"batch \d of step 2", log.with_suffix(f".{rank}").read_text())[-1] == "batch 3 of step 2"
+    assert "Stopped by a signal after step 2, which is saved" in log.with_suffix(".0").read_text()
+    assert finish(start_together(*argv, *flags(out, 8, steps=4), log=log)) == [0, 0]
+    for names in (("step", "learning_rate", "grad_norm", "loss"), ("step", "eval_accuracy", "eval_loss")):
+        assert history(out, *names) == history(whole, *names)
+    weights, expected = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def test_preparing_takes_longer_than_processes_may_wait_for_each_other(tmp_path):

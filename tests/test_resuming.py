@@ -1,5 +1,6 @@
 """Runs that are broken off and gone on with: killed, stopped by signals, out of disk, out of time."""
 
+import errno
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import resource
 import shutil
 import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +21,7 @@ from processes import start
 from safetensors.torch import load_file
 from transformers import Trainer
 
-from cloze import checkpoints, interruption, report
+from cloze import checkpoints, fill_mask, interruption, report
 from cloze.checkpoints import is_whole
 from cloze.trainer import PretrainingTrainer
 
@@ -266,6 +268,24 @@ def test_curves_that_found_no_room_are_drawn_by_the_same_command(train, tmp_path
     assert "Nothing is left to train" in train(tmp_path, "blocks")[1]
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     assert "curves.png" in (tmp_path / "README.md").read_text()
+
+
+def test_a_model_card_that_finds_no_room_is_written_by_the_same_command(train, tmp_path, monkeypatch):
+    card = tmp_path / "README.md"
+
+    def full(target, fsync=os.fsync):
+        if Path(f"/proc/self/fd/{target}").resolve().name == "README.md.aside":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        code, printed, errors = train(tmp_path, "blocks")
+    assert (code, errors) == (0, "")
+    assert f"MODEL CARD: {card} cannot be written (No space left on device)" in printed
+    assert not list(tmp_path.glob("README.md*"))
+    assert "Nothing is left to train" in train(tmp_path, "blocks")[1]
+    assert "trained from" in card.read_text()
 
 
 def test_another_recipe_is_an_error_that_shows_the_difference(train, tmp_path):
@@ -599,6 +619,180 @@ def test_five_kills_at_random_saves_included(uninterrupted, tmp_path):
     process.join()
     assert process.exitcode == 0, log.read_text()
     assert_same(out, uninterrupted)
+
+
+def signal_before(number, monkeypatch, owner, name, condition=lambda *args: True):
+    """Send the process a signal in the first call of a function whose arguments fulfil the condition."""
+    original, sent = getattr(owner, name), []
+
+    def signalled(*args, **kwargs):
+        if not sent and condition(*args):
+            sent.append(number)
+            os.kill(os.getpid(), number)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, signalled)
+    return sent
+
+
+def entries(out) -> list[dict]:
+    """All that is logged but times and where the run was resumed."""
+    timed = ("runtime", "per_second", "mfu", "total_flos")
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    return [
+        {name: value for name, value in entry.items() if not name.endswith(timed)}
+        for entry in history
+        if "resumed" not in entry
+    ]
+
+
+EVALUATED = (
+    *("--do_eval", "--validation_split_percentage", 30, "--per_device_eval_batch_size", 1),
+    *("--logging_steps", 1),
+)
+STEPS = ("--eval_strategy", "steps", "--eval_steps", 3, "--metric_for_best_model", "loss")
+IN_TRAINING = {
+    "the one that ends training early": (
+        ("blocks", *STEPS, "--load_best_model_at_end", *STOPPING[-8:], "--max_steps", 12),
+        *(9, signal.SIGTERM, 75),
+    ),
+    "the best so far": (("both", *STEPS, "--load_best_model_at_end"), *(6, signal.SIGINT, 130)),
+    "of an epoch, for the learning rate": (
+        ("pairs", "--eval_strategy", "epoch", "--lr_scheduler_type", "reduce_lr_on_plateau", "--save_strategy", "no",
+         "--lr_scheduler_kwargs", '{"patience": 0, "threshold": 0.5}', "--metric_for_best_model", "loss"),
+        *(3, signal.SIGUSR1, 75),
+    ),
+    "where models alone are saved": (("lines", *STEPS, "--save_only_model"), *(3, signal.SIGTERM, 75)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", IN_TRAINING)
+def test_a_signal_ends_an_evaluation_at_its_next_batch_and_it_is_repeated(case, train, tmp_path, monkeypatch):
+    """And all that follows from it, as the best model, early stopping and a learning rate, is as without the signal."""
+    argv, step, number, code = IN_TRAINING[case]
+    argv, out, whole = (*argv, *EVALUATED, "--cache_dir", tmp_path), tmp_path / "out", tmp_path / "whole"
+    assert train(whole, *argv)[0] == 0
+    batches = []
+
+    def in_evaluation(trainer, *args):
+        due = trainer.is_in_train and trainer.state.global_step >= step
+        batches.extend([trainer.state.global_step] * due)
+        return len(batches) == 2
+
+    with monkeypatch.context() as patched:
+        signal_before(number, patched, PretrainingTrainer, "prediction_step", in_evaluation)
+        stopped = train(out, *argv)
+    assert (stopped[0], stopped[2]) == (code, "")
+    assert len(batches) == 2, "it ended at once"
+    assert f"Stopped by a signal after step {batches[0]}, which is saved: run it again" in stopped[1]
+    assert json.loads((out / f"checkpoint-{batches[0]}" / "progress.json").read_text())["evaluation_due"]
+    assert train(out, *argv)[::2] == (0, "")
+    assert resumed(out) in ([batches[0]], [])
+    assert_same(out, whole)
+    assert entries(out) == entries(whole)
+    states = [json.loads((folder / "trainer_state.json").read_text()) for folder in (out, whole)]
+    assert states[0]["best_global_step"] == states[1]["best_global_step"]
+
+
+MOMENTS = {
+    "the evaluation before training": (PretrainingTrainer, "prediction_step"),
+    "the last step": (PretrainingTrainer, "compute_loss"),
+    "the last checkpoint": (checkpoints, "complete"),
+    "the model": (checkpoints, "put_in_place"),
+    "the evaluation after training": (PretrainingTrainer, "prediction_step"),
+    "the prediction": (fill_mask, "save_predictions"),
+    "the report": (report, "write_model_card"),
+}
+AFTER = list(MOMENTS)[3:]
+SAVING = {"checkpoints": (), "none": ("--save_strategy", "no"), "none that counts": ("--overwrite_output_dir",)}
+NEAR_THE_END = [
+    *((moment, "checkpoints", 75) for moment in MOMENTS),
+    ("the last step", "none", 75),
+    # Run again, it would begin anew.
+    *((moment, "none", 0) for moment in AFTER),
+    ("the evaluation after training", "none that counts", 0),
+]
+
+
+@pytest.mark.parametrize(("moment", "saving", "expected"), NEAR_THE_END)
+def test_a_signal_near_the_end_loses_nothing(moment, saving, expected, train, tmp_path, monkeypatch):
+    """The exit code is 75 where running again does what is left, and 0 where the run went on to its end."""
+    (tmp_path / "lines.txt").write_text("The [MASK] is here.\n")
+    argv = ("blocks", "--max_steps", 2, *EVALUATED, "--cache_dir", tmp_path, *SAVING[saving])
+    argv = (*argv, "--do_predict", "--test_file", tmp_path / "lines.txt")
+
+    def at_the_moment(trainer, *args):
+        if moment == "the evaluation after training":
+            return not trainer.is_in_train
+        return moment != "the last step" or trainer.state.global_step == 1
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        sent = signal_before(signal.SIGTERM, patched, *MOMENTS[moment], at_the_moment)
+        code, printed, errors = train(out, *argv)
+    assert (sent, code, errors) == ([signal.SIGTERM], expected, "")
+    assert ("going on to the end" in printed) == (expected == 0 and moment == "the model")
+    if code == 75:
+        assert not (out / "README.md").exists()
+        code, printed, errors = train(out, *argv)
+        assert (code, errors) == (0, "")
+        assert ("Nothing is left to train" in printed) == (moment != "the evaluation before training")
+    for name in ("model.safetensors", "eval_results.json", "train_results.json", "predictions.jsonl", "README.md"):
+        assert (out / name).stat().st_size > 0
+    assert not list(out.rglob("*.aside"))
+    assert not (out / checkpoints.ASIDE).exists()
+
+
+def test_ctrl_c_ends_an_evaluation_after_the_last_step_whatever_is_saved(train, tmp_path, monkeypatch):
+    """And a second one what does not wait for a batch."""
+    argv = ("blocks", "--max_steps", 1, *EVALUATED, "--cache_dir", tmp_path, "--save_strategy", "no")
+    after = lambda trainer, *args: not trainer.is_in_train  # noqa: E731
+    with monkeypatch.context() as patched:
+        signal_before(signal.SIGINT, patched, PretrainingTrainer, "prediction_step", after)
+        assert train(tmp_path / "out", *argv)[0] == 130
+    assert load_file(tmp_path / "out" / "model.safetensors")
+
+
+def test_a_model_that_is_half_in_place_is_saved_again(train, tmp_path, monkeypatch):
+    """Of a run that is resumed for longer: the model from before is not mixed with the new one."""
+    train(tmp_path / "out", "blocks", "--max_steps", 6)
+    argv = ("blocks", "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-6")
+    replace, calls = os.replace, []
+
+    def dying(source, target):
+        calls.extend([target] * (source.parent.name == "model"))
+        if len(calls) == 2:
+            raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", dying)
+        with pytest.raises(Killed):
+            train(tmp_path / "out", *argv)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert train(tmp_path / "out", "blocks")[::2] == (0, "")
+    for name, tensor in load_file(tmp_path / "out" / "checkpoint-12" / "model.safetensors").items():
+        assert torch.equal(tensor, load_file(tmp_path / "out" / "model.safetensors")[name])
+
+
+def test_a_disk_that_is_full_at_the_model_leaves_the_one_before(train, tmp_path, monkeypatch):
+    train(tmp_path, "blocks", "--max_steps", 3)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    save = PretrainingTrainer._save
+
+    def full(self, folder, *args):
+        save(self, folder, *args)
+        if folder.endswith("model"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PretrainingTrainer, "_save", full)
+        code, _, errors = train(tmp_path, "blocks", "--resume_from_checkpoint", tmp_path / "checkpoint-3")
+    assert code == 2
+    assert re.fullmatch(r"error: .*model cannot be written .*No space left.*: make room and run it again.*\n", errors)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert not (tmp_path / checkpoints.ASIDE / "model").exists()
+    assert train(tmp_path, "blocks")[0] == 0
 
 
 # The disk
