@@ -50,8 +50,8 @@ def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
     results. --prepare_only writes to the cache alone, and --dry_run leaves nothing behind: it warns.
 
     The first process holds it for all. The kernel frees it when that has died, however it did; forked children, such as
-    data-loader workers that outlive it for some seconds, do not have it, as filelock closes it in them. The file stays:
-    to delete it would leave two files to processes that open it at that moment.
+    data-loader workers that outlive it for some seconds, do not have it, as filelock closes it in them. The file stays,
+    empty: to delete it would leave two files to processes that open it at that moment.
     """
     # A soft lock, which would take the place of one that the file system does not know, outlives a killed node.
     lock = FileLock(Path(args.output_dir) / RUN_LOCK, fallback_to_soft=False)
@@ -67,7 +67,10 @@ def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        if lock.is_locked:
+            with suppress(OSError):  # the user may have deleted it
+                os.truncate(lock.lock_file, 0)
+            lock.release()
 
 
 def unwritable(output_dir: Path, error: OSError) -> UserError:
