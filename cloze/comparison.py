@@ -176,7 +176,9 @@ def digests_of_texts(
     model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments
 ) -> list[str]:
     """Return the digests of the texts to train and to evaluate on, as the files hold them now."""
-    corpora = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
+    corpora = find_corpora(
+        data_args, model_args, training_args.do_train, training_args.do_eval, training_args.output_dir
+    )
     _, *sets = read_sets(corpora, data_args, training_args)
     return [digest_of(texts) for texts in sets]
 

@@ -43,6 +43,7 @@ def make_trainer(setup: Setup, model: PreTrainedModel, sets: ExampleSets) -> Pre
         recipe=setup.recipe,
         progress=progress,
         length_before=length_before,
+        texts=[corpus and corpus.content for corpus in setup.corpora] if setup.training_args.do_train else None,
         flops=count_flops(model, setup.task.masks) if setup.training_args.do_train else None,
         data_collator=make_collator(setup, padding),
         train_dataset=sets.train,
