@@ -77,7 +77,9 @@ def compare(
             check_texts(outcomes, digests)
     if trains and training_args.process_index == 0:
         recipe = recipe_of(model_args, data_args, training_args)
-        tell(summarise(model_args.models, outcomes, seeds), Path(training_args.output_dir), recipe)
+        output_dir = Path(training_args.output_dir)
+        with checkpoints.writing(output_dir / "comparison.json", FIGURE_SIZE):
+            tell(summarise(model_args.models, outcomes, seeds), output_dir, recipe)
 
 
 def check_comparison(model_args: ClassifierArguments, training_args: TrainingArguments) -> None:
@@ -135,9 +137,10 @@ def outcome_of_run(
         # The Trainer's callback leaves its run open, and would log the next one there.
         importlib.import_module("wandb").finish()
     if outcome is not None and training_args.process_index == 0:
-        aside = path.with_suffix(".aside")
-        aside.write_text(json.dumps(asdict(outcome), ensure_ascii=False), encoding="utf-8")
-        os.replace(aside, path)
+        with checkpoints.writing(path, FIGURE_SIZE):
+            aside = path.with_suffix(".aside")
+            aside.write_text(json.dumps(asdict(outcome), ensure_ascii=False), encoding="utf-8")
+            os.replace(aside, path)
         checkpoints.remove_all(training_args.output_dir)
     return outcome
 

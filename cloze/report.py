@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cloze import checkpoints
+from cloze.arguments import UserError
 from cloze.examples import ExampleSets
 from cloze.history import format_metric, table_of
 from cloze.metrics import MASKED_TOKENS, SENTENCE_PAIRS, Objective
@@ -17,6 +19,7 @@ from cloze.modeling import describe_model
 from cloze.pairs import IS_NEXT, IS_RANDOM
 from cloze.setup import Setup
 from cloze.trainer import PretrainingTrainer
+from cloze.training import going_on_without
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +63,26 @@ def finish(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets, metrics
         if "train_loss" in metrics:
             card = Path(training_args.output_dir) / "README.md"
             draw_curves(history, best_step, figures, card.parent / CURVES)
-            write_model_card(card, task, lines, shown, setup.model_args, setup.data_args, training_args, model)
+            with going_on_without(trainer, card.name):
+                write_model_card(card, task, lines, shown, setup.model_args, setup.data_args, training_args, model)
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset=setup.data_args.dataset_name)
+    check_written(trainer)
+
+
+def check_written(trainer: PretrainingTrainer) -> None:
+    """Raise UserError if files could not be written beside the model."""
+    if not trainer.unwritten:
+        return
+    output_dir, names = trainer.args.output_dir, ", ".join(trainer.unwritten)
+    # Another run would train again.
+    cure = "their content is in the log above"
+    if not trainer.args.do_train or checkpoints.list_checkpoints(output_dir):
+        cure = "make room, and run it again without --overwrite_output_dir to write them"
+    raise UserError(
+        f"{names} cannot be written to {output_dir} ({next(iter(trainer.unwritten.values()))}), all else of the run is "
+        f"there: {cure}"
+    )
 
 
 def figures_of(objectives: dict[str, Objective]) -> dict[str, tuple[str, str]]:
