@@ -54,8 +54,28 @@ def without_new_folders(path: str) -> Iterator[None]:
 def list_checkpoints(output_dir: str) -> dict[int, Path]:
     """Complete checkpoints by step, ascending."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    complete = {int(path.name.split("-")[1]): path for path in found if (path / SUMS).is_file()}
+    with readable():
+        complete = {int(path.name.split("-")[1]): path for path in found if (path / SUMS).is_file()}
     return dict(sorted(complete.items()))
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Raise UserError for what one may not read, which is not damaged but another user's."""
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}): have its owner make it readable, or give another "
+            "--output_dir"
+        ) from None
+
+
+def check_readable(checkpoint: Path) -> None:
+    with readable():
+        for path in checkpoint.iterdir() if checkpoint.is_dir() else ():
+            if path.is_file():
+                open(path, "rb").close()
 
 
 def aside(output_dir: str, step: int) -> Path:
@@ -72,7 +92,7 @@ def complete(folder: Path) -> None:
     """Give the checkpoint written aside its name, once it is on disk for good."""
     storage.seal(folder, SUMS)
     checkpoint = final(folder)
-    if checkpoint.exists():  # it could not be read, or is of an earlier run
+    if os.path.lexists(checkpoint):  # it could not be read, is of an earlier run, or is a link to nowhere
         remove(checkpoint)
     storage.rename(folder, checkpoint)
     with suppress(OSError):
@@ -121,14 +141,29 @@ def replacing(path: Path, errors: str = "strict") -> Iterator[TextIO]:
 
 
 def remove(checkpoint: Path) -> None:
-    """Delete a checkpoint; if that is broken off, what is left of it no longer counts."""
+    """Delete a checkpoint, of a link the link alone; if that is broken off, what is left of it no longer counts."""
     trash = checkpoint.parent / ASIDE / f"{checkpoint.name}-deleted"
-    trash.parent.mkdir(exist_ok=True)
-    shutil.rmtree(trash, ignore_errors=True)
-    os.replace(checkpoint, trash)
-    shutil.rmtree(trash)
-    with suppress(OSError):
-        trash.parent.rmdir()
+    try:
+        trash.parent.mkdir(exist_ok=True)
+        delete(trash, ignore_errors=True)
+        os.replace(checkpoint, trash)
+        delete(trash)
+    except OSError as error:
+        raise UserError(
+            f"{checkpoint} cannot be deleted ({error.strerror}): delete it yourself, or have its owner do so, and run "
+            "it again; the other checkpoints are as they were"
+        ) from error
+    finally:
+        with suppress(OSError):
+            trash.parent.rmdir()
+
+
+def delete(folder: Path, ignore_errors: bool = False) -> None:
+    """Delete a folder, or the link to one."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=ignore_errors)
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -139,6 +174,7 @@ def is_whole(checkpoint: Path) -> bool:
 def newest_whole(output_dir: str) -> Path | None:
     """The newest checkpoint that can be read; warns of those that cannot."""
     for checkpoint in reversed(list_checkpoints(output_dir).values()):
+        check_readable(checkpoint)
         if is_whole(checkpoint):
             return checkpoint
         logger.warning("BROKEN: %s is not as it was written, its files do not fit %s: left out", checkpoint, SUMS)
@@ -184,7 +220,7 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
         raise UserError(f"--output_dir {output_dir} is the model to start from: give another folder")
     if not training_args.dry_run:
         # What an earlier run left when it was broken off while saving or deleting.
-        shutil.rmtree(output_dir / ASIDE, ignore_errors=True)
+        delete(output_dir / ASIDE, ignore_errors=True)
     checkpoints = list_checkpoints(training_args.output_dir)
     asked = training_args.resume_from_checkpoint
     if training_args.overwrite_output_dir:
@@ -194,6 +230,7 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
             raise UserError(f"--overwrite_output_dir would remove {keep}, the model to start from: copy it elsewhere")
         return None
     if asked not in (None, "True", "true"):
+        check_readable(Path(asked))
         if not is_whole(Path(asked)):
             raise UserError(
                 f"--resume_from_checkpoint {asked} is no checkpoint of these scripts, or not whole: give the path of a "
@@ -296,7 +333,7 @@ def check_disk(
     if free is None:
         free = shutil.disk_usage(training_args.output_dir).free
         if training_args.overwrite_output_dir:
-            old = list_checkpoints(training_args.output_dir).values()
+            old = [path for path in list_checkpoints(training_args.output_dir).values() if not path.is_symlink()]
             free += sum(path.stat().st_size for checkpoint in old for path in checkpoint.rglob("*") if path.is_file())
     if training_args.save_strategy == "no":
         checkpoint = kept = 0

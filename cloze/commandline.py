@@ -10,6 +10,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 
 from transformers import HfArgumentParser
 
@@ -24,6 +25,9 @@ from cloze.secrecy import SecretFormatter, hide, secrets_of
 from cloze.signals import end_at_once, handled, ignore_signals
 
 logger = logging.getLogger(__name__)
+
+# Settings that name files which the scripts open themselves.
+TEXT_FILES = ("train_file", "validation_file", "test_file")
 
 
 class Parser(HfArgumentParser):
@@ -129,6 +133,7 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
         # transformers checks its own settings, and says in the message which flag is wrong.
         raise UserError(f"{error}") from None
     model_args, data_args, training_args = arguments
+    check_utf8(arguments)
     names = [f.name for f in dataclasses.fields(training_args) if f.init]
     settings = {name: getattr(namespace, name) for name in names}
     given = {k: v for k, v in settings.items() if v != defaults[k] or v not in (None, "", [], {})}
@@ -136,6 +141,14 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
     check_reporting(training_args.report_to)
     check_together(data_args, training_args)
     return model_args, data_args, training_args
+
+
+def check_utf8(arguments: Sequence) -> None:
+    """Raise UserError for a setting that is not UTF-8, which libraries cannot write, unless it names a text file."""
+    for name, value in chain.from_iterable(vars(settings).items() for settings in arguments):
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and name not in TEXT_FILES and any("\ud800" <= char <= "\udfff" for char in text):
+                raise UserError(f"--{name} {text!a} is not UTF-8: rename what it stands for")
 
 
 def known_settings(parser: HfArgumentParser) -> dict[str, type]:

@@ -79,7 +79,9 @@ def compare(
             check_texts(outcomes, digests)
     if trains and training_args.process_index == 0:
         recipe = recipe_of(model_args, data_args, training_args)
-        tell(summarise(model_args.models, outcomes, seeds), Path(training_args.output_dir), recipe)
+        output_dir = Path(training_args.output_dir)
+        with checkpoints.writing(output_dir / "comparison.json", FIGURE_SIZE):
+            tell(summarise(model_args.models, outcomes, seeds), output_dir, recipe)
 
 
 def check_comparison(model_args: ClassifierArguments, training_args: TrainingArguments) -> None:
@@ -137,7 +139,7 @@ def outcome_of_run(
         # The Trainer's callback leaves its run open, and would log the next one there.
         importlib.import_module("wandb").finish()
     if outcome is not None and training_args.process_index == 0:
-        with checkpoints.replacing(path) as file:
+        with checkpoints.writing(path, FIGURE_SIZE), checkpoints.replacing(path) as file:
             json.dump(asdict(outcome), file, ensure_ascii=False)
         checkpoints.remove_all(training_args.output_dir)
     return outcome
@@ -177,7 +179,9 @@ def digests_of_texts(
     model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments
 ) -> list[str]:
     """Return the digests of the texts to train and to evaluate on, as the files hold them now."""
-    corpora = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
+    corpora = find_corpora(
+        data_args, model_args, training_args.do_train, training_args.do_eval, training_args.output_dir
+    )
     _, *sets = read_sets(corpora, data_args, training_args)
     return [digest_of(texts) for texts in sets]
 

@@ -1,13 +1,14 @@
 """Files, globs, folders, Hub names -> a corpus of documents; those to train on and those held out."""
 
 import errno
-import glob
 import logging
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field
-from itertools import chain
+from datetime import datetime
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ import pyarrow
 from cloze.arguments import ModelArguments, UserError
 from cloze.data_arguments import CsvDialect, DataArguments
 from cloze.readers import FORMATS, choose_column, file_format, find_delimiter, read_rows, read_table, read_text, text_in
+from cloze.text_files import below_own, content_of, digest_of_parts, expand_glob, fixed_part, folders_below, printable
 
 logger = logging.getLogger(__name__)
 
 # What the datasets library meets where its cache is full, or another user's.
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Rows of each part of a data set by which its content is known again.
+PART_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,18 @@ class FileCorpus:
 
     @property
     def name(self) -> str:
-        return str(self.files[0]) if len(self.files) == 1 else f"{self.files[0]} and {len(self.files) - 1} more files"
+        first = printable(self.files[0])
+        return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more files"
 
     @property
     def identity(self) -> list:
         """What a cache of this corpus depends on: every file's path, size and time of change, and how it is read."""
         return [_stats_of(self.files), self.text_column, astuple(self.dialect)]
+
+    @cached_property
+    def content(self) -> list[list]:
+        """Size and digest of each file, found once: by them the text is known again, wherever it lies."""
+        return list(map(content_of, self.files))
 
     @property
     def num_shards(self) -> int:
@@ -49,11 +59,18 @@ class FileCorpus:
 
     @property
     def num_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.files)
+        return sum(size for size, _ in self.content)
+
+    def name_of(self, number: int) -> str:
+        """Return the name of a file, and when it was last changed."""
+        time = datetime.fromtimestamp(self.files[number].stat().st_mtime)
+        return f"{self.files[number]} (last changed {time:%Y-%m-%d %H:%M})"
 
     def read_shard(self, number: int) -> Iterator[list[str]]:
-        path = self.files[number]
-        return read_text(path) if file_format(path) == ".txt" else read_table(path, self.text_column, self.dialect)
+        path, content = self.files[number], self.content[number]
+        yield from read_text(path) if file_format(path) == ".txt" else read_table(path, self.text_column, self.dialect)
+        if content_of(path) != content:
+            raise UserError(f"{path} changed while it was in use: put it back, or use a copy that stays unchanged")
 
     def documents(self) -> Iterator[list[str]]:
         return chain.from_iterable(map(self.read_shard, range(self.num_shards)))
@@ -84,6 +101,25 @@ class HubCorpus:
         files = [Path(file["filename"]) for file in getattr(self.rows, "cache_files", [])]
         return [fingerprint, _stats_of(files), self.text_column]
 
+    @cached_property
+    def content(self) -> list[list]:
+        """Number of rows and digest of the first, middle and last ones; of a stream, of its first and last shard.
+
+        Fingerprints and files of data sets depend on where they lie and on the library's version.
+        """
+        if isinstance(self.rows, datasets.IterableDataset):
+            size = self.num_shards
+            parts = [islice(self.read_rows(shard), PART_ROWS) for shard in sorted({0, size - 1})]
+        else:
+            size = len(self.rows)
+            starts = (0, max(size - PART_ROWS, 0) // 2, max(size - PART_ROWS, 0))
+            numbers = {number for start in starts for number in range(start, min(start + PART_ROWS, size))}
+            parts = [HubCorpus(self.name, self.rows.select(sorted(numbers))).read_rows(0)]
+        # Others, as images, need not look the same twice.
+        kinds = str | int | float
+        values = ({name: value for name, value in row.items() if isinstance(value, kinds)} for row in chain(*parts))
+        return [[size, digest_of_parts(repr(row).encode() for row in values)]]
+
     @property
     def num_shards(self) -> int:
         """Parts that can be read one by one: of a stream, as many as its source has files or the like."""
@@ -93,6 +129,9 @@ class HubCorpus:
     def num_bytes(self) -> int:
         """Not known before it is read."""
         return 0
+
+    def name_of(self, number: int) -> str:
+        return self.name
 
     def read_shard(self, number: int) -> Iterator[list[str]]:
         name = f"{self.name}, shard {number}" if self.num_shards > 1 else self.name
@@ -155,6 +194,16 @@ def _stats_of(files: Iterable[Path]) -> list[tuple[str, int, int]]:
     return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
+def find_change(content: list[list] | None, corpus: Corpus | None) -> str | None:
+    """Return where a text is not of this content any more; None if it is, or if one of them is not known."""
+    if content is None or corpus is None or content == corpus.content:
+        return None
+    before, now = len(content), len(corpus.content)
+    same = next((n for n, pair in enumerate(zip(content, corpus.content, strict=False)) if pair[0] != pair[1]), None)
+    first = f"{corpus.name_of(min(before, now - 1) if same is None else same)} differs"
+    return first if before == now else f"{first}, the first of {now} files, {before} then"
+
+
 def read_documents(corpus: Corpus) -> Iterator[list[str]]:
     """The corpus's documents; UserError if there is not one."""
     documents = corpus.documents()
@@ -166,27 +215,48 @@ def read_documents(corpus: Corpus) -> Iterator[list[str]]:
 
 
 def find_corpora(
-    data_args: DataArguments, model_args: ModelArguments, do_train: bool, do_eval: bool
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    do_train: bool,
+    do_eval: bool,
+    output_dir: str | None = None,
 ) -> tuple[Corpus | None, Corpus | None]:
-    """The training and the validation corpus. Without the latter, part of the former is to be held out."""
+    """The training and the validation corpus. Without the latter, part of the former is to be held out.
+
+    What lies in ``output_dir`` or in the cache is not read as text.
+    """
     if not (do_train or do_eval):
         return None, None
+    own = {"--cache_dir": Path(model_args.cache_dir or datasets.config.HF_DATASETS_CACHE)}
+    if output_dir is not None:
+        own["--output_dir"] = Path(output_dir)
     if data_args.dataset_name:
+        if not _is_saved(folder := Path(data_args.dataset_name).expanduser()):
+            _check_apart(folder, own)
         return load_hub(data_args, model_args, do_train, do_eval)
     # Without --do_train the training text still matters: the documents held out of it are evaluated.
     needs_train = data_args.train_file and (do_train or not data_args.validation_file)
-    train = _find_corpus(data_args, "train") if needs_train else None
+    train = _find_corpus(data_args, "train", own) if needs_train else None
     needs_validation = data_args.validation_file and do_eval
-    validation = _find_corpus(data_args, "validation") if needs_validation else None
+    validation = _find_corpus(data_args, "validation", own) if needs_validation else None
     return train, validation
 
 
-def _find_corpus(data_args: DataArguments, split: str) -> Corpus:
+def _check_apart(folder: Path, own: Mapping[str, Path]) -> None:
+    """Raise UserError for a folder of ``own`` in a data set on disk, all of whose files the library reads."""
+    for name, path in own.items():
+        if folder.is_dir() and path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{name} {path} lies in {folder}, whose files are all read as data: give a folder outside of it"
+            )
+
+
+def _find_corpus(data_args: DataArguments, split: str, own: Mapping[str, Path]) -> Corpus:
     """Return the files that --train_file or --validation_file names, or the folder of save_to_disk."""
     flag, patterns = f"--{split}_file", getattr(data_args, f"{split}_file")
     folder = Path(patterns[0]).expanduser()
     if len(patterns) > 1 or not _is_saved(folder):
-        return FileCorpus(find_files(patterns, flag), data_args.text_column, data_args.csv_dialect)
+        return FileCorpus(find_files(patterns, flag, own), data_args.text_column, data_args.csv_dialect)
     rows = _load_saved(folder, flag)
     if isinstance(rows, datasets.DatasetDict):
         if split not in rows:
@@ -211,32 +281,19 @@ def _load_saved(folder: Path, flag: str) -> datasets.Dataset | datasets.DatasetD
         raise UserError(f"{flag} {folder} cannot be loaded: save it again ({str(error)[:300]})") from None
 
 
-def find_files(patterns: Sequence[str], flag: str) -> tuple[Path, ...]:
-    """Files that the patterns name, in a fixed order, each once. A folder stands for the text and tables below it."""
-    found: list[Path] = []
-    for pattern in patterns:
-        if not pattern:
-            raise UserError(f"{flag}: a name is empty: give a file, a glob or a folder")
-        path = Path(pattern).expanduser()
-        if path.is_dir():
-            # Unlike rglob, this leaves hidden files out, copies of editors among them, and follows links.
-            below = list(map(Path, glob.glob(f"{glob.escape(str(path))}/**", recursive=True)))
-            saved = next((folder for folder in below if folder.is_dir() and _is_saved(folder)), None)
-            if saved:
-                raise UserError(
-                    f"{flag}: {saved} is a folder of save_to_disk: give it alone, to --dataset_name, --train_file or "
-                    "--validation_file, or write its rows by to_parquet"
-                )
-            matches = sorted(p for p in below if p.is_file() and file_format(p) in FORMATS)
-            problem = f"folder {pattern} holds no {' '.join(FORMATS)} file (or .gz, .zst of one)"
-        elif path.exists():
-            matches, problem = [path], ""
-        else:
-            matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
-            problem = f"{pattern} is not there: check the path (seen from {Path.cwd()})"
-        if not matches:
-            raise UserError(f"{flag}: {problem}")
-        found += matches
+def find_files(patterns: Sequence[str], flag: str, own: Mapping[str, Path] | None = None) -> tuple[Path, ...]:
+    """Files that the patterns name, in a fixed order, each once. A folder stands for the text and tables below it.
+
+    Args:
+        own: folders that the run writes to, by their flags. What is in them, or was written by another run, is left
+            out, unless it is named itself.
+    """
+    try:
+        found = [path for pattern in patterns for path in _find_matches(pattern, flag, own or {})]
+    except OSError as error:
+        raise UserError(
+            f"{flag}: {error.filename} cannot be read ({error.strerror}): make it readable, or leave it out"
+        ) from None
     for path in found:
         if file_format(path) not in FORMATS:
             raise UserError(f"{flag}: {path} is not of a known format: {' '.join(FORMATS)}, or .gz, .zst of one")
@@ -244,6 +301,38 @@ def find_files(patterns: Sequence[str], flag: str) -> tuple[Path, ...]:
     for path in found:
         unique.setdefault(path.resolve(), path)
     return tuple(unique.values())
+
+
+def _find_matches(pattern: str, flag: str, own: Mapping[str, Path]) -> list[Path]:
+    """Return the files that one pattern names, sorted."""
+    if not pattern:
+        raise UserError(f"{flag}: a name is empty: give a file, a glob or a folder")
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [path]
+    problem = f"{pattern} is not there: check the path (seen from {Path.cwd()})"
+    if path.is_dir():
+        base, folders = path, list(folders_below(path))
+        # Hidden files, copies of editors among them, are left out.
+        entries = (entry for folder in folders for entry in folder.iterdir() if not entry.name.startswith("."))
+        matches = sorted(entry for entry in entries if entry.is_file() and file_format(entry) in FORMATS)
+        problem = f"folder {pattern} holds no {' '.join(FORMATS)} file (or .gz, .zst of one)"
+    elif path.exists():
+        raise UserError(f"{flag}: {pattern} is a pipe or a device, and text is read several times: give a file")
+    else:
+        base, folders = fixed_part(path), []
+        matches = sorted(match for match in expand_glob(path) if match.is_file())
+    left_out = below_own([*matches, *folders], base, flag, own)
+    matches = [match for match in matches if match not in left_out]
+    saved = next((folder for folder in folders if folder not in left_out and _is_saved(folder)), None)
+    if saved:
+        raise UserError(
+            f"{flag}: {saved} is a folder of save_to_disk: give it alone, to --dataset_name, --train_file or "
+            "--validation_file, or write its rows by to_parquet"
+        )
+    if not matches:
+        raise UserError(f"{flag}: {problem}")
+    return matches
 
 
 def load_hub(

@@ -24,6 +24,7 @@ from cloze.readers import file_format, read_rows, text_in
 from cloze.setup import padding_for
 from cloze.tokenization import count_unknown, pair_template_of, unknown_id, warn_of_unknown
 from cloze.trainer import PretrainingTrainer
+from cloze.training import going_on_without, save_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def save_predictions(
     path = Path(trainer.args.output_dir) / "predictions.jsonl"
     found, nothing = iter(predictions), dict.fromkeys(predictions[0])
     # Half a surrogate pair in a column that is not read is written as JSON can have it, escaped.
-    with replacing(path, errors="backslashreplace") as file:
+    with going_on_without(trainer, path.name), replacing(path, errors="backslashreplace") as file:
         for number, (item, row) in enumerate(rows):
             line = row | {"row": number} | (nothing if item is None else next(found))
             # Dates and the like, which JSON lacks, as strings.
@@ -127,7 +128,7 @@ def save_predictions(
     without = f"; rows without text: {len(rows) - len(predictions):,}" if len(rows) > len(predictions) else ""
     logger.info("%s%s: %s", title, without, path)
     if "predict_accuracy" in metrics:
-        trainer.save_metrics("predict", metrics)
+        save_metrics(trainer, "predict", metrics)
         figures = {name: metrics.get(f"predict_{name}") for name in ("accuracy", "f1", "macro_f1", "loss", "is_next")}
         told = (f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
         logger.info("Those with a label: %s", ", ".join(told))

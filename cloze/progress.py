@@ -23,6 +23,7 @@ class Progress:
         logged: the step of the last log; and ``total_loss``, the sum of the losses of all steps until then.
         seconds: time of training.
         evaluation_due: whether an evaluation was put off by the end that came early.
+        texts: the content of the training and of the validation text, each None if there is none.
     """
 
     step: int
@@ -37,6 +38,7 @@ class Progress:
     total_loss: float
     seconds: float
     evaluation_due: bool
+    texts: list[list[list] | None] | None = None
 
     def write(self, checkpoint: Path) -> None:
         (checkpoint / FILE).write_text(json.dumps(asdict(self), indent=1))

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import sys
 import zlib
@@ -37,7 +38,7 @@ def file_format(path: Path) -> str:
 def open_binary(path: Path) -> io.BufferedIOBase:
     if path.suffix == ".zst":
         # Raises an error where the file is cut off, which the stream of the zstandard package takes for its end.
-        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
+        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(os.fsencode(path)), "zstd"))
     return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
 
 

@@ -1,8 +1,7 @@
 """What a user reads at the end: a table of the run, a summary, a few words filled in; and the curves."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import chain, cycle, islice
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cloze import checkpoints
+from cloze.arguments import UserError
 from cloze.examples import ExampleSets
 from cloze.history import format_metric, table_of
 from cloze.metrics import MASKED_TOKENS, SENTENCE_PAIRS, Objective
@@ -18,6 +19,7 @@ from cloze.modeling import describe_model
 from cloze.pairs import IS_NEXT, IS_RANDOM
 from cloze.setup import Setup
 from cloze.trainer import PretrainingTrainer
+from cloze.training import going_on_without
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +63,26 @@ def finish(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets, metrics
         if "train_loss" in metrics:
             card = Path(training_args.output_dir) / "README.md"
             draw_curves(history, best_step, figures, card.parent / CURVES)
-            with kept_without("MODEL CARD", card):
+            with going_on_without(trainer, card.name):
                 write_model_card(card, task, lines, shown, setup.model_args, setup.data_args, training_args, model)
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset=setup.data_args.dataset_name)
+    check_written(trainer)
+
+
+def check_written(trainer: PretrainingTrainer) -> None:
+    """Raise UserError if files could not be written beside the model."""
+    if not trainer.unwritten:
+        return
+    output_dir, names = trainer.args.output_dir, ", ".join(trainer.unwritten)
+    # Another run would train again.
+    cure = "their content is in the log above"
+    if not trainer.args.do_train or checkpoints.list_checkpoints(output_dir):
+        cure = "make room, and run it again without --overwrite_output_dir to write them"
+    raise UserError(
+        f"{names} cannot be written to {output_dir} ({next(iter(trainer.unwritten.values()))}), all else of the run is "
+        f"there: {cure}"
+    )
 
 
 def figures_of(objectives: dict[str, Objective]) -> dict[str, tuple[str, str]]:
@@ -79,25 +97,17 @@ def figures_of(objectives: dict[str, Objective]) -> dict[str, tuple[str, str]]:
 def draw_curves(
     history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]], path: Path
 ) -> None:
-    """Write the figure of the run."""
+    """Write the figure of the run; warns where it cannot be written, as all else of the run is saved."""
     # Not at the top, as all of matplotlib comes with it.
     from cloze.figures import curves_of, save
 
-    with kept_without("CURVES", path):
-        save(curves_of(history, best_step, figures), path)
-
-
-@contextmanager
-def kept_without(title: str, path: Path) -> Iterator[None]:
-    """Warn where a file cannot be written, as all else of the run is saved."""
     try:
-        yield
+        save(curves_of(history, best_step, figures), path)
     except OSError as error:
         path.unlink(missing_ok=True)
         logger.warning(
-            "%s: %s cannot be written (%s): all else of the run is there; make room, and run it again without "
-            "--overwrite_output_dir to get it",
-            title,
+            "CURVES: %s cannot be written (%s): all else of the run is there; make room, and run it again without "
+            "--overwrite_output_dir to draw it",
             path,
             error.strerror or error,
         )

@@ -54,6 +54,7 @@ class ResumableTrainer(SavingTrainer):
         padding: how long batches are.
         progress: of the checkpoint to go on from, if any.
         length_before: the length of the run that saved that checkpoint.
+        texts: the content of the training and of the validation text, for checkpoints.
 
     Attributes:
         running: what is summed up for the next log, of any shape, beside the Trainer's loss.
@@ -65,9 +66,10 @@ class ResumableTrainer(SavingTrainer):
         padding: Padding,
         progress: Progress | None = None,
         length_before: RunLength | None = None,
+        texts: list[list[list] | None] | None = None,
         **kwargs,
     ):
-        self.padding, self.progress, self.length_before = padding, progress, length_before
+        self.padding, self.progress, self.length_before, self.texts = padding, progress, length_before, texts
         self.running = torch.zeros(0, device=args.device)
         callbacks, self.early_stopping = [LogLastStep()], None
         if args.early_stopping_patience is not None:
@@ -199,9 +201,11 @@ class ResumableTrainer(SavingTrainer):
         # The checkpoint's state brings its own intervals, and the Trainer keeps those.
         self.state.compute_steps(self.args, max_steps)
         saved = self.state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
-        if self._metric_changed():
-            metric = self.args.metric_for_best_model
-            logger.warning("CHANGED: the best evaluation before is not by %s: left out", metric)
+        if self._metric_changed() or self._validation_changed():
+            logger.warning(
+                "CHANGED: the best evaluation before is not by %s of the same text: left out",
+                self.args.metric_for_best_model,
+            )
             self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
         elif self.early_stopping is not None and self.progress is not None and saved:
             # Not by restore_callback_states_from_checkpoint, which would bring the patience of before, too.
@@ -215,6 +219,12 @@ class ResumableTrainer(SavingTrainer):
         if metric is None or best is None:
             return False
         return all(entry.get(f"eval_{metric.removeprefix('eval_')}") != best for entry in self.state.log_history)
+
+    def _validation_changed(self) -> bool:
+        """Return whether the evaluations before were of another validation text."""
+        if self.progress is None or None in (self.progress.texts, self.texts):
+            return False
+        return None not in (before := self.progress.texts[1], now := self.texts[1]) and before != now
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         given = [{name: group.get(name) for name in HYPERPARAMETERS} for group in self.optimizer.param_groups]
@@ -332,6 +342,7 @@ class ResumableTrainer(SavingTrainer):
             total_loss=self._total_loss_scalar,
             seconds=self.watch.seconds,
             evaluation_due=self.watch.evaluation_due or (ends and evaluates and not self.is_evaluated()),
+            texts=self.texts,
         )
 
     def is_evaluated(self) -> bool:

@@ -38,10 +38,13 @@ class SavingTrainer(Trainer):
 
     Args:
         recipe: the settings, which are kept in checkpoints.
+
+    Attributes:
+        unwritten: files of output_dir that could not be written beside the model, and why.
     """
 
     def __init__(self, args, recipe: str = "", callbacks=(), **kwargs):
-        self.recipe = recipe
+        self.recipe, self.unwritten = recipe, {}
         self.watch = Watch(None if args.max_train_hours is None else 3600 * args.max_train_hours, args.device)
         super().__init__(args=args, callbacks=[*callbacks, self.watch], **kwargs)
         # The Trainer deletes checkpoints at the end, even the newest: ours are used.

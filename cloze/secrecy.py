@@ -28,11 +28,11 @@ def hide(text: str, secrets: Iterable[str]) -> str:
 
 
 class SecretFormatter(logging.Formatter):
-    """Writes messages without the secrets."""
+    """Writes messages without the secrets, and names of files that are not UTF-8 escaped."""
 
     def __init__(self, secrets: Iterable[str]):
         super().__init__()
         self.secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        return hide(super().format(record), self.secrets)
+        return hide(super().format(record), self.secrets).encode(errors="backslashreplace").decode()

@@ -15,11 +15,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from cloze.arguments import ModelArguments, TrainingArguments, UserError
 from cloze.checkpoints import prepare_output_dir
-from cloze.corpus import Corpus, find_corpora, log_columns
+from cloze.corpus import Corpus, find_change, find_corpora, log_columns
 from cloze.data_arguments import DataArguments
 from cloze.masking import MaskingCollator, Padding, collate
 from cloze.modeling import check_model, code_sources, fit_config, load_config, load_model, tells_padding
 from cloze.preparation import cache_folder
+from cloze.progress import Progress
 from cloze.recipes import recipe_of
 from cloze.tasks import Task
 from cloze.tokenization import ensure_template, train_tokenizer
@@ -69,7 +70,11 @@ def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, tra
     checkpoint = None
     if not training_args.prepare_only:
         checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
-    corpora = find_corpora(data_args, model_args, training_args.do_train, training_args.do_eval)
+    corpora = find_corpora(
+        data_args, model_args, training_args.do_train, training_args.do_eval, training_args.output_dir
+    )
+    if checkpoint is not None:
+        check_texts(Progress.read(checkpoint).texts, corpora)
     for corpus in filter(None, corpora):
         log_columns(corpus, data_args.other_columns)
     config = load_config(model_args, task)
@@ -111,6 +116,25 @@ def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, tra
         recipe=recipe,
         new_tokens=new_tokens,
     )
+
+
+def check_texts(texts: list[list[list] | None] | None, corpora: tuple[Corpus | None, Corpus | None]) -> None:
+    """Raise UserError where the training text is not that of a checkpoint; warn of another validation text.
+
+    Args:
+        texts: the content of both, as the checkpoint has it.
+    """
+    training, validation = map(find_change, texts or (None, None), corpora)
+    if training is not None:
+        raise UserError(
+            f"the text is not what the checkpoint was trained on: {training}: put it back, or start afresh with "
+            "--overwrite_output_dir"
+        )
+    if validation is not None:
+        logger.warning(
+            "CHANGED: the validation text is another than before: %s: evaluations before and after cannot be compared",
+            validation,
+        )
 
 
 def on_first_process(find: Callable[[], Path | None]) -> Path | None:

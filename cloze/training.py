@@ -44,6 +44,7 @@ def make_trainer(setup: Setup, model: PreTrainedModel, sets: ExampleSets) -> Pre
         recipe=setup.recipe,
         progress=progress,
         length_before=length_before,
+        texts=[corpus and corpus.content for corpus in setup.corpora] if setup.training_args.do_train else None,
         flops=count_flops(model, setup.task.masks) if setup.training_args.do_train else None,
         data_collator=make_collator(setup, padding),
         train_dataset=sets.train,
@@ -59,7 +60,8 @@ def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
         checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
     recipe = Path(args.output_dir) / checkpoints.RECIPE
     if trainer.is_world_process_zero() and (args.do_train or not recipe.exists()):
-        recipe.write_text(setup.recipe, encoding="utf-8")
+        with checkpoints.writing(recipe, len(setup.recipe)):
+            recipe.write_text(setup.recipe, encoding="utf-8")
     with trackers_open(trainer):
         if args.do_train:
             with handled(trainer.watch.receive):
@@ -70,8 +72,30 @@ def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
         if args.do_eval:
             metrics |= evaluate(trainer)
     if args.do_train:
-        trainer.save_state()
+        with going_on_without(trainer, "trainer_state.json"):
+            trainer.save_state()
     return metrics
+
+
+@contextmanager
+def going_on_without(trainer: PretrainingTrainer, *names: str) -> Iterator[None]:
+    """Go on where files of output_dir cannot be written, as the model is saved; ``report.finish`` reports them."""
+    try:
+        yield
+    except OSError as error:
+        for name in names:
+            path = Path(trainer.args.output_dir) / name
+            if path.suffix == ".json":
+                read_results(path)
+            else:
+                path.unlink(missing_ok=True)
+        trainer.unwritten |= dict.fromkeys(names, error.strerror or str(error))
+
+
+def save_metrics(trainer: PretrainingTrainer, split: str, metrics: dict[str, float]) -> None:
+    """Write the metrics to the results of the split, and to all results."""
+    with going_on_without(trainer, f"{split}_results.json", "all_results.json"):
+        trainer.save_metrics(split, metrics)
 
 
 @contextmanager
@@ -93,7 +117,7 @@ def evaluate(trainer: PretrainingTrainer) -> dict[str, float]:
     perplexities = [value for name, value in metrics.items() if name.endswith("_perplexity")]
     if perplexities:
         metrics["perplexity"] = perplexities[0]  # as upstream calls it
-    trainer.save_metrics("eval", metrics)
+    save_metrics(trainer, "eval", metrics)
     return metrics
 
 
@@ -129,7 +153,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     meters = trainer.meter.figures(counts, seconds, args.world_size)
     meters = {f"train_{name}": value for name, value in meters.items()}
     metrics = result.metrics | whole | {"train_tokens": int(counts[2])} | meters
-    trainer.save_metrics("train", metrics)
+    save_metrics(trainer, "train", metrics)
     return metrics
 
 
@@ -149,12 +173,13 @@ def what_is_missing(trainer: PretrainingTrainer, whole: dict[str, float]) -> dic
     folder = Path(trainer.args.output_dir)
     read_results(folder / "all_results.json")
     earlier = read_results(folder / "train_results.json")
-    if earlier.get("train_loss") == whole["train_loss"]:
-        # The model card is written last; the curves may have found no room.
-        return {} if all((folder / name).exists() for name in ("README.md", CURVES)) else earlier
-    # How fast it was is not known any more.
-    trainer.save_metrics("train", whole)
-    return whole
+    # How fast it was is not known any more if that was not written.
+    metrics = earlier if earlier.get("train_loss") == whole["train_loss"] else whole
+    # The model card is written last; the curves may have found no room, and so may all results.
+    if metrics is earlier and all((folder / name).exists() for name in ("README.md", CURVES, "all_results.json")):
+        return {}
+    save_metrics(trainer, "train", metrics)
+    return metrics
 
 
 def read_results(path: Path) -> dict[str, float]:

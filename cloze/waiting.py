@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
+from cloze.signals import exit_code
+
 logger = logging.getLogger(__name__)
 
 # Seconds until a line says what is waited for, and until it says so again.
@@ -53,9 +55,6 @@ def _processes() -> str:
 
 def _report(signals: socket.socket) -> None:
     """Log what is waited for from time to time, until the other end closes; a signal ends the process."""
-    # Not at the top, as settings and their errors come with it.
-    from cloze.interruption import exit_code
-
     patience = FIRST_NOTICE
     while not select.select([signals], [], [], patience)[0]:
         logger.warning(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -558,6 +559,13 @@ def test_weights_missing_or_broken(damage, error_of, workplace, tmp_path):
     damage(tmp_path / "broken" / "model.safetensors")
     error = error_of(f"{RIGHT} --model_name_or_path {tmp_path}/broken")
     assert f"--model_name_or_path {tmp_path}/broken: the weights cannot be loaded" in error
+
+
+@pytest.mark.parametrize("flag", ["output_dir", "cache_dir", "model_name_or_path", "tokenizer_name", "run_name"])
+def test_name_that_is_not_utf8_is_one_line(flag, error_of, tmp_path):
+    name = os.fsdecode(bytes(tmp_path) + b"/n\xff")
+    assert error_of(f"{RIGHT} --{flag} {name}") == f"error: --{flag} {name!a} is not UTF-8: rename what it stands for\n"
+    assert not os.path.exists(name)
 
 
 def test_recipe_executes_nothing(error_of, workplace):

@@ -1,9 +1,13 @@
 """Which checkpoints count, which are deleted, and that nothing in output_dir is lost."""
 
+import builtins
+import errno
 import os
 import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +15,14 @@ import pytest
 from cloze.arguments import TrainingArguments, UserError
 from cloze.checkpoints import (
     MODEL_FILES,
+    aside,
     aside_of_model,
     check_disk,
+    complete,
     list_checkpoints,
     prune,
     put_in_place,
+    remove,
     remove_all,
 )
 from cloze.checkpoints import prepare_output_dir as prepare
@@ -83,6 +90,150 @@ def test_incomplete_checkpoints_and_other_names_are_left_out(out):
 
 def test_no_folder_holds_no_checkpoint(out):
     assert list_checkpoints(str(out)) == {}
+
+
+# Links
+
+
+@pytest.fixture
+def scratch(out, tmp_path):
+    """Checkpoints 10, 20 and 30, of which 20 is a link to another disk; gives the folder there."""
+    make(out, 10, 20, 30)
+    scratch = tmp_path / "scratch" / "moved"
+    scratch.parent.mkdir()
+    (out / "checkpoint-20").rename(scratch)
+    (out / "checkpoint-20").symlink_to(scratch)
+    return scratch
+
+
+def test_a_linked_checkpoint_is_resumed(out, scratch):
+    (out / "checkpoint-30" / "model.safetensors").write_text("damaged")
+    assert prepare_output_dir(arguments(out), keep=None) == out / "checkpoint-20"
+    asked = str(out / "checkpoint-20")
+    assert prepare_output_dir(arguments(out, resume_from_checkpoint=asked), keep=None) == out / "checkpoint-20"
+
+
+@pytest.mark.parametrize("delete", [lambda out: prune(str(out), 1, 30, None), lambda out: remove_all(str(out))])
+def test_a_link_is_deleted_and_not_what_it_points_to(delete, out, scratch):
+    before = {path.name: path.read_bytes() for path in scratch.iterdir()}
+    delete(out)
+    assert 20 not in steps_in(out)
+    assert not os.path.lexists(out / "checkpoint-20")
+    assert "checkpoint-incomplete" not in names(out)
+    assert {path.name: path.read_bytes() for path in scratch.iterdir()} == before
+
+
+def test_links_to_nowhere_do_not_disturb_and_are_replaced(out):
+    make(out, 10, 20)
+    for name in ("checkpoint-30", "checkpoint-incomplete"):
+        (out / name).symlink_to(out.parent / "nowhere")
+    assert list(list_checkpoints(str(out))) == [10, 20]
+    assert prepare_output_dir(arguments(out), keep=None) == out / "checkpoint-20"
+    assert not os.path.lexists(out / "checkpoint-incomplete")
+    folder = aside(str(out), 30)
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("learning_rate: 0.001\n")
+    complete(folder)
+    assert list(list_checkpoints(str(out))) == [10, 20, 30]
+    assert not (out / "checkpoint-30").is_symlink()
+
+
+def test_what_a_link_in_place_of_the_folder_for_writing_points_to_stays(out, tmp_path):
+    make(out, 10)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (out / "checkpoint-incomplete").symlink_to(tmp_path / "mine")
+    prepare_output_dir(arguments(out), keep=None)
+    assert not os.path.lexists(out / "checkpoint-incomplete")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+
+
+def test_an_output_dir_that_is_a_link_is_what_it_points_to(out, tmp_path):
+    make(out, 10, 20)
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    assert prepare_output_dir(arguments(link), keep=None) == link / "checkpoint-20"
+    prune(str(link), 1, 20, None)
+    assert steps_in(out) == [20]
+    assert link.is_symlink()
+
+
+def test_linked_checkpoints_free_no_disk(out, scratch):
+    (scratch / "optimizer.pt").write_bytes(bytes(2_000_000))
+    settings = arguments(out, overwrite_output_dir=True)
+    _, free = check_disk(settings, 1, 100, free=None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+        _, free = check_disk(settings, 1, 100)
+    assert 10_000 < free < 20_000
+
+
+# Another user's
+
+
+@pytest.mark.parametrize("denied", ["recipe.yaml", "SHA256SUMS"])
+def test_a_checkpoint_of_another_user_is_not_taken_for_damaged(denied, out, monkeypatch):
+    make(out, 10, 20)
+    path = out / "checkpoint-20" / denied
+    original = builtins.open
+
+    def refuse(file, *args, **kwargs):
+        if file == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return original(file, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    for asked in (None, str(out / "checkpoint-20")):
+        with pytest.raises(UserError, match=rf"^{path} cannot be read \(Permission denied\): have its owner make it"):
+            prepare_output_dir(arguments(out, resume_from_checkpoint=asked), keep=None)
+    assert steps_in(out) == [10, 20]
+
+
+def as_nobody(action):
+    """Call it in a forked process without root's rights; gives the error's text."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            if os.geteuid() == 0:
+                os.seteuid(65534)
+            action()
+            message = "no error"
+        except UserError as error:
+            message = str(error)
+        except BaseException as error:
+            message = repr(error)
+        os.write(writer, message.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with open(reader) as file:
+        return file.read()
+
+
+def test_folders_of_another_user():
+    # Not tmp_path, into which nobody else may look.
+    out = Path(tempfile.mkdtemp()) / "out"
+    out.parent.chmod(0o755)
+    make(out, 10, 20)
+    (out / "checkpoint-10").chmod(0o555)
+    (out / "checkpoint-20").chmod(0)
+    out.chmod(0o555)
+    try:
+        assert as_nobody(lambda: prepare_output_dir(arguments(out), None)) == (
+            f"--output_dir {out} cannot be written to (Permission denied): give a folder of yours"
+        )
+        out.chmod(0o777)
+        assert as_nobody(lambda: prepare_output_dir(arguments(out), None)).startswith(
+            f"{out / 'checkpoint-20' / 'SHA256SUMS'} cannot be read (Permission denied): have its owner"
+        )
+        assert as_nobody(lambda: remove(out / "checkpoint-10")).startswith(
+            f"{out / 'checkpoint-10'} cannot be deleted (Permission denied): delete it yourself, or have its owner"
+        )
+        assert steps_in(out) == [10, 20]
+    finally:
+        (out / "checkpoint-20").chmod(0o777)
+        shutil.rmtree(out.parent)
 
 
 # The output folder

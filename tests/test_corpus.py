@@ -1,8 +1,12 @@
 """Which files a corpus is made of, which documents are held out, and data sets of the datasets library on disk."""
 
+import errno
+import glob
 import json
 import os
 import random
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +18,19 @@ import pytest
 from conftest import SAMPLE
 
 from cloze.arguments import ModelArguments, UserError
-from cloze.corpus import FileCorpus, HubCorpus, find_corpora, find_files, log_columns, read_documents, split_documents
+from cloze.corpus import (
+    FileCorpus,
+    HubCorpus,
+    find_change,
+    find_corpora,
+    find_files,
+    log_columns,
+    read_documents,
+    split_documents,
+)
 from cloze.data_arguments import CsvDialect, DataTrainingArguments
+from cloze.readers import FORMATS, file_format
+from cloze.text_files import content_of
 
 TREE = {
     "b.txt": "b",
@@ -118,6 +133,202 @@ def test_identity_changes_with_what_the_documents_depend_on(tree):
     path.write_text("a")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert FileCorpus((path,)).identity == identity
+
+
+# Folders
+
+
+@pytest.mark.parametrize("pattern", [".", "**/*.txt", "**/*.t*"])
+def test_links_in_a_loop_are_followed_once(pattern, tree, monkeypatch):
+    expected = find_files([pattern], "--train_file")
+    for number, folder in enumerate((".", "deep", "deep/er", "empty")):
+        for name in ("loop", "z"):
+            (tree / folder / f"{name}{number}").symlink_to(tree, target_is_directory=True)
+    (tree / "deep" / "itself").symlink_to("itself")
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path=".": listed.append(path) or scandir(path))
+    assert find_files([pattern], "--train_file") == expected
+    assert len(listed) < 50, "all paths with 8 links in a loop would be 8**40"
+
+
+def test_a_folder_that_is_linked_goes_by_the_first_of_its_paths(tree):
+    (tree / "cellar").symlink_to(tree / "deep", target_is_directory=True)
+    for pattern in (".", "**/*[tz]"):
+        found = find_files([pattern], "--train_file")
+        assert found == tuple(map(Path, sorted(map(str, found), key=lambda name: Path(name))))
+        names = {str(path) for path in found if len(path.parts) > 1}
+        assert names == {"cellar/10.txt.gz", "cellar/2.jsonl.zst", "cellar/er/x.txt"}
+
+
+def as_before(pattern: str) -> tuple[Path, ...]:
+    """What glob.glob alone finds."""
+    paths = glob.glob(f"{pattern}/**" if os.path.isdir(pattern) else pattern, recursive=True)
+    return tuple(path for path in sorted(set(map(Path, paths))) if path.is_file() and file_format(path) in FORMATS)
+
+
+@pytest.mark.parametrize(
+    "pattern", [".", "a", "a/**/*.t?t", "**/[ab]/*.txt", "**/a/**/*.txt", "./*/**", "{tmp}/**/b/**"]
+)
+def test_ordinary_folders_are_read_in_the_order_of_glob(pattern, tmp_path, monkeypatch):
+    """The order decides what is trained."""
+    monkeypatch.chdir(tmp_path)
+    rng, folders = random.Random(0), [tmp_path, tmp_path / "a"]
+    folders[1].mkdir()
+    for number in range(90):
+        folder = rng.choice(folders) / rng.choice(["a", "b", "a.b", "A", ".hidden", "a-b", "\u00e4", "10", "9"])
+        folder.mkdir(exist_ok=True)
+        folders.append(folder)
+        (folder / f"{rng.choice(['x', 'y', '.z', 'a'])}{number % 7}.txt").touch()
+    pattern = pattern.format(tmp=tmp_path)
+    assert len(as_before(pattern)) > 3
+    assert find_files([pattern], "--train_file") == as_before(pattern)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tree, monkeypatch):
+    """Else its files would be missing without a word."""
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if str(path).endswith("er"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for pattern in (".", "deep", "**/*.txt"):
+        with pytest.raises(UserError, match=r"^--train_file: .*deep/er cannot be read \(Permission denied\): make it"):
+            find_files([pattern], "--train_file")
+
+
+def make_own(tree):
+    """A folder of each kind that these scripts write, each with a file that looks like text."""
+    for name in ("out/checkpoint-3/SHA256SUMS", "run/config.json", "compared/comparison.json"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        for file in (Path(name).name, "recipe.yaml", "vocab.txt"):
+            (tree / name).with_name(file).touch()
+    for name in ("out/tokenizer.json", "cache/cloze/corpus-1/info.json", "old/cloze/tokenizer-2/tokenizer.json"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    # Of the user's.
+    (tree / "deep" / "recipe.yaml").touch()
+    (tree / "deep" / "cloze").mkdir()
+    (tree / "deep" / "cloze" / "mine.txt").touch()
+
+
+@pytest.mark.parametrize("pattern", [".", "**/*.*[tnv]", "*/*.*[tn]", "*/*/*/*.*", "{tree}"])
+def test_what_the_scripts_wrote_is_no_text_and_that_is_logged(pattern, tree, caplog):
+    before = find_files([pattern.format(tree=tree), "a.txt"], "--train_file") if pattern != "*/*/*/*.*" else ()
+    make_own(tree)
+    (tree / "deep" / "er" / "er").mkdir()
+    (tree / "deep" / "er" / "er" / "y.txt").touch()
+    own = {"--output_dir": Path("out"), "--cache_dir": tree / "cache"}
+    found = find_files([pattern.format(tree=tree), "a.txt"], "--train_file", own)
+    added = {"deep/cloze/mine.txt", "deep/er/er/y.txt", "a.txt"}
+    assert {str(path.resolve().relative_to(tree)) for path in set(found) - set(before)} <= added
+    assert set(before) <= set(found)
+    logged = [record.message for record in caplog.records if "LEFT OUT" in record.message]
+    assert any(re.search(r"--train_file does not read .*(out|cache)\b", message) for message in logged)
+    if pattern == ".":
+        folders = [message.split()[6].rstrip(",") for message in logged]
+        assert folders == ["cache", "compared", "old/cloze", "out", "run"]
+
+
+def test_what_is_named_is_read_wherever_it_lies(tree):
+    """A file, a folder in output_dir, one that another run wrote."""
+    make_own(tree)
+    own = {"--output_dir": Path("out"), "--cache_dir": Path("cache")}
+    for pattern, file in (("out/tokenizer.json",) * 2, ("out/checkpoint-3", "out/checkpoint-3/vocab.txt")):
+        assert find_files([pattern], "--train_file", own) == (Path(file),)
+    assert find_files(["run/*.txt"], "--train_file", own) == (Path("run/vocab.txt"),)
+    assert Path("a.txt") in find_files(["."], "--train_file", {"--output_dir": Path("..")})
+
+
+@pytest.mark.parametrize("pattern", [".", "*.txt", "**/*.txt", "{tree}"])
+@pytest.mark.parametrize("flag", ["--output_dir", "--cache_dir"])
+def test_folder_of_text_and_of_the_run_cannot_be_one(flag, pattern, tree):
+    with pytest.raises(UserError, match=rf"^{flag} {tree} is where --train_file finds the text, .*: give another"):
+        find_files([pattern.format(tree=tree)], "--train_file", {flag: tree})
+    assert find_files(["a.txt"], "--train_file", {flag: tree}) == (Path("a.txt"),)
+
+
+def test_folder_of_the_run_is_left_out_of_both_corpora_and_refused_in_a_data_set(tree):
+    make_own(tree)
+    data_args = DataTrainingArguments(train_file=".", validation_file="*/*.*[tn]")
+    model_args = ModelArguments(model_name_or_path="model", cache_dir="cache")
+    found = find_corpora(data_args, model_args, True, True, "out")
+    for corpus in found:
+        assert not {"out", "cache", "run"} & {path.parts[0] for path in corpus.files}
+    data_args = DataTrainingArguments(dataset_name=".")
+    with pytest.raises(UserError, match=r"^--output_dir out lies in \., whose files are all read as data: give"):
+        find_corpora(data_args, MODEL, True, True, "out")
+
+
+def test_pipe_is_an_error_where_it_is_named_and_left_out_where_it_is_found(tree):
+    os.mkfifo(tree / "deep" / "pipe.txt")
+    assert Path("deep/pipe.txt") not in find_files(["deep"], "--train_file")
+    for name in ("deep/pipe.txt", "/dev/null"):
+        with pytest.raises(UserError, match=rf"^--train_file: {name} is a pipe or a device, .*: give a file"):
+            find_files([name], "--train_file")
+
+
+# Content
+
+
+def test_content_is_that_of_the_file_and_not_of_its_name_or_time(tmp_path):
+    data = random.Random(0).randbytes(1_000_000)
+    (tmp_path / "a").write_bytes(data)
+    content = content_of(tmp_path / "a")
+    (tmp_path / "b").write_bytes(data)
+    os.utime(tmp_path / "b", (1, 1))
+    assert content_of(tmp_path / "b") == content
+    for place in (0, 500_000, 999_999):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        (tmp_path / "b").write_bytes(changed)
+        assert content_of(tmp_path / "b") != content
+    (tmp_path / "b").write_bytes(data[:-1])
+    assert content_of(tmp_path / "b") != content
+
+
+def test_content_of_a_thousand_files_takes_no_second(tmp_path):
+    for number in range(1000):
+        with open(tmp_path / f"{number}.txt", "wb") as file:
+            file.truncate(10_000_000)
+    corpus = FileCorpus(find_files([str(tmp_path)], "--train_file"))
+    begin = time.process_time()
+    assert len(corpus.content) == 1000
+    assert time.process_time() - begin < 1
+
+
+def test_first_file_that_differs_is_named(tree):
+    files = tuple(map(Path, ("a.txt", "b.txt", "deep/er/x.txt")))
+    content = json.loads(json.dumps(FileCorpus(files).content))
+    assert find_change(content, FileCorpus(files)) is None
+    assert find_change(None, FileCorpus(files)) is find_change(content, None) is None
+    (tree / "b.txt").write_text("c")
+    assert re.fullmatch(r"b\.txt \(last changed .*\) differs", find_change(content, FileCorpus(files)))
+    (tree / "b.txt").write_text("b")
+    for changed, name in ((files[1:], "b.txt"), (files[:2], "b.txt"), ((*files, Path("a.csv")), "a.csv")):
+        problem = find_change(content, FileCorpus(changed))
+        assert problem.startswith(f"{name} (last changed ")
+        assert problem.endswith(f" differs, the first of {len(changed)} files, 3 then")
+
+
+@pytest.mark.parametrize("change", ["deleted", "cut", "longer", "replaced"])
+def test_file_that_changes_while_it_is_read_is_an_error(change, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("one two\n" * 10_000)
+    corpus = FileCorpus((path,))
+    documents = corpus.documents()
+    next(documents)
+    if change == "deleted":
+        path.unlink()
+    elif change == "replaced":
+        path.write_text("two one\n" * 10_000)
+    else:
+        os.truncate(path, 8 * (5_000 if change == "cut" else 20_000))
+    problem = "cannot be read" if change == "deleted" else "changed while it was in use"
+    with pytest.raises(UserError, match=rf"{path} {problem}.*: put it back"):
+        list(documents)
 
 
 # Held-out documents
@@ -373,6 +584,35 @@ def test_saved_identity_changes_with_the_rows(tmp_path):
     saved(tmp_path / "saved", rows_of("other"))
     (tmp_path / "saved" / "state.json").write_text(state)
     assert identity(folder) != first
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_content_of_a_data_set_is_that_of_its_rows(streaming, tmp_path):
+    """Wherever it lies, and whatever the library calls it; of a stream, of its first rows."""
+
+    def content(name, rows, width=1):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(width):
+            write_jsonl(folder / f"train-{number}.jsonl", rows[number::width])
+        corpus, _ = corpora(dataset_name=str(folder), streaming=streaming, do_eval=False)
+        return json.loads(json.dumps(corpus.content))
+
+    rows = rows_of(*map(str, range(500)))
+    first = content("first", rows)
+    assert content("second", rows) == first
+    for name, change in (("reversed", rows[::-1]), ("first row", [{"id": 7, "text": "0"}, *rows[1:]])):
+        assert content(name, change) != first
+    assert (content("shorter", rows[:-1]) == first) == streaming
+    if streaming:
+        assert content("shards", rows, 2) != first
+
+
+def test_content_of_a_saved_data_set_is_that_of_its_rows(tmp_path):
+    def content(name, *texts):
+        return corpora(train_file=saved(tmp_path / name, rows_of(*texts)), do_eval=False)[0].content
+
+    assert content("a", "one", "two") == content("b", "one", "two") != content("c", "two", "one")
 
 
 def test_saved_data_set_among_files_is_an_error(tree, tmp_path):

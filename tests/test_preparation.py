@@ -414,7 +414,7 @@ def test_another_text_is_not_taken_for_the_same(corpus, tokenizers, tmp_path):
     before = path.stat().st_mtime_ns
     write_corpus(path, changed)
     os.utime(path, ns=(before + 1, before + 1))
-    assert units_of(prepared(corpus, tokenizer, tmp_path)) == ids_of(tokenizer, changed)
+    assert units_of(prepared(FileCorpus(corpus.files), tokenizer, tmp_path)) == ids_of(tokenizer, changed)
     second = tmp_path / "more.txt"
     second.write_text("More of it")
     both = FileCorpus((path, second))

@@ -1,6 +1,7 @@
 """Runs that are broken off and gone on with: killed, stopped by signals, out of disk, out of time."""
 
 import errno
+import gzip
 import json
 import math
 import os
@@ -10,12 +11,15 @@ import resource
 import shutil
 import signal
 import time
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+import zstandard
 from conftest import SAMPLE
 from processes import start
 from safetensors.torch import load_file
@@ -95,6 +99,13 @@ def assert_same(out, whole):
     same = ("train_loss", "train_samples")
     results = [json.loads((folder / "train_results.json").read_text()) for folder in (out, whole)]
     assert [results[0].get(name) for name in same] == [results[1].get(name) for name in same]
+
+
+def write_sums(checkpoint):
+    """As they are of the files now."""
+    files = sorted(path for path in checkpoint.iterdir() if path.name != checkpoints.SUMS)
+    sums = "".join(f"{sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
+    (checkpoint / checkpoints.SUMS).write_text(sums)
 
 
 def kill_at(step, monkeypatch, run, *argv):
@@ -280,9 +291,9 @@ def test_a_model_card_that_finds_no_room_is_written_by_the_same_command(train, t
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        code, printed, errors = train(tmp_path, "blocks")
-    assert (code, errors) == (0, "")
-    assert f"MODEL CARD: {card} cannot be written (No space left on device)" in printed
+        code, _, errors = train(tmp_path, "blocks")
+    assert code == 2
+    assert f"README.md cannot be written to {tmp_path} (No space left on device), all else of the run is" in errors
     assert not list(tmp_path.glob("README.md*"))
     assert "Nothing is left to train" in train(tmp_path, "blocks")[1]
     assert "trained from" in card.read_text()
@@ -454,7 +465,7 @@ def test_another_metric_for_the_best_model_is_not_compared_with_the_one_before(t
     shutil.rmtree(tmp_path / "checkpoint-12")
     code, printed, _ = train(tmp_path, "blocks", *argv, "accuracy")
     assert code == 0
-    assert "CHANGED: the best evaluation before is not by accuracy" in printed
+    assert "CHANGED: the best evaluation before is not by accuracy of the same text: left out" in printed
     state = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())
     accuracies = [entry["eval_accuracy"] for entry in state["log_history"] if "eval_loss" in entry]
     assert state["best_metric"] == accuracies[-1]
@@ -516,6 +527,108 @@ def test_another_text_is_an_error(train, text, tmp_path):
     code, _, errors = train(tmp_path / "out", "blocks")
     assert code == 2
     assert "the text is not what the checkpoint was trained on" in errors
+
+
+@pytest.mark.parametrize("kind", ["blocks", "stream"])
+def test_another_text_of_the_same_size_is_an_error_that_names_the_file(kind, train, text, tmp_path):
+    """Counts of examples, tokens, files and bytes are the same."""
+    train(tmp_path / "out", kind)
+    before = (tmp_path / "out" / "trainer_state.json").read_bytes()
+    text.write_text("\n".join(reversed(text.read_text().splitlines())) + "\n")
+    code, _, errors = train(tmp_path / "out", kind)
+    assert code == 2
+    assert re.fullmatch(
+        rf"error: the text is not what the checkpoint was trained on: {text} \(last changed [-\d]+ [:\d]+\) differs: "
+        "put it back, or start afresh with --overwrite_output_dir\n",
+        errors,
+    )
+    assert (tmp_path / "out" / "trainer_state.json").read_bytes() == before
+    assert train(tmp_path / "out", kind, "--overwrite_output_dir")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["blocks", "stream"])
+def test_the_same_text_elsewhere_and_of_another_time_is_the_same(kind, train, text, tmp_path):
+    train(tmp_path / "whole", kind)
+    train(tmp_path / "out", kind, "--max_steps", 6)
+    copy = shutil.copy(text, tmp_path / "copy.txt")
+    os.utime(copy, (1, 1))
+    argv = ("--train_file", copy, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-6")
+    code, printed, errors = train(tmp_path / "out", kind, *argv)
+    assert (code, errors) == (0, "")
+    assert "CHANGED: max_steps 12 (not 6)" in printed
+    assert resumed(tmp_path / "out") == [6]
+    (last, *_), (expected, *_) = losses(tmp_path / "out")[-1:], losses(tmp_path / "whole")[-1:]
+    assert last[0] == expected[0] == 12
+
+
+def test_a_checkpoint_that_knows_only_counts_is_resumed(train, tmp_path):
+    """Those of earlier versions."""
+    train(tmp_path / "whole", "blocks")
+    train(tmp_path / "out", "blocks")
+    shutil.rmtree(tmp_path / "out" / "checkpoint-12")
+    checkpoint = tmp_path / "out" / "checkpoint-9"
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    assert progress.pop("texts")
+    (checkpoint / "progress.json").write_text(json.dumps(progress))
+    write_sums(checkpoint)
+    code, printed, _ = train(tmp_path / "out", "blocks")
+    assert code == 0
+    assert f"Going on from {checkpoint}" in printed
+    assert_same(tmp_path / "out", tmp_path / "whole")
+
+
+def test_another_validation_text_is_warned_of_and_its_best_evaluation_counts_alone(train, tmp_path):
+    """The loss of the text before is lower than any of the text now."""
+    validation = tmp_path / "validation.txt"
+    validation.write_text("The stars are far away.\n" * 20)
+    argv = ("--do_eval", "--validation_file", validation, "--eval_strategy", "steps", "--eval_steps", 3)
+    argv = (*argv, "--metric_for_best_model", "accuracy", "--save_total_limit", 4)
+    assert train(tmp_path / "out", "blocks", *argv)[0] == 0
+    shutil.rmtree(tmp_path / "out" / "checkpoint-12")
+    state_file = tmp_path / "out" / "checkpoint-9" / "trainer_state.json"
+    state = json.loads(state_file.read_text())
+    state["best_metric"], state["best_global_step"] = 1.0, 3
+    state["log_history"].append({"step": 3, "epoch": 1, "eval_accuracy": 1.0})
+    state_file.write_text(json.dumps(state))
+    write_sums(state_file.parent)
+    validation.write_text("The moons are far away.\n" * 20)
+    code, printed, errors = train(tmp_path / "out", "blocks", *argv)
+    assert (code, errors) == (0, "")
+    assert f"CHANGED: the validation text is another than before: {validation} (last changed" in printed
+    assert "CHANGED: the best evaluation before is not by accuracy of the same text: left out" in printed
+    state = json.loads((tmp_path / "out" / "checkpoint-12" / "trainer_state.json").read_text())
+    assert (state["best_global_step"], state["best_metric"] < 1.0) == (12, True)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_text_whose_name_is_not_utf8_is_trained_on_and_resumed(suffix, train, text, tmp_path):
+    name = os.fsdecode(bytes(tmp_path) + b"/n\xff.txt" + suffix.encode())
+    compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[suffix]
+    Path(name).write_bytes(compress(text.read_bytes()))
+    argv = ("--train_file", name) if suffix else ("--train_file", name, "--do_eval", "--validation_file", name)
+    for message in ("Training text: 6 documents", "Going on from"):
+        code, printed, errors = train(tmp_path / "out", "blocks", *argv)
+        assert (code, errors) == (0, "")
+        assert message in printed
+    assert "n\\xff.txt" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_data_folder_with_links_in_a_loop_and_the_runs_own_folders_is_resumed(train, text, tmp_path):
+    """The second start finds its own tokenizer.json, checkpoints and cache."""
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(text, data / "text.txt")
+    (data / "loop").symlink_to(data)
+    argv = ("--train_file", data, "--cache_dir", data / "cache")
+    assert train(tmp_path / "whole", "blocks", *argv)[0] == 0
+    assert train(data / "out", "blocks", *argv)[0] == 0
+    shutil.rmtree(data / "out" / "checkpoint-12")
+    code, printed, errors = train(data / "out", "blocks", *argv)
+    assert (code, errors) == (0, "")
+    for name in ("cache", "out"):
+        assert f"LEFT OUT: --train_file does not read {data / name}, a folder that these scripts write to" in printed
+    assert f"Going on from {data / 'out' / 'checkpoint-9'}" in printed
+    assert_same(data / "out", tmp_path / "whole")
 
 
 # Signals
@@ -824,6 +937,111 @@ def test_a_full_disk_leaves_the_checkpoints_from_before(train, tmp_path):
     assert list(checkpoints.list_checkpoints(str(tmp_path / "out"))) == [3, 6]
     assert train(tmp_path / "out", "blocks")[0] == 0
     assert_same(tmp_path / "out", tmp_path / "whole")
+
+
+@contextmanager
+def full_disk():
+    """No file may grow any more."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_disk_that_is_full_after_training_costs_no_result(train, tmp_path):
+    """All is evaluated and logged, the exit code says that files are missing, and the same command writes those."""
+    argv = ("--do_eval", "--validation_split_percentage", 30)
+    train(tmp_path / "whole", "blocks", *argv)
+    reports = ["README.md", "all_results.json", "eval_results.json", "train_results.json", "trainer_state.json"]
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patched:
+        save = PretrainingTrainer.save_model
+
+        def save_and_fill(self, output_dir=None, _internal_call=False):
+            save(self, output_dir, _internal_call)
+            if output_dir is None:
+                stack.enter_context(full_disk())
+
+        patched.setattr(PretrainingTrainer, "save_model", save_and_fill)
+        code, printed, errors = train(tmp_path / "out", "blocks", *argv)
+    assert code == 2
+    assert errors == (
+        "error: train_results.json, all_results.json, eval_results.json, trainer_state.json, README.md cannot be "
+        f"written to {tmp_path / 'out'} (File too large), all else of the run is there: make room, and run it again "
+        "without --overwrite_output_dir to write them\n"
+    )
+    assert "Training loss" in printed
+    assert not {path.name for path in (tmp_path / "out").iterdir()} & set(reports)
+    code, printed, errors = train(tmp_path / "out", "blocks", *argv)
+    assert (code, errors) == (0, "")
+    assert "Nothing is left to train" in printed
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= set(reports)
+    assert_same(tmp_path / "out", tmp_path / "whole")
+    results = [json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("out", "whole")]
+    assert [results[0][name] for name in ("train_loss", "eval_loss")] == [
+        results[1][name] for name in ("train_loss", "eval_loss")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("owner", "writes", "name"),
+    [
+        (Trainer, "save_metrics", "all_results.json"),
+        (Trainer, "save_metrics", "train_results.json"),
+        (report, "write_model_card", "README.md"),
+    ],
+)
+def test_half_a_report_is_deleted_and_written_by_the_same_command(owner, writes, name, train, tmp_path, monkeypatch):
+    out, original = tmp_path / "out", getattr(owner, writes)
+
+    def fail(*args, **kwargs):
+        original(*args, **kwargs)
+        (out / name).write_text((out / name).read_text()[:20])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, writes, fail)
+        code, _, errors = train(out, "blocks")
+    assert code == 2
+    assert re.search(rf"{name}.* cannot be written to {out} \(No space left on device\), all else of the run", errors)
+    assert errors.count("\n") == 1
+    assert not (out / name).exists()
+    assert "Nothing is left to train" in train(out, "blocks")[1]
+    assert (out / name).exists()
+    results = json.loads((out / "all_results.json").read_text())
+    assert results["train_loss"] > 0
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line(train, tmp_path):
+    train(tmp_path / "cached", "blocks", "--save_strategy", "no")
+    with full_disk():
+        code, _, errors = train(tmp_path / "out", "blocks")
+    assert code == 2
+    assert re.search(r"recipe\.yaml cannot be written \(.*File too large.*\): about .* make room", errors)
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(("change", "workers"), [("deleted", 1), ("cut", 0)])
+def test_a_streamed_file_that_goes_away_is_one_line(change, workers, train, text, tmp_path, monkeypatch):
+    """At the next epoch, or where what is read of it ends; the checkpoints stay."""
+    compute_loss = PretrainingTrainer.compute_loss
+
+    def disturb(self, *args, **kwargs):
+        if self.state.global_step == 4:
+            text.unlink(missing_ok=True) if change == "deleted" else os.truncate(text, 700)
+        return compute_loss(self, *args, **kwargs)
+
+    monkeypatch.setattr(PretrainingTrainer, "compute_loss", disturb)
+    argv = ("--max_steps", 60, "--save_total_limit", 30, "--dataloader_num_workers", workers)
+    code, _, errors = train(tmp_path / "out", "stream", *argv)
+    assert code == 2
+    problem = "cannot be read after line 0: " if change == "deleted" else "changed while it was in use: put it back"
+    assert errors.startswith(f"error: {text} {problem}")
+    assert errors.count("\n") == 1
+    steps = list(checkpoints.list_checkpoints(str(tmp_path / "out")))
+    assert steps[:2] == [3, 6]
+    assert all(map(is_whole, (tmp_path / "out").glob("checkpoint-*")))
 
 
 # Losses that are no numbers
