@@ -1,7 +1,9 @@
 """Trained models to be asked by hand: those of a page in the browser."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -39,6 +41,21 @@ class TrainedModel:
         size = f"{self.model.num_parameters() / 1e6:,.1f} million parameters"
         vocabulary = f"{len(self.tokenizer):,} tokens in the vocabulary"
         return f"{type(self.model).__name__}, {size}, {vocabulary}, sees {self.max_seq_length:,} tokens at once"
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return each model under the name to show: its folder's, with as much of the path as tells it from the others."""
+    paths = {}
+    for name in names:
+        paths.setdefault(Path(name).resolve().parts if Path(name).is_dir() else tuple(name.split("/")), name)
+    shown = {}
+    for path, name in paths.items():
+        # On the Hub, whose it is belongs to the name.
+        count = 1 if Path(name).is_dir() else len(path)
+        while count < len(path) and sum(other[-count:] == path[-count:] for other in paths) > 1:
+            count += 1
+        shown["/".join(path[-count:])] = name
+    return shown
 
 
 def load_trained(name: str) -> TrainedModel:

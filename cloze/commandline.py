@@ -65,6 +65,7 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
     try:
         with errors_in_one_line(secrets):
             settings = parse(argv, settings_of(main))
+            check_docstrings()
             model_args, _, args = settings
             # A recipe may have one, too.
             secrets |= {token for token in (model_args.token, args.hub_token) if token}
@@ -82,6 +83,12 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
         for worker in multiprocessing.active_children():
             if worker.daemon:
                 worker.kill()
+
+
+def check_docstrings() -> None:
+    """Raise UserError for python -OO: transformers reads the docstrings of its models, which are left out then."""
+    if sys.flags.optimize > 1:
+        raise UserError("transformers cannot build a model without docstrings: start python with -O at most, not -OO")
 
 
 @contextmanager
