@@ -68,7 +68,7 @@ def load_trained(name: str) -> TrainedModel:
         config = load_config(model_args, MASKED_LM)
         task = task_of(config, name)
         tokenizer = load_tokenizer(model_args, None)
-        length = check_model(config, tokenizer, task, None, trust_remote_code=False)
+        length = check_model(config, tokenizer, task, None, trust_remote_code=False, dtype="float32")
         new_tokens = find_new_tokens(model_args, config, tokenizer)
         ensure_template(tokenizer, config.model_type)
         model, missing = load_weights(model_args, config, task, torch.float32)
