@@ -25,7 +25,7 @@ if __name__ == "__main__":
     outlast_output()
 
 from cloze.arguments import UserError
-from cloze.commandline import errors_in_one_line, start_logging
+from cloze.commandline import check_docstrings, errors_in_one_line, start_logging
 from cloze.secrecy import secrets_of
 
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--port", type=int, help="port of the page; without it, a free one from 7860 on")
     parser.add_argument("--share", action="store_true", help="make a public link, through a server of Gradio's")
     args = parser.parse_args(argv)
+    check_docstrings()
 
     # Not at the top: Gradio and models take seconds to import, which --help and a wrong flag need not wait for
     try:
@@ -48,10 +49,11 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{error}: pip install -r requirements-app.txt") from None
     from transformers.utils.logging import disable_progress_bar
 
-    from cloze.asking import load_trained
+    from cloze.asking import load_trained, short_names
 
     disable_progress_bar()
-    serve_page({name: load_trained(name) for name in dict.fromkeys(args.models)}, args.port, args.share)
+    models = {shown: load_trained(name) for shown, name in short_names(args.models).items()}
+    serve_page(models, args.port, args.share)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Trained models to be asked by hand: those of a page in the browser."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -41,6 +43,21 @@ class TrainedModel:
         return f"{type(self.model).__name__}, {size}, {vocabulary}, sees {self.max_seq_length:,} tokens at once"
 
 
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return each model under the name to show: its folder's, with as much of the path as tells it from the others."""
+    paths = {}
+    for name in names:
+        paths.setdefault(Path(name).resolve().parts if Path(name).is_dir() else tuple(name.split("/")), name)
+    shown = {}
+    for path, name in paths.items():
+        # On the Hub, whose it is belongs to the name.
+        count = 1 if Path(name).is_dir() else len(path)
+        while count < len(path) and sum(other[-count:] == path[-count:] for other in paths) > 1:
+            count += 1
+        shown["/".join(path[-count:])] = name
+    return shown
+
+
 def load_trained(name: str) -> TrainedModel:
     """The model in a folder, or of that name on the Hub, with the heads that it was trained with.
 
@@ -51,7 +68,7 @@ def load_trained(name: str) -> TrainedModel:
         config = load_config(model_args, MASKED_LM)
         task = task_of(config, name)
         tokenizer = load_tokenizer(model_args, None)
-        length = check_model(config, tokenizer, task, None, trust_remote_code=False)
+        length = check_model(config, tokenizer, task, None, trust_remote_code=False, dtype="float32")
         new_tokens = find_new_tokens(model_args, config, tokenizer)
         ensure_template(tokenizer, config.model_type)
         model, missing = load_weights(model_args, config, task, torch.float32)

@@ -5,7 +5,10 @@ import dataclasses
 import inspect
 import json
 import logging
+import math
 import multiprocessing
+import os
+import reprlib
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +23,7 @@ from cloze.data_arguments import DataArguments, check_together
 from cloze.interruption import processes_part
 from cloze.locks import lock_output_dir
 from cloze.old_flags import update_flags
-from cloze.recipes import RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
+from cloze.recipes import MAX_CHARACTERS, RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
 from cloze.secrecy import SecretFormatter, hide, secrets_of
 from cloze.signals import end_at_once, handled, ignore_signals
 
@@ -28,6 +31,15 @@ logger = logging.getLogger(__name__)
 
 # Settings that name files which the scripts open themselves.
 TEXT_FILES = ("train_file", "validation_file", "test_file")
+# Of an error, on each side of what is left out: it may repeat a value, which can be as long as a recipe.
+MAX_MESSAGE_HALF = 1_000
+# Whole numbers beyond it fit no tensor, nor what counts steps and bytes.
+MAX_NUMBER = 2**63
+# What transformers raises for settings that it takes for wrong, or cannot read.
+SETTINGS_ERRORS = (
+    *(ValueError, TypeError, OverflowError, RecursionError),
+    *(OSError, ImportError, NotImplementedError),
+)
 
 
 class Parser(HfArgumentParser):
@@ -59,6 +71,7 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
         try:
             with errors_in_one_line(secrets):
                 settings = parse(argv, settings_of(main))
+                check_docstrings()
                 model_args, _, args = settings
                 # A recipe may have one, too.
                 secrets |= {token for token in (model_args.token, args.hub_token) if token}
@@ -80,6 +93,12 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
                     worker.kill()
 
 
+def check_docstrings() -> None:
+    """Raise UserError for python -OO: transformers reads the docstrings of its models, which are left out then."""
+    if sys.flags.optimize > 1:
+        raise UserError("transformers cannot build a model without docstrings: start python with -O at most, not -OO")
+
+
 @contextmanager
 def errors_in_one_line(secrets: set[str]) -> Iterator[None]:
     """End the process with exit code 2 and one line on stderr where a UserError is raised."""
@@ -87,8 +106,10 @@ def errors_in_one_line(secrets: set[str]) -> Iterator[None]:
         yield
     except UserError as error:
         # From a data-loader worker it comes with a traceback in front.
-        message = str(error).rpartition("UserError: ")[2]
-        print("error:", hide(" ".join(message.split()), secrets), file=sys.stderr)
+        message = hide(" ".join(str(error).rpartition("UserError: ")[2].split()), secrets)
+        if len(message) > 2 * MAX_MESSAGE_HALF:
+            message = f"{message[:MAX_MESSAGE_HALF]} ... {message[-MAX_MESSAGE_HALF:]}"
+        print("error:", message, file=sys.stderr)
         sys.exit(2)
 
 
@@ -126,10 +147,11 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
         # Without what is behind a =, which may be a secret.
         name = unknown[0].partition("=")[0]
         raise UserError(f"unknown argument {name}{did_you_mean(name, known_settings(parser), prefix='--')}")
+    check_numbers(namespace)
     check_dicts(namespace)
     try:
         arguments = parser.parse_dict(vars(namespace))
-    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+    except SETTINGS_ERRORS as error:
         # transformers checks its own settings, and says in the message which flag is wrong.
         raise UserError(f"{error}") from None
     model_args, data_args, training_args = arguments
@@ -157,14 +179,27 @@ def known_settings(parser: HfArgumentParser) -> dict[str, type]:
     return {f.name: types[f.name] for dtype, types in hints for f in dataclasses.fields(dtype) if f.init}
 
 
+def check_numbers(namespace: argparse.Namespace) -> None:
+    """Raise UserError for numbers that nothing can be counted or trained with."""
+    for name, value in vars(namespace).items():
+        if isinstance(value, int) and abs(value) >= MAX_NUMBER:
+            raise UserError(f"--{name} {reprlib.repr(value)} is too large: give less than {MAX_NUMBER}")
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"--{name} {value} is not a number: give one")
+
+
 def check_dicts(namespace: argparse.Namespace) -> None:
     """Raise UserError for JSON that transformers could not read; it would not say of which flag."""
     for name in TrainingArguments._VALID_DICT_FIELDS:
         value = getattr(namespace, name)
+        # In place of a dict, the path of one.
+        is_path = isinstance(value, str) and os.path.exists(value)
+        if is_path and not (os.path.isfile(value) and os.path.getsize(value) <= MAX_CHARACTERS):
+            raise UserError(f"--{name} {value} is not a file of JSON of at most {MAX_CHARACTERS:,} bytes")
         if isinstance(value, str) and value.startswith("{"):
             try:
                 json.loads(value)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"--{name} {value}: not JSON: {error}") from None
 
 

@@ -3,11 +3,16 @@
 import copy
 import difflib
 import inspect
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
+import psutil
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -16,9 +21,13 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.utils import CONFIG_NAME
 
 from cloze.arguments import ModelArguments, UserError
+from cloze.checkpoints import gigabytes
 from cloze.masked_head import quiet
+from cloze.model_files import check_settings, find_file, read_json
+from cloze.recipes import typed
 from cloze.tasks import Task
 from cloze.tokenization import num_ids
 from cloze.vocabulary import NewToken, resize_vocabulary
@@ -28,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 # Where neither the model nor the tokenizer sets a limit, as upstream has it.
 LONGEST_BY_DEFAULT = 1024
+# Of a model that is looked at before it is built: torch makes some 20,000 a second. A layer has about 15.
+MAX_MODULES = 50_000
 
 
 def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
@@ -38,8 +49,12 @@ def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
     else:
         flag = "--config_name" if model_args.config_name else "--model_name_or_path"
         try:
+            path = name if Path(name).is_file() else find_file(name, CONFIG_NAME, model_args)
+            if path is not None:
+                check_settings(read_json(path))
             config = AutoConfig.from_pretrained(name, **model_args.hub_arguments)
-        except (OSError, ValueError) as error:
+        # For settings of other types than a config has, transformers raises TypeError to AttributeError.
+        except Exception as error:
             if "trust_remote_code" in str(error):
                 raise UserError(
                     f"{flag} {name} comes with code of its own: read it, and give --trust_remote_code to let it run"
@@ -66,11 +81,13 @@ def new_config(model_args: ModelArguments) -> PretrainedConfig:
                 hint = f": did you mean {close[0]}?" if close else ""
                 raise UserError(f"--config_overrides: {model_args.model_type} has no setting {name!r}{hint}")
         try:
+            check_settings(typed(dict(pair.partition("=")[::2] for pair in model_args.config_overrides.split(","))))
             config.update_from_string(model_args.config_overrides)
             # Made anew, as some settings are derived from others: the layer types of ModernBERT from their number.
             names = [pair.partition("=")[0] for pair in model_args.config_overrides.split(",")]
             config = CONFIG_MAPPING[model_args.model_type](**{name: getattr(config, name) for name in names})
-        except ValueError as error:
+            check_settings(config.to_dict())
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"--config_overrides {model_args.config_overrides}: {error}: write name=value,..."
             ) from None
@@ -92,8 +109,13 @@ def check_model(
     task: Task,
     max_seq_length: int | None,
     trust_remote_code: bool,
+    dtype: str | None = None,
 ) -> int:
-    """Raise UserError for what would fail inside the model, and return the sequence length to use."""
+    """Raise UserError for what would fail inside the model, and return the sequence length to use.
+
+    Args:
+        dtype: the precision of the weights, which have to fit into memory; None if they are not loaded.
+    """
     name = type(tokenizer).__name__
     if task.masks and tokenizer.mask_token_id is None:
         raise UserError(
@@ -116,7 +138,10 @@ def check_model(
             f"the model's type_vocab_size is {config.type_vocab_size}, it cannot tell A from B: use run_mlm.py, or a "
             "model with 2, from scratch by --config_overrides type_vocab_size=2"
         )
-    positions = count_positions(outline(config, task, trust_remote_code), config)
+    model = outline(config, task, trust_remote_code)
+    if dtype is not None:
+        check_memory(model, dtype)
+    positions = count_positions(model, config)
     if max_seq_length is None:
         return min(positions or LONGEST_BY_DEFAULT, tokenizer.model_max_length, LONGEST_BY_DEFAULT)
     if positions and max_seq_length > positions:
@@ -130,10 +155,49 @@ def check_model(
 def outline(config: PretrainedConfig, task: Task, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model without memory for its weights, to be looked at before anything is loaded."""
     try:
-        with torch.device("meta"):
+        if getattr(config, "num_hidden_layers", 1) < 1:
+            raise ValueError(f"{config.num_hidden_layers} layers")
+        with torch.device("meta"), bounded_modules():
             return task.auto_model.from_config(config, trust_remote_code=trust_remote_code)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(f"the config builds no {config.model_type} model: {error}: check --config_overrides") from None
+        # Of torch's, what follows is where in torch it is.
+        problem = str(error).partition("Exception raised from")[0]
+        raise UserError(
+            f"the config builds no {config.model_type} model: {problem}: check {settings_place(config)}"
+        ) from None
+
+
+def settings_place(config: PretrainedConfig) -> str:
+    """Return where the settings of a config are the user's to change."""
+    return "its config.json" if config.name_or_path else "--config_overrides"
+
+
+@contextmanager
+def bounded_modules() -> Iterator[None]:
+    """Raise ValueError when a model of more than MAX_MODULES modules is built."""
+    count = itertools.count(1)
+
+    def refuse_too_many(*_) -> None:
+        if next(count) > MAX_MODULES:
+            raise ValueError(f"more than {MAX_MODULES:,} modules")
+
+    handle = register_module_module_registration_hook(refuse_too_many)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_memory(model: PreTrainedModel, dtype: str) -> None:
+    """Raise UserError if the weights, of which ``model`` is the outline, are larger than the machine's memory."""
+    precision = (model.config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
+    weights, memory = model.num_parameters(), psutil.virtual_memory().total
+    size = weights * precision.itemsize + sum(buffer.nbytes for buffer in model.buffers())
+    if size > memory:
+        raise UserError(
+            f"the config asks for {weights:,} parameters ({gigabytes(size)}), this machine has {gigabytes(memory)} of "
+            f"memory: check {settings_place(model.config)}, or take a smaller model"
+        )
 
 
 def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | None:

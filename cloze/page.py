@@ -1,10 +1,15 @@
 """The page of app.py: words behind [MASK], next sentences, two models side by side."""
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from urllib.parse import urlsplit
 
 import gradio as gr
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
 
 from cloze.arguments import UserError
 from cloze.asking import TrainedModel, ask_about_pair, ask_for_words
@@ -22,6 +27,13 @@ PAIRS = [
     ["Water boils at a lower temperature on a mountain.", "The second violin comes in after four bars."],
     ["The tide goes out twice a day.", "Then one can walk over the sand to the island."],
 ]
+# The names that a browser on this machine has for it, at any port, as one may be forwarded by ssh -L. To others' names,
+# which can be made to lead here (DNS rebinding), nothing is answered.
+HOSTS = ["127.0.0.1", "localhost"]
+SHARED_HOSTS = ["*.gradio.live"]
+# Gradio also serves files, relays other servers, and takes uploads and more; the page only asks models.
+REFUSED = ("/gradio_api/file", "/gradio_api/proxy", "/monitoring")
+TAKEN = tuple(f"/gradio_api/{name}" for name in ("queue/join", "run/", "call/", "cancel", "reset"))
 # Not of the weights that Gradio takes: its file of the semi-bold one has a few letters only.
 FONT = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))
 CSS = """
@@ -112,6 +124,28 @@ def build_page(models: dict[str, TrainedModel]) -> gr.Blocks:
     return page
 
 
+class OwnRequests:
+    """Refuse requests of other pages, and those that this one does not make, as uploads."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http" and not is_own(scope["method"], scope["path"], Headers(scope=scope)):
+            await PlainTextResponse("This page does not ask for that", status_code=403)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def is_own(method: str, path: str, headers: Mapping[str, str]) -> bool:
+    """Return whether the page makes such requests."""
+    # Browsers send it along from other pages, and with all that is no mere reading.
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        return False
+    return not path.startswith(REFUSED) and (method in ("GET", "HEAD") or path.startswith(TAKEN))
+
+
 def text_with_masks() -> gr.Textbox:
     return gr.Textbox(SENTENCES[0], label=f"A text with {MASK} for each hidden word")
 
@@ -131,6 +165,7 @@ def answer_when_asked(
 def serve_page(models: dict[str, TrainedModel], port: int | None, share: bool) -> None:
     """Serve the page on this machine until the process is ended; with ``share``, through a public link as well."""
     page = build_page(models)
+    hosts = HOSTS + SHARED_HOSTS * share
     try:
         _, url, link = page.launch(
             server_name="127.0.0.1",
@@ -141,6 +176,7 @@ def serve_page(models: dict[str, TrainedModel], port: int | None, share: bool) -
             footer_links=[],
             run_history=False,
             ssr_mode=False,
+            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, hosts), Middleware(OwnRequests)]},
             css=CSS,
             theme=gr.themes.Default(font=[FONT, "sans-serif"]),
         )

@@ -4,7 +4,9 @@ import dataclasses
 import difflib
 import enum
 import json
+import os
 import re
+import reprlib
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +20,16 @@ from cloze.data_arguments import DataArguments, MaskingArguments, PairArguments
 from cloze.old_flags import DROPPED, RENAMED, REPLACED, update_flags
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+# Recipes are copied from strangers. Theirs may not take the memory or the time of this machine; one's own are of a few
+# kilobytes, or hold as many file names as a command line does, which is 2 MB long at most.
+MAX_CHARACTERS = 4 * 2**20
+MAX_VALUES = 100_000
+# Of dicts in dicts, as accelerator_config has them; Python gives up at some hundreds.
+MAX_DEPTH = 20
+# A list that is used twice is an alias of the first one; ten lists of ten aliases each are 10 billion values.
+MAX_ALIASES = 10
+# Of a number in a recipe that a run wrote: longer ones take Python seconds.
+MAX_DIGITS = 100
 UNWRITTEN = ("trust_remote_code", "dry_run", "prepare_only")
 
 # Of upstream's settings of training, those that decide what comes of it; of ours all do but a few.
@@ -43,7 +55,46 @@ DEFAULTS = {
 }
 
 
-class RecipeLoader(yaml.SafeLoader):
+class BoundedLoader(yaml.SafeLoader):
+    """Load plain values alone, and no more of them than a recipe has; a key given twice is an error."""
+
+    values = depth = aliases = 0
+
+    def compose_node(self, parent, index):
+        """Count the value before it is read: what the bounds refuse is never in memory."""
+        event = self.peek_event()
+        self.values += 1
+        self.depth += 1
+        self.aliases += isinstance(event, yaml.AliasEvent)
+        for name, bound in {"values": MAX_VALUES, "depth": MAX_DEPTH, "aliases": MAX_ALIASES}.items():
+            if getattr(self, name) > bound:
+                raise yaml.composer.ComposerError(None, None, too_much(name, bound), event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            problem = f"a tag, {reprlib.repr(event.tag)}"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        # A list or dict has its end when all in it is read.
+        if node.end_mark is None:
+            raise yaml.composer.ComposerError(None, None, "an alias of what it is in", event.start_mark)
+        if node.tag.endswith((":int", ":float")) and len(node.value) > MAX_DIGITS:
+            problem = f"a number of more than {MAX_DIGITS} characters"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return node
+
+    def construct_mapping(self, node, deep=False):
+        mapping = {}
+        for key_node, value_node in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | None):
+                raise yaml.constructor.ConstructorError(None, None, "a list or dict as key", key_node.start_mark)
+            if key in mapping:
+                raise yaml.constructor.ConstructorError(None, None, twice(key), key_node.start_mark)
+            mapping[key] = self.construct_object(value_node, deep=deep)
+        return mapping
+
+
+class RecipeLoader(BoundedLoader):
     """Safe YAML that leaves what it reads as it is written, but for null: the settings have types of their own.
 
     Else 1e-4 were a string, as YAML 1.1 has it, and no were false.
@@ -111,22 +162,72 @@ def typed(value: Any) -> Any:
 
 
 def read_recipe(path: Path) -> dict:
-    """The mapping in a YAML or JSON file; nothing in it is executed."""
+    """Return the mapping in a YAML or JSON file; nothing in it is executed."""
     if path.suffix not in RECIPE_SUFFIXES:
         raise UserError(f"{path} is not a recipe: the first argument is a .yaml, .yml or .json file, or a --flag")
     if not path.is_file():
         raise UserError(f"recipe {path} is not there: give the path of a file, such as recipes/quickstart/mlm.yaml")
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            text = file.read(MAX_CHARACTERS + 1)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8: {error}: a recipe has plain `flag: value` lines") from None
+    return parse_recipe(text, str(path), "a recipe has plain `flag: value` lines", RecipeLoader)
+
+
+def parse_recipe(text: str, name: str, cure: str, loader: type[BoundedLoader]) -> dict:
+    """Return the mapping in a text of JSON, if that is how the name ends, or YAML."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        settings = json.loads(text) if path.suffix == ".json" else yaml.load(text, RecipeLoader)
-    except (yaml.YAMLError, ValueError) as error:
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(too_much("characters", MAX_CHARACTERS))
+        settings = json.loads(text, object_pairs_hook=once) if name.endswith(".json") else yaml.load(text, loader)
+        check_value(settings)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else getattr(error, "lineno", "?")
+        line = mark.line + 1 if mark else getattr(error, "lineno", None)
         problem = getattr(error, "problem", None) or error
-        raise UserError(f"{path}, line {line}: {problem}: a recipe has plain `flag: value` lines") from None
+        if isinstance(error, RecursionError):
+            problem = too_much("depth", MAX_DEPTH)
+        raise UserError(f"{name}{f', line {line}' if line else ''}: {problem}: {cure}") from None
     if not isinstance(settings, dict):
-        raise UserError(f"{path} holds no mapping: a recipe has plain `flag: value` lines")
+        raise UserError(f"{name} holds no mapping: {cure}")
     return settings
+
+
+def too_much(what: str, bound: int) -> str:
+    return f"a depth of more than {bound} lists and dicts" if what == "depth" else f"more than {bound:,} {what}"
+
+
+def twice(key: Any) -> str:
+    return f"{reprlib.repr(key)} is there twice"
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict:
+    """Return a dict of JSON; ValueError for a key that is there twice, of which json would take the last."""
+    settings = {}
+    for key, value in pairs:
+        if key in settings:
+            raise ValueError(twice(key))
+        settings[key] = value
+    return settings
+
+
+def check_value(value: Any, depth: int = 0) -> None:
+    """Raise ValueError for what YAML and JSON can write, and no command line or file name can hold."""
+    if depth > MAX_DEPTH:
+        raise ValueError(too_much("depth", MAX_DEPTH))
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list):
+        for item in value:
+            check_value(item, depth + 1)
+    elif isinstance(value, str):
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError:
+            raise ValueError("half a surrogate pair, which is no character") from None
+        if "\0" in value:
+            raise ValueError("a NUL character")
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -162,8 +263,9 @@ def differences(recipe: str, other: str, also: Sequence[str] = ()) -> list[str]:
 
 
 def settings_in(recipe: str) -> dict[str, Any]:
-    """Return the settings of a recipe written by ``recipe_of``."""
-    return yaml.safe_load(recipe)
+    """Return the settings of a recipe written by ``recipe_of``; UserError if a checkpoint's is no such recipe."""
+    cure = "put back the one that its run wrote, or start from its weights with --model_name_or_path"
+    return parse_recipe(recipe, "recipe.yaml of the checkpoint", cure, BoundedLoader)
 
 
 def is_token(name: str) -> bool:

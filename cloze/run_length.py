@@ -23,6 +23,9 @@ class RunLength(NamedTuple):
 
 def length_of(settings: Mapping[str, Any]) -> RunLength:
     """Return the length that settings ask for: hours win over steps, steps over epochs, of which 3 are the default."""
+    for name in FLAGS.values():
+        if not isinstance(settings.get(name), int | float | None):
+            raise UserError(f"recipe.yaml of the checkpoint: {name} {settings[name]!r} is not a number")
     if settings.get("max_train_hours") is not None:
         return RunLength(settings["max_train_hours"], "hours")
     if settings.get("max_steps", -1) > 0:

@@ -92,7 +92,8 @@ def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, tra
         )
     if model_args.model_name_or_path is None:
         fit_config(config, tokenizer, model_args.config_overrides)
-    length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code)
+    dtype = None if training_args.prepare_only else model_args.dtype
+    length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code, dtype)
     # First, as a tokenizer that is not the model's may lack the special tokens of a template, too.
     new_tokens = find_new_tokens(model_args, config, tokenizer)
     ensure_template(tokenizer, config.model_type)

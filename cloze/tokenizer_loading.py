@@ -15,9 +15,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.utils import cached_file
 
 from cloze.arguments import ModelArguments, UserError
+from cloze.model_files import MAX_TOKENIZER_BYTES, check_vocabulary, find_file, read_json
 from cloze.tokenization import fingerprint
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,11 @@ def _load(name: str, model_args: ModelArguments) -> PreTrainedTokenizerBase:
         if path.name not in known:
             raise ValueError(f"tokenizers are read from files named {', '.join(known)}")
         name, path = str(path.parent), path.parent
+    for file_name in ("tokenizer.json", "vocab.json", "tokenizer_config.json"):
+        file = find_file(name, file_name, model_args)
+        settings = {} if file is None else read_json(file, MAX_TOKENIZER_BYTES)
+        if file_name != "tokenizer_config.json":
+            check_vocabulary(settings)
     hub = model_args.hub_arguments
     arguments = hub | {"use_fast": model_args.use_fast_tokenizer}
     if path.is_dir() and not (path / "config.json").exists() and "tokenizer_class" not in get_tokenizer_config(name):
@@ -81,7 +86,7 @@ def _load(name: str, model_args: ModelArguments) -> PreTrainedTokenizerBase:
     if tokenizer is not None and (not tokenizer.is_fast or not type(tokenizer).__module__.startswith("transformers.")):
         return tokenizer
     settings = get_tokenizer_config(name, **hub)
-    if tokenizer is None or _has_json(name, model_args):
+    if tokenizer is None or find_file(name, "tokenizer.json", model_args):
         return _load_json(name, tokenizer, settings, hub)
     if _is_empty(tokenizer) or "do_lower_case" in settings or not _is_bert_normalized(tokenizer):
         return tokenizer
@@ -96,20 +101,6 @@ def _model_type(folder: Path, given: str | None) -> str:
             kind = TOKENIZER_MAPPING.get(CONFIG_MAPPING[given], None) if given else None
             return given if kind and set(files) <= set(kind.vocab_files_names.values()) else usual
     return given or "bert"
-
-
-def _has_json(name: str, model_args: ModelArguments) -> bool:
-    try:
-        cached_file(
-            name,
-            "tokenizer.json",
-            cache_dir=model_args.cache_dir,
-            revision=model_args.model_revision,
-            token=model_args.token,
-        )
-    except OSError:
-        return False
-    return True
 
 
 def _load_json(name: str, usual: PreTrainedTokenizerBase | None, settings: dict, hub: dict) -> PreTrainedTokenizerBase:

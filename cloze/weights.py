@@ -14,12 +14,12 @@ from transformers.utils import (
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
-    cached_file,
 )
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from cloze.arguments import ModelArguments, UserError
 from cloze.masked_head import quiet
+from cloze.model_files import check_shards, find_file, read_json
 from cloze.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # dtype of the weights asked for, where something else is among them.
 UNREADABLE = (
     *(OSError, ValueError, TypeError, RuntimeError, EOFError),
-    *(SafetensorError, pickle.UnpicklingError, AttributeError),
+    *(SafetensorError, pickle.UnpicklingError, AttributeError, LookupError),
 )
 # In the order in which transformers looks for them.
 WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
@@ -52,6 +52,9 @@ def load_weights(
     options = {"config": config, "dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
     random_state = torch.get_rng_state()
     try:
+        path = find_weights(model_args)
+        if path is not None and path.endswith(".json"):
+            check_shards(read_json(path))
         # The library's table of missing and unexpected weights says less plainly what follows below.
         with quiet():
             model, loading = task.auto_model.from_pretrained(name, **options, **model_args.hub_arguments)
@@ -116,16 +119,18 @@ def unwrap(weights: dict, names: Collection[str], origin: str) -> dict[str, torc
 
 def read_weights(model_args: ModelArguments) -> dict:
     """Return what the checkpoint's files of weights hold, by the names in them; nothing in them is executed."""
-    name = model_args.model_name_or_path
+    name, path = model_args.model_name_or_path, find_weights(model_args)
+    if path is None:
+        raise OSError(f"none of {', '.join(WEIGHT_FILES)} is there")
     hub_arguments = {key: value for key, value in model_args.hub_arguments.items() if key != "trust_remote_code"}
-    for file_name in WEIGHT_FILES:
-        try:
-            path = cached_file(name, file_name, **hub_arguments)
-        except OSError:
-            continue
-        paths = get_checkpoint_shard_files(name, path, **hub_arguments)[0] if path.endswith(".json") else [path]
-        return {key: value for path in paths for key, value in load_state_dict(path).items()}
-    raise OSError(f"none of {', '.join(WEIGHT_FILES)} is there")
+    paths = get_checkpoint_shard_files(name, path, **hub_arguments)[0] if path.endswith(".json") else [path]
+    return {key: value for path in paths for key, value in load_state_dict(path).items()}
+
+
+def find_weights(model_args: ModelArguments) -> str | None:
+    """Return the path of the checkpoint's weights, or of the index of their shards."""
+    paths = (find_file(model_args.model_name_or_path, file_name, model_args) for file_name in WEIGHT_FILES)
+    return next(filter(None, paths), None)
 
 
 def check_sizes(model: PreTrainedModel, mismatched: Iterable[tuple], task: Task, name: str) -> None:

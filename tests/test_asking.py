@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from cloze.arguments import UserError
-from cloze.asking import MOST_CHARACTERS, MOST_MASKS, ask_about_pair, ask_for_words, load_trained
+from cloze.asking import MOST_CHARACTERS, MOST_MASKS, ask_about_pair, ask_for_words, load_trained, short_names
 from cloze.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
 
 
@@ -179,3 +179,19 @@ def test_pairs_are_judged_as_on_the_command_line(family, auto_model, saved, run_
 def test_pairs_that_cannot_be_judged(pair, problem, saved):
     with pytest.raises(UserError, match=problem):
         ask_about_pair(load_trained(saved("bert", AutoModelForNextSentencePrediction)), *pair)
+
+
+def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("one/out", "two/out", "two/other", "hub/model"):
+        (tmp_path / folder).mkdir(parents=True)
+    names = ["one/out", f"{tmp_path}/two/out", "./two/other", "two/../one/out", "google/bert", "else/model"]
+    assert short_names(names) == {
+        "one/out": "one/out",
+        "two/out": f"{tmp_path}/two/out",
+        "other": "./two/other",
+        "google/bert": "google/bert",
+        "else/model": "else/model",
+    }
+    assert short_names(["."]) == {tmp_path.name: "."}
+    assert list(short_names(["x/hub/model", "hub/model"]).values()) == ["x/hub/model", "hub/model"]

@@ -6,6 +6,8 @@ import json
 import shlex
 import subprocess
 import sys
+from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -19,6 +21,7 @@ from cloze.data_arguments import DataTrainingArguments, NextSentenceArguments, P
 from cloze.old_flags import DROPPED, RENAMED, REPLACED
 from cloze.recipes import recipe_of
 
+Flags = namedtuple("Flags", "optimize")
 # What no run can do without.
 LEAST = {"model_name_or_path": "model", "train_file": "text.txt", "do_train": True}
 LEAST_ARGV = [f"--{name}={value}" for name, value in LEAST.items()]
@@ -470,3 +473,23 @@ def test_settings_are_read_before_the_libraries_of_models_and_data_are_imported(
     assert "cloze.commandline" in imported
     heavy = {"datasets", "evaluate", "matplotlib", "sentencex", "transformers.modeling_utils"}
     assert not heavy & imported
+
+
+def test_without_docstrings_it_ends_in_one_line(monkeypatch, capsys):
+    """As transformers shows a traceback under python -OO, when it builds a model; asserts may be left out.
+
+    Without a process, whose first start would compile all libraries anew.
+    """
+    called = []
+
+    def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments):
+        called.append(model_args)
+
+    for level in (0, 1):
+        monkeypatch.setattr(commandline, "sys", SimpleNamespace(**vars(sys) | {"flags": Flags(level)}))
+        commandline.run_script(main, LEAST_ARGV)
+    monkeypatch.setattr(commandline, "sys", SimpleNamespace(**vars(sys) | {"flags": Flags(2)}))
+    with pytest.raises(SystemExit):
+        commandline.run_script(main, LEAST_ARGV)
+    assert len(called) == 2
+    assert capsys.readouterr().err.startswith("error: transformers cannot build a model without docstrings")

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import torch
@@ -187,8 +189,8 @@ def test_a_long_text_is_answered_too(page, filled, models):
 
 def test_another_model_answers_when_it_is_chosen(page, filled, models):
     page.seen("input[role=combobox]")[0].click()
-    page.wait_for(lambda: [option for option in page.seen("[role=option]") if option.text.endswith(models["after"])])
-    next(option for option in page.seen("[role=option]") if option.text.endswith(models["after"])).click()
+    page.wait_for(lambda: [option for option in page.seen("[role=option]") if option.text.endswith("after")])
+    next(option for option in page.seen("[role=option]") if option.text.endswith("after")).click()
     page.ask("The [MASK] is far.")
     assert page.bars() == filled(models["after"], "The [MASK] is far.")
 
@@ -279,6 +281,69 @@ def test_the_page_is_seen_on_this_machine_only(served):
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", port))
     assert served[1].read_text().splitlines()[-1] == f"The page is at {served[0]} (Ctrl-C ends it)"
+
+
+def ask_server(url: str, path: str, **headers: str) -> tuple[int, str]:
+    """Ask as another program or page would: POST if there is a body."""
+    body = headers.pop("body", None)
+    request = Request(url.rstrip("/") + path, body and body.encode(), headers)
+    try:
+        with urlopen(request) as response:
+            return response.status, response.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info"])
+def test_other_hosts_are_not_answered(path, served):
+    """DNS rebinding: the name of a stranger's page leads here, and its scripts read what is answered."""
+    for host in ("stranger.example", "127.0.0.1.stranger.example", "stranger.localhost", "127.0.0.2", "[::1]", ""):
+        assert ask_server(served[0], path, Host=host) == (400, "Invalid host header")
+    # As with ssh -L 9000:localhost:7860.
+    assert ask_server(served[0], path, Host="localhost:9000")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/upload", "/config"])
+@pytest.mark.parametrize("origin", ["http://stranger.example", "null", "http://127.0.0.1:1", "https://localhost"])
+def test_other_pages_are_not_answered(path, origin, served):
+    body = {} if path == "/config" else {"body": "{}"}
+    assert ask_server(served[0], path, Origin=origin, **body) == (403, "This page does not ask for that")
+
+
+def test_the_page_itself_is_answered(served, models):
+    question = {"data": ["before", "The [MASK] is far."], "fn_index": 0, "session_hash": "session"}
+    headers = {"Content-Type": "application/json", "body": json.dumps(question)}
+    for origin in ({}, {"Origin": served[0].rstrip("/")}):
+        assert ask_server(served[0], "/gradio_api/queue/join", **headers, **origin)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/gradio_api/upload", "anything"),
+        ("/gradio_api/stream/0", "anything"),
+        ("/gradio_api/vibe-edit", "{}"),
+        ("/login", "username=a&password=b"),
+        ("/gradio_api/file={readable}", None),
+        ("/gradio_api/file{readable}", None),
+        ("/%67radio_api/file={readable}", None),
+        ("/gradio_api/proxy=http://127.0.0.1/", None),
+        ("/monitoring", None),
+    ],
+)
+def test_nothing_is_taken_but_questions_and_no_file_is_given(path, body, served, models):
+    # Gradio would give what is in the temporary folder or below the current one.
+    path = path.format(readable=Path(models["before"]) / "config.json")
+    assert ask_server(served[0], path, body=body) == (403, "This page does not ask for that")
+
+
+def test_paths_are_not_shown(served, models):
+    for path in ("/", "/config", "/gradio_api/info", "/gradio_api/openapi.json"):
+        status, text = ask_server(served[0], path)
+        assert status == 200
+        assert str(Path(models["before"]).parent) not in text
+        assert str(Path.home()) not in text
+    assert '"before"' in ask_server(served[0], "/config")[1]
 
 
 @pytest.mark.parametrize(
