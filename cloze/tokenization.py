@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import threading
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 # Raised when what is trained changes, so that tokenizers in older caches are not taken for it.
 VERSION = 1
+# Behind it, a long text can be cut.
+BETWEEN_WORDS = re.compile(r"\w(?= \w)")
 # Characters, for byte-level BPE bytes, of a word at most in training, whose time grows with the square of the length.
 LONGEST_WORD = 1_000
 
@@ -164,7 +167,13 @@ def count_long_words(texts: Iterator[str], normalizer: Normalizer | None, pre_to
 
 
 def texts_of(corpus: Corpus) -> Iterator[str]:
-    return ("\n".join(document) for document in read_documents(corpus))
+    """Yield the documents, long ones in pieces: the words of tokenizers trained here end at a space between letters."""
+    for document in read_documents(corpus):
+        text, begin = "\n".join(document), 0
+        while found := BETWEEN_WORDS.search(text, begin + PORTION):
+            yield text[begin : found.end()]
+            begin = found.end()
+        yield text[begin:]
 
 
 def ensure_template(tokenizer: PreTrainedTokenizerBase, model_type: str) -> None:

@@ -15,7 +15,7 @@ from conftest import SAMPLE
 
 from cloze.arguments import ModelArguments, UserError
 from cloze.corpus import FileCorpus, HubCorpus, find_corpora, find_files, log_columns, read_documents, split_documents
-from cloze.data_arguments import CsvDialect, DataTrainingArguments
+from cloze.data_arguments import DataTrainingArguments, ReaderSettings
 
 TREE = {
     "b.txt": "b",
@@ -105,7 +105,7 @@ def test_identity_changes_with_what_the_documents_depend_on(tree):
     stat = path.stat()
     assert FileCorpus((path.resolve(),)).identity == identity
     assert FileCorpus((path,), "text").identity != identity
-    assert FileCorpus((path,), None, CsvDialect(delimiter=";")).identity != identity
+    assert FileCorpus((path,), None, ReaderSettings(delimiter=";")).identity != identity
     assert FileCorpus((other,)).identity != identity
     assert FileCorpus((path, other)).identity not in (identity, FileCorpus((other, path)).identity)
 
