@@ -193,27 +193,27 @@ def cut_text(text: str, backend: Tokenizer) -> Iterator[str]:
 
 
 def _find_cut(text: str, backend: Tokenizer) -> int | None:
-    """Return a place between two words near the middle that the ids do not go over, None if there is none.
+    """Return a place near the middle where two words meet and no token depends on the other side, if there is one.
 
-    Its two sides, each encoded by itself, give the ids of the whole; and it is one too where the text begins one
-    character later, unlike between digits that are grouped from the left.
+    There, the two sides encoded by themselves give the tokens of the whole, also of one that begins a character later:
+    digits that are grouped from the left, for one, do not.
     """
     (whole,) = _encode_batch([text], backend)
-    ends = [
-        end
-        for (_, end), word, after in zip(whole.offsets, whole.word_ids, whole.word_ids[1:], strict=False)
-        if word != after
-    ]
+    words = whole.word_ids
+    ends = [end for (_, end), word, after in zip(whole.offsets, words, words[1:], strict=False) if word != after]
     for end in sorted(ends, key=lambda end: abs(end - len(text) // 2))[:TRIES]:
-        left, right, later, shifted = _encode_batch([text[:end], text[end:], text[1:end], text[1:]], backend)
-        same = left.ids + right.ids == whole.ids and later.ids + right.ids == shifted.ids
-        if same and all(_begins_word(each, len(each.ids) - len(right.ids)) for each in (whole, shifted)):
+        parts = _encode_batch([text[:end], text[end:], text[1:end], text[1:]], backend)
+        left, right, later, shifted = map(_tokens, parts)
+        if left and right and left + right == _tokens(whole) and later + right == shifted:
             return end
     return None
 
 
-def _begins_word(encoding: Encoding, token: int) -> bool:
-    return 0 < token < len(encoding.ids) and encoding.word_ids[token - 1] != encoding.word_ids[token]
+def _tokens(encoding: Encoding) -> list[tuple[int, bool]]:
+    """Return each token's id, and whether a word begins there."""
+    words = encoding.word_ids
+    starts = [word is None or word != before for word, before in zip(words, [-1, *words], strict=False)]
+    return list(zip(encoding.ids, starts, strict=True))
 
 
 def _encode_batch(texts: list[str], backend: Tokenizer, with_words: bool = True) -> list[Encoding]:

@@ -150,8 +150,7 @@ def read_table(path: Path, text_column: str | None, settings: ReaderSettings) ->
     column = None
     if file_format(path) == ".parquet":
         # Chosen beforehand, so that the others need not be read.
-        first = next(read_parquet(path, settings), None)
-        column = None if first is None else choose_column(first[1], text_column, str(path))
+        column = next((choose_column(row, text_column, str(path)) for _, row in read_parquet(path, settings)), None)
     for where, row in read_rows(path, settings, column):
         column = column or choose_column(row, text_column, str(path))
         text = text_in(row, column, where).strip()
@@ -395,27 +394,45 @@ def read_parquet(
             # Buffered, as else a column of a row group, which may be all of the file, is read at once.
             table = pyarrow.parquet.ParquetFile(file, buffer_size=CHUNK_CHARS)
             _check_names(table.schema_arrow.names, path)
-            columns = None if column is None else [column]
             for group in range(table.num_row_groups):
-                size = _average_size(table.metadata.row_group(group), column)
-                if size > settings.max_document_chars:
-                    raise too_long(path, f"row {number} or after it", settings)
-                rows = max(1, min(CHUNK_ROWS, int(4 * CHUNK_CHARS / size)))
-                for batch in table.iter_batches(rows, [group], columns, use_threads=False):
-                    if batch.nbytes > settings.max_document_chars:
-                        _check_lengths(batch, path, number, settings)
-                    for row in batch.to_pylist():
+                for rows in _read_row_group(table, group, column, path, number, settings):
+                    for row in rows:
                         yield f"{path}, row {number}", row
                         number += 1
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as parquet: {error}: copy it again") from None
 
 
-def _average_size(group: pyarrow.parquet.RowGroupMetaData, column: str | None) -> float:
-    """Return the bytes of a row in its largest column, or in the one to read."""
+def _read_row_group(
+    table: pyarrow.parquet.ParquetFile,
+    number: int,
+    column: str | None,
+    path: Path,
+    first: int,
+    settings: ReaderSettings,
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of a group, a few at a time, of which the ``first`` is that row of the file."""
+    group = table.metadata.row_group(number)
     columns = map(group.column, range(group.num_columns))
-    sizes = [each.total_uncompressed_size for each in columns if column in (None, each.path_in_schema)]
-    return max([*sizes, 1]) / max(1, group.num_rows)
+    size = max([1, *(each.total_uncompressed_size for each in columns if column in (None, each.path_in_schema))])
+    average = size / max(1, group.num_rows)
+    if average > settings.max_document_chars:
+        raise too_long(path, f"row {first} or after it", settings)
+    read = {"columns": None if column is None else [column], "use_threads": False}
+    if group.num_rows == 1:
+        # While it reads in batches, pyarrow holds all of a page, and its values.
+        rows = table.read_row_group(number, **read).to_pylist()
+        pyarrow.default_memory_pool().release_unused()
+        yield rows
+        return
+    for batch in table.iter_batches(max(1, min(CHUNK_ROWS, int(4 * CHUNK_CHARS / average))), [number], **read):
+        if batch.nbytes > settings.max_document_chars:
+            _check_lengths(batch, path, first, settings)
+        first += batch.num_rows
+        rows = batch.to_pylist()
+        # A long document is in memory twice otherwise.
+        del batch
+        yield rows
 
 
 def _check_lengths(batch: pyarrow.RecordBatch, path: Path, first: int, settings: ReaderSettings) -> None:
@@ -480,7 +497,8 @@ def text_in(row: dict[str, Any], column: str, where: str) -> str:
 def check_unicode(text: str, where: str) -> None:
     """Raise UserError for lone surrogates, which JSON can write, as in texts cut in the middle of an emoji."""
     try:
-        text.encode()
+        # Of plain ASCII nothing has to be looked at, nor copied.
+        text.isascii() or text.encode()
     except UnicodeEncodeError:
         raise UserError(
             f"{where}: half a surrogate pair, which is no character: write the text anew as UTF-8"

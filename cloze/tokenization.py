@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, 
 from cloze.arguments import UserError
 from cloze.blocks import Template
 from cloze.corpus import Corpus, read_documents
-from cloze.encoding import PORTION, beginning, plain_backend, portions
+from cloze.encoding import PIECE, PORTION, beginning, plain_backend, portions
 from cloze.pairs import PairTemplate
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ def texts_of(corpus: Corpus) -> Iterator[str]:
     """Yield the documents, long ones in pieces: the words of tokenizers trained here end at a space between letters."""
     for document in read_documents(corpus):
         text, begin = "\n".join(document), 0
-        while found := BETWEEN_WORDS.search(text, begin + PORTION):
+        while found := BETWEEN_WORDS.search(text, begin + PIECE):
             yield text[begin : found.end()]
             begin = found.end()
         yield text[begin:]
