@@ -5,7 +5,7 @@ import logging
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from itertools import chain, islice
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow
 
 from cloze.arguments import ModelArguments, UserError
-from cloze.data_arguments import CsvDialect, DataArguments
+from cloze.data_arguments import DataArguments, ReaderSettings
 from cloze.readers import FORMATS, choose_column, file_format, find_delimiter, read_rows, read_table, read_text, text_in
 from cloze.text_files import below_own, content_of, digest_of_parts, expand_glob, fixed_part, folders_below, printable
 
@@ -35,7 +35,7 @@ class FileCorpus:
 
     files: tuple[Path, ...]
     text_column: str | None = None
-    dialect: CsvDialect = field(default_factory=CsvDialect)
+    settings: ReaderSettings = field(default_factory=ReaderSettings)
 
     @property
     def name(self) -> str:
@@ -45,7 +45,7 @@ class FileCorpus:
     @property
     def identity(self) -> list:
         """What a cache of this corpus depends on: every file's path, size and time of change, and how it is read."""
-        return [_stats_of(self.files), self.text_column, astuple(self.dialect)]
+        return [_stats_of(self.files), self.text_column, (self.settings.delimiter, self.settings.quoting)]
 
     @cached_property
     def content(self) -> list[list]:
@@ -68,7 +68,10 @@ class FileCorpus:
 
     def read_shard(self, number: int) -> Iterator[list[str]]:
         path, content = self.files[number], self.content[number]
-        yield from read_text(path) if file_format(path) == ".txt" else read_table(path, self.text_column, self.dialect)
+        if file_format(path) == ".txt":
+            yield from read_text(path, self.settings)
+        else:
+            yield from read_table(path, self.text_column, self.settings)
         if content_of(path) != content:
             raise UserError(f"{path} changed while it was in use: put it back, or use a copy that stays unchanged")
 
@@ -78,10 +81,10 @@ class FileCorpus:
     def first_row(self) -> tuple[str, dict[str, Any]] | None:
         """Return where the first table is and how it is divided, and its first row; None if there is none."""
         path = next((path for path in self.files if file_format(path) != ".txt"), None)
-        row = None if path is None else next(read_rows(path, self.dialect), None)
+        row = None if path is None else next(read_rows(path, self.settings), None)
         if row is None:
             return None
-        delimiter = find_delimiter(path, self.dialect) if file_format(path) in (".csv", ".tsv") else ","
+        delimiter = find_delimiter(path, self.settings) if file_format(path) in (".csv", ".tsv") else ","
         return f"{path}" + (f", separated by {delimiter!r}" if delimiter != "," else ""), row[1]
 
 
@@ -210,7 +213,9 @@ def read_documents(corpus: Corpus) -> Iterator[list[str]]:
     first = next(documents, None)
     if first is None:
         raise UserError(f"{corpus.name} holds no text: it is empty, or all its lines are blank")
-    yield first
+    documents = chain([first], documents)
+    # A long one need not stay in memory until all are read.
+    del first
     yield from documents
 
 
@@ -256,7 +261,7 @@ def _find_corpus(data_args: DataArguments, split: str, own: Mapping[str, Path]) 
     flag, patterns = f"--{split}_file", getattr(data_args, f"{split}_file")
     folder = Path(patterns[0]).expanduser()
     if len(patterns) > 1 or not _is_saved(folder):
-        return FileCorpus(find_files(patterns, flag, own), data_args.text_column, data_args.csv_dialect)
+        return FileCorpus(find_files(patterns, flag, own), data_args.text_column, data_args.reader_settings)
     rows = _load_saved(folder, flag)
     if isinstance(rows, datasets.DatasetDict):
         if split not in rows:

@@ -11,11 +11,18 @@ TABS = ("\\t", "tab")
 
 
 @dataclass(frozen=True)
-class CsvDialect:
-    """How .csv and .tsv files are written; what is None is found in each file."""
+class ReaderSettings:
+    """How files are read.
+
+    Attributes:
+        delimiter: of .csv and .tsv files; found in each file if None.
+        quoting: of .csv and .tsv files, likewise.
+        max_document_chars: characters of the longest document, in .parquet bytes.
+    """
 
     delimiter: str | None = None
     quoting: str | None = None
+    max_document_chars: int = 1_000_000_000
 
 
 @dataclass
@@ -51,6 +58,10 @@ class DataArguments:
             "default minimal, but rows of a .tsv that span lines are an error.",
             "choices": ["minimal", "none"],
         },
+    )
+    max_document_chars: int = field(
+        default=ReaderSettings.max_document_chars,
+        metadata={"help": "A longer document is an error: no small compressed file fills the memory."},
     )
     language: str = field(
         default="en", metadata={"help": "Language of the text, an ISO 639 code, by whose rules sentences are found."}
@@ -94,6 +105,8 @@ class DataArguments:
             raise UserError(
                 f"--csv_delimiter {self.csv_delimiter!r} is not one character: give one such as ';', or tab"
             )
+        if self.max_document_chars < 1:
+            raise UserError(f"--max_document_chars {self.max_document_chars} is less than 1: give the longest there is")
         if not re.fullmatch("[a-z]{2,3}", self.language):
             raise UserError(f"--language {self.language} is not an ISO 639 code: give one such as en, de or uk")
         if not 0 < self.validation_split_percentage < 100:
@@ -107,8 +120,8 @@ class DataArguments:
                 raise UserError(f"--{name} {getattr(self, name)} is less than 1: leave it out to have no limit")
 
     @property
-    def csv_dialect(self) -> CsvDialect:
-        return CsvDialect(self.csv_delimiter, self.csv_quoting)
+    def reader_settings(self) -> ReaderSettings:
+        return ReaderSettings(self.csv_delimiter, self.csv_quoting, self.max_document_chars)
 
     @property
     def other_columns(self) -> list[str]:

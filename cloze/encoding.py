@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain, islice
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from cloze.arguments import UserError
@@ -22,6 +22,12 @@ PORTION = 250_000
 # So many portions are tokenized while text is read and ids are written, in threads of their own: while Python is busy
 # with the ids of one, the other has the processors.
 AHEAD = 2
+
+# The tokenizers library takes a hundred bytes for each of a text: a long one is encoded in pieces of about PIECE
+# characters. Where one ends is decided by MARGIN characters on both sides, and TRIES places are tried.
+PIECE = PORTION // 4
+MARGIN = 300
+TRIES = 8
 
 # Words that nanotoken remembers in each of its threads, 12 MB of them. Its own default of a million takes gigabytes
 # where there are many processors, for words too rare to be worth it.
@@ -96,16 +102,25 @@ def encode_ahead(
         if same_ids(sample, own(sample), faster, "text"):
             logger.info("Tokenizing with nanotoken, which gives the ids of the tokenizer itself")
             encoder = faster
+    all_portions = chain([first], all_portions)
+    # A long document need not stay in memory until all is done.
+    del first
     waiting: deque = deque()
     with ThreadPoolExecutor(AHEAD) as pool:
-        for texts, counts in chain([first], all_portions):
+        for texts, counts in all_portions:
+            is_long = sum(map(len, texts)) > 2 * PORTION
             waiting.append((pool.submit(encoder, texts), counts))
-            if len(waiting) > AHEAD:
-                future, counts = waiting.popleft()
-                yield future.result(), counts
+            del texts
+            # Nothing is read while a long document is encoded.
+            while waiting and (is_long or len(waiting) > AHEAD):
+                yield _next_result(waiting)
         while waiting:
-            future, counts = waiting.popleft()
-            yield future.result(), counts
+            yield _next_result(waiting)
+
+
+def _next_result(waiting: deque) -> tuple[Encoded, list[int]]:
+    future, counts = waiting.popleft()
+    return future.result(), counts
 
 
 def portions(documents: Iterable[Sequence[str]]) -> Iterator[tuple[list[str], list[int]]]:
@@ -149,16 +164,73 @@ def plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def encode_fast(texts: list[str], backend: Tokenizer, with_words: bool) -> Encoded:
+    if sum(map(len, texts)) <= 2 * PORTION:
+        return _encode_at_once(texts, backend, with_words)
+    owners: list[int] = []
+
+    def pieces() -> Iterator[list[str]]:
+        for number, text in enumerate(texts):
+            for piece in cut_text(text, backend):
+                owners.append(number)
+                yield [piece]
+
+    parts = [_encode_at_once(batch, backend, with_words) for batch, _ in portions(pieces())]
+    lengths = np.zeros(len(texts), np.int64)
+    np.add.at(lengths, owners, np.concatenate([part.lengths for part in parts]))
+    words = np.concatenate([part.word_starts for part in parts]) if with_words else None
+    return Encoded(np.concatenate([part.ids for part in parts]), words, lengths)
+
+
+def cut_text(text: str, backend: Tokenizer) -> Iterator[str]:
+    """Yield a text in pieces, whose ids are those of the whole; or the whole, where no place is safe to cut."""
+    begin = 0
+    for about in range(PIECE, len(text) - MARGIN, PIECE):
+        end = _find_cut(text[about - MARGIN : about + MARGIN], backend)
+        if end is not None:
+            yield text[begin : about - MARGIN + end]
+            begin = about - MARGIN + end
+    yield text[begin:]
+
+
+def _find_cut(text: str, backend: Tokenizer) -> int | None:
+    """Return a place near the middle where two words meet and no token depends on the other side, if there is one.
+
+    There, the two sides encoded by themselves give the tokens of the whole, also of one that begins a character later:
+    digits that are grouped from the left, for one, do not.
+    """
+    (whole,) = _encode_batch([text], backend)
+    words = whole.word_ids
+    ends = [end for (_, end), word, after in zip(whole.offsets, words, words[1:], strict=False) if word != after]
+    for end in sorted(ends, key=lambda end: abs(end - len(text) // 2))[:TRIES]:
+        parts = _encode_batch([text[:end], text[end:], text[1:end], text[1:]], backend)
+        left, right, later, shifted = map(_tokens, parts)
+        if left and right and left + right == _tokens(whole) and later + right == shifted:
+            return end
+    return None
+
+
+def _tokens(encoding: Encoding) -> list[tuple[int, bool]]:
+    """Return each token's id, and whether a word begins there."""
+    words = encoding.word_ids
+    starts = [word is None or word != before for word, before in zip(words, [-1, *words], strict=False)]
+    return list(zip(encoding.ids, starts, strict=True))
+
+
+def _encode_batch(texts: list[str], backend: Tokenizer, with_words: bool = True) -> list[Encoding]:
     # encode_batch_fast does not track words.
     encode_batch = backend.encode_batch if with_words else backend.encode_batch_fast
     try:
-        encodings = encode_batch(texts, add_special_tokens=False)
+        return encode_batch(texts, add_special_tokens=False)
     # A bare one, where the vocabulary lacks the token for unknown text that its model would give.
     except Exception as error:
         raise UserError(
             f"the tokenizer cannot encode the text ({error}): add the token to its vocabulary, or give "
             "--tokenizer_name PATH of another"
         ) from None
+
+
+def _encode_at_once(texts: list[str], backend: Tokenizer, with_words: bool) -> Encoded:
+    encodings = _encode_batch(texts, backend, with_words)
     lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
     ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.uint32, lengths.sum())
     if not with_words:

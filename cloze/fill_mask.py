@@ -156,7 +156,7 @@ def read_lines_to_fill(setup: Setup) -> list[tuple[str | None, dict[str, Any]]]:
     rows = []
     for path in find_files([test_file], "--test_file"):
         column = "text" if file_format(path) == ".txt" else None
-        for where, row in read_rows(path, data_args.csv_dialect):
+        for where, row in read_rows(path, data_args.reader_settings):
             column = column or choose_column(row, data_args.text_column, str(path))
             text = text_in(row, column, where).strip()
             if text and tokenizer.mask_token not in with_own_mask(text, tokenizer):

@@ -58,7 +58,7 @@ def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[La
 def read_test_texts(data_args: ClassificationArguments) -> list[tuple[LabelledText | None, dict[str, Any]]]:
     """Return each row of the test file with its text, None where that is empty. Labels need not be known."""
     files = find_files([data_args.test_file], "--test_file")
-    corpus = FileCorpus(files, data_args.text_column, data_args.csv_dialect)
+    corpus = FileCorpus(files, data_args.text_column, data_args.reader_settings)
     texts = labelled_texts(corpus, data_args, has_labels=False)
     label_column = data_args.other_columns[0]
     rows = [
@@ -83,12 +83,12 @@ def labelled_texts(
         return
     for path in corpus.files:
         if file_format(path) != ".txt":
-            yield from texts_of_table(read_rows(path, corpus.dialect), data_args, has_labels)
+            yield from texts_of_table(read_rows(path, corpus.settings), data_args, has_labels)
             continue
         if data_args.text_pair_column:
             raise UserError(f"{path}: --text_pair_column is for tables: give .csv .tsv .json .jsonl or .parquet")
         label = path.name.partition(".")[0] if has_labels else None
-        for where, row in read_rows(path, corpus.dialect):
+        for where, row in read_rows(path, corpus.settings):
             yield LabelledText((row["text"],), label, where, {} if has_labels else row)
 
 

@@ -49,7 +49,7 @@ def read_pairs(data_args: NextSentenceArguments) -> list[tuple[SentencePair | No
     if any(file_format(path) == ".txt" for path in files):
         raise UserError(f"--test_file {test_file}: give a table, .csv .tsv .json .jsonl .parquet, with a column a text")
     rows = []
-    for where, row in chain.from_iterable(read_rows(path, data_args.csv_dialect) for path in files):
+    for where, row in chain.from_iterable(read_rows(path, data_args.reader_settings) for path in files):
         pair = pair_of(row, where)
         is_whole = pair.sentence_a.strip() and pair.sentence_b.strip()
         rows.append((pair if is_whole else None, row | {"label": pair.label}))

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cloze.arguments import ModelArguments, UserError
 from cloze.corpus import Corpus, read_documents
-from cloze.encoding import Encoder, encode_ahead, own_encoder, portions
+from cloze.encoding import Encoder, beginning, encode_ahead, own_encoder, portions
 from cloze.storage import find_or_write
 from cloze.tokenization import count_unknown, fingerprint, hash_of, num_ids, unknown_id
 
@@ -33,6 +33,8 @@ LANGUAGES = "am ar bg bn ca da de el en es fi fr gu hi hy it ja kk kn ml mr my n
 # documents are long. They are counted in about so many characters, and in this share of a longer text.
 COUNTED = 1_000_000
 COUNTED_SHARE = 0.05
+# Of one document, characters at most.
+LONGEST_COUNTED = 1_000_000
 
 
 def cache_folder(model_args: ModelArguments) -> Path:
@@ -228,8 +230,9 @@ def count_sentences(documents: Iterator[list[str]], info: dict, unit: str, langu
         if unit.startswith("sentence"):
             counted, found = characters, found + len(document)
         elif counted < COUNTED or counted < COUNTED_SHARE * characters:
-            counted += length
-            found += sum(len(split_sentences(text, language)) for text in document)
+            texts = beginning(document, LONGEST_COUNTED)
+            counted += sum(map(len, texts))
+            found += sum(len(split_sentences(text, language)) for text in texts)
         yield document
     about = counted < characters
     # Three digits of an estimate are plenty.

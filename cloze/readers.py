@@ -6,23 +6,32 @@ import io
 import json
 import os
 import re
-import sys
+import shutil
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from contextlib import ExitStack
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 
 from cloze.arguments import UserError
-from cloze.data_arguments import CsvDialect
+from cloze.data_arguments import ReaderSettings
 
 FORMATS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
 COMPRESSED = (".gz", ".zst")
 BYTE_ORDER_MARK = "\ufeff"
+
+# Read at once: characters of a line, or bytes and rows of a .parquet file.
+CHUNK_CHARS = 1_000_000
+CHUNK_ROWS = 16
+JSON_SPACE = re.compile(r"[ \t\n\r]*")
 
 # Of a .csv file, the likeliest first; rows in which they are looked for.
 DELIMITERS = ",;\t|"
@@ -42,15 +51,49 @@ def open_binary(path: Path) -> io.BufferedIOBase:
     return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file, ended by LF, CRLF or CR, each with a line feed and without byte-order marks."""
+def too_long(path: Path, where: str, settings: ReaderSettings) -> UserError:
+    limit = settings.max_document_chars
+    return UserError(
+        f"{path}, {where}: a document of more than {limit:,} characters: check the file, or raise --max_document_chars"
+    )
+
+
+def read_lines(path: Path, settings: ReaderSettings) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file, ended by LF, CRLF or CR, each with a line feed and without byte-order marks.
+
+    UserError for one that is longer than a document may be, before it is in memory.
+    """
+    number, parts, length = 1, [], 0
+    for part in _read_parts(path, settings):
+        if not parts and part.endswith("\n"):
+            yield part
+            number += 1
+            continue
+        parts.append(part)
+        length += len(part)
+        if length - part.endswith("\n") > settings.max_document_chars:
+            raise too_long(path, f"line {number}", settings)
+        if part.endswith("\n"):
+            parts, length = ["".join(parts)], 0
+            # Not kept in a variable, so that a long line is free when its reader has done with it.
+            yield parts.pop()
+            number += 1
+    if parts:
+        parts = ["".join(parts)]
+        yield parts.pop()
+
+
+def _read_parts(path: Path, settings: ReaderSettings) -> Iterator[str]:
+    """Yield the lines of a file, long ones in parts."""
     number = 0
+    # One more than a document may have: such a part is no whole line.
+    limit = min(CHUNK_CHARS, settings.max_document_chars + 1)
     try:
         with io.TextIOWrapper(open_binary(path), "utf-8") as file:
-            for line in file:
-                number += 1
+            for part in iter(partial(file.readline, limit), ""):
+                number += part.endswith("\n")
                 # Files that were joined have a mark at each one's beginning.
-                yield line.replace(BYTE_ORDER_MARK, "") if BYTE_ORDER_MARK in line else line
+                yield part.replace(BYTE_ORDER_MARK, "") if BYTE_ORDER_MARK in part else part
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise UserError(
@@ -63,29 +106,38 @@ def read_lines(path: Path) -> Iterator[str]:
 
 def _first_undecodable_line(path: Path) -> int:
     # The file is decoded in portions, of which an error does not say where the lines begin.
+    number = 1
     with io.TextIOWrapper(open_binary(path), "utf-8", errors="surrogateescape") as file:
-        return next(number for number, line in enumerate(file, 1) if re.search("[\udc80-\udcff]", line))
+        for part in iter(partial(file.readline, CHUNK_CHARS), ""):
+            if re.search("[\udc80-\udcff]", part):
+                break
+            number += part.endswith("\n")
+    return number
 
 
-def read_text(path: Path) -> Iterator[list[str]]:
+def read_text(path: Path, settings: ReaderSettings) -> Iterator[list[str]]:
     """Documents of a text file: blank lines separate them; where there are none, each line is one."""
-    paragraphs = has_blank_lines_between(path)
+    paragraphs = has_blank_lines_between(path, settings)
     document: list[str] = []
-    for line in read_lines(path):
+    length = 0
+    for number, line in enumerate(read_lines(path, settings), 1):
         line = line.strip()
         if line:
             document.append(line)
+            length += len(line)
+            if length > settings.max_document_chars:
+                raise too_long(path, f"line {number}", settings)
         if document and not (line and paragraphs):
             yield document
-            document = []
+            document, length = [], 0
     if document:
         yield document
 
 
-def has_blank_lines_between(path: Path) -> bool:
+def has_blank_lines_between(path: Path, settings: ReaderSettings) -> bool:
     text_before = blank_before = False
-    for line in read_lines(path):
-        if not line.strip():
+    for line in read_lines(path, settings):
+        if line.isspace() or not line:
             blank_before = text_before
         elif blank_before:
             return True
@@ -94,45 +146,49 @@ def has_blank_lines_between(path: Path) -> bool:
     return False
 
 
-def read_table(path: Path, text_column: str | None, dialect: CsvDialect) -> Iterator[list[str]]:
+def read_table(path: Path, text_column: str | None, settings: ReaderSettings) -> Iterator[list[str]]:
     """Documents of a table: the text of each row, rows without text left out."""
     column = None
-    for where, row in read_rows(path, dialect):
+    if file_format(path) == ".parquet":
+        # Chosen beforehand, so that the others need not be read.
+        column = next((choose_column(row, text_column, str(path)) for _, row in read_parquet(path, settings)), None)
+    for where, row in read_rows(path, settings, column):
         column = column or choose_column(row, text_column, str(path))
         text = text_in(row, column, where).strip()
         if text:
             yield [text]
 
 
-def read_rows(path: Path, dialect: CsvDialect) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each row, and where it stands; a line of a text file that is not blank is a row with a text."""
+def read_rows(path: Path, settings: ReaderSettings, column: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each row, and where it stands; a line of a text file that is not blank is a row with a text.
+
+    Of a .parquet file, only the ``column`` if one is given.
+    """
     kind = file_format(path)
     if kind == ".txt":
-        return _read_text_rows(path)
+        return _read_text_rows(path, settings)
     if kind in (".csv", ".tsv"):
-        return read_csv(path, dialect)
+        return read_csv(path, settings)
     if kind == ".parquet":
-        return read_parquet(path)
-    if kind == ".json" and starts_with_bracket(path):
-        return read_json(path)
-    return read_json_lines(path)
+        return read_parquet(path, settings, column)
+    if kind == ".json" and starts_with_bracket(path, settings):
+        return read_json(path, settings)
+    return read_json_lines(path, settings)
 
 
-def _read_text_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    for number, line in enumerate(read_lines(path), 1):
+def _read_text_rows(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, str]]]:
+    for number, line in enumerate(read_lines(path, settings), 1):
         if line.strip():
             yield f"{path}, line {number}", {"text": line.strip()}
 
 
-def read_csv(path: Path, dialect: CsvDialect) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_csv(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, Any]]]:
     is_tsv = file_format(path) == ".tsv"
-    reader = _csv_reader(path, find_delimiter(path, dialect), dialect)
-    header, line = None, 0
+    header = None
     try:
-        for row in reader:
-            first, line = line + 1, reader.line_num
+        for first, line, row in _read_csv_rows(path, find_delimiter(path, settings), settings):
             where = f"{path}, line {line}"
-            if line > first and is_tsv and dialect.quoting is None:
+            if line > first and is_tsv and settings.quoting is None:
                 raise UserError(
                     f"{path}: quotes make one row of lines {first} to {line}: give --csv_quoting none where quotes are "
                     "text, or --csv_quoting minimal if it is one"
@@ -149,30 +205,93 @@ def read_csv(path: Path, dialect: CsvDialect) -> Iterator[tuple[str, dict[str, A
                 )
             yield where, dict(zip(header, row, strict=True))
     except csv.Error as error:
-        # A quote that is left open is noticed at the end of the file, far behind its row.
-        lines = f"line {line + 1}" if reader.line_num == line + 1 else f"lines {line + 1} to {reader.line_num}"
         raise UserError(
-            f"{path}, {lines}: {error}: check the quotes around the text, or give --csv_quoting none where quotes are "
-            "text"
+            f"{error}: check the quotes around the text, or give --csv_quoting none where quotes are text"
         ) from None
 
 
-def _csv_reader(path: Path, delimiter: str, dialect: CsvDialect):
-    csv.field_size_limit(sys.maxsize)
-    quoting = csv.QUOTE_NONE if dialect.quoting == "none" else csv.QUOTE_MINIMAL
-    return csv.reader(read_lines(path), delimiter=delimiter, quoting=quoting, strict=True)
+def _read_csv_rows(path: Path, delimiter: str, settings: ReaderSettings) -> Iterator[tuple[int, int, list[str]]]:
+    """Yield the rows of a table, each with the numbers of its first and last line."""
+    before, length, taken = 0, 0, []
+
+    def take(line: str) -> str:
+        nonlocal length
+        taken.append(line)
+        length += len(line)
+        if length > settings.max_document_chars + 1:
+            raise too_long(path, f"line {before + 1}", settings)
+        return line
+
+    lines = map(take, read_lines(path, settings))
+    quoting = csv.QUOTE_NONE if settings.quoting == "none" else csv.QUOTE_MINIMAL
+    new_reader = partial(csv.reader, lines, delimiter=delimiter, quoting=quoting, strict=True)
+    csv.field_size_limit(CHUNK_CHARS)
+    reader = new_reader()
+    try:
+        while True:
+            try:
+                row = next(reader, None)
+            except csv.Error:
+                # The library's own reader takes 4 bytes and more for a character of a field.
+                if length <= CHUNK_CHARS:
+                    raise
+                row, reader = None, new_reader()
+                row = _split_long_row(chain(taken.copy(), lines), delimiter, quoting)
+            if row is None:
+                return
+            first, before, length = before + 1, before + len(taken), 0
+            taken.clear()
+            yield first, before, row
+    except csv.Error as error:
+        # A quote that is left open is noticed at the end of the file, far behind its row.
+        rows = f"line {before + 1}" if len(taken) < 2 else f"lines {before + 1} to {before + len(taken)}"
+        raise csv.Error(f"{path}, {rows}: {error}") from None
 
 
-def find_delimiter(path: Path, dialect: CsvDialect) -> str:
+def _split_long_row(lines: Iterator[str], delimiter: str, quoting: int) -> list[str]:
+    """Return the fields of the row that begins with the lines, as csv.reader gives them."""
+    row: list[str] = []
+    quoted: list[str] | None = None  # what there is of a field in quotes
+    for line in lines:
+        place = 0
+        while True:
+            if quoted is None and quoting != csv.QUOTE_NONE and line.startswith('"', place):
+                quoted, place = [], place + 1
+            if quoted is None:
+                end = line.find(delimiter, place)
+                end = len(line.removesuffix("\n")) if end < 0 else end
+                row.append(line[place:end])
+            else:
+                end = line.find('"', place)
+                quoted.append(line[place:] if end < 0 else line[place:end])
+                if end < 0:
+                    break
+                end += 1
+                if line.startswith('"', end):
+                    quoted.append('"')
+                    place = end + 1
+                    continue
+                if line[end : end + 1] not in (delimiter, "\n", ""):
+                    raise csv.Error(f"'{delimiter}' expected after '\"'")
+                row.append("".join(quoted))
+                quoted = None
+            if not line.startswith(delimiter, end):
+                return row
+            place = end + 1
+    raise csv.Error("unexpected end of data")
+
+
+def find_delimiter(path: Path, settings: ReaderSettings) -> str:
     """Return the delimiter that is given, a tab of a .tsv, or what divides a .csv.
 
     That is the one by which the first rows all have as many fields as the header, two or more; else a comma.
     """
-    if dialect.delimiter is not None or file_format(path) == ".tsv":
-        return dialect.delimiter or "\t"
+    if settings.delimiter is not None or file_format(path) == ".tsv":
+        return settings.delimiter or "\t"
     for delimiter in DELIMITERS:
         try:
-            counts = set(map(len, islice(filter(None, _csv_reader(path, delimiter, dialect)), SAMPLED_ROWS)))
+            rows = (row for _, _, row in _read_csv_rows(path, delimiter, settings))
+            counts = set(map(len, islice(filter(None, rows), SAMPLED_ROWS)))
         except csv.Error:
             continue
         if len(counts) == 1 and counts != {1}:
@@ -188,30 +307,76 @@ def _check_names(names: Sequence[str], path: Path) -> Sequence[str]:
     return names
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(read_lines(path), 1):
+def read_json_lines(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(read_lines(path, settings), 1):
         if line.strip():
             where = f"{path}, line {number}"
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise UserError(f"{where}: not JSON ({error.msg}): every line must be an object") from None
+            # Before the next one is read, a long line need not be there twice.
+            del line
             yield where, check_row(row, where)
 
 
-def starts_with_bracket(path: Path) -> bool:
-    return next((line.lstrip()[0] for line in read_lines(path) if line.strip()), "") == "["
+def starts_with_bracket(path: Path, settings: ReaderSettings) -> bool:
+    return next((part.lstrip()[0] for part in _read_parts(path, settings) if part.strip()), "") == "["
 
 
-def read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        rows = json.loads("".join(read_lines(path)))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}, line {error.lineno}: not JSON ({error.msg}): the file must be an array of objects"
-        ) from None
-    for number, row in enumerate(rows):
+def read_json(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, row in enumerate(_read_array(path, settings)):
         yield f"{path}, row {number}", check_row(row, f"{path}, row {number}")
+
+
+def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
+    """Yield the values of a JSON array, decoded one by one while the file is read."""
+    decode, limit = json.JSONDecoder().raw_decode, settings.max_document_chars
+    text, place, lines = "", 0, 1  # decoded up to the place; the line in which the text begins
+    waiting, size = [], 0
+    expected = "["
+    for part in chain(_read_parts(path, settings), [None]):
+        if part is not None:
+            waiting.append(part)
+            size += len(part)
+            # As much again as there is of a value, so that a long one is not begun too often.
+            if size < max(CHUNK_CHARS, min(len(text) - place, limit - len(text) + place)):
+                continue
+        lines += text.count("\n", 0, place)
+        text, place = "".join([text[place:], *waiting]), 0
+        waiting, size = [], 0
+        try:
+            while (place := JSON_SPACE.match(text, place).end()) < len(text):
+                if text[place] in expected:
+                    expected = {"[": "] or value", ",": "value", "]": "end"}[text[place]]
+                    place += 1
+                elif "value" in expected:
+                    value, end = decode(text, place)
+                    if end - place > limit:
+                        raise too_long(path, f"line {lines + text.count(chr(10), 0, place)}", settings)
+                    place, expected = end, ",]"
+                    if place > 2 * CHUNK_CHARS:
+                        lines += text.count("\n", 0, place)
+                        text, place = text[place:], 0
+                    yield value
+                else:
+                    problem = "Extra data" if expected == "end" else "Expecting ',' delimiter"
+                    raise json.JSONDecodeError(problem, text, place)
+            if part is None and expected != "end":
+                raise json.JSONDecodeError("Expecting value", text, place)
+        except json.JSONDecodeError as error:
+            if part is None or not _is_unfinished(error):
+                line = lines + error.lineno - 1
+                raise UserError(
+                    f"{path}, line {line}: not JSON ({error.msg}): the file must be an array of objects"
+                ) from None
+            if len(text) - place > limit:
+                raise too_long(path, f"line {lines + text.count(chr(10), 0, place)}", settings) from None
+
+
+def _is_unfinished(error: json.JSONDecodeError) -> bool:
+    """Whether more text may mend the error: a string without an end, or an error in the last word of the text."""
+    return error.msg.startswith("Unterminated string") or error.pos > len(error.doc) - 16
 
 
 def check_row(row: Any, where: str) -> dict[str, Any]:
@@ -220,20 +385,75 @@ def check_row(row: Any, where: str) -> dict[str, Any]:
     return row
 
 
-def read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_parquet(
+    path: Path, settings: ReaderSettings, column: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each row, or one column of each, and where it stands."""
     number = 0
     try:
-        with open_binary(path) as file:
-            # A parquet file is read from its end, which a compressed stream cannot do.
-            source = io.BytesIO(file.read()) if path.suffix in COMPRESSED else file
-            table = pyarrow.parquet.ParquetFile(source)
+        with _open_parquet(path) as file:
+            # Buffered, as else a column of a row group, which may be all of the file, is read at once.
+            table = pyarrow.parquet.ParquetFile(file, buffer_size=CHUNK_CHARS)
             _check_names(table.schema_arrow.names, path)
-            for batch in table.iter_batches():
-                for row in batch.to_pylist():
-                    yield f"{path}, row {number}", row
-                    number += 1
+            for group in range(table.num_row_groups):
+                for rows in _read_row_group(table, group, column, path, number, settings):
+                    for row in rows:
+                        yield f"{path}, row {number}", row
+                        number += 1
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as parquet: {error}: copy it again") from None
+
+
+def _read_row_group(
+    table: pyarrow.parquet.ParquetFile,
+    number: int,
+    column: str | None,
+    path: Path,
+    first: int,
+    settings: ReaderSettings,
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of a group, a few at a time, of which the ``first`` is that row of the file."""
+    group = table.metadata.row_group(number)
+    columns = map(group.column, range(group.num_columns))
+    size = max([1, *(each.total_uncompressed_size for each in columns if column in (None, each.path_in_schema))])
+    average = size / max(1, group.num_rows)
+    if average > settings.max_document_chars:
+        raise too_long(path, f"row {first} or after it", settings)
+    read = {"columns": None if column is None else [column], "use_threads": False}
+    if group.num_rows == 1:
+        # While it reads in batches, pyarrow holds all of a page, and its values.
+        rows = table.read_row_group(number, **read).to_pylist()
+        pyarrow.default_memory_pool().release_unused()
+        yield rows
+        return
+    for batch in table.iter_batches(max(1, min(CHUNK_ROWS, int(4 * CHUNK_CHARS / average))), [number], **read):
+        if batch.nbytes > settings.max_document_chars:
+            _check_lengths(batch, path, first, settings)
+        first += batch.num_rows
+        rows = batch.to_pylist()
+        # A long document is in memory twice otherwise.
+        del batch
+        yield rows
+
+
+def _check_lengths(batch: pyarrow.RecordBatch, path: Path, first: int, settings: ReaderSettings) -> None:
+    for values in batch.columns:
+        if pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type):
+            for number, length in enumerate(pyarrow.compute.binary_length(values).to_pylist(), first):
+                if (length or 0) > settings.max_document_chars:
+                    raise too_long(path, f"row {number}", settings)
+
+
+def _open_parquet(path: Path) -> IO[bytes]:
+    """Open a parquet file; a compressed one is copied, as it is read from its end, which such a stream cannot do."""
+    file = open_binary(path)
+    if path.suffix not in COMPRESSED:
+        return file
+    with file, ExitStack() as stack:
+        copy = stack.enter_context(tempfile.TemporaryFile())
+        shutil.copyfileobj(file, copy, CHUNK_CHARS)
+        stack.pop_all()
+    return copy
 
 
 def choose_column(row: dict[str, Any], text_column: str | None, where: str, labels: Sequence[str] = ()) -> str:
@@ -278,7 +498,8 @@ def text_in(row: dict[str, Any], column: str, where: str) -> str:
 def check_unicode(text: str, where: str) -> None:
     """Raise UserError for lone surrogates, which JSON can write, as in texts cut in the middle of an emoji."""
     try:
-        text.encode()
+        # Of plain ASCII nothing has to be looked at, nor copied.
+        text.isascii() or text.encode()
     except UnicodeEncodeError:
         raise UserError(
             f"{where}: half a surrogate pair, which is no character: write the text anew as UTF-8"

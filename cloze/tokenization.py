@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, 
 from cloze.arguments import UserError
 from cloze.blocks import Template
 from cloze.corpus import Corpus, read_documents
-from cloze.encoding import PORTION, beginning, plain_backend, portions
+from cloze.encoding import PIECE, PORTION, beginning, plain_backend, portions
 from cloze.pairs import PairTemplate
 from cloze.storage import find_or_write
 
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 # Raised when what is trained changes, so that tokenizers in older caches are not taken for it.
 VERSION = 2
+# Behind it, a long text can be cut.
+BETWEEN_WORDS = re.compile(r"\w(?= \w)")
 # Characters, for byte-level BPE bytes, of a word at most in training, whose time grows with the square of the length.
 LONGEST_WORD = 1_000
 
@@ -163,7 +166,13 @@ def count_long_words(texts: Iterator[str], normalizer: Normalizer | None, pre_to
 
 
 def texts_of(corpus: Corpus) -> Iterator[str]:
-    return ("\n".join(document) for document in read_documents(corpus))
+    """Yield the documents, long ones in pieces: the words of tokenizers trained here end at a space between letters."""
+    for document in read_documents(corpus):
+        text, begin = "\n".join(document), 0
+        while found := BETWEEN_WORDS.search(text, begin + PIECE):
+            yield text[begin : found.end()]
+            begin = found.end()
+        yield text[begin:]
 
 
 def ensure_template(tokenizer: PreTrainedTokenizerBase, model_type: str) -> None:

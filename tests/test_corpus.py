@@ -28,7 +28,7 @@ from cloze.corpus import (
     read_documents,
     split_documents,
 )
-from cloze.data_arguments import CsvDialect, DataTrainingArguments
+from cloze.data_arguments import DataTrainingArguments, ReaderSettings
 from cloze.readers import FORMATS, file_format
 from cloze.text_files import content_of
 
@@ -120,7 +120,7 @@ def test_identity_changes_with_what_the_documents_depend_on(tree):
     stat = path.stat()
     assert FileCorpus((path.resolve(),)).identity == identity
     assert FileCorpus((path,), "text").identity != identity
-    assert FileCorpus((path,), None, CsvDialect(delimiter=";")).identity != identity
+    assert FileCorpus((path,), None, ReaderSettings(delimiter=";")).identity != identity
     assert FileCorpus((other,)).identity != identity
     assert FileCorpus((path, other)).identity not in (identity, FileCorpus((other, path)).identity)
 

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from cloze.arguments import UserError
-from cloze.data_arguments import CsvDialect
+from cloze.data_arguments import ReaderSettings
 from cloze.readers import choose_column, file_format, find_delimiter, read_lines, read_rows, read_table, read_text
 
 TEXTS = [
@@ -76,7 +76,11 @@ def read(tmp_path):
         path = tmp_path / name
         path.write_bytes(content)
         is_text = file_format(path) == ".txt"
-        return list(read_text(path) if is_text else read_table(path, column, CsvDialect(**dialect)))
+        return list(
+            read_text(path, ReaderSettings(**dialect))
+            if is_text
+            else read_table(path, column, ReaderSettings(**dialect))
+        )
 
     return read_file
 
@@ -121,7 +125,7 @@ def test_carriage_return_and_line_feed_are_one_end_wherever_a_read_ends(length, 
 
 def test_lines_ended_by_carriage_returns_are_read_one_by_one(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"one\r" * 9999 + b"\xff")
-    assert next(read_lines(tmp_path / "a.txt")) == "one\n"
+    assert next(read_lines(tmp_path / "a.txt", ReaderSettings())) == "one\n"
 
 
 def test_carriage_return_in_a_csv_is_text_in_quotes_alone(read):
@@ -178,7 +182,7 @@ def test_row_of_several_lines_is_one_text(name, suffix, read):
 def test_rows_are_given_with_their_place(tmp_path):
     (tmp_path / "text.txt.gz").write_bytes(gzip.compress(b"one\n\n \n  two \n"))
     (tmp_path / "table.csv").write_text('title,body\nEmma,"one\nmore"\nUlysses,\nDubliners,two\n')
-    found = [row for name in ("text.txt.gz", "table.csv") for row in read_rows(tmp_path / name, CsvDialect())]
+    found = [row for name in ("text.txt.gz", "table.csv") for row in read_rows(tmp_path / name, ReaderSettings())]
     places = [
         ("text.txt.gz", 1, {"text": "one"}),
         ("text.txt.gz", 4, {"text": "two"}),
@@ -221,7 +225,7 @@ def test_delimiters_in_the_text_do_not_mislead(filler, read):
 def test_delimiter_is_that_of_which_all_rows_have_as_many_as_the_header(content, expected, read, tmp_path):
     assert read("a.csv", content) == [[text] for text in expected]
     (tmp_path / "b.csv").write_bytes(content)
-    assert find_delimiter(tmp_path / "b.csv", CsvDialect()) == chr(content[4])
+    assert find_delimiter(tmp_path / "b.csv", ReaderSettings()) == chr(content[4])
 
 
 def test_delimiter_that_is_given_is_taken(read):
