@@ -27,7 +27,7 @@ MIDDLE = 14
 # Seconds after which a process that should have ended is killed.
 PATIENCE = 240.0
 # Characters of an error at most: what is quoted in it may be of any length.
-LONGEST_LINE = 2_000
+LONGEST_LINE = 5_000
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -117,7 +117,7 @@ class Run:
 
     def last_words(self) -> str:
         """Return the line that says best how it ended."""
-        lines = self.lines or ["(nothing printed)"]
+        lines = [line for line in self.lines if not line.startswith("LEFT ")] or ["(nothing printed)"]
         if "Traceback" in self.output:
             raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|Exit)(:|$)", line)]
             return (raised or lines)[-1]

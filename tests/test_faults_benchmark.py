@@ -87,7 +87,7 @@ def test_one_line(case):
         (2, ["a log"], "0 lines with error:"),
         (2, ["error: one", "error: two"], "2 lines with error:"),
         (2, ["error: nothing"], "does not have 'text'"),
-        (2, [f"error: text {'9' * 3000}"], "a line of 3,012 characters"),
+        (2, [f"error: text {'9' * 6000}"], "a line of 6,012 characters"),
     ],
 )
 def test_another_end_than_one_line_is_wrong(case, code, lines, why):
