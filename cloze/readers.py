@@ -31,6 +31,8 @@ BYTE_ORDER_MARK = "\ufeff"
 # Read at once: characters of a line, or bytes and rows of a .parquet file.
 CHUNK_CHARS = 1_000_000
 CHUNK_ROWS = 16
+# In a JSON array: the signs that may follow one, and whether a value may.
+AFTER_SIGN = {"[": ("]", True), ",": ("", True), "]": ("", False)}
 JSON_SPACE = re.compile(r"[ \t\n\r]*")
 
 # Of a .csv file, the likeliest first; rows in which they are looked for.
@@ -334,7 +336,7 @@ def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
     decode, limit = json.JSONDecoder().raw_decode, settings.max_document_chars
     text, place, lines = "", 0, 1  # decoded up to the place; the line in which the text begins
     waiting, size = [], 0
-    expected = "["
+    signs, takes_value = "[", False  # what may follow
     for part in chain(_read_parts(path, settings), [None]):
         if part is not None:
             waiting.append(part)
@@ -347,23 +349,22 @@ def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
         waiting, size = [], 0
         try:
             while (place := JSON_SPACE.match(text, place).end()) < len(text):
-                if text[place] in expected:
-                    expected = {"[": "] or value", ",": "value", "]": "end"}[text[place]]
+                if text[place] in signs:
+                    signs, takes_value = AFTER_SIGN[text[place]]
                     place += 1
-                elif "value" in expected:
+                elif takes_value:
                     value, end = decode(text, place)
                     if end - place > limit:
                         raise too_long(path, f"line {lines + text.count(chr(10), 0, place)}", settings)
-                    place, expected = end, ",]"
+                    place, signs, takes_value = end, ",]", False
                     if place > 2 * CHUNK_CHARS:
                         lines += text.count("\n", 0, place)
                         text, place = text[place:], 0
                     yield value
                 else:
-                    problem = "Extra data" if expected == "end" else "Expecting ',' delimiter"
-                    raise json.JSONDecodeError(problem, text, place)
-            if part is None and expected != "end":
-                raise json.JSONDecodeError("Expecting value", text, place)
+                    raise json.JSONDecodeError("Expecting ',' delimiter" if signs else "Extra data", text, place)
+            if part is None and (signs or takes_value):
+                raise json.JSONDecodeError("Expecting value" if takes_value else "Expecting ',' delimiter", text, place)
         except json.JSONDecodeError as error:
             if part is None or not _is_unfinished(error):
                 line = lines + error.lineno - 1
@@ -417,18 +418,21 @@ def _read_row_group(
     columns = map(group.column, range(group.num_columns))
     size = max([1, *(each.total_uncompressed_size for each in columns if column in (None, each.path_in_schema))])
     average = size / max(1, group.num_rows)
-    if average > settings.max_document_chars:
+    # Beforehand, by what the file says of itself; pages have headers besides.
+    if average > settings.max_document_chars + 10_000:
         raise too_long(path, f"row {first} or after it", settings)
     read = {"columns": None if column is None else [column], "use_threads": False}
     if group.num_rows == 1:
         # While it reads in batches, pyarrow holds all of a page, and its values.
-        rows = table.read_row_group(number, **read).to_pylist()
+        values = table.read_row_group(number, **read)
+        _check_lengths(values, path, first, settings)
+        rows = values.to_pylist()
+        del values
         pyarrow.default_memory_pool().release_unused()
         yield rows
         return
     for batch in table.iter_batches(max(1, min(CHUNK_ROWS, int(4 * CHUNK_CHARS / average))), [number], **read):
-        if batch.nbytes > settings.max_document_chars:
-            _check_lengths(batch, path, first, settings)
+        _check_lengths(batch, path, first, settings)
         first += batch.num_rows
         rows = batch.to_pylist()
         # A long document is in memory twice otherwise.
@@ -436,8 +440,10 @@ def _read_row_group(
         yield rows
 
 
-def _check_lengths(batch: pyarrow.RecordBatch, path: Path, first: int, settings: ReaderSettings) -> None:
-    for values in batch.columns:
+def _check_lengths(rows: pyarrow.RecordBatch | pyarrow.Table, path: Path, first: int, settings: ReaderSettings) -> None:
+    if rows.nbytes <= settings.max_document_chars:
+        return
+    for values in rows.columns:
         if pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type):
             for number, length in enumerate(pyarrow.compute.binary_length(values).to_pylist(), first):
                 if (length or 0) > settings.max_document_chars:

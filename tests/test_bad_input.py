@@ -116,6 +116,13 @@ MISTAKES = [
     Case("no parquet", "--train_file broken.parquet", "broken.parquet cannot be read as parquet", "again"),
     # Tables
     Case("column missing", "--train_file books.csv --text_column body", "--text_column body", "columns: title, author"),
+    Case(
+        "document too long",
+        "--train_file words.txt --max_document_chars 18",
+        "words.txt, line 2: a document of more than 18 characters",
+        "raise --max_document_chars",
+    ),
+    Case("no document", "--max_document_chars 0", "--max_document_chars 0 is less than 1", "give the longest"),
     Case("two columns", "--train_file books.csv", "books.csv", "give --text_column NAME (columns: title, author)"),
     Case("no rows", "--train_file header.csv", "header.csv holds no text", "it is empty"),
     Case("too many fields", "--train_file comma.csv", "comma.csv, line 3: 3 fields", "put text in quotes"),

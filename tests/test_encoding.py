@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 import pytest
 from conftest import truncating
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import BertTokenizer, ByT5Tokenizer
 
 from cloze import encoding
@@ -63,6 +64,57 @@ def test_ids_are_those_of_the_tokenizer(kind, as_found, with_words, portion, tok
             else:
                 assert word_starts is None
     assert max(len(ids) for units in encoded for ids, _ in units) > 500
+
+
+# Groups of three digits, from the left.
+DIGITS = pre_tokenizers.Split(Regex(r"\p{N}{1,3}|\s?\p{L}+|\s+|[^\s\p{L}\p{N}]"), "isolated")
+
+
+def trained_bpe(texts, pre_tokenizer, normalizer=None):
+    backend = Tokenizer(models.BPE(unk_token="?"))
+    backend.pre_tokenizer, backend.normalizer = pre_tokenizer, normalizer
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["?"], show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    return backend
+
+
+@pytest.fixture(scope="module")
+def backends(tokenizers, texts):
+    """Tokenizers, and whether places to cut are to be found for them."""
+    added = copy.deepcopy(tokenizers["byte_level"]).backend_tokenizer
+    added.add_tokens([AddedToken("of the", normalized=True), AddedToken("and", lstrip=True, rstrip=True)])
+    texts = [*texts, *encoding.HARD_TEXTS]
+    metaspace = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    return {
+        **{kind: (encoding.plain_backend(tokenizer), True) for kind, tokenizer in tokenizers.items()},
+        "added tokens": (added, True),
+        "digits": (trained_bpe(texts, DIGITS, normalizers.NFC()), True),
+        "without words": (trained_bpe(texts, None, metaspace), False),
+        "fixed length": (trained_bpe(texts, pre_tokenizers.FixedLength(length=5)), False),
+    }
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "added tokens", "digits", "without words", "fixed length"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(kind, seed, backends, texts, monkeypatch):
+    """Where no place is safe to cut, as all is one word, or words depend on where the text begins, it is left whole."""
+    monkeypatch.setattr(encoding, "PIECE", 700)
+    monkeypatch.setattr(encoding, "PORTION", 2800)
+    backend, is_cut = backends[kind]
+    rng = np.random.default_rng(seed)
+    odd = [*encoding.HARD_TEXTS, " " * 1000, "7" * 2000, " \n5", "漢字仮名中文" * 200, "a\u0301\u0323 " * 300]
+    pool = [*texts, *(odd * (len(texts) // len(odd) // 3))]
+    text = " ".join(pool[number] for number in rng.integers(len(pool), size=100))
+    pieces = list(encoding.cut_text(text, backend))
+    assert "".join(pieces) == text
+    assert (len(pieces) > len(text) / 700 / 3) if is_cut else (len(pieces) < len(text) / 700 / 3)
+    texts = [text, "", text[:50], text]
+    expected = backend.encode_batch(texts, add_special_tokens=False)
+    for with_words in (False, True):
+        found = encoding.encode_fast(texts, backend, with_words)
+        assert lists(found) == [encoding.ids for encoding in expected]
+    words = [word for each in expected for word in zip(each.word_ids, [None, *each.word_ids], strict=False)]
+    assert found.word_starts.tolist() == [word is None or word != before for word, before in words]
 
 
 def test_slow_tokenizers_encode_too():

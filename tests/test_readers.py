@@ -6,6 +6,8 @@ import io
 import itertools
 import json
 import re
+import string
+import tracemalloc
 
 import numpy as np
 import pyarrow
@@ -13,7 +15,9 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from cloze import readers
 from cloze.arguments import UserError
+from cloze.corpus import FileCorpus
 from cloze.data_arguments import ReaderSettings
 from cloze.readers import choose_column, file_format, find_delimiter, read_lines, read_rows, read_table, read_text
 
@@ -410,3 +414,122 @@ def test_compressed_file_that_is_damaged_is_an_error(place, read):
 )
 def test_format_is_the_suffix_below_that_of_the_compression(name, kind, tmp_path):
     assert file_format(tmp_path / name) == kind
+
+
+# Long documents
+
+
+LONG = "a long text " * 1000
+
+
+@COMPRESSED
+@pytest.mark.parametrize("name", FORMATS)
+def test_document_longer_than_allowed_is_an_error(name, suffix, read):
+    content = COMPRESSIONS[suffix](FORMATS[name](["short", LONG]))
+    assert read(name + suffix, content, max_document_chars=13_000) == [["short"], [LONG.strip()]]
+    with pytest.raises(UserError, match=r"a document of more than 11,000 characters: .* raise --max_document_chars"):
+        read(name + suffix, content, max_document_chars=11_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [
+        ("a.txt", b"one\n" + b"a" * 101 + b"\n", "line 2"),
+        ("a.txt", b"one\n\n" + b"two\n" * 40 + b"\nthree\n", "line 36"),
+        ("a.csv", b'text\none\n"' + b"two\n" * 40 + b'"\n', "line 3"),
+        ("a.json", b'[{"text": "one"},\n\n{"text": "' + b"a" * 101 + b'"}]', "line 3"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": "' + b"a" * 101 + b'"}\n', "line 2"),
+        ("a.parquet", as_parquet(["one", "a" * 101, "a" * 3]), "row 1"),
+        ("a.parquet", as_parquet(["one", "a", "b", "a" * 101]), "row 3"),
+        ("a.parquet", as_parquet(["one", "a", "b", string.printable * 300]), "row 3 or after it"),
+    ],
+)
+@pytest.mark.parametrize("chunk", [3, readers.CHUNK_CHARS])
+def test_place_of_a_document_that_is_too_long_is_named(name, content, where, chunk, read, tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "CHUNK_CHARS", chunk)
+    with pytest.raises(UserError) as error:
+        read(name, content, max_document_chars=100)
+    assert str(error.value).startswith(f"{tmp_path}/{name}, {where}: a document of more than 100 characters")
+    read(name, content, max_document_chars=40_000)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.json", "a.jsonl"])
+def test_no_more_is_read_of_a_document_than_is_allowed(name, tmp_path):
+    """Of 40 MB in 40 kB, which is not in memory either."""
+    start = {"a.txt": b"", "a.csv": b'text\n"', "a.json": b'[{"text": "', "a.jsonl": b'{"text": "'}[name]
+    path = tmp_path / f"{name}.gz"
+    path.write_bytes(gzip.compress(start + b"a" * 40_000_000, compresslevel=1))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"a document of more than 2,000,000 characters"):
+        list(FileCorpus((path,), None, ReaderSettings(max_document_chars=2_000_000)).documents())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8_000_000
+
+
+def test_rows_of_parquet_are_read_a_few_at_a_time(tmp_path):
+    """And of the column alone that holds the text, of a group of rows that is all of the file."""
+    texts = [character * 100_000 for character in string.ascii_letters * 4]
+    table = pyarrow.table({"text": texts, "other": [text[::-1] for text in texts]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", use_dictionary=False, write_batch_size=8)
+    del table
+    before, most = pyarrow.total_allocated_bytes(), 0
+    for number, (text,) in enumerate(read_table(tmp_path / "a.parquet", None, ReaderSettings())):
+        assert text == texts[number]
+        most = max(most, pyarrow.total_allocated_bytes() - before)
+    assert number == len(texts) - 1
+    assert most < 5_000_000
+
+
+def test_only_the_column_of_the_text_is_read_of_a_parquet_file(read):
+    """What is wrong with another is no matter."""
+    content = pyarrow.BufferOutputStream()
+    table = pyarrow.table({"text": ["x"] * 99, "other": ["y"] * 98 + ["M\u00fcller"]})
+    pyarrow.parquet.write_table(table, content)
+    broken = content.getvalue().to_pybytes().replace("\u00fc".encode(), b"\xff\xff")
+    assert read("a.parquet", broken, "text") == [["x"]] * 99
+
+
+def rows_of_csv(path, settings):
+    try:
+        yield from readers._read_csv_rows(path, ",", settings)
+    except csv.Error as error:
+        yield str(error)
+
+
+@pytest.mark.parametrize("quoting", [None, "none"])
+def test_long_rows_of_a_csv_are_those_of_the_csv_module(quoting, tmp_path, monkeypatch):
+    rng, path, settings = np.random.default_rng(0), tmp_path / "a.csv", ReaderSettings(quoting=quoting)
+    for _ in range(300):
+        path.write_text("".join(rng.choice(["a", "b", '"', ",", "\n", '""', '"a"'], size=rng.integers(30))))
+        found = []
+        for chunk in (10**6, 1, 3):
+            monkeypatch.setattr(readers, "CHUNK_CHARS", chunk)
+            found.append(list(rows_of_csv(path, settings)))
+        assert found[0] == found[1] == found[2]
+
+
+def test_array_of_json_is_decoded_as_if_it_were_read_at_once(tmp_path, monkeypatch):
+    """Wherever a read ends, and with the same errors in the same lines."""
+    rng, path = np.random.default_rng(0), tmp_path / "a.json"
+    rows = [{"text": '\u00e9\n"x'}, {"a": [1, -2.5e3, None, {"b": [True]}], "text": "\U0001f600" * 3}, {}, {"n": 1.5}]
+    for number in range(400):
+        text = json.dumps(
+            rng.choice(rows, size=rng.integers(5)).tolist(), indent=number % 2, ensure_ascii=number % 3 > 0
+        )
+        if number % 4:
+            place = int(rng.integers(1, len(text) + 1))
+            mistake = rng.choice(["", ",", "]", "\n", "x", '"', "}", " "])
+            text = text[:place] + mistake + text[place + rng.integers(3) :]
+        path.write_text(text)
+        try:
+            expected = json.loads(text)
+        except json.JSONDecodeError as error:
+            expected = f"{path}, line {error.lineno}: not JSON ({error.msg})"
+        for chunk in (1, 2, 7, 20, 10**6):
+            monkeypatch.setattr(readers, "CHUNK_CHARS", chunk)
+            try:
+                found = list(readers._read_array(path, ReaderSettings()))
+            except UserError as error:
+                found = str(error).partition(": the file")[0]
+            assert found == expected, (text, chunk)
