@@ -165,7 +165,7 @@ def long_rows(case: Case) -> Outcome:
     return measure_parquet(case, "--prepare_only")
 
 
-@fault("memory", "the same with --streaming")
+@fault("memory", "a streamed parquet file with rows of 100 kB")
 def long_rows_streamed(case: Case) -> Outcome:
     return measure_parquet(case, "--streaming", "--do_eval", "false", "--max_steps", "2")
 
@@ -192,7 +192,7 @@ def reversed_lines(case: Case) -> Outcome:
     return change_text(case, reverse_lines)
 
 
-@fault("text", "the same with --streaming")
+@fault("text", "the lines of a stream are reversed between stop and resume")
 def reversed_stream(case: Case) -> Outcome:
     return change_text(case, reverse_lines, "--streaming")
 
@@ -290,7 +290,7 @@ def pruned_link(case: Case) -> Outcome:
     return link_checkpoint(case)
 
 
-@fault("checkpoints", "the same with --overwrite_output_dir")
+@fault("checkpoints", "a checkpoint that is a link, with --overwrite_output_dir")
 def overwritten_link(case: Case) -> Outcome:
     return link_checkpoint(case, "--overwrite_output_dir", "true")
 
