@@ -18,7 +18,7 @@ from cloze.locks import unwritable
 from cloze.progress import FILE as PROGRESS
 from cloze.recipes import differences, settings_in
 from cloze.run_length import check_length, length_of
-from cloze.storage import gigabytes
+from cloze.storage import delete, gigabytes
 
 logger = logging.getLogger(__name__)
 
@@ -156,14 +156,6 @@ def remove(checkpoint: Path) -> None:
     finally:
         with suppress(OSError):
             trash.parent.rmdir()
-
-
-def delete(folder: Path, ignore_errors: bool = False) -> None:
-    """Delete a folder, or the link to one."""
-    if folder.is_symlink():
-        folder.unlink()
-    else:
-        shutil.rmtree(folder, ignore_errors=ignore_errors)
 
 
 def is_whole(checkpoint: Path) -> bool:

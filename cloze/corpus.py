@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -236,7 +237,7 @@ def find_corpora(
     if output_dir is not None:
         own["--output_dir"] = Path(output_dir)
     if data_args.dataset_name:
-        if not _is_saved(folder := Path(data_args.dataset_name).expanduser()):
+        if not _is_saved(folder := Path(os.path.expanduser(data_args.dataset_name))):
             _check_apart(folder, own)
         return load_hub(data_args, model_args, do_train, do_eval)
     # Without --do_train the training text still matters: the documents held out of it are evaluated.
@@ -250,7 +251,7 @@ def find_corpora(
 def _check_apart(folder: Path, own: Mapping[str, Path]) -> None:
     """Raise UserError for a folder of ``own`` in a data set on disk, all of whose files the library reads."""
     for name, path in own.items():
-        if folder.is_dir() and path.resolve().is_relative_to(folder.resolve()):
+        if os.path.isdir(folder) and path.resolve().is_relative_to(folder.resolve()):
             raise UserError(
                 f"{name} {path} lies in {folder}, whose files are all read as data: give a folder outside of it"
             )
@@ -259,7 +260,7 @@ def _check_apart(folder: Path, own: Mapping[str, Path]) -> None:
 def _find_corpus(data_args: DataArguments, split: str, own: Mapping[str, Path]) -> Corpus:
     """Return the files that --train_file or --validation_file names, or the folder of save_to_disk."""
     flag, patterns = f"--{split}_file", getattr(data_args, f"{split}_file")
-    folder = Path(patterns[0]).expanduser()
+    folder = Path(os.path.expanduser(patterns[0]))
     if len(patterns) > 1 or not _is_saved(folder):
         return FileCorpus(find_files(patterns, flag, own), data_args.text_column, data_args.reader_settings)
     rows = _load_saved(folder, flag)
@@ -275,7 +276,9 @@ def _find_corpus(data_args: DataArguments, split: str, own: Mapping[str, Path]) 
 def _is_saved(folder: Path) -> bool:
     """Whether a folder was made by the save_to_disk of a Dataset or a DatasetDict."""
     names = {datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASET_INFO_FILENAME}
-    return (folder / datasets.config.DATASETDICT_JSON_FILENAME).is_file() or all((folder / n).is_file() for n in names)
+    # Unlike Path.is_file, False of a text that was given for a path, too long for a name.
+    is_file = os.path.isfile
+    return is_file(folder / datasets.config.DATASETDICT_JSON_FILENAME) or all(is_file(folder / n) for n in names)
 
 
 def _load_saved(folder: Path, flag: str) -> datasets.Dataset | datasets.DatasetDict:
@@ -312,7 +315,7 @@ def _find_matches(pattern: str, flag: str, own: Mapping[str, Path]) -> list[Path
     """Return the files that one pattern names, sorted."""
     if not pattern:
         raise UserError(f"{flag}: a name is empty: give a file, a glob or a folder")
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expanduser(pattern))
     if path.is_file():
         return [path]
     problem = f"{pattern} is not there: check the path (seen from {Path.cwd()})"
@@ -344,7 +347,7 @@ def load_hub(
     data_args: DataArguments, model_args: ModelArguments, do_train: bool, do_eval: bool
 ) -> tuple[Corpus | None, Corpus | None]:
     name = data_args.dataset_name
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if _is_saved(folder):
         splits = _load_saved(folder, "--dataset_name")
         splits = splits if isinstance(splits, datasets.DatasetDict) else {"train": splits}

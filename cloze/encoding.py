@@ -195,16 +195,16 @@ def cut_text(text: str, backend: Tokenizer) -> Iterator[str]:
 def _find_cut(text: str, backend: Tokenizer) -> int | None:
     """Return a place near the middle where two words meet and no token depends on the other side, if there is one.
 
-    There, the two sides encoded by themselves give the tokens of the whole, also of one that begins a character later:
-    digits that are grouped from the left, for one, do not.
+    There, the two sides encoded by themselves give the tokens of the whole, also of one that is a character shorter at
+    both ends: digits that are grouped from the left or the right, for one, do not.
     """
     (whole,) = _encode_batch([text], backend)
     words = whole.word_ids
     ends = [end for (_, end), word, after in zip(whole.offsets, words, words[1:], strict=False) if word != after]
     for end in sorted(ends, key=lambda end: abs(end - len(text) // 2))[:TRIES]:
-        parts = _encode_batch([text[:end], text[end:], text[1:end], text[1:]], backend)
-        left, right, later, shifted = map(_tokens, parts)
-        if left and right and left + right == _tokens(whole) and later + right == shifted:
+        parts = _encode_batch([text[:end], text[end:], text[1:end], text[end:-1], text[1:-1]], backend)
+        left, right, later, earlier, shorter = map(_tokens, parts)
+        if left and right and left + right == _tokens(whole) and later + earlier == shorter:
             return end
     return None
 

@@ -315,8 +315,9 @@ def read_json_lines(path: Path, settings: ReaderSettings) -> Iterator[tuple[str,
             where = f"{path}, line {number}"
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where}: not JSON ({error.msg}): every line must be an object") from None
+            except (ValueError, RecursionError) as error:  # or a number too long, a value too deep
+                message = getattr(error, "msg", error)
+                raise UserError(f"{where}: not JSON ({message}): every line must be an object") from None
             # Before the next one is read, a long line need not be there twice.
             del line
             yield where, check_row(row, where)
@@ -373,6 +374,9 @@ def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
                 ) from None
             if len(text) - place > limit:
                 raise too_long(path, f"line {lines + text.count(chr(10), 0, place)}", settings) from None
+        except (ValueError, RecursionError) as error:  # a number too long, a value too deep
+            line = lines + text.count("\n", 0, place)
+            raise UserError(f"{path}, line {line}: not JSON ({error}): the file must be an array of objects") from None
 
 
 def _is_unfinished(error: json.JSONDecodeError) -> bool:

@@ -221,8 +221,8 @@ class ResumableTrainer(SavingTrainer):
         return all(entry.get(f"eval_{metric.removeprefix('eval_')}") != best for entry in self.state.log_history)
 
     def _validation_changed(self) -> bool:
-        """Return whether the evaluations before were of another validation text."""
-        if self.progress is None or None in (self.progress.texts, self.texts):
+        """Return whether the checkpoint's best value is of another validation text."""
+        if self.state.best_metric is None or None in (self.progress.texts, self.texts):
             return False
         return None not in (before := self.progress.texts[1], now := self.texts[1]) and before != now
 

@@ -91,10 +91,18 @@ def _write_entry(path: Path, write: Callable[[Path], None], size: int, damaged: 
 def _delete_entry(path: Path) -> None:
     """Delete a cache entry, if there is one; by another name, so that no part of it is read meanwhile."""
     deleted = Path(f"{path}.deleted")
-    shutil.rmtree(deleted, ignore_errors=True)
-    if path.exists():
+    delete(deleted, ignore_errors=True)
+    if os.path.lexists(path):
         os.replace(path, deleted)
-        shutil.rmtree(deleted)
+        delete(deleted)
+
+
+def delete(folder: Path, ignore_errors: bool = False) -> None:
+    """Delete a folder, or the link to one."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=ignore_errors)
 
 
 def seal(folder: Path, sums: str) -> None:

@@ -101,6 +101,8 @@ MISTAKES = [
     # Files
     Case("file missing", "--train_file nowhere.txt", "--train_file: nowhere.txt is not there", "check the path"),
     Case("validation missing", "--do_eval --validation_file nowhere.txt", "--validation_file: nowhere.txt", "check"),
+    Case("file name too long", f"--train_file {'word' * 99}", "--train_file: wordword", "File name too long"),
+    Case("home unknown", "--train_file ~nobodyx/a.txt", "--train_file: ~nobodyx/a.txt is not there", "check the path"),
     Case("file name empty", "--train_file ''", "--train_file", "give"),
     Case("file empty", "--train_file empty.txt", "empty.txt holds no text", "it is empty"),
     Case("blank lines only", "--train_file blank.txt", "blank.txt holds no text", "its lines are blank"),

@@ -68,6 +68,10 @@ def test_ids_are_those_of_the_tokenizer(kind, as_found, with_words, portion, tok
 
 # Groups of three digits, from the left.
 DIGITS = pre_tokenizers.Split(Regex(r"\p{N}{1,3}|\s?\p{L}+|\s+|[^\s\p{L}\p{N}]"), "isolated")
+# The same from the right, as in 1 234 567.
+THOUSANDS = pre_tokenizers.Split(
+    Regex(r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))|\s?\p{L}+|\s+|[^\s\p{L}\p{N}]"), "isolated"
+)
 
 
 def trained_bpe(texts, pre_tokenizer, normalizer=None):
@@ -89,12 +93,13 @@ def backends(tokenizers, texts):
         **{kind: (encoding.plain_backend(tokenizer), True) for kind, tokenizer in tokenizers.items()},
         "added tokens": (added, True),
         "digits": (trained_bpe(texts, DIGITS, normalizers.NFC()), True),
+        "thousands": (trained_bpe(texts, THOUSANDS, normalizers.NFC()), True),
         "without words": (trained_bpe(texts, None, metaspace), False),
         "fixed length": (trained_bpe(texts, pre_tokenizers.FixedLength(length=5)), False),
     }
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "added tokens", "digits", "without words", "fixed length"])
+@pytest.mark.parametrize("kind", [*KINDS, "added tokens", "digits", "thousands", "without words", "fixed length"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(kind, seed, backends, texts, monkeypatch):
     """Where no place is safe to cut, as all is one word, or words depend on where the text begins, it is left whole."""
@@ -102,7 +107,15 @@ def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(kind, seed, backends, 
     monkeypatch.setattr(encoding, "PORTION", 2800)
     backend, is_cut = backends[kind]
     rng = np.random.default_rng(seed)
-    odd = [*encoding.HARD_TEXTS, " " * 1000, "7" * 2000, " \n5", "漢字仮名中文" * 200, "a\u0301\u0323 " * 300]
+    odd = [
+        *encoding.HARD_TEXTS,
+        " " * 1000,
+        "7" * 2000,
+        "123" * 600,
+        " \n5",
+        "漢字仮名中文" * 200,
+        "a\u0301\u0323 " * 300,
+    ]
     pool = [*texts, *(odd * (len(texts) // len(odd) // 3))]
     text = " ".join(pool[number] for number in rng.integers(len(pool), size=100))
     pieces = list(encoding.cut_text(text, backend))

@@ -375,6 +375,10 @@ def test_column_asked_for_is_read(read):
         ("a.jsonl", b'{"text": "one"}\n{"text": ["two"]}\n', "a.jsonl, line 2: 'text' holds list, not text"),
         ("a.json", b'[{"text": "one"},\n{"text": "two"},\n]', "a.json, line 3: not JSON"),
         ("a.json", b'[{"text": "one"}, "two"]', "a.json, row 1: not an object"),
+        ("a.json", b'[{"text": "one"},\n' + b"[" * 200_000, "a.json, line 2: not JSON (maximum recursion depth"),
+        ("a.json", b'[{"text": "one"},\n' + b"9" * 5000, "a.json, line 2: not JSON (Exceeds the limit"),
+        ("a.jsonl", b'{"text": "one"}\n' + b"[" * 200_000, "a.jsonl, line 2: not JSON (maximum recursion depth"),
+        ("a.jsonl", b'{"text": "one"}\n' + b"9" * 5000, "a.jsonl, line 2: not JSON (Exceeds the limit"),
     ],
 )
 def test_error_names_file_and_line(name, content, place, read, tmp_path):

@@ -600,6 +600,17 @@ def test_another_validation_text_is_warned_of_and_its_best_evaluation_counts_alo
     assert (state["best_global_step"], state["best_metric"] < 1.0) == (12, True)
 
 
+def test_another_validation_text_changes_nothing_else_where_no_best_is_kept(train, tmp_path):
+    validation = tmp_path / "validation.txt"
+    argv = ("--do_eval", "--validation_file", validation, "--eval_strategy", "steps", "--eval_steps", 9)
+    for word in ("stars", "moons"):
+        validation.write_text(f"The {word} are far away.\n" * 20)
+        code, printed, _ = train(tmp_path / "out", "blocks", *argv)
+        assert code == 0
+        shutil.rmtree(tmp_path / "out" / "checkpoint-12")
+    assert printed.count("CHANGED: ") == printed.count("CHANGED: the validation text is another than before") == 1
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_text_whose_name_is_not_utf8_is_trained_on_and_resumed(suffix, train, text, tmp_path):
     name = os.fsdecode(bytes(tmp_path) + b"/n\xff.txt" + suffix.encode())

@@ -105,6 +105,23 @@ def test_a_damaged_tokenizer_is_trained_again(file, damage, corpus, cache, caplo
     assert caplog.text.count(f"BROKEN: {entry}: ") == caplog.text.count(file) == 1
 
 
+@pytest.mark.parametrize("damage", [flip, Path.unlink])
+def test_of_a_damaged_entry_that_is_a_link_the_link_alone_is_replaced(damage, cache, tmp_path):
+    entry, elsewhere = cache / "entry", tmp_path / "elsewhere"
+    find(entry)
+    entry.rename(elsewhere)
+    entry.symlink_to(elsewhere)
+    assert find(entry, write=None) == "content"
+    damage(elsewhere / "file")
+    assert find(entry) == "content"
+    assert not entry.is_symlink()
+    assert (elsewhere / "XXH128SUMS").is_file()
+    shutil.rmtree(entry)
+    entry.symlink_to(tmp_path / "nowhere")
+    assert find(entry) == "content"
+    assert entries(cache) == [entry]
+
+
 def test_a_damage_is_told_in_a_line(corpus, checkpoint, cache, tmp_path, run_mlm_script):
     """Exit code 0, and the examples of before."""
     argv = ("--model_name_or_path", checkpoint("bert"), "--train_file", *corpus.files, "--do_train", "--prepare_only")
