@@ -407,7 +407,7 @@ def read_parquet(
     try:
         with _open_parquet(path) as file:
             # Buffered, as else a column of a row group, which may be all of the file, is read at once.
-            table = pyarrow.parquet.ParquetFile(file, buffer_size=CHUNK_CHARS)
+            table = pyarrow.parquet.ParquetFile(file, buffer_size=CHUNK_CHARS, pre_buffer=False)
             _check_names(table.schema_arrow.names, path)
             for group in range(table.num_row_groups):
                 for rows in _read_row_group(table, group, column, path, number, settings):
