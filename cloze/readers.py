@@ -132,8 +132,10 @@ def read_text(path: Path, settings: ReaderSettings) -> Iterator[list[str]]:
     """Documents of a text file: blank lines separate them; where there are none, each line is one."""
     paragraphs = has_blank_lines_between(path, settings)
     document: list[str] = []
-    length, limit = 0, settings.max_document_chars
-    for number, line in enumerate(read_lines(path, settings), 1):
+    number, length, limit = 0, 0, settings.max_document_chars
+    # Not by enumerate, which keeps the line it gave last, and that may be long.
+    for line in read_lines(path, settings):
+        number += 1
         line = line.strip()
         if line:
             document.append(line)
@@ -323,14 +325,16 @@ def _check_names(names: Sequence[str], path: Path) -> Sequence[str]:
 
 
 def read_json_lines(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(read_lines(path, settings), 1):
-        if line.strip():
+    number = 0
+    for line in read_lines(path, settings):
+        number += 1
+        if line and not line.isspace():
             where = f"{path}, line {number}"
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise UserError(f"{where}: not JSON ({error.msg}): every line must be an object") from None
-            # Before the next one is read, a long line need not be there twice.
+            # A long line need not be in memory beside what it holds.
             del line
             yield where, check_row(row, where)
 
