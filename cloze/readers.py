@@ -135,7 +135,7 @@ def read_text(path: Path, settings: ReaderSettings) -> Iterator[list[str]]:
     number, length, limit = 0, 0, settings.max_document_chars
     # Not by enumerate, which keeps the line it gave last, and that may be long.
     for line in read_lines(path, settings):
-        number += 1
+        number += 1  # noqa: SIM113
         line = line.strip()
         if line:
             document.append(line)
@@ -327,7 +327,7 @@ def _check_names(names: Sequence[str], path: Path) -> Sequence[str]:
 def read_json_lines(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     for line in read_lines(path, settings):
-        number += 1
+        number += 1  # noqa: SIM113
         if line and not line.isspace():
             where = f"{path}, line {number}"
             try:
