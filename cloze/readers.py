@@ -11,7 +11,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -65,37 +65,33 @@ def read_lines(path: Path, settings: ReaderSettings) -> Iterator[str]:
 
     UserError for one that is longer than a document may be, before it is in memory.
     """
-    number, parts, length = 1, [], 0
-    for part in _read_parts(path, settings):
-        if not parts and part.endswith("\n"):
-            yield part
-            number += 1
-            continue
-        parts.append(part)
-        length += len(part)
-        if length - part.endswith("\n") > settings.max_document_chars:
-            raise too_long(path, f"line {number}", settings)
-        if part.endswith("\n"):
-            parts, length = ["".join(parts)], 0
-            # Not kept in a variable, so that a long line is free when its reader has done with it.
-            yield parts.pop()
-            number += 1
-    if parts:
-        parts = ["".join(parts)]
-        yield parts.pop()
-
-
-def _read_parts(path: Path, settings: ReaderSettings) -> Iterator[str]:
-    """Yield the lines of a file, long ones in parts."""
-    number = 0
-    # One more than a document may have: such a part is no whole line.
+    # One more than a document may have: a line that is not shorter goes on, or is too long.
     limit = min(CHUNK_CHARS, settings.max_document_chars + 1)
+    with _open_text(path) as file:
+        for number, line in enumerate(iter(partial(file.readline, limit), ""), 1):
+            if len(line) < limit:
+                # Files that were joined have a mark at each one's beginning.
+                yield line.replace(BYTE_ORDER_MARK, "") if BYTE_ORDER_MARK in line else line
+                continue
+            parts, length = [line], len(line.removesuffix("\n"))
+            while length <= settings.max_document_chars and not parts[-1].endswith("\n"):
+                parts.append(file.readline(limit))
+                length += len(parts[-1].removesuffix("\n"))
+                if not parts[-1]:
+                    break
+            if length > settings.max_document_chars:
+                raise too_long(path, f"line {number}", settings)
+            parts = ["".join(parts).replace(BYTE_ORDER_MARK, "")]
+            # Not in a variable, so that it is free as soon as its reader has done with it.
+            yield parts.pop()
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[io.TextIOWrapper]:
+    """Open a UTF-8 file; UserError for what cannot be read of it."""
     try:
         with io.TextIOWrapper(open_binary(path), "utf-8") as file:
-            for part in iter(partial(file.readline, limit), ""):
-                number += part.endswith("\n")
-                # Files that were joined have a mark at each one's beginning.
-                yield part.replace(BYTE_ORDER_MARK, "") if BYTE_ORDER_MARK in part else part
+            yield file
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise UserError(
@@ -103,7 +99,23 @@ def _read_parts(path: Path, settings: ReaderSettings) -> Iterator[str]:
             "iconv -t UTF-8"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read after line {number}: {error}: copy or compress it again") from None
+        raise UserError(
+            f"{path} cannot be read after line {_count_readable_lines(path)}: {error}: copy or compress it again"
+        ) from None
+
+
+def _read_chunks(path: Path) -> Iterator[str]:
+    with _open_text(path) as file:
+        for chunk in iter(partial(file.read, CHUNK_CHARS), ""):
+            yield chunk.replace(BYTE_ORDER_MARK, "")
+
+
+def _count_readable_lines(path: Path) -> int:
+    number = 0
+    with suppress(OSError, EOFError, zlib.error), io.TextIOWrapper(open_binary(path), "utf-8") as file:
+        for part in iter(partial(file.readline, CHUNK_CHARS), ""):
+            number += part.endswith("\n")
+    return number
 
 
 def _first_undecodable_line(path: Path) -> int:
@@ -121,14 +133,17 @@ def read_text(path: Path, settings: ReaderSettings) -> Iterator[list[str]]:
     """Documents of a text file: blank lines separate them; where there are none, each line is one."""
     paragraphs = has_blank_lines_between(path, settings)
     document: list[str] = []
-    length = 0
-    for number, line in enumerate(read_lines(path, settings), 1):
+    number, length, limit = 0, 0, settings.max_document_chars
+    # Not by enumerate, which keeps the line it gave last, and that may be long.
+    for line in read_lines(path, settings):
+        number += 1  # noqa: SIM113
         line = line.strip()
         if line:
             document.append(line)
-            length += len(line)
-            if length > settings.max_document_chars:
-                raise too_long(path, f"line {number}", settings)
+            if paragraphs:
+                length += len(line)
+                if length > limit:
+                    raise too_long(path, f"line {number}", settings)
         if document and not (line and paragraphs):
             yield document
             document, length = [], 0
@@ -173,7 +188,7 @@ def read_rows(path: Path, settings: ReaderSettings, column: str | None = None) -
         return read_csv(path, settings)
     if kind == ".parquet":
         return read_parquet(path, settings, column)
-    if kind == ".json" and starts_with_bracket(path, settings):
+    if kind == ".json" and starts_with_bracket(path):
         return read_json(path, settings)
     return read_json_lines(path, settings)
 
@@ -219,9 +234,10 @@ def _read_csv_rows(path: Path, delimiter: str, settings: ReaderSettings) -> Iter
     def take(line: str) -> str:
         nonlocal length
         taken.append(line)
-        length += len(line)
-        if length > settings.max_document_chars + 1:
-            raise too_long(path, f"line {before + 1}", settings)
+        if len(taken) > 1:
+            length = (length or len(taken[0])) + len(line)
+            if length > settings.max_document_chars + 1:
+                raise too_long(path, f"line {before + 1}", settings)
         return line
 
     lines = map(take, read_lines(path, settings))
@@ -235,7 +251,7 @@ def _read_csv_rows(path: Path, delimiter: str, settings: ReaderSettings) -> Iter
                 row = next(reader, None)
             except csv.Error:
                 # The library's own reader takes 4 bytes and more for a character of a field.
-                if length <= CHUNK_CHARS:
+                if sum(map(len, taken)) <= CHUNK_CHARS:
                     raise
                 row, reader = None, new_reader()
                 row = _split_long_row(chain(taken.copy(), lines), delimiter, quoting)
@@ -310,21 +326,23 @@ def _check_names(names: Sequence[str], path: Path) -> Sequence[str]:
 
 
 def read_json_lines(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(read_lines(path, settings), 1):
-        if line.strip():
+    number = 0
+    for line in read_lines(path, settings):
+        number += 1  # noqa: SIM113
+        if line and not line.isspace():
             where = f"{path}, line {number}"
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:  # or a number too long, a value too deep
                 message = getattr(error, "msg", error)
                 raise UserError(f"{where}: not JSON ({message}): every line must be an object") from None
-            # Before the next one is read, a long line need not be there twice.
+            # A long line need not be in memory beside what it holds.
             del line
             yield where, check_row(row, where)
 
 
-def starts_with_bracket(path: Path, settings: ReaderSettings) -> bool:
-    return next((part.lstrip()[0] for part in _read_parts(path, settings) if part.strip()), "") == "["
+def starts_with_bracket(path: Path) -> bool:
+    return next((chunk.lstrip()[0] for chunk in _read_chunks(path) if chunk.strip()), "") == "["
 
 
 def read_json(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -338,7 +356,7 @@ def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
     text, place, lines = "", 0, 1  # decoded up to the place; the line in which the text begins
     waiting, size = [], 0
     signs, takes_value = "[", False  # what may follow
-    for part in chain(_read_parts(path, settings), [None]):
+    for part in chain(_read_chunks(path), [None]):
         if part is not None:
             waiting.append(part)
             size += len(part)
@@ -398,7 +416,7 @@ def read_parquet(
     try:
         with _open_parquet(path) as file:
             # Buffered, as else a column of a row group, which may be all of the file, is read at once.
-            table = pyarrow.parquet.ParquetFile(file, buffer_size=CHUNK_CHARS)
+            table = pyarrow.parquet.ParquetFile(file, buffer_size=CHUNK_CHARS, pre_buffer=False)
             _check_names(table.schema_arrow.names, path)
             for group in range(table.num_row_groups):
                 for rows in _read_row_group(table, group, column, path, number, settings):

@@ -471,18 +471,30 @@ def test_no_more_is_read_of_a_document_than_is_allowed(name, tmp_path):
     assert peak < 8_000_000
 
 
-def test_rows_of_parquet_are_read_a_few_at_a_time(tmp_path):
+def test_rows_of_parquet_are_read_a_few_at_a_time(tmp_path, monkeypatch):
     """And of the column alone that holds the text, of a group of rows that is all of the file."""
     texts = [character * 100_000 for character in string.ascii_letters * 4]
     table = pyarrow.table({"text": texts, "other": [text[::-1] for text in texts]})
-    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", use_dictionary=False, write_batch_size=8)
+    pyarrow.parquet.write_table(
+        table, tmp_path / "a.parquet", compression="none", use_dictionary=False, write_batch_size=8
+    )
     del table
+    sizes = []
+
+    class Recorder(io.FileIO):
+        def read(self, size=-1):
+            sizes.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(readers, "open_binary", Recorder)
     before, most = pyarrow.total_allocated_bytes(), 0
     for number, (text,) in enumerate(read_table(tmp_path / "a.parquet", None, ReaderSettings())):
         assert text == texts[number]
         most = max(most, pyarrow.total_allocated_bytes() - before)
     assert number == len(texts) - 1
     assert most < 5_000_000
+    assert sum(sizes) < 1.3 * sum(map(len, texts))
+    assert -1 < min(sizes) <= max(sizes) <= 2_000_000
 
 
 def test_only_the_column_of_the_text_is_read_of_a_parquet_file(read):
