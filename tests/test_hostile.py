@@ -95,11 +95,10 @@ def test_a_list_may_be_used_twice_and_a_recipe_be_long(tmp_path):
     assert read_recipe(path) == {"train_file": files, "validation_file": files}
 
 
-def test_a_number_of_a_file_name_outside_utf8_is_read_back(tmp_path):
-    """As a run writes it for a file whose name is in another encoding."""
+def test_the_name_of_a_text_outside_utf8_is_read_back():
     name = os.fsdecode(b"d\xe9j\xe0.txt")
-    text = recipes.recipe_of(*parse([*LEAST, "--run_name", name]))
-    assert settings_in(text)["run_name"] == name
+    text = recipes.recipe_of(*parse([*LEAST, "--train_file", name]))
+    assert settings_in(text)["train_file"] == [name]
 
 
 PIECES = [
