@@ -205,7 +205,7 @@ def test_the_lock_is_free_after_the_run_and_kept_from_the_hub(script, out):
 
 
 def on_record(monkeypatch, count, react):
-    """Call ``react`` when so many warnings have been logged of waits."""
+    """Call ``react`` when ``count`` warnings of waits have been logged."""
     seen = []
 
     def emit(record):
