@@ -170,10 +170,12 @@ def test_a_value_of_a_recipe_is_read_with_its_bounds(tmp_path):
 @pytest.fixture
 def model(checkpoint, tmp_path):
     """``model(file, change)`` is a tiny BERT, of which what a file of JSON holds was changed, or its text replaced."""
+    # Here, as it prints when it is made: not in what a test captures.
+    whole = checkpoint("bert")
 
     def make(file, change):
         folder = tmp_path / "model"
-        shutil.copytree(checkpoint("bert"), folder)
+        shutil.copytree(whole, folder)
         if isinstance(change, str):
             (folder / file).write_text(change)
         else:
@@ -217,6 +219,9 @@ def run(run_mlm_script, texts, tmp_path):
         ({"hidden_size": 2**40}, "the config builds no bert model: "),
         ({"hidden_size": -16}, "negative dimension -16"),
         ({"hidden_size": 10**30}, "the config builds no bert model: "),
+        ({"vocab_size": 0}, "the config builds no bert model: "),
+        ({"pad_token_id": 10**6}, "the config builds no bert model: "),
+        ({"hidden_act": "none"}, "the config builds no bert model: "),
         ({"hidden_size": "many"}, "expected int, got str"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps is not a number"),
         ({"model_type": ["bert"]}, "no model: give a folder with a config.json"),
