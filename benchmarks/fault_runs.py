@@ -37,7 +37,7 @@ class Run:
     Attributes:
         code: the exit code, or minus the signal that ended it; None while it runs.
         cpu: seconds of CPU time, once it has ended.
-        peak: peak memory in MB, once it has ended.
+        peak: peak memory in MB until now.
     """
 
     def __init__(self, command: Sequence, log: Path, environment: dict[str, str], output: int | None = None, **popen):
@@ -64,19 +64,26 @@ class Run:
 
     def ended(self) -> bool:
         if self.code is None:
+            # Not of the usage, in which the kernel counts what this process had when it started the other.
+            peak = re.search(r"VmHWM:\s*(\d+) kB", self.look("status"))
+            self.peak = float(peak[1]) / 1e3 if peak else self.peak
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 self.code = self.process.returncode = os.waitstatus_to_exitcode(status)
-                self.cpu, self.peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e3
+                self.cpu = usage.ru_utime + usage.ru_stime
         return self.code is not None
+
+    def look(self, name: str) -> str:
+        """Return a file of /proc, empty once the process has ended."""
+        try:
+            return Path(f"/proc/{self.pid}/{name}").read_text()
+        except OSError:
+            return ""
 
     def cpu_so_far(self) -> float:
         """Return the seconds of CPU time until now."""
-        try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return self.cpu
-        return sum(map(int, fields[11:13])) / TICKS
+        fields = self.look("stat").rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / TICKS if fields else self.cpu
 
     def wait_for(self, condition: str | Callable[[], bool], seconds: float = PATIENCE) -> "Run":
         """Wait until the condition holds, or the text is printed; Wrong if the process ends before, or takes longer."""

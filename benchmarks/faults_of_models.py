@@ -116,7 +116,7 @@ def foreign_index(case: Case) -> Outcome:
     with safe_open(elsewhere, "np") as weights:
         places = dict.fromkeys(weights.keys(), "../elsewhere.safetensors")
     (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    return refuse_model(case, "model.safetensors.index.json", "--model_name_or_path", model)
+    return refuse_model(case, "index", "--model_name_or_path", model)
 
 
 # Archives

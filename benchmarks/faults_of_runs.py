@@ -23,11 +23,10 @@ from fault_runs import (
 
 SCRIPTS = ("run_mlm.py", "run_nsp.py", "run_pretraining.py", "run_classification.py")
 # 64 million weights, which cost little to train and a moment to save.
-LARGE = (
-    "--config_overrides",
-    ("hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=64,max_position_embeddings=2000000"),
+UNSAVED = shlex.split(
+    "--config_overrides hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=64,"
+    "max_position_embeddings=2000000 --max_steps 3 --save_strategy no --do_eval false"
 )
-UNSAVED = (*LARGE, "--max_steps", "3", "--save_strategy", "no", "--do_eval", "false")
 # Evaluations of a second and more: before step 1, after step 10 and at the end.
 EVALUATED = shlex.split(
     "--max_steps 12 --eval_strategy steps --eval_steps 10 --validation_file sample --max_seq_length 16 "

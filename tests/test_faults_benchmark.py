@@ -96,8 +96,18 @@ def test_another_end_than_one_line_is_wrong(case, code, lines, why):
 
 
 def test_memory_is_bounded(case):
-    with pytest.raises(Wrong, match="MB, more than 0"):
-        one_line(ends(case, 2, "error: text"), memory=0.1)
+    run = ends(case, 2, "error: text").end()
+    run.peak = 1_500.0
+    with pytest.raises(Wrong, match="1,500 MB, more than 900"):
+        one_line(run, memory=900)
+    assert one_line(run, memory=2_000).line == "error: text"
+
+
+def test_memory_is_that_of_the_process(case):
+    # Of a process that is small, whatever this one has.
+    run = case.start(["sh", "-c", "echo begun; exec sleep 60"]).wait_for("begun")
+    run.kill()
+    assert 0 < run.peak < 50
 
 
 def test_the_same_result(case):
