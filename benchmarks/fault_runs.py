@@ -256,7 +256,7 @@ class Undisturbed:
 
 
 def small_disk(folder: Path, kilobytes: int, command: Sequence) -> list:
-    """Return the command with a disk of so many kB at the folder, of which files that are left are printed."""
+    """Return the command with a small disk mounted at the folder; the files left on it are printed."""
     if not shutil.which("unshare"):
         raise Skipped("no unshare to mount a small disk with")
     folder.mkdir(exist_ok=True)

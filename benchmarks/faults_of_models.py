@@ -60,7 +60,7 @@ def long_json_number(case: Case) -> Outcome:
     return refuse_recipe(case, f'{{"train_file": "sample", "seed": {"9" * 100_000}}}', "recipe.json")
 
 
-@fault("recipes", "a recipe with half a surrogate pair")
+@fault("recipes", "a recipe with an unpaired surrogate")
 def surrogate(case: Case) -> Outcome:
     return refuse_recipe(case, 'train_file: sample\noutput_dir: "\\ud83d"\n')
 

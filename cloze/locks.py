@@ -123,7 +123,7 @@ def _warn_if_held(lock: FileLock) -> None:
 
 
 def _is_acquired(lock: FileLock, patience: float) -> bool:
-    """Acquire a lock unless another process keeps it for so many seconds."""
+    """Try to acquire a lock for ``patience`` seconds; return whether it is acquired."""
     try:
         lock.acquire(timeout=patience)
     except Timeout:

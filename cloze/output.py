@@ -13,9 +13,9 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class OutputFile(io.FileIO):
-    """The file below stdout or stderr. What cannot be written is dropped, with one line on the other of the two.
+    """Write what stdout or stderr prints; drop what cannot be written, with one line on the other of the two.
 
-    A log on a full disk goes on once there is room. After other errors, /dev/null takes the file's place, also for
+    A log on a full disk continues once there is room. After other errors, /dev/null takes the file's place, also for
     libraries in C and for child processes, some of which do not outlast an error either.
     """
 
@@ -29,7 +29,7 @@ class OutputFile(io.FileIO):
         except OSError as error:
             if not self.reported:
                 self.reported = True
-                report = f"OUTPUT: {self.name} cannot be written to ({error.strerror}): going on without it\n"
+                report = f"OUTPUT: {self.name} cannot be written to ({error.strerror}): continuing without it\n"
                 # Not through the stream, which may be in the middle of a write of its own.
                 with suppress(OSError):
                     os.write(self.other, report.encode())

@@ -232,7 +232,7 @@ def check_value(value: Any, depth: int = 0) -> None:
         try:
             os.fsencode(value)
         except UnicodeEncodeError:
-            raise ValueError("half a surrogate pair, which is no character") from None
+            raise ValueError("it contains an unpaired surrogate") from None
         if "\0" in value:
             raise ValueError("a NUL character")
 

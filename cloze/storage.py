@@ -165,7 +165,7 @@ def find_damage(folder: Path, sums: str = XXH128, needed: Iterable[str] | None =
 
 @contextmanager
 def writing(path: Path, size: int, cure: str) -> Iterator[None]:
-    """Raise UserError where what has about so many bytes (0: unknown) cannot be written; a folder of it is deleted."""
+    """Raise UserError where about ``size`` bytes (0: unknown) cannot be written; a folder of them is deleted."""
     try:
         yield
     except Exception as error:

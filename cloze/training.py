@@ -79,7 +79,7 @@ def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
 
 @contextmanager
 def going_on_without(trainer: PretrainingTrainer, *names: str) -> Iterator[None]:
-    """Go on where files of output_dir cannot be written, as the model is saved; ``report.finish`` reports them."""
+    """Continue where files of output_dir cannot be written, as the model is saved; ``report.finish`` reports them."""
     try:
         yield
     except OSError as error:
@@ -163,7 +163,7 @@ def end_if_stopped(trainer: PretrainingTrainer) -> None:
     watch.to_the_end = not on_first_process(partial(checkpoints.can_resume, trainer.args))
     watch.end_if_stopped("Stopped by a signal after the last step, the model is saved: run it again for what is left")
     if watch.received:
-        logger.info("Received a signal: going on to the end, as no checkpoint is there to resume the run from")
+        logger.info("Received a signal: continuing to the end, as no checkpoint is there to resume from")
 
 
 def what_is_missing(trainer: PretrainingTrainer, whole: dict[str, float]) -> dict[str, float]:

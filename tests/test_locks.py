@@ -205,7 +205,7 @@ def test_the_lock_is_free_after_the_run_and_kept_from_the_hub(script, out):
 
 
 def on_record(monkeypatch, count, react):
-    """Call ``react`` when so many warnings have been logged of waits."""
+    """Call ``react`` when ``count`` warnings of waits have been logged."""
     seen = []
 
     def emit(record):
@@ -240,40 +240,37 @@ def test_a_wait_for_the_cache_says_what_for_every_minute(kind, script, tmp_path,
 
 def test_processes_that_never_come_are_named(script, monkeypatch, caplog):
     """While the main thread waits in C++; in the end, it is an error of one line."""
+    # At port 0, the process listens at one that is free: no other program can take it in between.
     stale = {"WORLD_SIZE": 3, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 3, "MASTER_ADDR": "127.0.0.1"}
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        stale["MASTER_PORT"] = server.getsockname()[1]
-    for name, value in stale.items():
+    for name, value in (stale | {"MASTER_PORT": 0}).items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(waiting, "FIRST_NOTICE", 0.1)
-    monkeypatch.setattr(waiting, "NEXT_NOTICE", 0.1)
+    monkeypatch.setattr(waiting, "FIRST_NOTICE", 0)
+    monkeypatch.setattr(waiting, "NEXT_NOTICE", 0.01)
     monkeypatch.setattr(distributed_c10d, "default_pg_timeout", timedelta(seconds=1))
     code, printed, errors = script("--do_train", "--use_cpu")
     assert code == 2
-    meeting = f"3 processes that meet at 127.0.0.1:{stale['MASTER_PORT']}, as WORLD_SIZE in the environment says,"
+    meeting = "3 processes that meet at 127.0.0.1:0, as WORLD_SIZE in the environment says,"
     assert printed.count(f"WAITING: as process 0 for the {meeting} to start: ") > 1
     assert re.match(
         f"error: the {meeting} have not found each other .*: start all of them, or unset WORLD_SIZE", errors
     )
 
 
-def wait_for_others(port, log):
+def wait_for_others(log):
     logging.basicConfig(filename=log)
     waiting.FIRST_NOTICE = 0
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: None)
     os.environ["WORLD_SIZE"] = "2"
     with waiting.waiting_for_processes():
-        dist.TCPStore("127.0.0.1", port, 2, is_master=True, timeout=timedelta(seconds=60))
+        dist.TCPStore("127.0.0.1", 0, 2, is_master=True, timeout=timedelta(seconds=60))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_wait_for_processes(number, code, tmp_path):
     """Python's own handler would be called in a minute."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     log = tmp_path / "log"
-    process = CONTEXT.Process(target=wait_for_others, args=(port, log))
+    process = CONTEXT.Process(target=wait_for_others, args=(log,))
     process.start()
     wait_for(log, "WAITING", process)
     os.kill(process.pid, number)

@@ -45,7 +45,7 @@ def test_output_without_a_reader_is_dropped(make, reason, other):
     os.close(reader)
     for line in ("lost\n", "lost, too\n"):
         assert stream.write(line) == len(line)
-    assert other() == f"OUTPUT: stdout cannot be written to ({reason}): going on without it\n"
+    assert other() == f"OUTPUT: stdout cannot be written to ({reason}): continuing without it\n"
     assert os.write(writer, b"by a library in C") == 17
     os.close(writer)
 
@@ -56,7 +56,7 @@ def test_a_log_on_a_full_disk_goes_on_when_there_is_room(other, tmp_path):
     stream = stream_over(full, other)
     for line in ("lost", "lost, too"):
         print(line, file=stream)
-    assert other() == "OUTPUT: stdout cannot be written to (No space left on device): going on without it\n"
+    assert other() == "OUTPUT: stdout cannot be written to (No space left on device): continuing without it\n"
     os.dup2(log, full)
     print("written", file=stream)
     assert (tmp_path / "log").read_text() == "written\n"

@@ -855,7 +855,7 @@ def test_a_signal_near_the_end_loses_nothing(moment, saving, expected, train, tm
         sent = signal_before(signal.SIGTERM, patched, *MOMENTS[moment], at_the_moment)
         code, printed, errors = train(out, *argv)
     assert (sent, code, errors) == ([signal.SIGTERM], expected, "")
-    assert ("going on to the end" in printed) == (expected == 0 and moment == "the model")
+    assert ("continuing to the end" in printed) == (expected == 0 and moment == "the model")
     if code == 75:
         assert not (out / "README.md").exists()
         code, printed, errors = train(out, *argv)

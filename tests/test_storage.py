@@ -313,7 +313,7 @@ def test_a_shared_cache_is_used_by_the_script(shared, as_other_user, tmp_path, r
 
 @pytest.fixture
 def full_disk():
-    """``full_disk(size)`` lets no file grow beyond so many bytes, until the test ends."""
+    """``full_disk(size)`` lets no file grow beyond ``size`` bytes, until the test ends."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
