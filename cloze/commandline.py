@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import reprlib
+import signal
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -87,7 +88,8 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
                     ignore_signals()
         finally:
             # Data-loader workers that outlive an epoch: at its exit, Python would send them the signal that they leave
-            # to it, and wait for their end.
+            # to it, and wait for their end. To torch's handler, their death would be an error.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for worker in multiprocessing.active_children():
                 if worker.daemon:
                     worker.kill()

@@ -154,4 +154,13 @@ def _describe(holder: dict) -> str:
 
 
 def _is_running_here(holder: dict) -> bool:
-    return holder.get("host") == socket.gethostname() and psutil.pid_exists(holder["pid"])
+    """Return whether a holder is alive on this machine; not if its pid is that of a process that began later.
+
+    A container that replaces one of a machine that has died may have its name, and the same pids.
+    """
+    if holder.get("host") != socket.gethostname():
+        return False
+    with suppress(psutil.Error, ValueError, TypeError):
+        # The clock may have been set since.
+        return psutil.Process(holder["pid"]).create_time() < datetime.fromisoformat(holder["started"]).timestamp() + 1
+    return False

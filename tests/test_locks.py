@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -26,7 +26,7 @@ from cloze import locks, waiting
 from cloze.checkpoints import list_checkpoints
 from cloze.locks import RUN_LOCK
 
-ELSEWHERE = {"host": "node-b", "pid": 4242, "started": "2026-01-02 03:04:05+00:00"}
+ELSEWHERE = {"host": "node-b", "pid": 4242, "started": "2016-01-02 03:04:05+00:00"}
 TINY = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
 
 
@@ -55,7 +55,8 @@ def held(path, record=None):
     path.parent.mkdir(exist_ok=True, parents=True)
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(json.dumps(record or {"host": socket.gethostname(), "pid": os.getpid(), "started": "earlier"}))
+        now = datetime.now().astimezone().isoformat()
+        file.write(json.dumps(record or {"host": socket.gethostname(), "pid": os.getpid(), "started": now}))
         file.flush()
         yield file
 
@@ -149,22 +150,24 @@ def test_a_comparison_shares_neither_its_folder_nor_those_of_its_runs(
 
 
 @pytest.mark.parametrize("freed", [True, False])
-def test_the_lock_of_another_machine_is_waited_for(freed, out, monkeypatch, caplog):
-    """That may have died: the job is run again on this one, and the server has not noticed yet."""
+@pytest.mark.parametrize("holder", [ELSEWHERE, ELSEWHERE | {"host": socket.gethostname(), "pid": os.getpid()}])
+def test_the_lock_of_another_machine_is_waited_for(holder, freed, out, monkeypatch, caplog):
+    """That may have died: the job is run again on this one, or in a container of its name, and the server has not
+    noticed yet."""
     monkeypatch.setattr(locks, "MOMENT", 0)
     monkeypatch.setattr(locks, "LEASE", 60 if freed else 0)
     lock = FileLock(out / RUN_LOCK, fallback_to_soft=False)
-    with held(out / RUN_LOCK, ELSEWHERE) as file:
+    with held(out / RUN_LOCK, holder) as file:
         if freed:
             on_record(monkeypatch, 1, file.close)
             locks._take(lock)
             assert locks._read_holder(lock)["pid"] == os.getpid()
         else:
-            with pytest.raises(locks.UserError, match=r"in use by process 4242 on node-b, started 2026-01-02 03:04"):
+            with pytest.raises(locks.UserError, match=re.escape(f"in use by {locks._describe(holder)}")):
                 locks._take(lock)
     lock.release()
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"LOCK: {out} is in use by process 4242 on node-b, started")
+    assert record.getMessage().startswith(f"LOCK: {out} is in use by {locks._describe(holder)}: wait")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
@@ -234,7 +237,7 @@ def test_a_wait_for_the_cache_says_what_for_every_minute(kind, script, tmp_path,
     what = {"corpus": "the prepared corpus", "tokenizer": "the trained tokenizer"}[kind]
     assert len(lines) == 3
     assert set(lines) == {lines[0]}
-    assert re.match(rf"WAITING: for {what}: {lock} is held by process 4242 on node-b, started 2026", lines[0])
+    assert re.match(rf"WAITING: for {what}: {lock} is held by process 4242 on node-b, started 2016", lines[0])
     assert json.loads(lock.read_text())["pid"] == os.getpid()
 
 

@@ -4,6 +4,7 @@ Signals in the middle of steps, to processes of their own, are in test_resuming.
 """
 
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -193,6 +194,20 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(train, tmp_path, monkeypatch
     assert (code, errors) == (130, "")
     assert "Stopped by a signal" not in printed
     assert left_in(tmp_path / "out") == (BOTH, [], NO_MODEL)
+
+
+def test_workers_killed_at_the_end_are_no_error(run_mlm_script, command, tmp_path, monkeypatch):
+    """torch's handler of SIGCHLD raises an error for them, wherever it comes."""
+    kill = multiprocessing.process.BaseProcess.kill
+
+    def kill_and_wait(worker):
+        kill(worker)
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "kill", kill_and_wait)
+    kill_in(monkeypatch, PretrainingTrainer, "compute_loss", signal.SIGINT, signal.SIGINT)
+    code, _, errors = run_mlm_script(*command(tmp_path / "out"), "--dataloader_num_workers", 2)
+    assert (code, errors) == (130, "")
 
 
 @pytest.mark.parametrize("number", CODES)
