@@ -475,11 +475,12 @@ def test_settings_are_read_before_the_libraries_of_models_and_data_are_imported(
     assert not heavy & imported
 
 
-def test_without_docstrings_it_ends_in_one_line(monkeypatch, capsys):
+def test_without_docstrings_it_ends_in_one_line(monkeypatch, capsys, tmp_path):
     """As transformers shows a traceback under python -OO, when it builds a model; asserts may be left out.
 
     Without a process, whose first start would compile all libraries anew.
     """
+    monkeypatch.chdir(tmp_path)  # where the default output_dir is locked
     called = []
 
     def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments):
