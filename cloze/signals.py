@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -52,8 +52,8 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN if earlier is exit_while_importing else earlier)
 
 
-def ignore_signals() -> None:
-    for number in SIGNALS:
+def ignore_signals(numbers: Iterable[int] = SIGNALS) -> None:
+    for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
 

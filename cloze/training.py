@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from cloze.progress import Progress
 from cloze.recipes import settings_in
 from cloze.run_length import length_of
 from cloze.setup import Setup, make_collator, on_first_process, padding_of
-from cloze.signals import handle_from_now_on, handled
+from cloze.signals import SIGNALS, handled, ignore_signals
 from cloze.trackers import guard_trackers
 from cloze.trainer import PretrainingTrainer
 
@@ -68,7 +69,7 @@ def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
                 metrics |= train(trainer, setup.checkpoint)
                 end_if_stopped(trainer)
             if trainer.watch.to_the_end:
-                handle_from_now_on(trainer.watch.receive)
+                ignore_signals(set(SIGNALS) - {signal.SIGINT})
         if args.do_eval:
             metrics |= evaluate(trainer)
     if args.do_train:

@@ -867,12 +867,12 @@ def test_a_signal_near_the_end_loses_nothing(moment, saving, expected, train, tm
     assert not (out / checkpoints.ASIDE).exists()
 
 
-def test_ctrl_c_ends_an_evaluation_after_the_last_step_whatever_is_saved(train, tmp_path, monkeypatch):
-    """And a second one what does not wait for a batch."""
+@pytest.mark.parametrize("moment", ["the evaluation after training", "the report"])
+def test_ctrl_c_ends_a_run_after_the_last_step_whatever_is_saved(moment, train, tmp_path, monkeypatch):
     argv = ("blocks", "--max_steps", 1, *EVALUATED, "--cache_dir", tmp_path, "--save_strategy", "no")
-    after = lambda trainer, *args: not trainer.is_in_train  # noqa: E731
+    after = lambda trainer, *args: moment == "the report" or not trainer.is_in_train  # noqa: E731
     with monkeypatch.context() as patched:
-        signal_before(signal.SIGINT, patched, PretrainingTrainer, "prediction_step", after)
+        signal_before(signal.SIGINT, patched, *MOMENTS[moment], after)
         assert train(tmp_path / "out", *argv)[0] == 130
     assert load_file(tmp_path / "out" / "model.safetensors")
 
