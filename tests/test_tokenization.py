@@ -131,6 +131,7 @@ def test_a_trained_tokenizer_is_taken_again(accents, tmp_path, monkeypatch):
     lower = train_tokenizer(accents, "bert", 300, True, tmp_path, overwrite=False).get_vocab()
     assert lower != vocabulary
     accents.files[0].write_text("another text, with other characters " * 9)
+    accents = FileCorpus(accents.files)
     other = train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab()
     assert other != vocabulary
     # From here on, the text must not be read.
