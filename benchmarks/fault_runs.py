@@ -305,7 +305,7 @@ def one_line(run: Run, *names: str, cpu: float = PATIENCE, memory: float = float
 
 
 def same_result(run: Run, expected: Path, out: Path, line: str | None = None) -> Outcome:
-    """The right outcome of what costs nothing: exit code 0, weights and logs those of the undisturbed run."""
+    """Judge a fault that must cost nothing: exit code 0, weights and logs of the undisturbed run."""
     from kill_resume import differences  # imports torch
 
     run.end()

@@ -146,7 +146,7 @@ def measure_parquet(case: Case, *flags) -> Outcome:
 
     words = " ".join((case.write_text(times=2).read_text()).split())[:100_000]
     rows = [words[start:] + words[:start] for start in range(0, 800 * 50, 50)]
-    # A page of the file, which has to be read as a whole, has so many rows; by default, all of these.
+    # Rows in a page, which is read as a whole; by default, all of these rows.
     pyarrow.parquet.write_table(pyarrow.table({"text": rows}), case.folder / "rows.parquet", write_batch_size=10)
     case.write("rows.jsonl", "".join(json.dumps({"text": row}) + "\n" for row in rows))
     peaks = {}

@@ -159,7 +159,7 @@ def hang_up_under_nohup(case: Case) -> Outcome:
 def signal_early(case: Case, number: int, code: int, scripts=("run_mlm.py",)) -> Outcome:
     for script in scripts:
         for seconds in (0.2, 1.0):
-            # Of CPU time, lest a busy machine put it before the first line.
+            # In CPU time: on a busy machine, seconds may end before the first line.
             run = case.train(script=script)
             run.wait_for(lambda run=run, seconds=seconds: run.cpu_so_far() >= seconds).send(number).end()
             require_code(run, code)
