@@ -5,7 +5,7 @@
     python benchmarks/memory.py --quick    # 20 MB: five minutes
 
 The texts are words of the sample in random order, without a line end but where documents end. Each measurement is a
-script with --prepare_only in a process of its own, its peak of memory without that of the same command on one short
+script with --prepare_only in a process of its own: its peak of memory less the peak of the same command on one short
 line, which is Python and the libraries. Up to four times the longest document and 100 MB hold the bound; for pairs
 beside what is drawn of them, in .parquet beside a page of the file. Prints a table, and a line of JSON; the exit code
 is 1 if a bound is not held.
@@ -44,7 +44,7 @@ class Case(NamedTuple):
     script: str = "run_mlm.py"
     flags: str = "--tokenizer_backend tokenizers"
     trains_tokenizer: bool = False
-    # So many times the longest document may be in memory.
+    # Multiples of the longest document that may be in memory.
     times: int = 4
 
 
@@ -220,7 +220,7 @@ def as_parquet(texts: Iterator[str], page: str = "parquet") -> Iterator[bytes]:
     import pyarrow.parquet
 
     buffer = pyarrow.BufferOutputStream()
-    # Pages end at a megabyte, but only behind so many rows.
+    # Pages end at a megabyte, but not within a batch of rows.
     pyarrow.parquet.write_table(pyarrow.table({"text": list(texts)}), buffer, write_batch_size=PAGE_ROWS[page])
     yield buffer.getvalue().to_pybytes()
 

@@ -18,7 +18,7 @@ from cloze.locks import unwritable
 from cloze.progress import FILE as PROGRESS
 from cloze.recipes import differences, settings_in
 from cloze.run_length import check_length, length_of
-from cloze.storage import delete, gigabytes
+from cloze.storage import delete, delete_as, gigabytes
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +145,7 @@ def remove(checkpoint: Path) -> None:
     trash = checkpoint.parent / ASIDE / f"{checkpoint.name}-deleted"
     try:
         trash.parent.mkdir(exist_ok=True)
-        delete(trash, ignore_errors=True)
-        os.replace(checkpoint, trash)
-        delete(trash)
+        delete_as(checkpoint, trash)
     except OSError as error:
         raise UserError(
             f"{checkpoint} cannot be deleted ({error.strerror}): delete it yourself, or have its owner do so, and run "
@@ -184,7 +182,7 @@ def resumable(checkpoint: Path) -> Path:
 
 
 def can_resume(training_args: TrainingArguments) -> bool:
-    """Return whether the same command, run again, goes on from what is saved now."""
+    """Return whether the same command would resume from what is saved now."""
     if training_args.compared:  # which goes on with the runs that are not over
         return True
     newest = list(list_checkpoints(training_args.output_dir).values())[-1:]

@@ -20,7 +20,16 @@ import pyarrow
 from cloze.arguments import ModelArguments, UserError
 from cloze.data_arguments import DataArguments, ReaderSettings
 from cloze.readers import FORMATS, choose_column, file_format, find_delimiter, read_rows, read_table, read_text, text_in
-from cloze.text_files import below_own, content_of, digest_of_parts, expand_glob, fixed_part, folders_below, printable
+from cloze.text_files import (
+    below_own,
+    content_of,
+    digest_of_parts,
+    expand_glob,
+    fixed_part,
+    folders_below,
+    printable,
+    starts_of_parts,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +125,7 @@ class HubCorpus:
             parts = [islice(self.read_rows(shard), PART_ROWS) for shard in sorted({0, size - 1})]
         else:
             size = len(self.rows)
-            starts = (0, max(size - PART_ROWS, 0) // 2, max(size - PART_ROWS, 0))
+            starts = starts_of_parts(size, PART_ROWS)
             numbers = {number for start in starts for number in range(start, min(start + PART_ROWS, size))}
             parts = [HubCorpus(self.name, self.rows.select(sorted(numbers))).read_rows(0)]
         # Others, as images, need not look the same twice.

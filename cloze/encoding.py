@@ -182,7 +182,7 @@ def encode_fast(texts: list[str], backend: Tokenizer, with_words: bool) -> Encod
 
 
 def cut_text(text: str, backend: Tokenizer) -> Iterator[str]:
-    """Yield a text in pieces, whose ids are those of the whole; or the whole, where no place is safe to cut."""
+    """Yield a text in pieces that give the ids of the whole; or the whole, where no place is safe to cut."""
     begin = 0
     for about in range(PIECE, len(text) - MARGIN, PIECE):
         end = _find_cut(text[about - MARGIN : about + MARGIN], backend)

@@ -44,7 +44,7 @@ class Watch(TrainerCallback):
 
     A signal lets the step end and a checkpoint be saved, with which the Trainer then exits; an evaluation ends after a
     batch. With ``limit``, the time at hand, the schedule is laid over it and training ends with it, as in Geiping and
-    Goldstein (2022). A loss that is no number is an error.
+    Goldstein (2022). A NaN or infinite loss is an error.
 
     Args:
         limit: seconds of training, evaluation and saving in between included, over all restarts; or None.

@@ -42,7 +42,7 @@ class OutputFile(io.FileIO):
 
 def outlast_output() -> None:
     """Let no print, log or progress bar end the process, whether its output is gone or lacks the text's characters."""
-    # A closed descriptor would be that of the next file that is opened, and libraries would print into it.
+    # The next file that is opened would take a closed descriptor, and libraries would print into it.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)

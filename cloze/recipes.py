@@ -42,15 +42,9 @@ DECISIVE = {
 }
 INDIFFERENT = {
     *("cache_dir", "use_fast_tokenizer", "trust_remote_code", "preprocessing_num_workers", "tokenizer_backend"),
-    *(
-        "max_document_chars",
-        "overwrite_cache",
-        "overwrite_output_dir",
-        "max_eval_samples",
-        "max_tokens_per_batch",
-        "test_file",
-    ),
+    *("overwrite_cache", "overwrite_output_dir", "max_eval_samples", "max_tokens_per_batch", "test_file"),
     *("top_k", "dry_run", "prepare_only", "compare_with", "num_seeds", "eval_mlm_probability"),
+    "max_document_chars",
 }
 
 

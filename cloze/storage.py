@@ -89,12 +89,19 @@ def _write_entry(path: Path, write: Callable[[Path], None], size: int, damaged: 
 
 
 def _delete_entry(path: Path) -> None:
-    """Delete a cache entry, if there is one; by another name, so that no part of it is read meanwhile."""
+    """Delete a cache entry, if there is one, and what a killed process left of the one before."""
     deleted = Path(f"{path}.deleted")
-    delete(deleted, ignore_errors=True)
     if os.path.lexists(path):
-        os.replace(path, deleted)
-        delete(deleted)
+        delete_as(path, deleted)
+    else:
+        delete(deleted, ignore_errors=True)
+
+
+def delete_as(path: Path, trash: Path) -> None:
+    """Delete a folder, or the link to one, under another name, so that no part of it counts or is read meanwhile."""
+    delete(trash, ignore_errors=True)
+    os.replace(path, trash)
+    delete(trash)
 
 
 def delete(folder: Path, ignore_errors: bool = False) -> None:

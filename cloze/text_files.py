@@ -24,10 +24,15 @@ def content_of(path: Path) -> list:
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            starts = (0, max(size - PART, 0) // 2, max(size - PART, 0))
+            starts = starts_of_parts(size, PART)
             return [size, digest_of_parts(file.read(PART) for start in starts if file.seek(start) == start)]
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): put it back, or make it readable") from None
+
+
+def starts_of_parts(size: int, part: int) -> tuple[int, int, int]:
+    """Return where the first, middle and last ``part`` items of ``size`` begin."""
+    return 0, max(size - part, 0) // 2, max(size - part, 0)
 
 
 def digest_of_parts(parts: Iterable[bytes]) -> str:

@@ -1,4 +1,4 @@
-"""A signal at each moment of a run: the exit code, what is left, and that the same command goes on from there.
+"""A signal at each moment of a run: the exit code, what is left, and that the same command resumes.
 
 Signals in the middle of steps, to processes of their own, are in test_resuming.py.
 """
