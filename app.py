@@ -16,17 +16,17 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from cloze.output import outlast_output
-from cloze.signals import end_at_once, exit_while_importing, ignore_signals
+from cloze.system.output import outlast_output
+from cloze.system.signals import end_at_once, exit_while_importing, ignore_signals
 
 if __name__ == "__main__":
     # Before the imports, which take seconds
     signal.signal(signal.SIGINT, exit_while_importing)
     outlast_output()
 
-from cloze.arguments import UserError
-from cloze.commandline import check_docstrings, errors_in_one_line, start_logging
-from cloze.secrecy import secrets_of
+from cloze.cli import check_docstrings, errors_in_one_line, start_logging
+from cloze.config.redaction import secrets_of
+from cloze.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,12 +44,12 @@ def main(argv: Sequence[str]) -> None:
 
     # Not at the top: Gradio and models take seconds to import, which --help and a wrong flag need not wait for
     try:
-        from cloze.page import serve_page
+        from cloze.inference.page import serve_page
     except ImportError as error:
         raise UserError(f"{error}: pip install -r requirements-app.txt") from None
     from transformers.utils.logging import disable_progress_bar
 
-    from cloze.asking import load_trained, short_names
+    from cloze.inference.session import load_trained, short_names
 
     disable_progress_bar()
     models = {shown: load_trained(name) for shown, name in short_names(args.models).items()}

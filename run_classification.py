@@ -22,23 +22,23 @@ The labels of texts of your own:
 The first argument may be a recipe, a YAML file of the flags; flags behind it win. ``--help`` lists them.
 """
 
-from cloze.output import outlast_output
-from cloze.signals import exit_while_importing, handle_from_now_on
+from cloze.system.output import outlast_output
+from cloze.system.signals import exit_while_importing, handle_from_now_on
 
 if __name__ == "__main__":
     # Before the imports, which take seconds
     handle_from_now_on(exit_while_importing)
     outlast_output()
 
-from cloze.arguments import TrainingArguments
-from cloze.classifier_arguments import ClassificationArguments, ClassifierArguments
-from cloze.commandline import run_script
-from cloze.significance import Outcome
+from cloze.cli import run_script
+from cloze.comparison.bootstrap import Outcome
+from cloze.config.arguments import TrainingArguments
+from cloze.config.classification_arguments import ClassificationArguments, ClassifierArguments
 
 
 def main(model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments) -> None:
     if model_args.compare_with:
-        from cloze.comparison import compare
+        from cloze.comparison.runner import compare
 
         compare(fine_tune, model_args, data_args, training_args)
     else:
@@ -49,15 +49,15 @@ def fine_tune(
     model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments
 ) -> Outcome | None:
     # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
-    from cloze.class_predictions import predict_classes
-    from cloze.classification import CLASSIFICATION
-    from cloze.comparison import outcome_of
-    from cloze.labelled_examples import examples_of, make_labelled
-    from cloze.labelled_texts import read_test_texts
-    from cloze.preflight import preflight, tell_prepared
-    from cloze.report import finish
-    from cloze.setup import make_model, set_up
-    from cloze.training import make_trainer, run
+    from cloze.comparison.runner import outcome_of
+    from cloze.data.classification import examples_of, make_labelled
+    from cloze.data.labelled_texts import read_test_texts
+    from cloze.inference.classify import predict_classes
+    from cloze.objectives.classification import CLASSIFICATION
+    from cloze.reporting.summary import finish
+    from cloze.training.context import make_model, set_up
+    from cloze.training.dry_run import preflight, tell_prepared
+    from cloze.training.run import make_trainer, run
 
     # Texts, config and tokenizer
     setup = set_up(CLASSIFICATION, model_args, data_args, training_args)

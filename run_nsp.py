@@ -17,28 +17,28 @@ The judgement of a trained model on pairs of your own:
 The first argument may be a recipe, a YAML file of the flags; flags behind it win. ``--help`` lists them.
 """
 
-from cloze.output import outlast_output
-from cloze.signals import exit_while_importing, handle_from_now_on
+from cloze.system.output import outlast_output
+from cloze.system.signals import exit_while_importing, handle_from_now_on
 
 if __name__ == "__main__":
     # Before the imports, which take seconds
     handle_from_now_on(exit_while_importing)
     outlast_output()
 
-from cloze.arguments import ModelArguments, TrainingArguments
-from cloze.commandline import run_script
-from cloze.data_arguments import NextSentenceArguments
+from cloze.cli import run_script
+from cloze.config.arguments import ModelArguments, TrainingArguments
+from cloze.config.data_arguments import NextSentenceArguments
 
 
 def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_args: TrainingArguments) -> None:
     # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
-    from cloze.pair_examples import make_pairs
-    from cloze.predictions import predict, read_pairs
-    from cloze.preflight import preflight, tell_prepared
-    from cloze.report import finish
-    from cloze.setup import make_model, set_up
-    from cloze.tasks import NEXT_SENTENCE
-    from cloze.training import make_trainer, run
+    from cloze.data.nsp import make_pairs
+    from cloze.inference.next_sentence import predict, read_pairs
+    from cloze.objectives.tasks import NEXT_SENTENCE
+    from cloze.reporting.summary import finish
+    from cloze.training.context import make_model, set_up
+    from cloze.training.dry_run import preflight, tell_prepared
+    from cloze.training.run import make_trainer, run
 
     # Text, config and tokenizer, which is trained from the text if there is none
     setup = set_up(NEXT_SENTENCE, model_args, data_args, training_args)

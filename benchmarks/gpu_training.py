@@ -22,9 +22,9 @@ from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
-from cloze.masked_head import predict_masked_positions
-from cloze.metrics import MASKED_TOKENS
-from cloze.trainer import PretrainingTrainer
+from cloze.models.sparse_prediction import predict_masked_positions
+from cloze.objectives.metrics import MASKED_TOKENS
+from cloze.training.trainer import PretrainingTrainer
 
 # Relative differences: of losses and of gradients in float32 on two devices, of losses in bfloat16, and of both in two
 # ways to the same loss on one device.

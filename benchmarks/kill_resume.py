@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cloze.checkpoints import ASIDE, list_checkpoints  # noqa: E402
+from cloze.training.checkpoints import ASIDE, list_checkpoints  # noqa: E402
 
 # Figures of speed, and those of the last start alone: all others have to be the same.
 SPEEDS = ("_per_second", "runtime", "real_token_share", "mfu", "train_tokens")

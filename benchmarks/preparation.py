@@ -112,8 +112,8 @@ def make_texts(folder: Path, args: argparse.Namespace) -> list[str]:
     import numpy as np
     from transformers import AutoTokenizer
 
-    from cloze.corpus import FileCorpus
-    from cloze.tokenization import train_tokenizer
+    from cloze.text.corpus import FileCorpus
+    from cloze.tokenization.training import train_tokenizer
 
     base = FileCorpus((Path(args.text),) if args.text else tuple(sorted((ROOT / "sample").glob("*.txt"))))
     if args.tokenizer_name:
@@ -140,9 +140,9 @@ def measure(side: str, folder: Path, text: str) -> dict[str, float]:
 
 
 def prepare_as_ours(text: Path, tokenizer, cache: Path, backend: str) -> dict[str, float]:
-    from cloze.corpus import FileCorpus
-    from cloze.encoding import faster_encoder
-    from cloze.preparation import prepare
+    from cloze.text.corpus import FileCorpus
+    from cloze.tokenization.encoding import faster_encoder
+    from cloze.tokenization.token_cache import prepare
 
     start = time.perf_counter()
     faster = faster_encoder(tokenizer, backend, with_words=False)
@@ -154,7 +154,7 @@ def prepare_as_upstream(text: Path, tokenizer, cache: Path, _) -> dict[str, floa
     import datasets
 
     # Not needed here, but loaded by both sides, so that their memory can be compared.
-    import cloze.preparation  # noqa: F401
+    import cloze.tokenization.token_cache  # noqa: F401
 
     def encode(lines):
         return tokenizer(lines["text"], return_special_tokens_mask=True)
@@ -185,11 +185,11 @@ def measure_pairs(text: Path, tokenizer, cache: Path) -> dict[str, float]:
     os.environ["RAYON_NUM_THREADS"] = "1"
     import numpy as np
 
-    from cloze.corpus import FileCorpus
-    from cloze.encoding import faster_encoder
-    from cloze.pairs import PairSettings, Sentences, draw_pairs
-    from cloze.preparation import prepare
-    from cloze.tokenization import pair_template_of
+    from cloze.data.pairs import PairSettings, Sentences, draw_pairs
+    from cloze.text.corpus import FileCorpus
+    from cloze.tokenization.encoding import faster_encoder
+    from cloze.tokenization.token_cache import prepare
+    from cloze.tokenization.training import pair_template_of
 
     faster = faster_encoder(tokenizer, "auto", with_words=False)
     corpus = prepare(FileCorpus((text,)), tokenizer, cache, unit="sentence", with_words=False, faster=faster)

@@ -19,19 +19,19 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedModel, Print
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cloze.arguments import ModelArguments, TrainingArguments  # noqa: E402
-from cloze.block_examples import make_blocks  # noqa: E402
-from cloze.data_arguments import DataTrainingArguments, PretrainingDataArguments  # noqa: E402
-from cloze.examples import ExampleSets  # noqa: E402
-from cloze.masked_head import predict_masked_positions  # noqa: E402
-from cloze.meters import Flops, Meter, count_flops, peak_flops  # noqa: E402
-from cloze.metrics import MASKED_TOKENS  # noqa: E402
-from cloze.modeling import load_model  # noqa: E402
-from cloze.pair_examples import make_pairs  # noqa: E402
-from cloze.setup import Setup, set_up  # noqa: E402
-from cloze.tasks import MASKED_LM, PRETRAINING, Task  # noqa: E402
-from cloze.trainer import PretrainingTrainer  # noqa: E402
-from cloze.training import make_trainer  # noqa: E402
+from cloze.config.arguments import ModelArguments, TrainingArguments  # noqa: E402
+from cloze.config.data_arguments import DataTrainingArguments, PretrainingDataArguments  # noqa: E402
+from cloze.data.mlm import make_blocks  # noqa: E402
+from cloze.data.nsp import make_pairs  # noqa: E402
+from cloze.data.splits import ExampleSets  # noqa: E402
+from cloze.models.loading import load_model  # noqa: E402
+from cloze.models.sparse_prediction import predict_masked_positions  # noqa: E402
+from cloze.objectives.metrics import MASKED_TOKENS  # noqa: E402
+from cloze.objectives.tasks import MASKED_LM, PRETRAINING, Task  # noqa: E402
+from cloze.training.context import Setup, set_up  # noqa: E402
+from cloze.training.run import make_trainer  # noqa: E402
+from cloze.training.throughput import Flops, Meter, count_flops, peak_flops  # noqa: E402
+from cloze.training.trainer import PretrainingTrainer  # noqa: E402
 
 # Steps that no turn comes to.
 MANY = 1_000_000

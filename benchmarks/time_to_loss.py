@@ -23,9 +23,9 @@ from sides import SIZES, Bench, add_arguments, make_bench, our_trainer, stock_tr
 from torch.nn import functional
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, set_seed
 
-from cloze.corpus import FileCorpus, find_files
-from cloze.masking import IGNORED
-from cloze.setup import make_collator, padding_of
+from cloze.data.collators import IGNORED
+from cloze.text.corpus import FileCorpus, find_files
+from cloze.training.context import make_collator, padding_of
 
 
 def main() -> None:

@@ -20,9 +20,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePrediction, AutoModelForPreTraining
 
 import app
-from cloze.arguments import UserError
-from cloze.asking import MOST_CHARACTERS, load_trained
-from cloze.page import bars, build_page, message
+from cloze.errors import UserError
+from cloze.inference.page import bars, build_page, message
+from cloze.inference.session import MOST_CHARACTERS, load_trained
 
 PATIENCE = 60
 

@@ -1,0 +1,1 @@
+"""Several models fine-tuned and compared."""

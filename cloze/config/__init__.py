@@ -1,0 +1,1 @@
+"""What the user sets: dataclasses, recipes, flags."""

@@ -1,0 +1,108 @@
+"""The settings of run_classification.py, as dataclasses: which models, and which labelled texts."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from cloze.config.arguments import ModelArguments
+from cloze.config.data_arguments import DataArguments
+from cloze.errors import UserError
+
+
+@dataclass
+class ClassifierArguments(ModelArguments):
+    """Which models to fine-tune: one, or several to compare."""
+
+    compare_with: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Models to compare with model_name_or_path, or with the first of them if it is not given: "
+            "NAME=PATH, or PATH."
+        },
+    )
+    num_seeds: int = field(
+        default=3, metadata={"help": "With compare_with: train each model so many times, from --seed on."}
+    )
+
+    def __post_init__(self):
+        self.models = [named(model) for model in self.compare_with or []]
+        if not self.models:
+            super().__post_init__()
+            return
+        # Else the settings of each model's run are checked.
+        if self.model_type is not None:
+            raise UserError("--compare_with compares checkpoints, --model_type builds a new model: give --config_name")
+        if self.model_name_or_path is not None:
+            self.models.insert(0, named(self.model_name_or_path))
+        elif self.config_name is not None:
+            if self.tokenizer_name is None:
+                raise UserError("--config_name builds a model to compare with: give it a --tokenizer_name, too")
+            self.models.insert(0, ("scratch", None))
+        names = [name for name, _ in self.models]
+        if len(names) == 1:
+            raise UserError(f"--compare_with {names[0]}: one model cannot be compared: give --model_name_or_path too")
+        if len(set(names)) < len(names):
+            raise UserError(f"--compare_with: two models are called the same ({', '.join(names)}): give NAME=PATH")
+        if self.num_seeds < 1:
+            raise UserError(f"--num_seeds {self.num_seeds} is less than 1")
+
+
+def named(model: str) -> tuple[str, str]:
+    """Name and path of ``NAME=PATH`` or ``PATH``, which is called by its last part."""
+    name, given, path = model.partition("=")
+    if given and path and re.fullmatch(r"[\w.-]*\w", name) and not Path(model).exists():
+        return name, path
+    name = Path(model).name if Path(model).is_dir() else model.rstrip("/").rpartition("/")[2]
+    if not re.fullmatch(r"[\w.-]*\w", name):
+        raise UserError(f"--compare_with {model}: give it a name, as NAME=PATH, of letters, digits, _ . -")
+    return name, model
+
+
+@dataclass
+class ClassificationArguments(DataArguments):
+    """The data of run_classification.py."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "macro_f1")
+
+    train_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Labelled texts: tables, .csv .tsv .json .jsonl .parquet [.gz .zst], or .txt files, a text a line, "
+            "that are named after the label."
+        },
+    )
+    validation_file: list[str] | None = field(
+        default=None, metadata={"help": "To evaluate on; without it, part of the labelled texts is held out."}
+    )
+    validation_split_percentage: float = field(
+        default=20, metadata={"help": "Share of the texts held out if there is no validation_file, in percent."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many texts, drawn at random."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many, drawn at random."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of the labels, words or whole numbers; `label` by default."}
+    )
+    text_pair_column: str | None = field(
+        default=None, metadata={"help": "Column of a second text, where two are judged together."}
+    )
+    test_file: str | None = field(
+        default=None, metadata={"help": "For do_predict: texts to classify, with labels where they are known."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.streaming:
+            raise UserError("--streaming is for pretraining: labelled texts are read as a whole, drop it")
+        if self.language != "en":
+            raise UserError("--language is for finding sentences: labelled texts are not divided, drop it")
+        if self.text_pair_column is not None and self.text_pair_column == (self.text_column or "text"):
+            raise UserError(
+                f"--text_pair_column {self.text_pair_column} is the column of the first text: name both, as "
+                "--text_column A --text_pair_column B"
+            )
+
+    @property
+    def other_columns(self) -> list[str]:
+        """The column of labels and, for pairs, the column of the second text."""
+        return [self.label_column or "label", *[self.text_pair_column] * (self.text_pair_column is not None)]

@@ -1,0 +1,66 @@
+"""Corpora -> blocks or lines for masked language modelling."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from cloze.config.data_arguments import DataTrainingArguments
+from cloze.data.blocks import Blocks, Lines, Template
+from cloze.data.splits import ExampleSets, Part, make_sets
+from cloze.errors import UserError
+from cloze.tokenization.training import template_of
+from cloze.training.context import Setup
+
+logger = logging.getLogger(__name__)
+
+
+def make_blocks(setup: Setup) -> ExampleSets:
+    """Cut the training and the validation corpus into blocks, or lines with ``line_by_line``.
+
+    With no validation corpus, some documents of the training corpus are held out.
+    """
+    data_args = setup.data_args
+    cut = partial(
+        cut_up, template=template_of(setup.tokenizer), max_seq_length=setup.max_seq_length, data_args=data_args
+    )
+    sets = make_sets(
+        setup,
+        "line" if data_args.line_by_line else "document",
+        partial(of_epoch, cut=cut),
+        cut,
+        partial(describe, data_args=data_args, max_seq_length=setup.max_seq_length),
+    )
+    if sets.shown:
+        logger.info("An example: %s", setup.tokenizer.decode(sets.shown[0]["input_ids"])[:300])
+    return sets
+
+
+def of_epoch(part: Part, epoch: int | None, cut: Callable) -> Blocks | Lines:
+    """The same in all epochs."""
+    examples = cut(part, None)
+    if not len(examples):
+        raise UserError("the tokenizer finds no token in the documents to use: give more text, or hold out more of it")
+    return examples
+
+
+def cut_up(
+    part: Part,
+    rng: np.random.Generator | None,
+    template: Template,
+    max_seq_length: int,
+    data_args: DataTrainingArguments,
+) -> Blocks | Lines:
+    """Nothing in them is drawn: the generator is for pairs."""
+    corpus, spans = part.corpus, part.corpus.spans(part.documents)
+    if data_args.line_by_line:
+        truncate = data_args.truncate_long_lines
+        return Lines(corpus.tokens, spans, template, max_seq_length, corpus.word_starts, truncate)
+    return Blocks(corpus.tokens, spans, template, max_seq_length, corpus.word_starts)
+
+
+def describe(part: Part, examples: Blocks | Lines, limit: int | None, data_args, max_seq_length: int) -> str:
+    kind = "lines" if data_args.line_by_line else "blocks"
+    lengths = examples.lengths[:limit]
+    return f"{len(lengths):,} {kind} of up to {max_seq_length} tokens, {lengths.mean():.0f} on average"

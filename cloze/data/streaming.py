@@ -1,0 +1,241 @@
+"""Training examples made while the text is read, in bounded memory.
+
+A CHUNK is some documents in a row, enough to be a small corpus: its examples are made as those of a prepared corpus,
+and its batches are drawn from all of them. Which chunks a worker makes is said by its shares of the epochs.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+
+from cloze.data.samplers import BatchSettings, draw_batches
+from cloze.data.shards import Share, State, deal
+from cloze.errors import UserError
+from cloze.text.corpus import Corpus
+
+logger = logging.getLogger(__name__)
+
+# Characters in a chunk, about half a million tokens: thousands of examples to shuffle and to group by length, made in
+# a second or two. A worker has one chunk in use, one being made, and the text of the one after.
+CHUNK = 2_000_000
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class StreamedExamples:
+    """What to stream.
+
+    Attributes:
+        corpus: the text.
+        make: of some documents, each a list of lines, and a generator, the examples: a sequence with ``lengths``.
+        at_least: documents that ``make`` needs.
+        limit: take the first so many examples of each epoch, in the order of the text.
+        chunk: characters in a chunk.
+    """
+
+    corpus: Corpus
+    make: Callable[[list[list[str]], np.random.Generator], Sequence]
+    at_least: int = 1
+    limit: int | None = None
+    chunk: int = CHUNK
+
+    @property
+    def size(self) -> list[int]:
+        """Shards and bytes of the text, by which it is known again."""
+        return [self.corpus.num_shards, self.corpus.num_bytes]
+
+
+class Document(NamedTuple):
+    """A document's lines, and where it stands: ``shard`` is at ``position`` in the order of its share."""
+
+    position: int
+    shard: int
+    number: int
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class DrawnChunk:
+    """A chunk's batches: ``order`` and ``spans`` as ``draw_batches`` gives them, ``first`` the first example's number
+    among all of the text. ``share`` is where the chunk begins, and how many of its batches are taken."""
+
+    share: Share
+    examples: Sequence
+    first: int
+    order: np.ndarray
+    spans: np.ndarray
+
+    def batch(self, number: int) -> list[dict]:
+        places = self.order[slice(*self.spans[number])].tolist()
+        epoch = self.share.epoch
+        return [self.examples[place] | {"example": self.first + place, "epoch": epoch} for place in places]
+
+
+class StreamedBatches(IterableDataset):
+    """Batches without an end: every example of an epoch once, in an order drawn from (seed, epoch).
+
+    Each item is a batch, a list of examples with their "epoch" and "example", and ``(worker, state)``: the number of
+    the data-loader worker in its process, and where it goes on after this batch, fit for JSON.
+
+    Args:
+        examples: what to stream.
+        settings: how the batches of one process are made; accumulation and processes have no say in it.
+        widths: of lengths, how long a batch is padded whose longest example is of that length.
+        seed: of the order, and of pairs.
+        rank: the number of this process, of ``processes``.
+        workers: data-loader workers of a process.
+        states: where to go on: a list for each process of the states of its workers. That of ``deal``.
+
+    Attributes:
+        states: what each worker of this process begins with; put in each one's newest state, and it is what to save.
+            Workers that have the same number as before take them in their order; so the first is to be that of the
+            worker whose turn is next.
+    """
+
+    def __init__(
+        self,
+        examples: StreamedExamples,
+        settings: BatchSettings,
+        widths: Callable[[np.ndarray], np.ndarray],
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+        workers: int = 0,
+        states: list[list[State]] | None = None,
+    ):
+        self.examples, self.settings, self.widths, self.seed = examples, settings, widths, seed
+        self.parts = processes * max(workers, 1)
+        self.states = deal(states, processes, workers)[rank]
+        shards = examples.corpus.num_shards
+        if shards < self.parts and examples.limit is None:
+            logger.warning(
+                "SHARDS: the training text is in %d files or shards, fewer than the %d workers of all processes, so "
+                "that each reads the whole: split it into %d files, or lower --dataloader_num_workers",
+                shards,
+                self.parts,
+                self.parts,
+            )
+
+    def __iter__(self) -> Iterator[tuple[list[dict], tuple[int, State]]]:
+        info = get_worker_info()
+        return self.batches_of(0 if info is None else info.id)
+
+    def batches_of(self, worker: int) -> Iterator[tuple[list[dict], tuple[int, State]]]:
+        begin = self.states[worker]
+        for chunk, shares, epoch in made_ahead(self.chunks_from(begin)):
+            for number in range(chunk.share.batches, len(chunk.spans)):
+                left = [replace(chunk.share, batches=number + 1), *shares]
+                state = {"worker": begin["worker"], "epoch": epoch, "shares": [asdict(share) for share in left]}
+                yield chunk.batch(number), (worker, state)
+
+    def chunks_from(self, state: State) -> Iterator[tuple[DrawnChunk, list[Share], int]]:
+        """A worker's chunks without an end, the shares that are left after the one of the chunk, and the next epoch."""
+        shares, epoch = [Share(**share) for share in state["shares"]], state["epoch"]
+        while True:
+            if not shares:
+                shares, epoch = [Share.of(state["worker"], self.parts, epoch)], epoch + 1
+            share, *shares = shares
+            for chunk in self.chunks_of(share):
+                yield chunk, shares, epoch
+
+    def chunks_of(self, share: Share) -> Iterator[DrawnChunk]:
+        """A share's chunks, those without an example left out."""
+        source, seen = self.examples, share.seen
+        divided = self.divides_shards(share)
+        for number, chunk in enumerate(cut_chunks(self.documents(share), source.chunk, source.at_least), share.chunk):
+            own = divided or number % share.parts == share.part
+            if not own and source.limit is None:
+                continue
+            if len(chunk) < source.at_least:
+                raise UserError(
+                    f"{source.corpus.name}: a random sentence comes from another document, and a worker's part of the "
+                    "files has but one: lower --dataloader_num_workers, put more documents into a file, or drop "
+                    "--streaming"
+                )
+            first = chunk[0]
+            rng = np.random.default_rng((self.seed, share.epoch, first.shard, first.number))
+            examples = source.make([document.lines for document in chunk], rng)
+            lengths = examples.lengths[: None if source.limit is None else source.limit - seen]
+            if own and len(lengths):
+                taken = share.batches if number == share.chunk else 0
+                # A chunk that is partly taken goes on as it was drawn.
+                settings = BatchSettings(**share.settings) if taken else self.settings
+                place = replace(
+                    share,
+                    position=first.position,
+                    document=first.number,
+                    chunk=number,
+                    seen=seen,
+                    batches=taken,
+                    settings=asdict(settings),
+                )
+                yield DrawnChunk(place, examples, number_of(first), *self.draw(lengths, settings, rng))
+            seen += len(lengths)
+            if seen == source.limit:
+                return
+
+    def draw(
+        self, lengths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The order of a chunk's examples, and its batches, which are of about the same number of examples.
+
+        Else each chunk would leave a rest, a batch of perhaps one example that weighs as much as any other.
+        """
+        count = -(-len(lengths) // settings.batch_size)
+        return draw_batches(self.widths(lengths), replace(settings, batch_size=-(-len(lengths) // count)), rng)
+
+    def divides_shards(self, share: Share) -> bool:
+        """Whether each part has shards of its own. The first so many examples of the text are not to be found so."""
+        return self.examples.limit is None and self.examples.corpus.num_shards >= share.parts
+
+    def documents(self, share: Share) -> Iterator[Document]:
+        """The documents that the share has to read, from where it goes on."""
+        corpus = self.examples.corpus
+        order = list(range(corpus.num_shards))
+        if self.settings.strategy != "sequential" and self.examples.limit is None:
+            order = np.random.default_rng((self.seed, share.epoch)).permutation(order).tolist()
+        if self.divides_shards(share):
+            order = order[share.part :: share.parts]
+        for position, shard in enumerate(order[share.position :], share.position):
+            begin = share.document if position == share.position else 0
+            for number, lines in enumerate(islice(corpus.read_shard(shard), begin, None), begin):
+                yield Document(position, shard, number, lines)
+
+
+def cut_chunks(documents: Iterator[Document], characters: int, at_least: int) -> Iterator[list[Document]]:
+    """Documents in a row of so many characters or more, and ``at_least`` so many; a small rest joins the last chunk."""
+    before, chunk, size = [], [], 0
+    for document in documents:
+        chunk.append(document)
+        size += sum(map(len, document.lines))
+        if size >= characters and len(chunk) >= at_least:
+            if before:
+                yield before
+            before, chunk, size = chunk, [], 0
+    if before and (size < characters / 2 or len(chunk) < at_least):
+        before, chunk = before + chunk, []
+    yield from filter(None, (before, chunk))
+
+
+def number_of(document: Document) -> int:
+    """That of the first example of the chunk which begins with the document, below 2**63; the others' follow it.
+
+    Masks depend on it. A chunk has room for a million examples, a shard for 2**28 documents.
+    """
+    return ((document.shard << 48) + (document.number << 20)) % 2**63
+
+
+def made_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each made in a thread while the one before is in use, so that training need not wait for it."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = pool.submit(next, items, None)
+            yield item

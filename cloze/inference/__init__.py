@@ -1,0 +1,1 @@
+"""What a trained model says of texts of the user's own."""

@@ -1,0 +1,186 @@
+"""The page of app.py: words behind [MASK], next sentences, two models side by side."""
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from urllib.parse import urlsplit
+
+import gradio as gr
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+
+from cloze.errors import UserError
+from cloze.inference.fill_mask import MASK
+from cloze.inference.session import TrainedModel, ask_about_pair, ask_for_words
+
+TOP_K = 5
+SENTENCES = [
+    f"The moon goes round the {MASK}.",
+    f"Bread is made of {MASK}, water and salt.",
+    f"She sat down at the piano and began to {MASK}.",
+    f"The {MASK} blew all night, and in the morning the {MASK} was calm.",
+]
+PAIRS = [
+    ["Water boils at a lower temperature on a mountain.", "The air presses less on its surface there."],
+    ["Water boils at a lower temperature on a mountain.", "The second violin comes in after four bars."],
+    ["The tide goes out twice a day.", "Then one can walk over the sand to the island."],
+]
+# The names that a browser on this machine has for it, at any port, as one may be forwarded by ssh -L. To others' names,
+# which can be made to lead here (DNS rebinding), nothing is answered.
+HOSTS = ["127.0.0.1", "localhost"]
+SHARED_HOSTS = ["*.gradio.live"]
+# Gradio also serves files, relays other servers, and takes uploads and more; the page only asks models.
+REFUSED = ("/gradio_api/file", "/gradio_api/proxy", "/monitoring")
+TAKEN = tuple(f"/gradio_api/{name}" for name in ("queue/join", "run/", "call/", "cancel", "reset"))
+# Not of the weights that Gradio takes: its file of the semi-bold one has a few letters only.
+FONT = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))
+CSS = """
+.cloze-head h1 { font-size: 1.8rem; margin: 0.8rem 0; }
+.cloze-head p { margin: 0.2rem 0; overflow-wrap: anywhere; }
+.cloze-head b { margin-right: 0.5rem; }
+.cloze-title { margin: 0.6rem 0 0.3rem 0; opacity: 0.75; }
+.cloze-bars { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr 3.5rem; gap: 0.4rem 0.8rem;
+  align-items: center; }
+.cloze-bars .token { font-weight: 600; overflow-wrap: anywhere; }
+.cloze-bars .track { background: var(--border-color-primary); border-radius: 0.3rem; height: 0.9rem; overflow: hidden; }
+.cloze-bars .bar { background: var(--color-accent); height: 100%; min-width: 2px; }
+.cloze-bars .share { text-align: right; font-variant-numeric: tabular-nums; }
+.cloze-message { border-left: 0.25rem solid var(--color-accent); padding: 0.5rem 0.8rem; margin: 0.6rem 0; }
+"""
+
+
+def words(models: dict[str, TrainedModel], name: str, text: str) -> str:
+    """The likeliest words behind each mask of a text, as HTML."""
+    masks = ask_for_words(models[name], text, TOP_K)
+    titles = [MASK] if len(masks) == 1 else [f"{MASK} {number} of {len(masks)}" for number in range(1, len(masks) + 1)]
+    return "".join(
+        bars(title, [(f.token, f.probability) for f in mask]) for title, mask in zip(titles, masks, strict=True)
+    )
+
+
+def order(models: dict[str, TrainedModel], name: str, sentence_a: str, sentence_b: str) -> str:
+    """Whether B follows A, as HTML."""
+    trained = models[name]
+    probability, cut = ask_about_pair(trained, sentence_a, sentence_b)
+    note = message(f"More than {trained.max_seq_length:,} tokens: the ends were cut off.") if cut else ""
+    return bars("The second text", [("follows", 1 - probability), ("is from elsewhere", probability)]) + note
+
+
+def or_message(answer: Callable[..., str], *asked) -> str:
+    """The answer, or what is wrong with what was asked."""
+    try:
+        return answer(*asked)
+    except UserError as error:
+        return message(str(error))
+
+
+def bars(title: str, shares: Sequence[tuple[str, float]]) -> str:
+    rows = "".join(
+        f'<span class="token">{html.escape(name)}</span>'
+        f'<div class="track"><div class="bar" style="width: {share:.1%}"></div></div>'
+        f'<span class="share">{share:.1%}</span>'
+        for name, share in shares
+    )
+    return f'<p class="cloze-title">{html.escape(title)}</p><div class="cloze-bars">{rows}</div>'
+
+
+def message(text: str) -> str:
+    return f'<p class="cloze-message">{html.escape(text)}</p>'
+
+
+def build_page(models: dict[str, TrainedModel]) -> gr.Blocks:
+    """The page, with the tabs that the models have heads for."""
+    masked = [name for name, trained in models.items() if trained.task.masks]
+    paired = [name for name, trained in models.items() if trained.task.pairs]
+    fill_in, judge = partial(or_message, words, models), partial(or_message, order, models)
+    facts = (f"<p><b>{html.escape(name)}</b> {html.escape(trained.facts)}</p>" for name, trained in models.items())
+    several = len(models) > 1
+    with gr.Blocks(title="cloze", analytics_enabled=False) as page:
+        gr.HTML(f"<h1>What does the model know?</h1>{''.join(facts)}", elem_classes="cloze-head")
+        if masked:
+            with gr.Tab("Hidden words"):
+                model = gr.Dropdown(masked, label="Model", visible=several)
+                text = text_with_masks()
+                answer_when_asked(fill_in, [text], gr.Button("Ask", variant="primary"), {model: gr.HTML()})
+                gr.Examples(SENTENCES, text)
+        if paired:
+            with gr.Tab("Next sentence"):
+                model = gr.Dropdown(paired, label="Model", visible=several)
+                texts = [gr.Textbox(PAIRS[0][0], label="A text"), gr.Textbox(PAIRS[0][1], label="Does this follow?")]
+                answer_when_asked(judge, texts, gr.Button("Ask", variant="primary"), {model: gr.HTML()})
+                gr.Examples(PAIRS, texts)
+        if len(masked) > 1:
+            with gr.Tab("Side by side"):
+                text, button, answers = text_with_masks(), gr.Button("Ask", variant="primary"), {}
+                with gr.Row():
+                    for name in masked[:2]:
+                        with gr.Column(min_width=280):
+                            model = gr.Dropdown(masked, value=name, label="Model")
+                            answers[model] = gr.HTML()
+                answer_when_asked(fill_in, [text], button, answers)
+                gr.Examples(SENTENCES, text)
+    return page
+
+
+class OwnRequests:
+    """Refuse requests of other pages, and those that this one does not make, as uploads."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http" and not is_own(scope["method"], scope["path"], Headers(scope=scope)):
+            await PlainTextResponse("This page does not ask for that", status_code=403)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def is_own(method: str, path: str, headers: Mapping[str, str]) -> bool:
+    """Return whether the page makes such requests."""
+    # Browsers send it along from other pages, and with all that is no mere reading.
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        return False
+    return not path.startswith(REFUSED) and (method in ("GET", "HEAD") or path.startswith(TAKEN))
+
+
+def text_with_masks() -> gr.Textbox:
+    return gr.Textbox(SENTENCES[0], label=f"A text with {MASK} for each hidden word")
+
+
+def answer_when_asked(
+    answer: Callable[..., str], texts: list[gr.Textbox], button: gr.Button, answers: dict[gr.Dropdown, gr.HTML]
+) -> None:
+    """Let the button, and Enter in a text, show the answer of each model."""
+    for trigger in (button.click, *(text.submit for text in texts)):
+        for model, shown in answers.items():
+            # One at a time in all tabs: during its forward, a model keeps the places of the masks.
+            trigger(
+                answer, [model, *texts], shown, show_progress="minimal", concurrency_id="models", concurrency_limit=1
+            )
+
+
+def serve_page(models: dict[str, TrainedModel], port: int | None, share: bool) -> None:
+    """Serve the page on this machine until the process is ended; with ``share``, through a public link as well."""
+    page = build_page(models)
+    hosts = HOSTS + SHARED_HOSTS * share
+    try:
+        _, url, link = page.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            share=share,
+            prevent_thread_lock=True,
+            quiet=True,
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, hosts), Middleware(OwnRequests)]},
+            css=CSS,
+            theme=gr.themes.Default(font=[FONT, "sans-serif"]),
+        )
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--port {port}: {error}: give another one") from None
+    print(f"The page is at {link or url} (Ctrl-C ends it)", flush=True)
+    page.block_thread()

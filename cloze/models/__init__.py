@@ -1,0 +1,1 @@
+"""Models: loaded or built, their vocabulary, logits at masked positions only."""

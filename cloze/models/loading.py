@@ -1,0 +1,305 @@
+"""Config and model, from a checkpoint or from scratch, and the checks that replace device-side asserts."""
+
+import copy
+import difflib
+import inspect
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+from transformers.utils import CONFIG_NAME
+
+from cloze.config.arguments import ModelArguments
+from cloze.config.model_files import check_settings, find_file, read_json
+from cloze.config.recipes import typed
+from cloze.errors import UserError
+from cloze.models.sparse_prediction import quiet
+from cloze.models.vocabulary import NewToken, resize_vocabulary
+from cloze.models.weights import load_weights, shorten
+from cloze.objectives.tasks import Task
+from cloze.tokenization.training import num_ids
+from cloze.training.checkpoints import gigabytes
+
+logger = logging.getLogger(__name__)
+
+# Where neither the model nor the tokenizer sets a limit, as upstream has it.
+LONGEST_BY_DEFAULT = 1024
+# Of a model that is looked at before it is built: torch makes some 20,000 a second. A layer has about 15.
+MAX_MODULES = 50_000
+
+
+def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
+    """The config of the checkpoint, or the default one of ``model_type`` with ``config_overrides``."""
+    name = model_args.config_name or model_args.model_name_or_path
+    if name is None:
+        config = new_config(model_args)
+    else:
+        flag = "--config_name" if model_args.config_name else "--model_name_or_path"
+        try:
+            path = name if Path(name).is_file() else find_file(name, CONFIG_NAME, model_args)
+            if path is not None:
+                check_settings(read_json(path))
+            config = AutoConfig.from_pretrained(name, **model_args.hub_arguments)
+        # For settings of other types than a config has, transformers raises TypeError to AttributeError.
+        except Exception as error:
+            if "trust_remote_code" in str(error):
+                raise UserError(
+                    f"{flag} {name} comes with code of its own: read it, and give --trust_remote_code to let it run"
+                ) from None
+            raise UserError(
+                f"{flag} {name}: no model: give a folder with a config.json, or a name on the Hub ({str(error)[:150]})"
+            ) from None
+    own_code = getattr(config, "auto_map", {})
+    if config.model_type not in task.model_types and task.auto_model.__name__ not in own_code:
+        raise UserError(f"{name or '--model_type'}: {config.model_type} has no {task.head}: {task.instead}")
+    return config
+
+
+def new_config(model_args: ModelArguments) -> PretrainedConfig:
+    if model_args.model_type not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(model_args.model_type, CONFIG_MAPPING.keys(), n=1)
+        hint = f"did you mean {close[0]}?" if close else "bert, distilbert, roberta, electra, ... are known"
+        raise UserError(f"--model_type {model_args.model_type} is not known: {hint}")
+    config = CONFIG_MAPPING[model_args.model_type]()
+    if model_args.config_overrides:
+        for name in (pair.partition("=")[0] for pair in model_args.config_overrides.split(",")):
+            if not hasattr(config, name):
+                close = difflib.get_close_matches(name, config.to_dict(), n=1)
+                hint = f": did you mean {close[0]}?" if close else ""
+                raise UserError(f"--config_overrides: {model_args.model_type} has no setting {name!r}{hint}")
+        try:
+            check_settings(typed(dict(pair.partition("=")[::2] for pair in model_args.config_overrides.split(","))))
+            config.update_from_string(model_args.config_overrides)
+            # Made anew, as some settings are derived from others: the layer types of ModernBERT from their number.
+            names = [pair.partition("=")[0] for pair in model_args.config_overrides.split(",")]
+            config = CONFIG_MAPPING[model_args.model_type](**{name: getattr(config, name) for name in names})
+            check_settings(config.to_dict())
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"--config_overrides {model_args.config_overrides}: {error}: write name=value,..."
+            ) from None
+    return config
+
+
+def fit_config(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, overrides: str | None = None) -> None:
+    """Give a new model the tokenizer's vocabulary, unless the overrides set another size, and special tokens."""
+    if "vocab_size" not in [pair.partition("=")[0] for pair in (overrides or "").split(",")]:
+        config.vocab_size = num_ids(tokenizer)
+    for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
+        if hasattr(config, f"{name}_token_id"):
+            setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+
+
+def check_model(
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    max_seq_length: int | None,
+    trust_remote_code: bool,
+    dtype: str | None = None,
+) -> int:
+    """Raise UserError for what would fail inside the model, and return the sequence length to use.
+
+    Args:
+        dtype: the precision of the weights, which have to fit into memory; None if they are not loaded.
+    """
+    name = type(tokenizer).__name__
+    if task.masks and tokenizer.mask_token_id is None:
+        raise UserError(
+            f"the tokenizer ({name}) has no mask token: name its mask_token in tokenizer_config.json, or use that of "
+            "a masked language model"
+        )
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"the tokenizer ({name}) has no padding token: name its pad_token in tokenizer_config.json, or use that of "
+            "a masked language model"
+        )
+    # A checkpoint is given weights for the tokens that it lacks.
+    if num_ids(tokenizer) > config.vocab_size and not config.name_or_path:
+        raise UserError(
+            f"the tokenizer has {num_ids(tokenizer):,} tokens, the model's vocabulary {config.vocab_size:,}: "
+            "leave vocab_size out of --config_overrides"
+        )
+    if task.pairs and getattr(config, "type_vocab_size", 2) < 2:
+        raise UserError(
+            f"the model's type_vocab_size is {config.type_vocab_size}, it cannot tell A from B: use run_mlm.py, or a "
+            "model with 2, from scratch by --config_overrides type_vocab_size=2"
+        )
+    model = outline(config, task, trust_remote_code)
+    if dtype is not None:
+        check_memory(model, dtype)
+    positions = count_positions(model, config)
+    if max_seq_length is None:
+        return min(positions or LONGEST_BY_DEFAULT, tokenizer.model_max_length, LONGEST_BY_DEFAULT)
+    if positions and max_seq_length > positions:
+        raise UserError(
+            f"--max_seq_length {max_seq_length} is more than the model's {positions} positions: lower it"
+            + (", or raise max_position_embeddings in --config_overrides" if not config.name_or_path else "")
+        )
+    return max_seq_length
+
+
+def outline(config: PretrainedConfig, task: Task, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model without memory for its weights, to be looked at before anything is loaded."""
+    try:
+        if getattr(config, "num_hidden_layers", 1) < 1:
+            raise ValueError(f"{config.num_hidden_layers} layers")
+        with torch.device("meta"), bounded_modules():
+            return task.auto_model.from_config(config, trust_remote_code=trust_remote_code)
+    # torch and the models raise IndexError, AssertionError and more for values out of place.
+    except Exception as error:
+        # Of torch's, what follows is where in torch it is.
+        problem = str(error).partition("Exception raised from")[0]
+        raise UserError(
+            f"the config builds no {config.model_type} model: {problem}: check {settings_place(config)}"
+        ) from None
+
+
+def settings_place(config: PretrainedConfig) -> str:
+    """Return where the settings of a config are the user's to change."""
+    return "its config.json" if config.name_or_path else "--config_overrides"
+
+
+@contextmanager
+def bounded_modules() -> Iterator[None]:
+    """Raise ValueError when a model of more than MAX_MODULES modules is built."""
+    count = itertools.count(1)
+
+    def refuse_too_many(*_) -> None:
+        if next(count) > MAX_MODULES:
+            raise ValueError(f"more than {MAX_MODULES:,} modules")
+
+    handle = register_module_module_registration_hook(refuse_too_many)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_memory(model: PreTrainedModel, dtype: str) -> None:
+    """Raise UserError if the weights, of which ``model`` is the outline, are larger than the machine's memory."""
+    precision = (model.config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
+    weights, memory = model.num_parameters(), psutil.virtual_memory().total
+    size = weights * precision.itemsize + sum(buffer.nbytes for buffer in model.buffers())
+    if size > memory:
+        raise UserError(
+            f"the config asks for {weights:,} parameters ({gigabytes(size)}), this machine has {gigabytes(memory)} of "
+            f"memory: check {settings_place(model.config)}, or take a smaller model"
+        )
+
+
+def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | None:
+    """How many tokens the model can tell apart by position, or None where it sets no limit.
+
+    RoBERTa and its kin number positions from padding_idx + 1, so that of 514 only 512 are of use
+    (huggingface/transformers#10832); it shows in the padding_idx of the embedding.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - unused
+    return getattr(config, "max_position_embeddings", None)
+
+
+def load_model(
+    model_args: ModelArguments,
+    config: PretrainedConfig,
+    task: Task,
+    seed: int,
+    new_tokens: Sequence[NewToken] = (),
+    only_predicts: bool = False,
+) -> PreTrainedModel:
+    """Return the checkpoint's model with the task's head, or a new one; log which weights are new.
+
+    Args:
+        new_tokens: those to give weights to, beyond the vocabulary of the checkpoint.
+        only_predicts: whether predictions are made without training: a new head is a UserError then.
+    """
+    # Again: what is prepared before, or found in a cache, may have taken random numbers.
+    set_seed(seed)
+    dtype = model_args.dtype if model_args.dtype == "auto" else getattr(torch, model_args.dtype)
+    name = model_args.model_name_or_path
+    if name is None:
+        if only_predicts:
+            raise UserError("--do_predict needs a trained model: give --model_name_or_path PATH, or add --do_train")
+        model = task.auto_model.from_config(
+            config, dtype=None if dtype == "auto" else dtype, trust_remote_code=model_args.trust_remote_code
+        )
+    else:
+        model, missing = load_weights(model_args, config, task, dtype)
+        if missing and only_predicts:
+            raise UserError(
+                f"--model_name_or_path {name}: weights of the {task.title} are missing ({shorten(missing, 4)}), and "
+                "--do_predict trains none: add --do_train, or give a model that was trained with this script"
+            )
+        if task.classifies:
+            missing = renew_head(model, missing, model_args, task)
+        if missing:
+            logger.warning(
+                "NEW WEIGHTS: %s does not hold these, they start from random values and have to be trained: %s",
+                name,
+                shorten(missing, 10),
+            )
+        resize_vocabulary(model, new_tokens)
+    logger.info("Model: %s", describe_model(model, model_args))
+    return model
+
+
+def renew_head(model: PreTrainedModel, missing: list[str], model_args: ModelArguments, task: Task) -> list[str]:
+    """Initialize the head if the checkpoint's is for other classes, and return the names of all new weights."""
+    checkpoint = AutoConfig.from_pretrained(model_args.model_name_or_path, **model_args.hub_arguments)
+    if checkpoint.id2label == model.config.id2label:
+        return missing
+    # Of another number of classes, they are new already.
+    names = set(class_weights(model.config, task, model_args.trust_remote_code)).difference(missing)
+    if names:
+        kept = {name: weights for name, weights in model.state_dict().items() if name not in names}
+        with quiet():
+            new = type(model).from_pretrained(None, config=copy.deepcopy(model.config), state_dict=kept)
+        model.load_state_dict({name: new.state_dict()[name] for name in names}, strict=False)
+    return sorted({*missing, *names})
+
+
+def class_weights(config: PretrainedConfig, task: Task, trust_remote_code: bool) -> list[str]:
+    """Return the names of the weights whose size depends on the number of classes."""
+    larger = copy.deepcopy(config)
+    larger.num_labels += 1
+    shapes, others = (
+        {name: weights.shape for name, weights in outline(each, task, trust_remote_code).state_dict().items()}
+        for each in (config, larger)
+    )
+    return [name for name, shape in shapes.items() if shape != others[name]]
+
+
+def describe_model(model: PreTrainedModel, model_args: ModelArguments) -> str:
+    origin = model_args.model_name_or_path or "scratch"
+    return f"{type(model).__name__}, {model.num_parameters() / 1e6:.1f} million parameters, from {origin}"
+
+
+def code_sources(model_args: ModelArguments) -> list[str]:
+    """Where code that comes with a model could be from, as --trust_remote_code lets it run."""
+    names = (model_args.model_name_or_path, model_args.config_name, model_args.tokenizer_name)
+    return [name for name in dict.fromkeys(names) if name] or ["the model"]
+
+
+def tells_padding(model: PreTrainedModel) -> bool:
+    """Whether the model tells padding from text.
+
+    FNet has no attention mask, its Fourier transform mixes padding in: only with padding of equal length does its loss
+    not depend on which examples share a batch.
+    """
+    return "attention_mask" in inspect.signature(model.forward).parameters

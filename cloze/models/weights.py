@@ -1,0 +1,179 @@
+"""Load a checkpoint's weights, whatever tool has saved them, and report those that are new, unused or missing."""
+
+import logging
+import pickle
+import re
+from collections.abc import Collection, Iterable
+
+import torch
+from safetensors import SafetensorError
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_utils import load_state_dict
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
+from transformers.utils.hub import get_checkpoint_shard_files
+
+from cloze.config.arguments import ModelArguments
+from cloze.config.model_files import check_shards, find_file, read_json
+from cloze.errors import UserError
+from cloze.models.sparse_prediction import quiet
+from cloze.objectives.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+# An UnpicklingError is what weights end in that would run code, and others that are broken; an AttributeError, with the
+# dtype of the weights asked for, where something else is among them.
+UNREADABLE = (
+    *(OSError, ValueError, TypeError, RuntimeError, EOFError),
+    *(SafetensorError, pickle.UnpicklingError, AttributeError, LookupError),
+)
+# In the order in which transformers looks for them.
+WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+# What torch.compile, FSDP and activation checkpointing put into names, anywhere.
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# What DistributedDataParallel, DeepSpeed and Lightning put in front of names; some models have such names themselves.
+OUTER_WRAPPERS = ("module", "model", "_forward_module")
+# Where training loops keep the weights in a file with other things.
+NESTED = ("state_dict", "model_state_dict", "model", "module")
+
+
+def load_weights(
+    model_args: ModelArguments, config: PretrainedConfig, task: Task, dtype: torch.dtype | str
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return the checkpoint's model with the task's head, and the names of the weights that the checkpoint lacks.
+
+    UserError if the weights cannot be read, or do not belong to the encoder.
+    """
+    name = model_args.model_name_or_path
+    # Other sizes are reported by check_sizes.
+    options = {"config": config, "dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    random_state = torch.get_rng_state()
+    try:
+        path = find_weights(model_args)
+        if path is not None and path.endswith(".json"):
+            check_shards(read_json(path))
+        # The library's table of missing and unexpected weights says less plainly what follows below.
+        with quiet():
+            model, loading = task.auto_model.from_pretrained(name, **options, **model_args.hub_arguments)
+            names = model.state_dict().keys()
+            if loading["missing_keys"] and is_wrapped(loading["unexpected_keys"], names):
+                # Not by from_pretrained's key_mapping, which save_pretrained reverts: the names would be wrapped again.
+                weights = unwrap(read_weights(model_args), names, name)
+                torch.set_rng_state(random_state)
+                model, loading = type(model).from_pretrained(None, state_dict=weights, **options)
+                model.config.name_or_path = name
+    except UNREADABLE as error:
+        reason = str(error)[:300]
+        if "weights_only" in str(error):
+            # torch's own advice is to let the code run.
+            reason = "the file holds other things than weights, or is broken: save the model with its save_pretrained()"
+        raise UserError(f"--model_name_or_path {name}: the weights cannot be loaded: {reason}") from None
+    check_sizes(model, loading["mismatched_keys"], task, name)
+    missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+    report_weights(model, missing, sorted(loading["unexpected_keys"]), name)
+    return model, missing
+
+
+def is_wrapped(unused: Iterable[str], names: Collection[str]) -> bool:
+    """Return whether the names of weights that were not used would change if they were unwrapped."""
+    return any(key in NESTED or unwrap_name(key, names)[1] for key in unused)
+
+
+def unwrap_name(name: str, names: Collection[str]) -> tuple[str, str]:
+    """Return a weight's name without what wraps its model, and what that is.
+
+    Args:
+        names: the model's, at which unwrapping ends: ModernBERT's begin with "model." themselves.
+    """
+    *modules, last = name.split(".")
+    kept, removed = [], []
+    for number, module in enumerate(modules):
+        is_outer = module in OUTER_WRAPPERS and not kept and ".".join([*modules[number:], last]) not in names
+        (removed if is_outer or module in WRAPPERS else kept).append(module)
+    return ".".join([*kept, last]), ".".join(removed)
+
+
+def unwrap(weights: dict, names: Collection[str], origin: str) -> dict[str, torch.Tensor]:
+    """Return the weights under plain names, and log what was around them."""
+    for nest in NESTED:
+        if isinstance(weights.get(nest), dict):
+            logger.info("Weights: those under %r in %s are taken", nest, origin)
+            return unwrap(weights[nest], names, origin)
+    plain, prefixes = {}, set()
+    for key, value in weights.items():
+        if torch.is_tensor(value):
+            name, removed = unwrap_name(key, names)
+            if name in plain and not torch.equal(plain[name], value):
+                raise ValueError(f"it holds two models: {name} is there twice, once as {key}")
+            plain[name] = value
+            prefixes.add(removed)
+    if any(prefixes):
+        logger.info(
+            "Weights: %s is taken off the names in %s", ", ".join(f"{p}." for p in sorted(prefixes) if p), origin
+        )
+    return plain
+
+
+def read_weights(model_args: ModelArguments) -> dict:
+    """Return what the checkpoint's files of weights hold, by the names in them; nothing in them is executed."""
+    name, path = model_args.model_name_or_path, find_weights(model_args)
+    if path is None:
+        raise OSError(f"none of {', '.join(WEIGHT_FILES)} is there")
+    hub_arguments = {key: value for key, value in model_args.hub_arguments.items() if key != "trust_remote_code"}
+    paths = get_checkpoint_shard_files(name, path, **hub_arguments)[0] if path.endswith(".json") else [path]
+    return {key: value for path in paths for key, value in load_state_dict(path).items()}
+
+
+def find_weights(model_args: ModelArguments) -> str | None:
+    """Return the path of the checkpoint's weights, or of the index of their shards."""
+    paths = (find_file(model_args.model_name_or_path, file_name, model_args) for file_name in WEIGHT_FILES)
+    return next(filter(None, paths), None)
+
+
+def check_sizes(model: PreTrainedModel, mismatched: Iterable[tuple], task: Task, name: str) -> None:
+    """Raise UserError for weights of other sizes than the model's; a head for other classes is made anew."""
+    wrong = sorted(each for each in mismatched if not task.classifies or each[0] in encoder_weights(model))
+    if wrong:
+        key, found, expected = wrong[0]
+        raise UserError(
+            f"--model_name_or_path {name}: the weights are not of the size that the config says: {key} is "
+            f"{list(found)}, not {list(expected)}: give the config.json that the model was trained with"
+        )
+
+
+def encoder_weights(model: PreTrainedModel) -> set[str]:
+    encoder = next(place for place, module in model.named_modules() if module is model.base_model)
+    return {f"{encoder}.{key}".removeprefix(".") for key in model.base_model.state_dict()}
+
+
+def report_weights(model: PreTrainedModel, missing: list[str], unused: list[str], name: str) -> None:
+    """Log how much of the model was found in the checkpoint; UserError if that is less than half of the encoder."""
+    expected = encoder_weights(model)
+    lost = expected & set(missing)
+    layers = layers_of(expected)
+    found = f"{len(layers - layers_of(lost))} of {len(layers)} layers found"
+    not_used = f"; unused: {len(unused)} name{'s' * (len(unused) > 1)}, {shorten(unused, 3)}" if unused else ""
+    embeddings = next(place for place, module in model.named_modules() if module is model.get_input_embeddings())
+    if 2 * len(lost) >= len(expected) or f"{embeddings}.weight" in lost:
+        raise UserError(
+            f"--model_name_or_path {name}: the encoder's weights are missing: {found}; missing: "
+            f"{shorten(sorted(lost), 3)}{not_used}: save the model with its save_pretrained()"
+        )
+    logger.info("Weights of %s: %s%s", name, found, not_used)
+
+
+def layers_of(names: Iterable[str]) -> set[str]:
+    """Return the outermost numbered modules that the names lie in."""
+    return {match[0] for match in map(re.compile(r".*?\.\d+(?=\.)").match, names) if match}
+
+
+def shorten(names: list[str], count: int) -> str:
+    """Return the names if they are few, else at most that many of the modules that they are in."""
+    if len(names) > count:
+        names = list(dict.fromkeys(re.sub(r"^([^.]+(?:\.[^.]+)?)\..*", r"\1.*", name) for name in names))
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

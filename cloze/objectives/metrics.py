@@ -1,0 +1,136 @@
+"""What is learnt: cross-entropy, accuracy and F1 by counting, over masked tokens and over sentence pairs.
+
+Scores are kept example by example, as sums and counts on the device. Logits are dropped at once: kept for a whole set
+they run out of memory (huggingface/transformers#15466).
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers.utils import ModelOutput
+
+from cloze.data.collators import IGNORED
+from cloze.errors import UserError
+
+
+def score_tokens(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
+    """Of each example, the sum of the cross-entropies over its masked tokens, their count, and the hits: [batch, 3].
+
+    Nothing here asks what the batch holds, for which a GPU would have to be waited for.
+
+    Args:
+        logits: [1, positions, vocabulary].
+        batch: ``labels`` [batch, length], -100 where there is nothing to predict, and ``masked_positions`` [positions],
+            the flat places of the others; where it points to a place without a label, the logits do not count.
+    """
+    labels, positions = batch["labels"], batch["masked_positions"]
+    chosen, targets = logits[0].float(), labels.flatten().index_select(0, positions)
+    losses = functional.cross_entropy(
+        chosen, targets, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORED
+    )
+    hits = chosen.argmax(-1) == targets
+    # Laid out by position and then summed: adding up by example would not repeat itself on a GPU, to the last digit.
+    # Here nothing but zeros is added twice.
+    scores = torch.stack([losses, targets != IGNORED, hits], dim=1)
+    laid_out = torch.zeros(labels.numel(), 3, device=logits.device).index_add(0, positions, scores)
+    return laid_out.view(*labels.shape, 3).sum(1)
+
+
+def summarise_tokens(scores: np.ndarray) -> dict[str, float]:
+    loss, count, hits = scores.sum(0).tolist()
+    return {
+        "loss": loss / count,
+        "perplexity": perplexity(loss / count),
+        "accuracy": hits / count,
+        "masked_tokens": int(count),
+    }
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss), or the largest float where that is larger: JSON has no infinity."""
+    return sys.float_info.max if loss > 700 else math.exp(loss)
+
+
+def finite(value: Any) -> Any:
+    """Return the same data with None in place of NaN and infinity, which strict parsers of JSON refuse."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_finite(scores: np.ndarray) -> None:
+    """Raise UserError for NaN or infinity in what a model gives, of which no metric or prediction would be right."""
+    if not np.isfinite(scores).all():
+        raise UserError(
+            "the model gives NaN or infinity for some texts: its weights hold NaN, or overflow in float16: take an "
+            "earlier checkpoint, train with a lower --learning_rate, or use --bf16 instead of --fp16"
+        )
+
+
+def score_pairs(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
+    """Of each pair, cross-entropy, count, hits, whether B is random and found so, whether it is found random, whether
+    it is random, and the probability that it is: [batch, 7].
+
+    Args:
+        logits: [batch, 2].
+        batch: ``next_sentence_label`` [batch], 0 where B follows A, 1 where it is random, -100 where it is not known:
+            such a pair counts 0.
+    """
+    labels = batch["next_sentence_label"]
+    logits, known = logits.float(), labels != IGNORED
+    losses = functional.cross_entropy(
+        logits, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORED
+    )
+    found, is_random = logits.argmax(-1) * known, (labels == 1).long()
+    hits = known & (found == labels)
+    probability = logits.softmax(-1)[:, 1]
+    return torch.stack([losses, known, hits, found * is_random, found, is_random, probability], dim=1)
+
+
+def summarise_pairs(scores: np.ndarray) -> dict[str, float]:
+    """F1 is that of the random pairs, label 1; ``is_next`` is the share of the others, which a guess would hit."""
+    loss, count, hits, true_positives, found, is_random, _ = scores.sum(0).tolist()
+    return {
+        "loss": loss / count,
+        "accuracy": hits / count,
+        "f1": 2 * true_positives / max(found + is_random, 1),
+        "is_next": 1 - is_random / count,
+        "pairs": int(count),
+    }
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One thing to predict.
+
+    Attributes:
+        labels: name of the labels in a batch.
+        logits: names that a model's output may have for them.
+        score: of logits and batch, the scores of each example [batch, scores]: loss, count, hits, ...
+        summarise: of those of a set, float64 [examples, scores], the metrics: sums over counts, not means of batches'.
+    """
+
+    labels: str
+    logits: tuple[str, ...]
+    score: Callable[..., torch.Tensor]
+    summarise: Callable[[np.ndarray], dict[str, float]]
+
+    def logits_of(self, outputs: ModelOutput) -> torch.Tensor:
+        return next(outputs[name] for name in self.logits if name in outputs)
+
+
+MASKED_TOKENS = Objective("labels", ("prediction_logits", "logits"), score_tokens, summarise_tokens)
+SENTENCE_PAIRS = Objective(
+    "next_sentence_label",
+    ("seq_relationship_logits", "sop_logits", "logits"),
+    score_pairs,
+    summarise_pairs,
+)

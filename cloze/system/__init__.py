@@ -1,0 +1,1 @@
+"""Processes and files: signals, output, locks, folders that are complete or absent."""

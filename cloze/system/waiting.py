@@ -1,0 +1,65 @@
+"""Say what a process waits for where it waits for others."""
+
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+
+from cloze.system.signals import exit_code
+
+logger = logging.getLogger(__name__)
+
+# Seconds until a line says what is waited for, and until it says so again.
+FIRST_NOTICE, NEXT_NOTICE = 10, 60
+CURE = "start all of them, or unset WORLD_SIZE, RANK, LOCAL_RANK and MASTER_ADDR to run one alone"
+
+
+@contextmanager
+def waiting_for_processes() -> Iterator[None]:
+    """Say which processes are waited for while a process group starts, and let signals end that wait.
+
+    A WORLD_SIZE that an earlier job left in the environment makes a single process wait for others that never come.
+    Python's handlers of signals run in the main thread, which the wait keeps in C++ until it times out: here, a thread
+    gets them.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) <= 1:
+        yield
+        return
+    signals, receiver = socket.socketpair()
+    with signals, receiver:
+        receiver.setblocking(False)
+        before = signal.set_wakeup_fd(receiver.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=_report, args=(signals,), daemon=True)
+        thread.start()
+        try:
+            yield
+        except dist.DistError as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"the {_processes()} have not found each other ({reason}): {CURE}") from error
+        finally:
+            signal.set_wakeup_fd(before)
+            receiver.close()
+            thread.join()
+
+
+def _processes() -> str:
+    size, address, port = (os.environ.get(name, "?") for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    return f"{size} processes that meet at {address}:{port}, as WORLD_SIZE in the environment says,"
+
+
+def _report(signals: socket.socket) -> None:
+    """Log what is waited for from time to time, until the other end closes; a signal ends the process."""
+    patience = FIRST_NOTICE
+    while not select.select([signals], [], [], patience)[0]:
+        logger.warning(
+            "WAITING: as process %s for the %s to start: %s", os.environ.get("RANK", "?"), _processes(), CURE
+        )
+        patience = NEXT_NOTICE
+    for number in signals.recv(1):
+        os._exit(exit_code(number))

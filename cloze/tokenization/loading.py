@@ -1,0 +1,161 @@
+"""Load a tokenizer unchanged, from whichever of its files are there."""
+
+import logging
+import unicodedata
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+from tokenizers.normalizers import BertNormalizer
+from transformers import (
+    CONFIG_MAPPING,
+    TOKENIZER_MAPPING,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from cloze.config.arguments import ModelArguments
+from cloze.config.model_files import MAX_TOKENIZER_BYTES, check_vocabulary, find_file, read_json
+from cloze.errors import UserError
+from cloze.tokenization.training import fingerprint
+
+logger = logging.getLogger(__name__)
+
+# The vocabulary files that are read where there is no tokenizer.json, and the type of model whose class reads them.
+VOCABULARIES = {
+    ("vocab.txt",): "bert",
+    ("vocab.json", "merges.txt"): "roberta",
+    ("spiece.model",): "albert",
+    ("spm.model",): "deberta-v2",
+    ("sentencepiece.bpe.model",): "xlm-roberta",
+}
+# Special tokens by the names that they usually have, for a tokenizer.json without tokenizer_config.json.
+SPECIAL_TOKENS = {
+    "unk_token": ("[UNK]", "<unk>"),
+    "pad_token": ("[PAD]", "<pad>"),
+    "cls_token": ("[CLS]", "<cls>", "<s>"),
+    "sep_token": ("[SEP]", "<sep>", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
+
+
+def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer that the arguments name, or the one of the checkpoint to resume from; None: train one."""
+    name = model_args.tokenizer_name or model_args.model_name_or_path or checkpoint
+    if name is None:
+        return None
+    flag = "--tokenizer_name" if model_args.tokenizer_name else "--model_name_or_path"
+    cure = "give --tokenizer_name PATH, a folder with tokenizer.json, vocab.txt, or vocab.json and merges.txt"
+    try:
+        tokenizer = _load(str(name), model_args)
+    # Depending on what is wrong, transformers raises OSError to TypeError, and the tokenizers library bare Exception.
+    except Exception as error:
+        problem = str(error)[:200]
+        # What transformers tries last, and asks for, where a SentencePiece model cannot be read.
+        if "tiktoken" in problem:
+            problem = "a SentencePiece model needs pip install sentencepiece protobuf"
+        raise UserError(f"{flag} {name}: no tokenizer could be loaded ({problem}): {cure}") from None
+    if _is_empty(tokenizer):
+        raise UserError(f"{flag} {name}: no tokenizer could be loaded (none is there): {cure}")
+    return tokenizer
+
+
+def _load(name: str, model_args: ModelArguments) -> PreTrainedTokenizerBase:
+    path, known = Path(name), ["tokenizer.json", *chain.from_iterable(VOCABULARIES)]
+    if path.is_file():
+        if path.name not in known:
+            raise ValueError(f"tokenizers are read from files named {', '.join(known)}")
+        name, path = str(path.parent), path.parent
+    for file_name in ("tokenizer.json", "vocab.json", "tokenizer_config.json"):
+        file = find_file(name, file_name, model_args)
+        settings = {} if file is None else read_json(file, MAX_TOKENIZER_BYTES)
+        if file_name != "tokenizer_config.json":
+            check_vocabulary(settings)
+    hub = model_args.hub_arguments
+    arguments = hub | {"use_fast": model_args.use_fast_tokenizer}
+    if path.is_dir() and not (path / "config.json").exists() and "tokenizer_class" not in get_tokenizer_config(name):
+        arguments["config"] = CONFIG_MAPPING[_model_type(path, model_args.model_type)]()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **arguments)
+    # Anything, where the class is for another kind of tokenizer than that of tokenizer.json.
+    except Exception:
+        if model_args.trust_remote_code or not (path / "tokenizer.json").exists():
+            raise
+        tokenizer = None
+    if tokenizer is not None and (not tokenizer.is_fast or not type(tokenizer).__module__.startswith("transformers.")):
+        return tokenizer
+    settings = get_tokenizer_config(name, **hub)
+    if tokenizer is None or find_file(name, "tokenizer.json", model_args):
+        return _load_json(name, tokenizer, settings, hub)
+    if _is_empty(tokenizer) or "do_lower_case" in settings or not _is_bert_normalized(tokenizer):
+        return tokenizer
+    case = _case_of(tokenizer.get_vocab()) | {key: settings[key] for key in ("strip_accents",) if key in settings}
+    return AutoTokenizer.from_pretrained(name, **arguments, **case)
+
+
+def _model_type(folder: Path, given: str | None) -> str:
+    """Return the type of model whose tokenizer class reads the folder's files, the given one if it does."""
+    for files, usual in VOCABULARIES.items():
+        if all((folder / file).exists() for file in files):
+            kind = TOKENIZER_MAPPING.get(CONFIG_MAPPING[given], None) if given else None
+            return given if kind and set(files) <= set(kind.vocab_files_names.values()) else usual
+    return given or "bert"
+
+
+def _load_json(name: str, usual: PreTrainedTokenizerBase | None, settings: dict, hub: dict) -> PreTrainedTokenizerBase:
+    """Load tokenizer.json unchanged, or return the tokenizer of the model's usual class if that is the same.
+
+    Many classes of transformers 5 take the vocabulary alone from the file, and build the rest as their model has it.
+    """
+    names = {"model_input_names": usual.model_input_names} if usual else {}
+    saved = PreTrainedTokenizerFast.from_pretrained(name, **names, **hub)
+    lower_case = settings.get("do_lower_case")
+    if _is_bert_normalized(saved) and lower_case is not None:
+        normalizer = saved.backend_tokenizer.normalizer
+        normalizer.lowercase = lower_case
+        saved.backend_tokenizer.normalizer = normalizer
+    tokenizer = usual if usual and fingerprint(usual) == fingerprint(saved) else saved
+    # Of a tokenizer.json alone, padding can be all that names one.
+    if tokenizer.special_tokens_map.keys() <= {"pad_token"}:
+        _name_special_tokens(tokenizer)
+    return tokenizer
+
+
+def _name_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Find the special tokens by their usual names, and that for unknown text in the model."""
+    vocabulary = tokenizer.get_vocab()
+    added = {str(token): token for token in tokenizer.added_tokens_decoder.values()}
+    model = tokenizer.backend_tokenizer.model
+    unknown = {"unk_token": (model.unk_token,)} if hasattr(model, "unk_token") else {}
+    for name, usual in (SPECIAL_TOKENS | unknown).items():
+        found = [token for token in usual if token in vocabulary]
+        if found and name not in tokenizer.special_tokens_map:
+            tokenizer.add_special_tokens({name: added.get(found[0], found[0])})
+
+
+def _is_empty(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether it knows special tokens, and a space at most, as transformers makes one of a model alone."""
+    return len(tokenizer) - len(set(tokenizer.all_special_ids)) < 3
+
+
+def _is_bert_normalized(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return isinstance(tokenizer.backend_tokenizer.normalizer, BertNormalizer)
+
+
+def _case_of(vocabulary: Iterable[str]) -> dict:
+    """Find by its single letters whether a WordPiece vocabulary is of lower-cased text, or of text without accents.
+
+    Words may have been added to it, but letters are there only if they were in its text.
+    """
+    letters = {token.removeprefix("##") for token in vocabulary if len(token.removeprefix("##")) == 1}
+    cased = any(letter != letter.lower() for letter in letters)
+    accented = any(unicodedata.category(mark) == "Mn" for mark in unicodedata.normalize("NFD", "".join(letters)))
+    logger.info(
+        "Tokenizer: %s, as its vocab.txt has %s and %s; do_lower_case in tokenizer_config.json overrides this",
+        "cased" if cased else "uncased, accents kept" if accented else "uncased, accents stripped",
+        "capital letters" if cased else "no capital letters",
+        "accented ones" if accented else "no accented ones",
+    )
+    return {"do_lower_case": not cased, "strip_accents": False if accented else None}

@@ -1,0 +1,1 @@
+"""The run: context, Trainer, checkpoints, resuming, dry run."""

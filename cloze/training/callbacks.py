@@ -1,0 +1,148 @@
+"""What ends training early, agreed on by all processes at the same step: signals, the time at hand, losses that are no
+numbers."""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback, TrainerState
+
+from cloze.errors import UserError
+from cloze.system.signals import end_at_once, exit_code
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def processes_part() -> Iterator[None]:
+    """Let the processes part from each other where all come to an end: else one may abort while others still talk.
+
+    Not after an error, which may be of one process, for which the others would wait.
+    """
+    try:
+        yield
+    except SystemExit:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        raise
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class Stopped(SystemExit):
+    """Raised in all processes after the same batch of an evaluation; uncaught, it ends them."""
+
+
+class Watch(TrainerCallback):
+    """Ends training at the end of a step, the same for all processes.
+
+    A signal lets the step end and a checkpoint be saved, with which the Trainer then exits; an evaluation ends after a
+    batch. With ``limit``, the time at hand, the schedule is laid over it and training ends with it, as in Geiping and
+    Goldstein (2022). A NaN or infinite loss is an error.
+
+    Args:
+        limit: seconds of training, evaluation and saving in between included, over all restarts; or None.
+
+    Attributes:
+        to_the_end: whether only Ctrl-C stops the run, as it could not be resumed.
+    """
+
+    def __init__(self, limit: float | None, device: torch.device):
+        self.limit, self.device = limit, device
+        self.received, self.signal, self.evaluation_due, self.to_the_end = 0, 0, False, False
+        self.begun, self.seconds_before = None, 0.0
+        # The first step whose loss is no number, or 0. Looking at each loss would wait for the device.
+        self.bad_step = torch.zeros((), device=device)
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handler: remember the signal. A second Ctrl-C is meant."""
+        if number == signal.SIGINT == self.received:
+            end_at_once(number, frame)
+        self.received = number
+
+    def look_at(self, loss: torch.Tensor, step: int) -> None:
+        """Remember the step if its loss is the first that is no number."""
+        bad = (self.bad_step == 0) & ~torch.isfinite(loss.detach())
+        self.bad_step = torch.where(bad, float(step), self.bad_step)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, over all restarts."""
+        return self.seconds_before + (0.0 if self.begun is None else time.monotonic() - self.begun)
+
+    def share(self, state: TrainerState) -> float:
+        """Which share of all steps, or of the time at hand, is over."""
+        return state.global_step / state.max_steps if self.limit is None else min(self.seconds / self.limit, 1.0)
+
+    def is_over(self, seconds: float) -> bool:
+        """Whether so much time is all there is."""
+        return self.limit is not None and seconds >= self.limit
+
+    def ask(self) -> torch.Tensor:
+        """Of all processes, the largest signal, first bad step, and seconds of training, [3], on the device."""
+        own = torch.tensor([self.received, 0.0, self.seconds])
+        if self.device.type == "cuda":
+            # From memory that is not pinned, the copy could wait for all that the device has to do.
+            own = own.pin_memory()
+        own = own.to(self.device, non_blocking=True)
+        own[1] = self.bad_step
+        if dist.is_initialized():
+            dist.all_reduce(own, dist.ReduceOp.MAX)
+        return own
+
+    def end_if_stopped(self, message: str = "Evaluation stopped by a signal: running again repeats it") -> None:
+        """Raise Stopped in all processes if one of them has received a signal; waits for all of them."""
+        # One process does not wait for its device.
+        number = int(self.ask()[0]) if dist.is_initialized() else self.received
+        if number and (number == signal.SIGINT or not self.to_the_end):
+            self.signal = number
+            logger.info(message)
+            raise Stopped(exit_code(number))
+
+    def check_losses(self, bad_step: float, output_dir: str) -> None:
+        if bad_step:
+            raise UserError(
+                f"the loss of step {bad_step:.0f} is not a number: lower --learning_rate, raise --warmup_steps, or use "
+                f"--bf16 instead of --fp16; the checkpoints in {output_dir} are from before"
+            )
+
+    def check_losses_now(self, output_dir: str) -> None:
+        """Of all steps so far; waits for the device, and for all processes."""
+        self.check_losses(self.ask()[1].item(), output_dir)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.begun = time.monotonic()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.device.type == "cuda":
+            # Asked at the end of a step, the device would have to be waited for; the answer is of the step before.
+            self.answer = self.ask().to("cpu", non_blocking=True)
+            self.answered = torch.cuda.current_stream().record_event()
+
+    def on_optimizer_step(self, args, state, control, lr_scheduler=None, **kwargs):
+        if self.device.type == "cuda":
+            self.answered.synchronize()
+        else:
+            self.answer = self.ask()
+        number, bad_step, seconds = self.answer.tolist()
+        self.check_losses(bad_step, args.output_dir)
+        self.signal = int(number)
+        if self.limit is not None:
+            # The Trainer then steps to this place of the schedule.
+            lr_scheduler.last_epoch = math.floor(min(seconds / self.limit, 1.0) * args.max_steps) - 1
+            if self.is_over(seconds):
+                state.max_steps = state.global_step + 1
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.signal:
+            # An evaluation may take longer than there is time.
+            self.evaluation_due, control.should_evaluate, control.should_save = control.should_evaluate, False, True
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        self.end_if_stopped()

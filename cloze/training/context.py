@@ -1,0 +1,217 @@
+"""What the scripts set up alike: process, text, config and tokenizer; then the collator."""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import datasets
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from cloze.config.arguments import ModelArguments, TrainingArguments
+from cloze.config.data_arguments import DataArguments
+from cloze.config.recipes import recipe_of
+from cloze.data.collators import MaskingCollator, Padding, collate
+from cloze.errors import UserError
+from cloze.models.loading import check_model, code_sources, fit_config, load_config, load_model, tells_padding
+from cloze.models.vocabulary import NewToken, find_new_tokens
+from cloze.objectives.tasks import Task
+from cloze.text.corpus import Corpus, find_change, find_corpora, log_columns
+from cloze.tokenization.loading import load_tokenizer
+from cloze.tokenization.token_cache import cache_folder
+from cloze.tokenization.training import ensure_template, train_tokenizer
+from cloze.training.checkpoints import prepare_output_dir
+from cloze.training.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A script's settings, and what they stand for.
+
+    Attributes:
+        cache: the folder of prepared corpora and trained tokenizers.
+        checkpoint: where to go on from, if anywhere.
+        corpora: the training and the validation corpus, each if asked for.
+        max_seq_length: tokens in an example, as asked for or as the model takes at most.
+        recipe: the settings as a recipe.
+        new_tokens: tokens of the tokenizer beyond the vocabulary of the checkpoint.
+    """
+
+    task: Task
+    model_args: ModelArguments
+    data_args: DataArguments
+    training_args: TrainingArguments
+    cache: Path
+    checkpoint: Path | None
+    corpora: tuple[Corpus | None, Corpus | None]
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    max_seq_length: int
+    recipe: str
+    new_tokens: list[NewToken]
+
+
+def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Setup:
+    """Start the process, find text, config and tokenizer, and check them against each other and the task."""
+    start_process(data_args, training_args)
+    if model_args.trust_remote_code:
+        logger.warning(
+            "REMOTE CODE: code that comes with %s may run, as you: --trust_remote_code lets it",
+            " and with ".join(code_sources(model_args)),
+        )
+    cache = cache_folder(model_args)
+    recipe = recipe_of(model_args, data_args, training_args)
+    checkpoint = None
+    if not training_args.prepare_only:
+        checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
+    corpora = find_corpora(
+        data_args, model_args, training_args.do_train, training_args.do_eval, training_args.output_dir
+    )
+    if checkpoint is not None:
+        check_texts(Progress.read(checkpoint).texts, corpora)
+    for corpus in filter(None, corpora):
+        log_columns(corpus, data_args.other_columns)
+    config = load_config(model_args, task)
+    tokenizer = load_tokenizer(model_args, checkpoint)
+    if tokenizer is None:
+        if not any(corpora):
+            raise UserError("no text to train a tokenizer from, and no model: give --model_name_or_path PATH")
+        tokenizer = train_tokenizer(
+            corpora[0] or corpora[1],
+            config.model_type,
+            model_args.vocab_size,
+            model_args.do_lower_case,
+            cache,
+            overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
+        )
+    if model_args.model_name_or_path is None:
+        fit_config(config, tokenizer, model_args.config_overrides)
+    dtype = None if training_args.prepare_only else model_args.dtype
+    length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code, dtype)
+    # First, as a tokenizer that is not the model's may lack the special tokens of a template, too.
+    new_tokens = find_new_tokens(model_args, config, tokenizer)
+    ensure_template(tokenizer, config.model_type)
+    budget = training_args.max_tokens_per_batch
+    if budget is not None and budget < length:
+        raise UserError(
+            f"--max_tokens_per_batch {budget} is less than --max_seq_length {length}: an example may be as long, give "
+            f"{length} or more, or lower --max_seq_length"
+        )
+    return Setup(
+        task,
+        model_args,
+        data_args,
+        training_args,
+        cache,
+        checkpoint,
+        corpora,
+        config,
+        tokenizer,
+        max_seq_length=length,
+        recipe=recipe,
+        new_tokens=new_tokens,
+    )
+
+
+def check_texts(texts: list[list[list] | None] | None, corpora: tuple[Corpus | None, Corpus | None]) -> None:
+    """Raise UserError where the training text is not that of a checkpoint; warn of another validation text.
+
+    Args:
+        texts: the content of both, as the checkpoint has it.
+    """
+    training, validation = map(find_change, texts or (None, None), corpora)
+    if training is not None:
+        raise UserError(
+            f"the text is not what the checkpoint was trained on: {training}: put it back, or start afresh with "
+            "--overwrite_output_dir"
+        )
+    if validation is not None:
+        logger.warning(
+            "CHANGED: the validation text is another than before: %s: evaluations before and after cannot be compared",
+            validation,
+        )
+
+
+def on_first_process(find: Callable[[], Path | None]) -> Path | None:
+    """What the first process finds, for all of them, which would look at a folder that changes meanwhile."""
+    found: list = [None]
+    if PartialState().is_main_process:
+        try:
+            found = [find()]
+        except UserError as error:
+            found = [error]
+    (result,) = broadcast_object_list(found)
+    if isinstance(result, UserError):
+        raise result
+    return result
+
+
+def start_process(data_args: DataArguments, training_args: TrainingArguments) -> None:
+    """Seeds, logging, progress bars and threads."""
+    set_seed(training_args.seed)
+    if not training_args.should_log:
+        logging.getLogger("cloze").setLevel(logging.ERROR)
+    if training_args.disable_tqdm:
+        disable_progress_bar()
+        datasets.disable_progress_bars()
+    if training_args.n_gpu > 1:
+        # DataParallel, which the Trainer would take, scatters the flat positions of masked tokens in the wrong way.
+        logger.warning(
+            "ONE GPU: %d are there, and a process uses one: start with accelerate launch --num_processes %d to use all",
+            training_args.n_gpu,
+            training_args.n_gpu,
+        )
+        training_args._n_gpu = 1
+    if data_args.preprocessing_num_workers:
+        os.environ["RAYON_NUM_THREADS"] = str(data_args.preprocessing_num_workers)
+
+
+def make_model(setup: Setup) -> PreTrainedModel:
+    """Return the model to train, evaluate or predict with: see ``load_model``."""
+    args = setup.training_args
+    only_predicts = args.do_predict and not args.do_train
+    return load_model(setup.model_args, setup.config, setup.task, args.seed, setup.new_tokens, only_predicts)
+
+
+def padding_of(setup: Setup, model: PreTrainedModel) -> Padding:
+    args = setup.training_args
+    padding = padding_for(model, setup.max_seq_length)
+    return replace(
+        padding,
+        # Tensor cores want multiples of 8.
+        multiple=8 if args.fp16 or args.bf16 else padding.multiple,
+        fixed=padding.fixed or setup.data_args.pad_to_max_length,
+    )
+
+
+def padding_for(model: PreTrainedModel, max_seq_length: int) -> Padding:
+    """How a model's batches are padded where no setting asks for more."""
+    return Padding(multiple=4, longest=max_seq_length, fixed=not tells_padding(model))
+
+
+def make_collator(setup: Setup, padding: Padding) -> Callable[[list[dict]], dict]:
+    """What makes batches of examples: padded, and masked if the task is to find masked tokens."""
+    tokenizer, data_args, training_args = setup.tokenizer, setup.data_args, setup.training_args
+    if not data_args.streaming or training_args.dataloader_num_workers:
+        # All text is tokenized, or is to be by data-loader workers, a thread each; unless told so, the library warns in
+        # each that is forked.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not setup.task.masks:
+        return partial(collate, pad_id=tokenizer.pad_token_id, padding=padding)
+    return MaskingCollator(
+        tokenizer,
+        mlm_probability=data_args.mlm_probability,
+        eval_mlm_probability=data_args.eval_mlm_probability,
+        mask_replace_prob=data_args.mask_replace_prob,
+        random_replace_prob=data_args.random_replace_prob,
+        whole_words=data_args.whole_word_mask,
+        seed=training_args.seed,
+        padding=padding,
+    )

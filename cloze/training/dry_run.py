@@ -1,0 +1,210 @@
+"""Runs that train nothing: --dry_run checks, tries and estimates, --prepare_only prepares the text."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain, cycle, islice
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from torch import nn
+
+from cloze.config.recipes import recipe_of
+from cloze.data.samplers import EpochBatches
+from cloze.data.splits import ExampleSets
+from cloze.errors import UserError
+from cloze.models.loading import describe_model
+from cloze.reporting.summary import show
+from cloze.training import checkpoints
+from cloze.training.checkpoints import gigabytes
+from cloze.training.context import Setup
+from cloze.training.memory import (
+    out_of_memory_as_user_error,
+    reckon_memory,
+    room_for_training,
+    smaller_batches,
+    to_device,
+)
+from cloze.training.trainer import PretrainingTrainer
+
+logger = logging.getLogger(__name__)
+
+# Ordinary batches that are timed.
+TIMED = 3
+
+
+def tell_prepared(setup: Setup) -> None:
+    logger.info("Prepared, in %s: runs with this --cache_dir use it", describe_cache(setup.cache))
+
+
+def preflight(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets) -> None:
+    """Meet the errors that the run would, without training; show its settings, and what it takes of memory, disk, time.
+
+    The weights that are tried are those in memory: they change, and go with the process.
+    """
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise UserError("--dry_run does not know weights that are shared out: drop --fsdp or --deepspeed, or the flag")
+    args = trainer.args
+    lines = {"model": describe_model(trainer.model, setup.model_args), **sets.facts}
+    if args.do_train:
+        written, free = checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
+        # In place of the loop, so that all is done that the Trainer does before.
+        trainer._inner_training_loop = partial(try_training, trainer, setup)
+        with out_of_memory_as_user_error(smaller_batches(trainer)):
+            lines |= trainer.train(resume_from_checkpoint=setup.checkpoint and str(setup.checkpoint))
+        lines["disk"] = f"about {gigabytes(written)} at most, of {gigabytes(free)} free, in {args.output_dir}"
+    if args.do_eval:
+        with out_of_memory_as_user_error(f"halve --per_device_eval_batch_size {args.per_device_eval_batch_size}"):
+            lines["evaluation"] = f"at most about {readable(time_evaluation(trainer))} each"
+    lines["cache"] = f"{describe_cache(setup.cache)}: the run uses it again"
+    if args.resolved.get("push_to_hub"):
+        lines["hub"] = "not tried, as the repository would be made"
+    if trainer.is_world_process_zero():
+        logger.info("\n%s", recipe_of(setup.model_args, setup.data_args, args).rstrip())
+        show(lines, {})
+        logger.info("A dry run: nothing was trained, and nothing written to %s", args.output_dir)
+    # Before one removes a folder that another still looks at.
+    trainer.accelerator.wait_for_everyone()
+
+
+def try_training(trainer: PretrainingTrainer, setup: Setup, batch_size: int, **_) -> dict[str, str]:
+    """What training takes, from two steps with the longest batch and the times of ordinary ones."""
+    args, room = trainer.args, room_for_training(trainer.args.device)
+    if args.auto_find_batch_size:
+        trainer._update_auto_batch_size(batch_size)
+    loader = trainer.get_train_dataloader()
+    _, steps_an_epoch, *_, steps = trainer.set_initial_training_values(args, loader)
+    done = 0 if trainer.progress is None else trainer.progress.step
+    if trainer.batches is None:
+        candidates, ordinary = stream_batches(trainer, setup.max_seq_length)
+        tokens = np.mean([count_tokens(batch) for batch in ordinary]) * args.gradient_accumulation_steps
+        counted = f"{steps:,}"
+    else:
+        candidates, ordinary = longest_batches(trainer.batches), ordinary_batches(trainer.batches)
+        total = int(trainer.train_dataset.lengths(0).sum())
+        tokens = total / steps_an_epoch / args.world_size
+        counted = f"{steps:,}; {steps_an_epoch:,} an epoch, of {total:,} tokens"
+    memories = [reckon_memory(trainer, batch, room) for batch in candidates]
+    memory, longest = max(zip(memories, candidates, strict=True), key=lambda pair: pair[0].total)
+    model, _ = trainer._prepare_for_training(steps, loader, setup.checkpoint and str(setup.checkpoint))
+    a_token, a_step = time_training(trainer, model, longest, ordinary)
+    seconds = a_token * tokens + a_step
+    left = f"about {readable(seconds * max(steps - done, 0))}, without evaluating and saving"
+    if args.max_train_hours is not None:
+        hours = args.max_train_hours - (0 if trainer.progress is None else trainer.progress.seconds / 3600)
+        counted = f"about {done + int(3600 * hours / seconds):,}, as the time allows"
+        left = f"{readable(3600 * hours)} of training, by --max_train_hours"
+    goes_on = f"; going on from step {done:,}, {setup.checkpoint}" if setup.checkpoint else ""
+    return {
+        "steps": counted + goes_on,
+        "longest batch": f"{len(longest)} examples of up to {len(longest[0]['input_ids'])} tokens",
+        "memory": f"{memory}, of {gigabytes(room)} on {args.device}",
+        "speed": f"about {tokens * args.world_size / seconds:,.0f} real tokens a second, {readable(seconds)} a step",
+        "time": left,
+    }
+
+
+def sizes_of(batches: EpochBatches) -> tuple[np.ndarray, np.ndarray]:
+    """How many examples each batch has, and how wide it is, both [batches]."""
+    widths = batches.widths(batches.examples.lengths(batches.epoch))[batches.order]
+    # What lies between two batches that do not follow one another is reduced as well, and left out.
+    widest = np.maximum.reduceat(np.append(widths, 0), batches.spans.ravel())[::2]
+    return np.diff(batches.spans)[:, 0], widest
+
+
+def examples_of(batches: EpochBatches, number: int) -> list[dict]:
+    """The examples of a batch, the longest first."""
+    begin, end = batches.spans[number]
+    examples = [batches.examples[batches.epoch, example] for example in batches.order[begin:end].tolist()]
+    return sorted(examples, key=lambda example: -len(example["input_ids"]))
+
+
+def longest_batches(batches: EpochBatches) -> list[list[dict]]:
+    """The batch that takes the most memory is one of these: of the most places, or of the most pairs of places, which
+    some kinds of attention keep."""
+    counts, widths = sizes_of(batches)
+    places, squares = counts * widths, counts * widths**2
+    numbers = [np.lexsort([squares, places])[-1], np.lexsort([places, squares])[-1]]
+    return [examples_of(batches, number) for number in dict.fromkeys(numbers)]
+
+
+def ordinary_batches(batches: EpochBatches) -> list[list[dict]]:
+    """Some at even distances between the smallest and the largest."""
+    counts, widths = sizes_of(batches)
+    order = np.argsort(counts * widths, kind="stable")
+    places = (np.arange(TIMED) + 0.5) / TIMED * len(order)
+    return [examples_of(batches, number) for number in order[places.astype(int)]]
+
+
+def stream_batches(trainer: PretrainingTrainer, length: int) -> tuple[list[list[dict]], list[list[dict]]]:
+    """A batch of examples that are as long as any can be, and the first batches of the stream."""
+    ordinary = [batch for batch, _ in islice(trainer.stream.batches_of(0), TIMED)]
+    budget = trainer.args.max_tokens_per_batch
+    size = trainer._train_batch_size if budget is None else budget // length
+    examples = islice(cycle(chain.from_iterable(ordinary)), size)
+    return [[lengthen(example, length) for example in examples]], ordinary
+
+
+def lengthen(example: dict, length: int) -> dict:
+    """An example repeated until it has so many tokens."""
+    return {name: np.resize(value, length) if np.ndim(value) else value for name, value in example.items()}
+
+
+def count_tokens(batch: Sequence[dict]) -> int:
+    return sum(len(example["input_ids"]) for example in batch)
+
+
+def time_training(
+    trainer: PretrainingTrainer, model: nn.Module, longest: list[dict], ordinary: list[list[dict]]
+) -> tuple[float, float]:
+    """Seconds that a real token takes in forward and backward, and those of the optimizer's step, in this process."""
+
+    def pass_through(batch: list[dict]) -> None:
+        trainer.training_step(model, *to_device(trainer, batch))
+
+    def update() -> None:
+        trainer.optimizer.step()
+        model.zero_grad()
+
+    # The second time is the one that takes the most memory, and no longer for the first time.
+    for _ in range(2):
+        pass_through(longest)
+        a_step = seconds_of(trainer, update)
+    times = [seconds_of(trainer, pass_through, batch) / count_tokens(batch) for batch in ordinary]
+    return median(times), a_step
+
+
+def time_evaluation(trainer: PretrainingTrainer) -> float:
+    """Seconds of all batches of the validation set, if they were as long as the first, which is the longest."""
+    size, dataset = trainer.args.eval_batch_size, trainer.eval_dataset
+    inputs = trainer.data_collator([dataset[number] for number in range(min(size, len(dataset)))])
+    trainer.model.eval()
+    with trainer.accelerator.autocast():
+        for _ in range(2):  # the first one warms up
+            seconds = seconds_of(trainer, trainer.prediction_step, trainer.model, inputs, False)
+    return seconds * -(-len(dataset) // (size * trainer.args.world_size))
+
+
+def seconds_of(trainer: PretrainingTrainer, action: Callable, *args) -> float:
+    wait = torch.accelerator.synchronize if trainer.args.device.type != "cpu" else lambda: None
+    wait()
+    start = time.perf_counter()
+    action(*args)
+    wait()
+    return time.perf_counter() - start
+
+
+def describe_cache(cache: Path) -> str:
+    size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+    return f"{cache} ({gigabytes(size)}, {gigabytes(shutil.disk_usage(cache).free)} free)"
+
+
+def readable(seconds: float) -> str:
+    for unit, size in {"days": 86_400, "hours": 3_600, "minutes": 60}.items():
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.3g} s"

@@ -1,0 +1,135 @@
+"""What training holds in memory at its most, told before it does."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import psutil
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
+from cloze.errors import UserError
+from cloze.training.checkpoints import gigabytes
+from cloze.training.trainer import PretrainingTrainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a device holds the moment before a backward; what operations take for a while is not counted."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {gigabytes(size)}" for name, size in vars(self).items())
+        return f"about {gigabytes(self.total)} a device ({parts})"
+
+
+def reckon_memory(trainer: PretrainingTrainer, batch: Sequence[dict], room: int) -> Memory:
+    """Of training on such batches; UserError if it is more than ``room``.
+
+    A CPU out of memory kills the process, so that this is told from the batch's first two examples before it is tried.
+    """
+    memory = without_batch(trainer)
+    if len(batch) > 2:
+        one, two = (saved_for_backward(trainer, batch[:count]) for count in (1, 2))
+        check_room(trainer, replace(memory, activations=one + (len(batch) - 1) * (two - one)), room)
+    memory = replace(memory, activations=saved_for_backward(trainer, batch))
+    check_room(trainer, memory, room)
+    return memory
+
+
+def without_batch(trainer: PretrainingTrainer) -> Memory:
+    parameters = list(trainer.model.parameters())
+    gradients = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
+    return Memory(
+        weights=sum(tensor.nbytes for tensor in [*parameters, *trainer.model.buffers()]),
+        # Several processes average them in buffers, which are as large.
+        gradients=gradients * min(trainer.args.world_size, 2),
+        optimizer=round(gradients * optimizer_values(trainer)),
+    )
+
+
+def optimizer_values(trainer: PretrainingTrainer) -> float:
+    """How many values the optimizer keeps of a weight, seen from a step on a matrix; 2, as Adam's, if it takes none."""
+    matrix = torch.zeros(256, 256, device=trainer.args.device, dtype=trainer.model.dtype, requires_grad=True)
+    matrix.grad = torch.zeros_like(matrix)
+    try:
+        optimizer_class, settings = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+        optimizer = optimizer_class([matrix], **settings)
+        optimizer.step()
+    except Exception as error:  # whatever an optimizer says that is made for whole models
+        logger.info("Memory of --optim %s: reckoned as Adam's (%s)", trainer.args.optim.value, error)
+        return 2
+    state = [value for value in optimizer.state[matrix].values() if torch.is_tensor(value) and value.numel() > 1]
+    return sum(value.nbytes for value in state) / matrix.nbytes
+
+
+def saved_for_backward(trainer: PretrainingTrainer, batch: Sequence[dict]) -> int:
+    """Bytes that the forward of a batch keeps for its backward, the weights themselves not counted."""
+    inputs, num_items = to_device(trainer, batch)
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    trainer.model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), trainer.accelerator.autocast():
+        # While the loss is there, so is the graph, and no address is taken twice.
+        loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=num_items)
+    for tensor in [*trainer.model.parameters(), *trainer.model.buffers()]:
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    del loss
+    return sum(kept.values())
+
+
+def to_device(trainer: PretrainingTrainer, batch: Sequence[dict]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """What the model is given of a batch, and how much there is to predict in it, [objectives]."""
+    inputs = trainer._prepare_inputs(trainer.data_collator(list(batch)))
+    return inputs, trainer._get_num_items_in_batch([inputs], trainer.args.device)
+
+
+def room_for_training(device: torch.device) -> int:
+    """Bytes that are free, and those that this process has on a GPU already; of a CPU's, those are few beside."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    return psutil.virtual_memory().available + psutil.Process().memory_info().rss
+
+
+def check_room(trainer: PretrainingTrainer, memory: Memory, room: int) -> None:
+    if memory.total > room:
+        raise UserError(f"{memory} for the longest batch, but {gigabytes(room)} there: {smaller_batches(trainer)}")
+
+
+def smaller_batches(trainer: PretrainingTrainer) -> str:
+    """What to do against batches that are too large."""
+    args = trainer.args
+    if args.max_tokens_per_batch is not None:
+        return f"halve --max_tokens_per_batch {args.max_tokens_per_batch}, or lower --max_seq_length"
+    if args.per_device_train_batch_size == 1:
+        return "lower --max_seq_length, or take a smaller model"
+    return (
+        f"halve --per_device_train_batch_size {args.per_device_train_batch_size} and double "
+        f"--gradient_accumulation_steps {args.gradient_accumulation_steps}"
+    )
+
+
+@contextmanager
+def out_of_memory_as_user_error(cure: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error):
+            raise UserError(f"out of memory: {cure}") from None
+        raise

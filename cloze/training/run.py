@@ -1,0 +1,194 @@
+"""The run: resume, train, evaluate, save."""
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from cloze.config.recipes import settings_in
+from cloze.data.splits import ExampleSets
+from cloze.models.sparse_prediction import predict_masked_positions
+from cloze.objectives.metrics import MASKED_TOKENS
+from cloze.reporting.model_card import CURVES
+from cloze.system.signals import SIGNALS, handled, ignore_signals
+from cloze.training import checkpoints
+from cloze.training.context import Setup, make_collator, on_first_process, padding_of
+from cloze.training.progress import Progress
+from cloze.training.run_length import length_of
+from cloze.training.throughput import count_flops
+from cloze.training.trackers import guard_trackers
+from cloze.training.trainer import PretrainingTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def make_trainer(setup: Setup, model: PreTrainedModel, sets: ExampleSets) -> PretrainingTrainer:
+    padding = padding_of(setup, model)
+    if setup.task.masks:
+        predict_masked_positions(model, MASKED_TOKENS.logits, setup.max_seq_length)
+    progress = length_before = None
+    if setup.checkpoint is not None:
+        progress = Progress.read(setup.checkpoint)
+        recipe = (setup.checkpoint / checkpoints.RECIPE).read_text(encoding="utf-8")
+        length_before = length_of(settings_in(recipe))
+    return PretrainingTrainer(
+        model=model,
+        args=setup.training_args,
+        objectives=setup.task.objectives,
+        padding=padding,
+        recipe=setup.recipe,
+        progress=progress,
+        length_before=length_before,
+        texts=[corpus and corpus.content for corpus in setup.corpora] if setup.training_args.do_train else None,
+        flops=count_flops(model, setup.task.masks) if setup.training_args.do_train else None,
+        data_collator=make_collator(setup, padding),
+        train_dataset=sets.train,
+        eval_dataset=sets.validation,
+        processing_class=setup.tokenizer,
+    )
+
+
+def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
+    """Train and evaluate as the trainer's arguments say, save the model and upstream's files, return all metrics."""
+    args, metrics = trainer.args, {}
+    if args.do_train:
+        checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
+    recipe = Path(args.output_dir) / checkpoints.RECIPE
+    if trainer.is_world_process_zero() and (args.do_train or not recipe.exists()):
+        with checkpoints.writing(recipe, len(setup.recipe)):
+            recipe.write_text(setup.recipe, encoding="utf-8")
+    with trackers_open(trainer):
+        if args.do_train:
+            with handled(trainer.watch.receive):
+                metrics |= train(trainer, setup.checkpoint)
+                end_if_stopped(trainer)
+            if trainer.watch.to_the_end:
+                ignore_signals(set(SIGNALS) - {signal.SIGINT})
+        if args.do_eval:
+            metrics |= evaluate(trainer)
+    if args.do_train:
+        with going_on_without(trainer, "trainer_state.json"):
+            trainer.save_state()
+    return metrics
+
+
+@contextmanager
+def going_on_without(trainer: PretrainingTrainer, *names: str) -> Iterator[None]:
+    """Continue where files of output_dir cannot be written, as the model is saved; ``report.finish`` reports them."""
+    try:
+        yield
+    except OSError as error:
+        for name in names:
+            path = Path(trainer.args.output_dir) / name
+            if path.suffix == ".json":
+                read_results(path)
+            else:
+                path.unlink(missing_ok=True)
+        trainer.unwritten |= dict.fromkeys(names, error.strerror or str(error))
+
+
+def save_metrics(trainer: PretrainingTrainer, split: str, metrics: dict[str, float]) -> None:
+    """Write the metrics to the results of the split, and to all results."""
+    with going_on_without(trainer, f"{split}_results.json", "all_results.json"):
+        trainer.save_metrics(split, metrics)
+
+
+@contextmanager
+def trackers_open(trainer: PretrainingTrainer) -> Iterator[None]:
+    """Let trackers end a run after its last evaluation: MLflow and Trackio would make a second run of that."""
+    guard_trackers(trainer)
+    handler = trainer.callback_handler
+    end, handler.on_train_end = handler.on_train_end, lambda args, state, control: control
+    yield
+    handler.on_train_end = end
+    if trainer.args.do_train:
+        end(trainer.args, trainer.state, trainer.control)
+
+
+def evaluate(trainer: PretrainingTrainer) -> dict[str, float]:
+    """The metrics of the validation set, saved as upstream does."""
+    metrics = trainer.evaluate()
+    metrics["eval_samples"] = len(trainer.eval_dataset)
+    perplexities = [value for name, value in metrics.items() if name.endswith("_perplexity")]
+    if perplexities:
+        metrics["perplexity"] = perplexities[0]  # as upstream calls it
+    save_metrics(trainer, "eval", metrics)
+    return metrics
+
+
+def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, float]:
+    """Train to the last step, and save the model; no metrics if all of that was done before."""
+    args = trainer.args
+    if args.overwrite_output_dir and args.process_index == 0:
+        checkpoints.remove_all(args.output_dir)
+    progress = trainer.progress
+    # The metrics of the model as it was show what training brought; a resumed run has them in its state.
+    args.eval_on_start = args.do_eval and (progress is None or progress.evaluation_due)
+    first = 0 if progress is None else progress.step
+    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.stopped_early and trainer.state.global_step < trainer.state.max_steps:
+        logger.info(
+            "Stopped early at step %d: no improvement in %d evaluations over %.4f (--metric_for_best_model %s)",
+            trainer.state.global_step,
+            args.early_stopping_patience,
+            trainer.state.best_metric,
+            args.metric_for_best_model,
+        )
+    # A GPU is not asked about the last step before.
+    trainer.watch.check_losses_now(args.output_dir)
+    trainer.save_model()
+    whole = {name: result.metrics[name] for name in ("epoch", "train_loss")}
+    if hasattr(trainer.train_dataset, "__len__"):
+        whole["train_samples"] = len(trainer.train_dataset)
+    if trainer.state.global_step == first:
+        logger.info("Nothing is left to train: %s is at the last step", checkpoint)
+        return what_is_missing(trainer, whole)
+    counts = trainer.meter.totals(trainer.accelerator)
+    seconds = time.monotonic() - trainer.begun - trainer.evaluation_seconds
+    meters = trainer.meter.figures(counts, seconds, args.world_size)
+    meters = {f"train_{name}": value for name, value in meters.items()}
+    metrics = result.metrics | whole | {"train_tokens": int(counts[2])} | meters
+    save_metrics(trainer, "train", metrics)
+    return metrics
+
+
+def end_if_stopped(trainer: PretrainingTrainer) -> None:
+    """End the run if a signal came after the last step; where running again would lose that, go on to the end."""
+    watch = trainer.watch
+    watch.to_the_end = not on_first_process(partial(checkpoints.can_resume, trainer.args))
+    watch.end_if_stopped("Stopped by a signal after the last step, the model is saved: run it again for what is left")
+    if watch.received:
+        logger.info("Received a signal: continuing to the end, as no checkpoint is there to resume from")
+
+
+def what_is_missing(trainer: PretrainingTrainer, whole: dict[str, float]) -> dict[str, float]:
+    """The metrics of a run that has taken its last step, if it was broken off before it told all of them; else none."""
+    if not trainer.is_world_process_zero():
+        return {}
+    folder = Path(trainer.args.output_dir)
+    read_results(folder / "all_results.json")
+    earlier = read_results(folder / "train_results.json")
+    # How fast it was is not known any more if that was not written.
+    metrics = earlier if earlier.get("train_loss") == whole["train_loss"] else whole
+    # The model card is written last; the curves may have found no room, and so may all results.
+    if metrics is earlier and all((folder / name).exists() for name in ("README.md", CURVES, "all_results.json")):
+        return {}
+    save_metrics(trainer, "train", metrics)
+    return metrics
+
+
+def read_results(path: Path) -> dict[str, float]:
+    """Empty if there is no file; half of one, as a kill leaves, is deleted."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        path.unlink()
+        return {}

@@ -1,0 +1,170 @@
+"""The Trainer with losses and evaluations that count what there is to predict, and meters."""
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import EvalPrediction, get_scheduler
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from cloze.data.collators import IGNORED
+from cloze.errors import UserError
+from cloze.objectives.metrics import Objective, check_finite, finite
+from cloze.training.resume import ResumableTrainer
+from cloze.training.throughput import Flops, Meter, peak_flops
+
+
+class PretrainingTrainer(ResumableTrainer):
+    """Trainer whose losses and evaluation count what there is to predict.
+
+    The loss is the sum over ``objectives``, each the sum of its cross-entropies divided by their number in the whole
+    optimizer step. Models of transformers return means over each micro-batch instead, which the Trainer takes for this
+    and does not divide by the number of micro-batches (huggingface/transformers#47688).
+
+    Args:
+        objectives: by the prefix of their metrics, as ``{"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}``.
+        flops: what the model's forward takes, for the share of the device's peak.
+
+    Attributes:
+        scores: of the set that was evaluated last, each objective's, [examples, scores].
+    """
+
+    # The loss below is normalised over the whole step, so that the Trainer must not divide it by the micro-batches.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, args, objectives: dict[str, Objective], flops: Flops | None = None, **kwargs):
+        try:
+            super().__init__(args=args, compute_metrics=self.summarise, **kwargs)
+            self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            check_scheduler(self.args)
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            # Settings that only the Trainer can judge: a package that is missing, a Hub out of reach.
+            hub = "--push_to_hub: the Hub is out of reach or refuses: " if args.push_to_hub else ""
+            raise UserError(f"{hub}{error}") from None
+        if not args.do_train and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError("FSDP and DeepSpeed divide models that are trained: without --do_train, use neither")
+        self.objectives = objectives
+        # Up to transformers 5.17, it stands for loss_is_scaled_for_ga.
+        self.model_accepts_loss_kwargs = True
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else self.model.dtype
+        peak = peak_flops(args.device, dtype) if args.do_train and flops is not None else math.nan
+        self.meter = Meter(flops, peak, args.device)
+        # Each objective's losses, counts and hits since the last log.
+        self.running = torch.zeros(len(objectives), 3, device=self.args.device)
+
+    def score(self, model, inputs, label_smoothing: float = 0.0) -> list[torch.Tensor]:
+        """Each objective's scores of the examples in a batch."""
+        labels = {objective.labels for objective in self.objectives.values()}
+        outputs = model(**{name: values for name, values in inputs.items() if name not in labels})
+        return [
+            objective.score(objective.logits_of(outputs), inputs, label_smoothing)
+            for objective in self.objectives.values()
+        ]
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """What each objective has to predict in the whole optimizer step, [objectives]."""
+        names = [objective.labels for objective in self.objectives.values()]
+        counts = [torch.stack([(batch[name] != IGNORED).sum() for name in names]) for batch in batch_samples]
+        num_items = sum(counts, torch.zeros(len(names), dtype=torch.int64, device=device))
+        # If all processes are counted, their gradients, which are then averaged, have to be multiplied by their number.
+        return self.accelerator.reduce(num_items) if self.args.average_tokens_across_devices else num_items
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        assert not return_outputs, "prediction_step does without"
+        self.meter.add(inputs)
+        scores = self.score(model, inputs, self.args.label_smoothing_factor)
+        losses = torch.stack([score[:, 0].sum() for score in scores]) / num_items_in_batch.clamp(min=1)
+        if self.args.average_tokens_across_devices:
+            losses = losses * self.accelerator.num_processes
+        counted = torch.stack([score[:, 1:3].detach().sum(0) for score in scores])
+        self.running += torch.cat([losses.detach()[:, None], counted], dim=1)
+        self.watch.look_at(losses.sum(), self.state.global_step + 1)
+        return losses.sum()
+
+    def log(self, logs, *args, **kwargs):
+        """Add each objective's part of the loss, its accuracy, and the meters."""
+        if "loss" in logs:
+            seconds = time.monotonic() - self.begun - self.evaluation_seconds
+            logs |= self.meter.since_last(self.accelerator, seconds)
+            running = self.accelerator.reduce(self.running, reduction="mean").cpu().numpy()
+            shares = running[:, 0] / max(running[:, 0].sum(), 1e-9)
+            for prefix, share, (_, count, hits) in zip(self.objectives, shares, running, strict=True):
+                if prefix:
+                    logs[f"{prefix}loss"] = float(share * logs["loss"])
+                logs[f"{prefix}accuracy"] = float(hits / max(count, 1))
+            self.running.zero_()
+        if "train_runtime" in logs:
+            # The Trainer reckons with full batches, and with steps that the time at hand does not reach.
+            examples = self.meter.totals(self.accelerator)[0]
+            logs["train_samples_per_second"] = round(examples / logs["train_runtime"], 3)
+        super().log(logs, *args, **kwargs)
+        # With --fp16, the norm of the gradient is infinite where the loss was scaled too far.
+        self.state.log_history[-1] = finite(self.state.log_history[-1])
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Scores instead of logits; no loss, as the Trainer would average it over batches (transformers#39241)."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            scores = tuple(self.score(model, inputs))
+        # Without labels, the Trainer would not ask for metrics.
+        return None, scores, torch.zeros(len(scores[0]), device=scores[0].device)
+
+    def summarise(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The metrics of a set: each objective's own, and as loss their sum. Empty if there is nothing to predict."""
+        self.scores = [np.asarray(scores, dtype=np.float64) for scores in prediction.predictions]
+        metrics = {"loss": 0.0}
+        for (prefix, objective), scores in zip(self.objectives.items(), self.scores, strict=True):
+            if not scores[:, 1].any():
+                return {}
+            check_finite(scores)
+            own = objective.summarise(scores)
+            metrics["loss"] += own.pop("loss") if not prefix else own["loss"]
+            metrics |= {f"{prefix}{name}": value for name, value in own.items()}
+        return metrics
+
+    def evaluate(self, *args, **kwargs):
+        start = time.monotonic()
+        metrics = super().evaluate(*args, **kwargs)
+        if "eval_loss" not in metrics:
+            raise UserError("the validation set has nothing to predict, not one masked token: give more text")
+        self.evaluation_seconds += time.monotonic() - start
+        return metrics
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
+        """In order, as predictions are told apart by it; the Trainer would group by length what is evaluated, too."""
+        return SequentialSampler(eval_dataset)
+
+    def _prepare_for_training(self, *args, **kwargs):
+        if not self.is_fsdp_enabled:
+            return super()._prepare_for_training(*args, **kwargs)
+        # accelerate shards embeddings and head apart from the rest, though a head as BERT's shares its bias with that,
+        # which torch refuses. Where it finds neither, they are sharded with what no layer has.
+        model = self.model
+        model.get_input_embeddings = model.get_output_embeddings = lambda: None
+        try:
+            return super()._prepare_for_training(*args, **kwargs)
+        finally:
+            del model.get_input_embeddings, model.get_output_embeddings
+
+    def _issue_warnings_after_load(self, load_result):
+        # Tied weights are not in the file, and not missing.
+        tied = self.model.all_tied_weights_keys
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        # A pickle, which runs code where it is loaded; recipe.yaml has what is in it.
+        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def create_model_card(self, *args, **kwargs):
+        """Nothing: the run writes its own, with the metrics, and before anything is pushed."""
+
+
+def check_scheduler(args) -> None:
+    """Raise what the schedule would, after an hour of loading, for arguments that it does not take."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=args.lr_scheduler_kwargs)

@@ -1,0 +1,254 @@
+"""benchmarks/gpu.sh with tiny sizes on the CPU: what it compares, and what a part costs that hangs or dies."""
+
+import argparse
+import json
+import os
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+
+import gpu
+import gpu_training
+import pytest
+import torch
+from gpu import failures_of, judge, run_command
+from gpu_training import compare, compare_heads, compiled, make_bench, parity, settings, throughput
+from safetensors.torch import save_file
+
+from cloze.models.sparse_prediction import PositionSelector
+from tests.utils import ROOT
+
+PARTS = ["parity", "resume", "commands", "throughput", "compiled"]
+
+
+@pytest.fixture
+def part(tmp_path):
+    """``part(function)`` runs a part with tiny sizes; the lines it reports."""
+
+    def run(function, limit=float("inf"), earlier=()):
+        results = tmp_path / "results.jsonl"
+        results.write_text("".join(json.dumps(line) + "\n" for line in earlier))
+        folder = tmp_path / function.__name__
+        folder.mkdir()
+        function(argparse.Namespace(part=function.__name__, smoke=True, results=results, limit=limit), folder)
+        return [json.loads(line) for line in results.read_text().splitlines()][len(earlier) :]
+
+    return run
+
+
+def start(*argv, **environment):
+    """Run gpu.sh; its exit code, and the line of JSON at its end."""
+    run = subprocess.run(
+        ["bash", ROOT / "benchmarks/gpu.sh", *argv],
+        env=os.environ | {"PYTHON": sys.executable} | environment,
+        capture_output=True,
+        text=True,
+    )
+    return run.returncode, json.loads(run.stdout.splitlines()[-1]), run.stdout
+
+
+# Parts
+
+
+def test_parity(part):
+    checks = part(parity)
+    assert [line["ok"] for line in checks] == [True] * 3
+    single, half, heads = checks
+    # Two runs on the same device are equal; those that differ are close.
+    assert single["loss"] == single["gradient"] == 0.0
+    assert 0.0 < half["loss"] < 2e-3
+    assert 0.0 < heads["gradient"] < 1e-5
+    assert heads["places"] == ["bert.encoder.layer.1.attention"] * 2
+
+
+def test_a_head_that_selects_other_positions_is_found(tmp_path, monkeypatch):
+    bench = make_bench("lines", "micro", settings(dropout=0.0), str(tmp_path))
+    selected = PositionSelector.selected
+    monkeypatch.setattr(PositionSelector, "selected", lambda self, values: selected(self, values.roll(1, 1)))
+    found = compare_heads(bench, bench.model)
+    assert not found["ok"]
+    assert found["gradient"] > 0.1
+
+
+def test_differences():
+    """Relative to the weight's own largest gradient, or to a thousandth of the largest of all."""
+    wanted = {"large": torch.tensor([3.0, 4.0]), "small": torch.tensor([0.1]), "noise": torch.tensor([1e-9])}
+    own = {"large": torch.tensor([3.0, 4.0]), "small": torch.tensor([0.11]), "noise": torch.tensor([-1e-9])}
+    found = compare([(2.0, wanted)], [(2.5, own)])
+    assert found["loss"] == 0.25
+    assert found["gradient"] == pytest.approx(0.1)
+    assert found["worst"] == "small, step 1"
+    found = compare([(2.0, wanted)], [(2.0, wanted | {"noise": torch.tensor([1e-6])})])
+    assert found["gradient"] == pytest.approx(1e-6 / 4e-3, rel=1e-2)
+    with pytest.raises(KeyError, match="small"):
+        compare([(2.0, wanted)], [(2.0, {"large": own["large"], "noise": own["noise"]})])
+
+
+def test_throughput_takes_the_largest_batch(part, monkeypatch):
+    monkeypatch.setattr(gpu_training, "SMOKE", replace(gpu_training.SMOKE, works=("lines",)))
+    lines = part(throughput)
+    assert [line["side"] for line in lines] == ["ours", "stock"]
+    for best in lines:
+        assert best["tokens"] == 1024
+        assert best["figures"]["slowest"] <= best["figures"]["tokens/s"] <= best["figures"]["fastest"]
+        assert 0.0 < best["figures"]["MFU"] < 1.0
+
+
+class Clock:
+    """That of a training which did not take place."""
+
+    warm_up_seconds = 1.0
+    turns = ({"tokens_per_second": 5.0, "real_token_share": 1.0},)
+
+
+def test_compiled_takes_the_batch_that_was_found(part, monkeypatch):
+    monkeypatch.setitem(gpu_training.SIDES, "stock", lambda *_, **training: Clock)
+    earlier = [{"part": "throughput", "work": "blocks-128", "side": "ours", "tokens": 512, "figures": {}}]
+    ours, stock = part(compiled, earlier=earlier)
+    assert (ours["tokens"], ours["compiled"]) == (512, True)
+    assert ours["figures"]["tokens/s"] > 0
+    # Where none was found.
+    assert (stock["tokens"], stock["figures"]["tokens/s"]) == (1024, 5.0)
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Batches of more than 512 tokens run out of memory, others are not trained with."""
+
+    def train(bench, model, args, *_, **training):
+        if training["per_device_train_batch_size"] > 4:
+            raise torch.OutOfMemoryError
+        return Clock
+
+    monkeypatch.setattr(gpu_training, "SIDES", {"ours": train, "stock": train})
+    monkeypatch.setattr(gpu_training, "SMOKE", replace(gpu_training.SMOKE, works=("blocks-128",)))
+
+
+def test_a_smaller_batch_follows_one_that_is_too_large(part, unmeasured):
+    too_large, best = [line for line in part(throughput) if line["side"] == "ours"]
+    assert (too_large["tokens"], too_large["tried"]) == (1024, "out of memory")
+    assert (best["tokens"], best["figures"]["tokens/s"]) == (512, 5.0)
+
+
+def test_no_batch_fits(part, unmeasured, monkeypatch):
+    monkeypatch.setattr(gpu_training, "SMOKE", replace(gpu_training.SMOKE, tokens=(2048, 1024), works=("blocks-128",)))
+    *_, stock = part(throughput)
+    assert failures_of([stock], []) == ["throughput, blocks-128, stock: out of memory"]
+
+
+def test_no_batch_fits_when_compiled(part, unmeasured):
+    earlier = [{"part": "throughput", "work": "blocks-128", "side": "stock", "tokens": 512, "figures": {}}]
+    ours, stock = part(compiled, earlier=earlier)
+    assert ours["failed"] == "out of memory"
+    assert "figures" in stock
+    assert failures_of([ours, stock], []) == ["compiled, blocks-128, ours: out of memory"]
+
+
+def test_what_there_is_no_time_for_is_left_out(part, unmeasured):
+    assert [line["skipped"] for line in part(throughput, limit=0)] == ["no time left"] * 2
+
+
+def test_a_command_that_fails(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint('  Memory  9 GB')\nsys.exit('error: no text')")
+    found = run_command("mlm", f"{script} --flag", tmp_path / "out")
+    assert (found["ok"], found["exit code"], found["error"]) == (False, 1, "error: no text")
+    assert found["estimates"] == ["Memory  9 GB"]
+
+
+def run_with_losses(folder, **losses):
+    """Two runs with the same weights and metrics."""
+    for name, values in losses.items():
+        (folder / name).mkdir()
+        history = [{"step": step, "loss": loss} for step, loss in enumerate(values)]
+        history.insert(1, {"step": 0, "resumed": True})
+        (folder / name / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+        (folder / name / "all_results.json").write_text("{}")
+        save_file({"weight": torch.zeros(2)}, folder / name / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("step", "loss", "kernels", "judged", "ok"),
+    [
+        (1, 2.0, "default kernels", "equal", True),
+        (1, 2.0005, "default kernels", "close, within 0.001 for 10 steps", True),
+        (1, 2.0005, "--full_determinism", "different", False),
+        (1, 2.002, "default kernels", "different", False),
+        (10, 2.002, "default kernels", "different", False),
+        (11, 2.002, "default kernels", "close, within 0.001 for 10 steps", True),
+    ],
+)
+def test_losses_after_resuming(tmp_path, step, loss, kernels, judged, ok):
+    losses = [2.0] * 12
+    run_with_losses(tmp_path, whole=losses, stopped=[*losses[:step], loss, *losses[step + 1 :]])
+    found = judge(tmp_path, {"stopped": 75, "resumed": 0, "whole": 0}, kernels)
+    assert (found["judged"], found["ok"], found["loss"]) == (judged, ok, pytest.approx(loss - 2.0))
+
+
+def test_a_stop_with_another_exit_code(tmp_path):
+    (tmp_path / "stopped.log").write_text("Traceback\nValueError: why\n\n")
+    found = judge(tmp_path, {"stopped": 1, "resumed": 0, "whole": 0}, "default kernels")
+    assert (found["ok"], found["error"]) == (False, "ValueError: why")
+
+
+def test_without_a_gpu():
+    with pytest.raises(SystemExit, match="no GPU; --smoke"):
+        gpu.machine(argparse.Namespace(smoke=False), None)
+
+
+# The whole
+
+
+def test_gpu_sh_stops_and_resumes():
+    code, summary, printed = start("--smoke", "resume")
+    assert (code, summary["failures"]) == (0, []), printed
+    (check,) = [line for line in summary["results"] if "check" in line]
+    assert check["exit_codes"] == {"stopped": 75, "resumed": 0, "whole": 0}
+    assert check["steps"] == 30
+    assert 5 <= check["resumed_after"] < 30
+    assert (check["judged"], check["loss"]) == ("equal", 0.0)
+
+
+@pytest.fixture
+def parts_that(tmp_path):
+    """``parts_that(parity="sleep 60")`` is a Python that does this for a part, and else reports something."""
+
+    def make(**actions):
+        report = 'echo "{\\"part\\": \\"$2\\", \\"check\\": \\"$2\\", \\"ok\\": true}" >>"$4"'
+        cases = "".join(f"{part}) {action} ;;\n" for part, action in actions.items())
+        path = tmp_path / "python"
+        path.write_text(f'#!/bin/sh\ncase $2 in\n{cases}table) exec {sys.executable} "$@" ;;\n*) {report} ;;\nesac\n')
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return {"PYTHON": str(path), "CHECKS_LIMIT": "1"}
+
+    return make
+
+
+def test_all_parts_end_well(parts_that):
+    code, summary, printed = start(**parts_that())
+    assert (code, summary["failures"]) == (0, [])
+    assert [line["part"] for line in summary["results"] if "check" in line][-2:] == ["throughput", "compiled"]
+    assert "All that was checked is right" in printed
+
+
+def test_a_part_that_hangs_or_dies_costs_itself_alone(parts_that):
+    code, summary, _ = start(**parts_that(parity="sleep 60 & wait", resume="exit 3", throughput=":"))
+    assert code == 1
+    hung, died, silent = summary["failures"]
+    assert hung.startswith("parity was stopped at its limit")
+    assert died.startswith("resume died")
+    assert died.endswith("with exit code 3")
+    assert silent == "throughput has no results"
+    assert {line["part"] for line in summary["results"] if "check" in line} == {"machine", "commands", "compiled"}
+
+
+def test_a_check_that_fails_is_named(parts_that):
+    wrong = 'echo "{\\"part\\": \\"parity\\", \\"check\\": \\"float32\\", \\"ok\\": false}" >>"$4"'
+    code, summary, printed = start("parity", **parts_that(parity=wrong))
+    assert (code, summary["failures"]) == (1, ["parity, float32: not as it should be"])
+    assert "FAILED: parity, float32" in printed
+
+
+def test_parts_that_did_not_run_are_failures():
+    assert failures_of([], PARTS) == [f"{part} did not run to an end" for part in PARTS]

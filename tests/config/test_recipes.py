@@ -1,0 +1,133 @@
+"""Every recipe is parsed, documented, and run for two steps with a tiny model of its family."""
+
+import json
+import math
+import re
+import shlex
+import shutil
+
+import pytest
+import yaml
+
+import run_classification
+import run_mlm
+import run_nsp
+import run_pretraining
+from cloze.cli import parse, settings_of
+from cloze.config.recipes import differences
+from tests.utils import FAMILIES, PAIR_FAMILIES, ROOT, SAMPLE, driver
+
+RECIPES = ROOT / "recipes"
+# Those of accelerate and of clusters are no scripts' settings; test_cluster.py has their tests.
+FILES = sorted(path.relative_to(RECIPES) for path in RECIPES.glob("*/*"))
+ALL = [path for path in FILES if path.parent.name not in ("accelerate", "cluster")]
+# A recipe's name begins with that of its script, or of the data that it is for.
+SCRIPTS = {
+    "mlm": run_mlm,
+    "nsp": run_nsp,
+    "pretraining": run_pretraining,
+    "classification": run_classification,
+    "ag": run_classification,
+}
+COMPARISONS = [recipe for recipe in ALL if recipe.stem in ("classification", "ag-news")]
+SMALL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(RECIPES.parent)
+
+
+def script_of(recipe):
+    return SCRIPTS[recipe.stem.partition("-")[0]]
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in ALL if recipe not in COMPARISONS], ids=str)
+def test_recipe_trains_a_tiny_model_of_its_family(recipe, checkpoint, pair_checkpoint, capsys, tmp_path):
+    script = script_of(recipe)
+    model_args, _, _ = parse([f"recipes/{recipe}"], settings_of(script.main))
+    if model_args.model_type:
+        model = ("--config_overrides", SMALL, "--vocab_size", 300)
+    else:
+        families, make = (FAMILIES, checkpoint) if script is run_mlm else (PAIR_FAMILIES, pair_checkpoint)
+        # Where another recipe has saved it, its path begins with the family, too.
+        name = model_args.model_name_or_path.removeprefix("results/")
+        family = next(family for family in sorted(families) if name.startswith(family))
+        model = ("--model_name_or_path", make(family))
+    code, _, errors = driver(script.main, capsys)(
+        f"recipes/{recipe}", *model, "--train_file", SAMPLE, "--max_seq_length", 32, "--max_steps", 2,
+        "--gradient_accumulation_steps", 2, "--dataloader_num_workers", 0, "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("recipe", COMPARISONS, ids=str)
+def test_recipe_compares_two_models(recipe, checkpoint, capsys, monkeypatch, tmp_path):
+    """With tiny models of the names that it gives, and a data set on disk in place of the Hub's."""
+    settings = yaml.safe_load((RECIPES / recipe).read_text())
+    names = [model.rpartition("=")[2] for model in settings["compare_with"]]
+    assert names[-1].startswith("results/")
+    shutil.copytree(SAMPLE, tmp_path / "sample")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(checkpoint("bert"))
+    rows = [{"text": f"text {number}", "label": number % 4} for number in range(80)]
+    folder = tmp_path / settings.get("dataset_name", "unused")
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.chdir(tmp_path)
+    code, printed, errors = driver(run_classification.main, capsys)(
+        RECIPES / recipe, "--max_seq_length", 32, "--max_steps", 2, "--num_seeds", 1,
+    )  # fmt: skip
+    assert code == 0, errors
+    compared = json.loads((tmp_path / settings["output_dir"] / "comparison.json").read_text())["models"]
+    assert [model["name"] for model in compared][-1] == settings["compare_with"][-1].partition("=")[0]
+    assert len(compared) == 2
+    assert "Difference to" in printed
+
+
+@pytest.mark.parametrize("recipe", COMPARISONS, ids=str)
+def test_the_command_before_a_comparison_is_one(recipe):
+    """It gives the model that is compared, and its flags are parsed."""
+    comments = (RECIPES / recipe).read_text().partition("\n\n")[0].replace("\n#", " ")
+    command = shlex.split(re.search(r"python run_mlm.py (.*?)( Then|$)", comments)[1])
+    _, _, training_args = parse(command, settings_of(run_mlm.main))
+    compared = yaml.safe_load((RECIPES / recipe).read_text())["compare_with"]
+    assert compared[-1].endswith(f"={training_args.output_dir}")
+
+
+@pytest.mark.parametrize("recipe", ALL, ids=str)
+def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
+    text = (RECIPES / recipe).read_text()
+    assert re.findall(r"^# (model|data|trainer)\b", text, re.M) == ["model", "data", "trainer"]
+    settings = yaml.safe_load(text)
+    batch, accumulation = settings["per_device_train_batch_size"], settings.get("gradient_accumulation_steps", 1)
+    tokens = batch * accumulation * settings["max_seq_length"]
+    factors = re.search(r"# trainer: (.*) tokens a step", text)[1]
+    assert int(factors.replace(",", "").replace("up to ", "").split(" = ")[-1]) == tokens
+    kinds = {run_mlm: ("blocks",), run_classification: ("texts", "sentences")}.get(script_of(recipe), ("pairs",))
+    assert factors.startswith(tuple(f"{batch} {kind}" for kind in kinds))
+
+
+def test_the_quickstart_learns(run_mlm_script, tmp_path):
+    """With a fifth of its steps, the perplexity of the held-out articles is half of what it was."""
+    code, _, errors = run_mlm_script("recipes/quickstart/mlm.yaml", "--max_steps", 160, "--output_dir", tmp_path)
+    assert code == 0, errors
+    history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
+    before, after = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    assert after < before - math.log(2)
+
+
+def test_the_table_of_recipes_lists_them_all():
+    table = (RECIPES / "README.md").read_text()
+    assert set(re.findall(r"`([\w-]+/[\w-]+\.\w+)`", table)) == set(map(str, FILES))
+
+
+def test_a_setting_that_a_recipe_lacks_has_its_default():
+    """So that a run goes on under a version that has one more; what is null is not in a recipe either."""
+    recipe = "learning_rate: 0.001\nmax_steps: -1\n"
+    assert differences(f"{recipe}early_stopping_threshold: 0.0\nlanguage: en\n", recipe) == []
+    assert differences(recipe, f"{recipe}language: en\n") == []
+    assert differences(f"{recipe}language: de\n", recipe) == ["language de (not en)"]
+    assert differences(recipe, f"{recipe}max_train_hours: 8\n") == ["max_train_hours None (not 8)"]

@@ -1,0 +1,327 @@
+"""Labelled texts: what is read of files and data sets, what classes there are, and the examples made of them."""
+
+import json
+from decimal import Decimal
+
+import datasets
+import numpy as np
+import pytest
+from transformers import BertConfig
+
+from cloze.config.arguments import ModelArguments
+from cloze.config.classification_arguments import ClassificationArguments
+from cloze.data.classification import LabelledExamples, check_trained, numbers_of_classes, set_classes
+from cloze.data.labelled_texts import (
+    LabelledText,
+    check_labels,
+    divide,
+    find_classes,
+    label_in,
+    labelled_texts,
+    read_labelled,
+    read_test_texts,
+    sample,
+)
+from cloze.errors import UserError
+from cloze.text.corpus import FileCorpus, HubCorpus, find_corpora
+from tests.utils import SAMPLE
+
+
+def read(path, has_labels=True, **settings):
+    corpus = FileCorpus((path,), settings.get("text_column"))
+    return list(labelled_texts(corpus, ClassificationArguments(**settings), has_labels))
+
+
+def texts_with(labels):
+    return [LabelledText((f"text {number}",), label, f"line {number}") for number, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("table.csv", 'label,text\nSports,"A goal, late"\nWorld,A vote\n'),
+        ("table.tsv", "text\tlabel\nA goal, late\tSports\nA vote\tWorld\n"),
+        ("table.jsonl", '{"text": "A goal, late", "label": "Sports"}\n{"text": "A vote", "label": "World"}\n'),
+        ("table.json", '[{"text": "A goal, late", "label": "Sports"}, {"text": "A vote", "label": " World "}]'),
+    ],
+)
+def test_every_kind_of_table_gives_the_same(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    found = read(tmp_path / name)
+    assert [(text.texts, text.label) for text in found] == [(("A goal, late",), "Sports"), (("A vote",), "World")]
+
+
+def test_parquet_gives_the_same(tmp_path):
+    rows = datasets.Dataset.from_dict({"text": ["A goal", None], "label": [1.0, 0.0]})
+    rows.to_parquet(tmp_path / "table.parquet")
+    assert [(text.texts, text.label) for text in read(tmp_path / "table.parquet")] == [(("A goal",), "1"), (("",), "0")]
+
+
+def test_a_line_of_a_text_file_has_the_label_that_the_file_is_named_after():
+    found = read(SAMPLE / "music.txt")
+    assert len(found) == 156
+    assert {text.label for text in found} == {"music"}
+    assert found[0].texts[0].startswith("A violin string makes very little sound")
+    assert found[0].where.endswith("music.txt, line 1")
+    assert {text.label for text in read(SAMPLE / "music.txt", has_labels=False)} == {None}
+
+
+def test_columns_of_other_names_and_a_second_text(tmp_path):
+    (tmp_path / "pairs.csv").write_text("premise,hypothesis,gold\nIt rains,It is wet,yes\n")
+    (found,) = read(tmp_path / "pairs.csv", text_column="premise", text_pair_column="hypothesis", label_column="gold")
+    assert (found.texts, found.label) == (("It rains", "It is wet"), "yes")
+
+
+def test_the_label_is_not_taken_for_the_text(tmp_path):
+    """Of two columns of strings, the other one is the text."""
+    (tmp_path / "two.csv").write_text("headline,label\nA goal,Sports\n")
+    assert read(tmp_path / "two.csv")[0].texts == ("A goal",)
+
+
+def test_a_data_set_gives_the_names_of_its_classes():
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    rows = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
+    corpus = HubCorpus("reviews (train)", rows)
+    found = list(labelled_texts(corpus, ClassificationArguments(dataset_name="reviews")))
+    assert [text.label for text in found] == ["good", "bad", None]
+    with pytest.raises(UserError, match=r"reviews \(train\), row 2: no label"):
+        read_labelled(corpus, ClassificationArguments(dataset_name="reviews"))
+
+
+def test_a_saved_data_set_gives_the_names_of_its_classes(tmp_path):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features).save_to_disk(tmp_path / "saved")
+    data_args = ClassificationArguments(train_file=str(tmp_path / "saved"))
+    corpus, _ = find_corpora(data_args, ModelArguments(model_name_or_path="model"), do_train=True, do_eval=False)
+    assert [text.label for text in read_labelled(corpus, data_args)] == ["good", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("content", "culprit"),
+    [
+        ("text,kind\nA goal,Sports\n", "line 2: no column label: give --label_column NAME .columns: text, kind"),
+        ("title,body,label\na,b,c\n", "which column holds the text"),
+        ("text,label\nA goal,Sports\nA vote,\n", "line 3: no label"),
+        ("text,label\n", "holds no texts"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_told(content, culprit, tmp_path):
+    (tmp_path / "table.csv").write_text(content)
+    with pytest.raises(UserError, match=culprit):
+        read_labelled(FileCorpus((tmp_path / "table.csv",)), ClassificationArguments())
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet", "data set"])
+def test_whole_numbers_are_classes_however_they_are_written_and_others_are_refused(kind, tmp_path):
+    def labels_of(values):
+        texts = [f"text {number}" for number in range(len(values))]
+        if kind == "data set":
+            rows = datasets.Dataset.from_dict({"text": texts, "label": values})
+            found = labelled_texts(HubCorpus("rows", rows), ClassificationArguments(dataset_name="rows"))
+            return [text.label for text in found]
+        path = tmp_path / f"table.{kind}"
+        if kind == "parquet":
+            datasets.Dataset.from_dict({"text": texts, "label": values}).to_parquet(path)
+        elif kind in ("csv", "tsv"):
+            delimiter = "," if kind == "csv" else "\t"
+            lines = [("text", "label"), *zip(texts, values, strict=True)]
+            path.write_text("".join(f"{text}{delimiter}{value}\n" for text, value in lines))
+        else:
+            rows = [{"text": text, "label": value} for text, value in zip(texts, values, strict=True)]
+            path.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
+        return [text.label for text in read(path)]
+
+    assert labels_of([1, 0, -2]) == labels_of([1.0, 0.0, -2.0]) == labels_of(["1.0", " 0", "-2."]) == ["1", "0", "-2"]
+    # Words, as a number is not written so.
+    assert labels_of(["01", "1.2.3", "v1.0", "-", "1e5", "1E-50"]) == ["01", "1.2.3", "v1.0", "-", "1e5", "1E-50"]
+    for values in ([1.0, 0.5], ["1.0", "0.5"], ["1", ".5"], [1.0, 1e-05], ["1", "1e-05"], ["1", "2.5e-07"]):
+        with pytest.raises(UserError, match=r"(line 3|row 1|line 2): label '?[\d.e-]+'? is no class: labels are"):
+            labels_of(values)
+
+
+@pytest.mark.parametrize("value", [Decimal("1"), Decimal("1.00"), 1.0, "1"])
+def test_decimals_are_whole_numbers_like_others(value):
+    assert label_in(value, "kind", "here", None) == "1"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), Decimal("1.50"), [1], {"a": 1}])
+def test_what_is_neither_a_word_nor_a_number_is_no_class(value):
+    with pytest.raises(UserError, match=r"here: kind .* is no class"):
+        label_in(value, "kind", "here", None)
+
+
+def test_empty_texts_are_counted_and_left_out(tmp_path, caplog):
+    """Of pairs, where one of the two is; they need no label."""
+    (tmp_path / "table.csv").write_text('text,other,label\na,b,x\n"",b,y\nc," ",\n" ","",y\nd,e,y\n')
+    corpus = FileCorpus((tmp_path / "table.csv",))
+    found = read_labelled(corpus, ClassificationArguments(text_pair_column="other"))
+    assert [(text.texts, text.label) for text in found] == [(("a", "b"), "x"), (("d", "e"), "y")]
+    assert f"EMPTY TEXTS: 3 of 5 rows have no text and are left out, the first is {tmp_path}/table.csv, line 3" in (
+        caplog.text
+    )
+    (tmp_path / "table.csv").write_text('text,label\n"",x\n" ",y\n')
+    caplog.clear()
+    with pytest.raises(UserError, match="holds no texts: it is empty, or those of all rows are"):
+        read_labelled(corpus, ClassificationArguments())
+    read_labelled(FileCorpus((SAMPLE / "music.txt",)), ClassificationArguments())
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "table.jsonl", "table.csv"])
+def test_rows_to_predict_are_all_given_with_their_columns(name, tmp_path):
+    """An empty text is no text to predict; a label may be missing, be a number, or have no name."""
+    columns = {
+        "id": [7, 8, 9],
+        "text": ["A goal", " " if "csv" in name else None, "A vote"],
+        "label": ["LABEL_1", "0", None],
+    }
+    rows = datasets.Dataset.from_dict(columns)
+    {"parquet": rows.to_parquet, "jsonl": rows.to_json, "csv": rows.to_csv}[name.partition(".")[2]](tmp_path / name)
+    data_args = ClassificationArguments(test_file=str(tmp_path / name))
+    found = read_test_texts(data_args)
+    assert [text and text.texts for text, _ in found] == [("A goal",), None, ("A vote",)]
+    assert [row["label"] for _, row in found] == ["1", "0", None]
+    assert [(int(row["id"]), row["text"]) for _, row in found] == list(zip(columns["id"], columns["text"], strict=True))
+
+
+def test_columns_beside_that_of_labels_are_kept_for_predictions(tmp_path):
+    (tmp_path / "table.csv").write_text("text,label,mood\na,x1,1.0\n")
+    ((_, row),) = read_test_texts(ClassificationArguments(test_file=str(tmp_path / "table.csv"), label_column="mood"))
+    assert row == {"text": "a", "label": "x1", "mood": "1"}
+
+
+def test_column_of_labels_cannot_be_that_of_the_text(tmp_path):
+    (tmp_path / "table.csv").write_text("text,label\na,x\n")
+    with pytest.raises(UserError, match="--text_column label is the column of labels"):
+        read(tmp_path / "table.csv", text_column="label")
+
+
+def test_a_label_that_is_no_class_is_told(tmp_path):
+    (tmp_path / "scores.jsonl").write_text('{"text": "A goal", "label": 0.37}\n')
+    with pytest.raises(UserError, match=r"line 1: label 0\.37 is no class"):
+        read(tmp_path / "scores.jsonl")
+
+
+def test_a_label_of_spaces_is_none_and_one_without_a_name_is_a_number(tmp_path):
+    """LABEL_1 is what transformers calls class 1 that has no name; LABEL_x is a name, and so is MY_LABEL_1."""
+    (tmp_path / "table.csv").write_text('text,label\na,LABEL_1\nb," "\nc,LABEL_x\nd, e \nf,MY_LABEL_1\n')
+    assert [text.label for text in read(tmp_path / "table.csv")] == ["1", None, "LABEL_x", "e", "MY_LABEL_1"]
+
+
+def test_classes_are_in_the_order_of_numbers_or_of_words():
+    assert find_classes(texts_with(["10", "9", "-1", "9"]), "file") == ["-1", "9", "10"]
+    assert find_classes(texts_with(["b", "10", "a"]), "file") == ["10", "a", "b"]
+    assert find_classes(texts_with(["1", "--1"]), "file") == ["--1", "1"]
+    with pytest.raises(UserError, match="file: all texts have the label a"):
+        find_classes(texts_with(["a", "a"]), "file")
+
+
+def test_a_column_of_no_classes_is_warned_of(caplog):
+    find_classes(texts_with(map(str, range(30))), "file")
+    assert "CLASSES: 30 labels of 30 texts" in caplog.text
+
+
+def test_a_label_that_is_not_trained_is_named_with_its_place():
+    check_labels(texts_with(["a", None]), ["a", "b"])
+    with pytest.raises(UserError, match="line 1: the label c is not one that is trained"):
+        check_labels(texts_with(["a", "c"]), ["a", "b"])
+
+
+def test_held_out_texts_and_samples_are_drawn_and_keep_their_order():
+    texts = texts_with(["a"] * 50 + ["b"] * 50)
+    training, held_out = divide(texts, 20, np.random.default_rng(0))
+    assert len(training) == 80
+    assert sorted([*training, *held_out], key=texts.index) == texts
+    assert {text.label for text in held_out} == {"a", "b"}
+    some = sample(texts, 10, np.random.default_rng(0))
+    assert {text.label for text in some} == {"a", "b"}
+    assert sorted(some, key=texts.index) == some
+    assert len(set(some)) == 10
+    assert sample(texts, 100, None) == sample(texts, None, None) == texts
+
+
+def test_a_checkpoint_of_the_same_classes_keeps_their_order():
+    config = BertConfig(id2label={0: "good", 1: "bad"}, label2id={"good": 0, "bad": 1})
+    set_classes(config, ["bad", "good"])
+    assert config.id2label == {0: "good", 1: "bad"}
+    set_classes(config, ["bad", "good", "so-so"])
+    assert config.id2label == {0: "bad", 1: "good", 2: "so-so"}
+    assert config.num_labels == 3
+
+
+def test_a_checkpoint_for_several_classes_a_text_becomes_one_for_one(tmp_path):
+    """Else a pipeline would give other probabilities."""
+    config = BertConfig(num_labels=2, problem_type="multi_label_classification")
+    set_classes(config, ["0", "1"])
+    assert config.problem_type == "single_label_classification"
+    # And it can be saved.
+    config.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"architectures": ["BertForMaskedLM"]},
+        {"architectures": ["BertForSequenceClassification"], "num_labels": 1},
+        {"architectures": ["BertForSequenceClassification"], "problem_type": "multi_label_classification"},
+        {},
+    ],
+)
+def test_a_model_that_was_not_trained_for_it_is_not_asked(settings):
+    check_trained(BertConfig(architectures=["BertForSequenceClassification"]), "out")
+    with pytest.raises(UserError, match=r"^out was not trained to tell classes of texts apart: add --do_train$"):
+        check_trained(BertConfig(**settings), "out")
+
+
+def test_classes_without_names_are_called_by_their_numbers():
+    assert numbers_of_classes(BertConfig(num_labels=3)) == {"0": 0, "1": 1, "2": 2}
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_level", "unigram"])
+def test_an_example_is_what_the_tokenizer_makes_of_the_text(kind, tokenizers):
+    tokenizer = tokenizers[kind]
+    texts = [LabelledText(("A moon of many craters",), "b", ""), LabelledText(("",), None, "")]
+    examples = LabelledExamples(texts, tokenizer, {"a": 0, "b": 1}, 64, with_types=True)
+    assert examples[0]["input_ids"].tolist() == tokenizer("A moon of many craters")["input_ids"]
+    assert examples[1]["input_ids"].tolist() == tokenizer("")["input_ids"]
+    assert [example["label"] for example in examples] == [1, -100]
+    assert examples.lengths.tolist() == [len(example["input_ids"]) for example in examples]
+
+
+def test_unknown_tokens_are_counted(tokenizers):
+    texts = [LabelledText(("moon \U00012000", "sun"), "a", ""), LabelledText(("", "moon"), "a", "")]
+    examples = LabelledExamples(texts, tokenizers["wordpiece"], {"a": 0}, 64, with_types=True)
+    assert examples.unknown_share == 1 / sum(len(ids) for document in examples.ids for ids in document)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_level"])
+def test_a_pair_is_what_the_tokenizer_makes_of_it_and_cut_from_the_longer_text(kind, tokenizers):
+    tokenizer = tokenizers[kind]
+    a, b = "The moon", "It has many craters, and they were dug by stones that fell on it long ago"
+    texts = [LabelledText((a, b), "a", "")]
+    whole = LabelledExamples(texts, tokenizer, {"a": 0}, 64, with_types=True)[0]
+    assert whole["input_ids"].tolist() == tokenizer(a, b)["input_ids"]
+    if kind == "wordpiece":
+        assert whole["token_type_ids"].tolist() == tokenizer(a, b)["token_type_ids"]
+    cut = LabelledExamples(texts, tokenizer, {"a": 0}, 16, with_types=False)
+    assert cut[0]["input_ids"].tolist() == tokenizer(a, b, max_length=16, truncation="longest_first")["input_ids"]
+    assert "token_type_ids" not in cut[0]
+    assert "next_sentence_label" not in cut[0]
+    assert cut.cut == len(whole["input_ids"]) - 16
+    assert cut.lengths.tolist() == [16]
+
+
+def test_a_digest_is_that_of_texts_and_labels_whatever_the_tokenizer(tokenizers):
+    def digest(kind, *rows):
+        texts = [LabelledText((text,), label, "") for text, label in rows]
+        return LabelledExamples(texts, tokenizers[kind], {"a": 0, "b": 1}, 8, with_types=False).digest
+
+    rows = ("The moon", "a"), ("The sea", "b")
+    first = digest("wordpiece", *rows)
+    assert first == digest("byte_level", *rows)
+    others = (("The moon", "b"), rows[1]), (("the moon", "a"), rows[1]), rows[::-1], rows[:1]
+    assert len({first, *(digest("wordpiece", *other) for other in others)}) == 5

@@ -1,0 +1,495 @@
+"""Which examples share a batch, and in which order: each once an epoch, reproducible, whatever the workers."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+from transformers import BertTokenizer
+
+from cloze.data.collators import Padding
+from cloze.data.pairs import PairSettings, Sentences, draw_pairs
+from cloze.data.samplers import BatchSettings, EpochBatches, EpochExamples, draw_batches
+from cloze.tokenization.encoding import encode
+from cloze.tokenization.training import pair_template_of
+from tests.utils import ROOT
+
+STRATEGIES = ["random", "sequential", "group_by_length"]
+LENGTHS = np.random.default_rng(0).integers(8, 128, size=1003)
+AS_THEY_ARE = Padding()
+MEDITATIONS = ROOT.parent / "shared" / "data" / "meditations.txt"
+
+
+class Numbers:
+    """Examples of these lengths, that tell their number and for which epoch they were drawn."""
+
+    def __init__(self, lengths, drawn=None):
+        self.lengths, self.drawn = lengths, drawn
+
+    def __getitem__(self, number):
+        return {"number": number, "drawn": self.drawn, "length": int(self.lengths[number])}
+
+
+def batches_of(settings, seed=0, epoch=0, lengths=LENGTHS, padding=AS_THEY_ARE):
+    """The numbers in each batch of an epoch."""
+    examples = EpochExamples(lambda _: Numbers(lengths))
+    ranks = [EpochBatches(examples, settings, padding.widths, seed, rank) for rank in range(settings.processes)]
+    for batches in ranks:
+        batches.set_epoch(epoch)
+    return in_turn([numbers_of(batches, epoch) for batches in ranks])
+
+
+def in_turn(ranks):
+    """The batches of all processes, of which each has the same number."""
+    return [batch for batches in zip(*ranks, strict=True) for batch in batches]
+
+
+def numbers_of(batches, epoch):
+    """The numbers in each batch, which are plain and of this epoch."""
+    found = list(batches)
+    assert len(found) == len(batches)
+    assert {key[0] for batch in found for key in batch} <= {epoch}
+    assert {type(key[1]) for batch in found for key in batch} <= {int}
+    return [[key[1] for key in batch] for batch in found]
+
+
+def flat(batches):
+    return [number for batch in batches for number in batch]
+
+
+def steps_of(batches, settings):
+    """What each optimizer step is made of."""
+    size = settings.batches_a_step
+    return [flat(batches[start : start + size]) for start in range(0, len(batches), size)]
+
+
+def drawn(widths, settings, seed=0):
+    """The same, drawn without a sampler."""
+    order, spans = draw_batches(np.array(widths), settings, np.random.default_rng(seed))
+    return [order[begin:end].tolist() for begin, end in spans]
+
+
+def real_share(batches, lengths, padding=AS_THEY_ARE):
+    """Of the places in the batches, those that hold a token."""
+    lengths = np.asarray(lengths)
+    places = sum(len(batch) * padding.widths(lengths[batch]).max() for batch in batches)
+    return sum(lengths[batch].sum() for batch in batches) / places
+
+
+# By number
+
+SETTINGS = st.builds(
+    BatchSettings,
+    st.sampled_from(STRATEGIES),
+    st.integers(1, 9),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.booleans(),
+)
+SOME_LENGTHS = st.lists(st.integers(1, 128), min_size=4, max_size=150)
+
+
+@given(SOME_LENGTHS, SETTINGS, st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_every_example_once_an_epoch_by_number(lengths, settings, seed):
+    """For all processes as many batches, none of them empty; one more in a batch where some are left over."""
+    batches = drawn(lengths, settings, seed)
+    numbers = flat(batches)
+    assert len(numbers) == len(set(numbers))
+    assert len(batches) % settings.processes == 0
+    assert all(batches)
+    left_out = len(lengths) - len(numbers)
+    step = settings.batch_size * settings.batches_a_step
+    if settings.drop_last and len(lengths) >= step:
+        assert left_out == len(lengths) % step
+        assert {len(batch) for batch in batches} == {settings.batch_size}
+    else:
+        assert left_out == 0
+        uneven = len(lengths) % settings.processes > 0
+        one_more = uneven and (settings.batch_size == 1 or len(lengths) % step < settings.processes)
+        assert max(map(len, batches)) <= settings.batch_size + one_more
+    assert len(steps_of(batches, settings)) <= -(-len(lengths) // step)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("count", [1, 5, 16, 1003])
+def test_every_example_once_in_each_of_several_epochs(strategy, count):
+    for epoch in (0, 1, 7):
+        batches = batches_of(BatchSettings(strategy, 16), 3, epoch, LENGTHS[:count])
+        assert sorted(flat(batches)) == list(range(count))
+        assert [len(batch) for batch in batches] == [16] * (count // 16) + [count % 16] * (count % 16 > 0)
+
+
+@pytest.mark.parametrize("settings", [BatchSettings("random", 16), BatchSettings("group_by_length", 16)])
+def test_order_depends_on_seed_and_epoch_alone(settings):
+    orders = {(seed, epoch): batches_of(settings, seed, epoch) for seed in (0, 1, 42) for epoch in (0, 1, 2)}
+    assert len({str(order) for order in orders.values()}) == 9
+    assert orders == {key: batches_of(settings, *key) for key in orders}
+
+
+def test_batches_by_tokens_depend_on_seed_and_epoch_alone():
+    test_order_depends_on_seed_and_epoch_alone(BatchSettings("group_by_length", 1, max_tokens=999))
+
+
+def test_sequential_order():
+    for seed, epoch in ((0, 0), (1, 5)):
+        assert flat(batches_of(BatchSettings("sequential", 16, 3), seed, epoch)) == list(range(1003))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("count", [3, 16, 31, 32, 37, 1003])
+def test_the_examples_of_a_step_do_not_depend_on_how_it_is_cut(strategy, count):
+    """16 at once, 4 times 4, 2 on each of 2 processes and so on: the same steps, of the same examples."""
+    cuts = ((16, 1, 1), (4, 4, 1), (2, 8, 1), (8, 1, 2), (2, 4, 2), (2, 2, 4), (1, 8, 2))
+    found = set()
+    for cut in cuts:
+        settings = BatchSettings(strategy, *cut)
+        if count % 16 >= settings.processes or not count % 16:
+            steps = steps_of(drawn(LENGTHS[:count], settings, seed=count), settings)
+            found.add(str([sorted(step) for step in steps]))
+    assert len(found) == 1
+
+
+def test_examples_of_similar_length_share_a_step_and_its_batches():
+    """Random batches of lengths up to 128 have half of their places filled, grouped ones nearly all."""
+    assert real_share(batches_of(BatchSettings("random", 16)), LENGTHS) < 0.6
+    assert real_share(batches_of(BatchSettings("group_by_length", 16)), LENGTHS) > 0.95
+    settings = BatchSettings("group_by_length", 4, 4)
+    batches = batches_of(settings)
+    assert real_share(batches, LENGTHS) > 0.98
+    assert max(np.ptp(LENGTHS[step]) for step in steps_of(batches, settings)[:-1]) < 8
+
+
+def test_the_batches_of_the_last_step_are_grouped_too():
+    """All of 60 examples are one unfinished step of 64, in batches of 4."""
+    settings = BatchSettings("group_by_length", 4, 16)
+    assert real_share(batches_of(settings, lengths=LENGTHS[:60]), LENGTHS) > 0.9
+    assert real_share(batches_of(BatchSettings("random", 4, 16), lengths=LENGTHS[:60]), LENGTHS) < 0.8
+
+
+@pytest.mark.parametrize("max_tokens", [None, 64])
+def test_examples_of_one_length_share_batches_at_random(max_tokens):
+    """As full blocks do: not always with their neighbours in the text, and with others each epoch."""
+    settings = BatchSettings("group_by_length", 8, max_tokens=max_tokens)
+    epochs = [batches_of(settings, epoch=epoch, lengths=np.full(800, 8)) for epoch in (0, 1)]
+    neighbours = [number + 1 in batch for batches in epochs for batch in batches for number in batch]
+    assert np.mean(neighbours) < 0.03
+    together = [
+        {tuple(sorted((a, b))) for batch in batches for a in batch for b in batch if a < b} for batches in epochs
+    ]
+    assert len(together[0] & together[1]) < 0.03 * len(together[0])
+
+
+def correlation(a, b):
+    """Of ranks, Spearman's."""
+    return np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        BatchSettings("group_by_length", 4),
+        BatchSettings("group_by_length", 4, 4),
+        BatchSettings("group_by_length", 1, max_tokens=512),
+        BatchSettings("group_by_length", 1, accumulation=2, max_tokens=512),
+    ],
+)
+def test_steps_come_in_no_order_of_length(settings):
+    """Over 60 to 250 steps, the correlation of chance is about 0.1; its mean over 30 epochs, 0.02."""
+    found = []
+    for epoch in range(30):
+        steps = steps_of(batches_of(settings, epoch=epoch), settings)[:-1]
+        found.append(correlation(range(len(steps)), [LENGTHS[step].mean() for step in steps]))
+    assert abs(np.mean(found)) < 0.1
+    assert max(map(abs, found)) < 0.6
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_the_last_step_is_of_any_length(accumulation):
+    """What is left over is drawn at random: over 100 epochs its mean length is that of all."""
+    settings = BatchSettings("group_by_length", 4, accumulation)
+    last = [steps_of(batches_of(settings, epoch=epoch), settings)[-1] for epoch in range(100)]
+    assert {len(step) for step in last} == {1003 % (4 * accumulation)}
+    assert abs(np.mean([LENGTHS[step].mean() for step in last]) - LENGTHS.mean()) < 5
+    assert len(set(flat(last))) > 200
+
+
+def test_drop_last_leaves_out_other_examples_each_epoch():
+    settings = BatchSettings("group_by_length", 4, 4, drop_last=True)
+    left_out = [set(range(1003)) - set(flat(batches_of(settings, epoch=epoch))) for epoch in range(100)]
+    assert {len(numbers) for numbers in left_out} == {1003 % 16}
+    assert len(set.union(*left_out)) > 500
+
+
+def test_drop_last_keeps_the_only_step():
+    """Fewer examples than fill a step are better than none."""
+    assert sorted(flat(drawn([9] * 5, BatchSettings("random", 4, 4, drop_last=True)))) == list(range(5))
+    by_tokens = BatchSettings("group_by_length", 1, accumulation=4, drop_last=True, max_tokens=18)
+    assert sorted(flat(drawn([9] * 5, by_tokens))) == list(range(5))
+
+
+def test_too_few_examples_for_all_processes_join_a_step():
+    """Of 17 examples and 16 a step, one is left for 4 processes: a step of 17."""
+    batches = drawn([9] * 17, BatchSettings("sequential", 4, 1, processes=4))
+    assert [len(batch) for batch in batches] == [4, 4, 4, 5]
+    assert flat(batches) == list(range(17))
+    batches = drawn([9] * 33, BatchSettings("sequential", 2, 2, processes=4))
+    assert [len(batch) for batch in batches] == [2] * 8 + [2, 2, 2, 2, 2, 2, 2, 3]
+    assert flat(batches) == list(range(33))
+
+
+def test_what_is_left_is_shared_out_evenly():
+    """Of 22 examples 6 are left: 3 for each of 2 processes, not 4 and 2; and of 29, 13 in 4 batches of at most 4."""
+    assert [len(batch) for batch in drawn([9] * 22, BatchSettings("random", 4, 2, processes=2))] == [4] * 4 + [3, 3]
+    sizes = [len(batch) for batch in drawn([9] * 29, BatchSettings("random", 4, 2, processes=2))]
+    assert sizes == [4] * 4 + [3, 3, 3, 4]
+
+
+# By tokens
+
+
+@given(SOME_LENGTHS, st.integers(1, 5), st.integers(1, 4), st.integers(1, 400), st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_every_example_once_an_epoch_by_tokens(lengths, accumulation, processes, max_tokens, seed):
+    """Within the budget, if not a single example exceeds it; some are taken twice where no batch can be split."""
+    widths = Padding(4, 128).widths(np.array(lengths))
+    batches = drawn(widths, BatchSettings("group_by_length", 1, accumulation, processes, max_tokens=max_tokens), seed)
+    assert len(batches) % processes == 0
+    assert all(batches)
+    assert set(flat(batches)) == set(range(len(lengths)))
+    twice = len(flat(batches)) - len(lengths)
+    assert twice == 0 or (twice < processes and {len(batch) for batch in batches} == {1})
+    assert all(len(batch) * widths[batch].max() <= max_tokens or len(batch) == 1 for batch in batches)
+
+
+def test_where_no_batch_can_be_split_some_are_taken_twice():
+    batches = drawn([9] * 5, BatchSettings("group_by_length", 1, processes=4, max_tokens=9))
+    assert len(batches) == 8
+    assert sorted(np.bincount(flat(batches)).tolist()) == [1, 1, 2, 2, 2]
+
+
+def test_one_batch_more_is_made_of_the_one_of_most_examples():
+    """Lengths 20, 20, 9, 9, 9 and 40 tokens: two of 20, and of 9 three, which two processes share with it."""
+    batches = drawn([20, 20, 9, 9, 9], BatchSettings("group_by_length", 1, processes=2, max_tokens=40))
+    assert sorted(map(sorted, batches)) == [[0, 1], [2, 3, 4]]
+    batches = drawn([20, 20, 9, 9, 9], BatchSettings("group_by_length", 1, processes=3, max_tokens=40))
+    assert sorted(map(len, batches)) == [1, 2, 2]
+    assert [0, 1] in map(sorted, batches)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_by_tokens_drop_last_leaves_out_what_fills_no_step(processes):
+    whole = BatchSettings("group_by_length", 1, 4, processes, max_tokens=500)
+    batches, full = batches_of(whole), batches_of(BatchSettings(**vars(whole) | {"drop_last": True}))
+    assert len(batches) % (4 * processes)
+    assert full == batches[: len(batches) // (4 * processes) * 4 * processes]
+
+
+def test_batches_of_a_width_have_the_same_number_of_examples():
+    """But for the few where lengths end, so that a device sees few shapes."""
+    lengths = np.random.default_rng(1).integers(9, 129, size=20_000)
+    padding = Padding(4, 128)
+    widths = padding.widths(lengths)
+    batches = batches_of(BatchSettings("group_by_length", 1, max_tokens=2048), lengths=lengths, padding=padding)
+    shapes = {(len(batch), widths[batch].max()) for batch in batches}
+    by_width = {width: [len(batch) for batch in batches if widths[batch].max() == width] for _, width in shapes}
+    assert len(by_width) == 30
+    for width, sizes in by_width.items():
+        assert max(sizes) == 2048 // width
+        assert sum(size != 2048 // width for size in sizes) <= 1
+
+
+def test_more_tokens_fit_than_batches_of_a_number_have():
+    """Batches by tokens are alike in tokens, those by number are not."""
+    by_tokens = batches_of(BatchSettings("group_by_length", 1, max_tokens=1024))
+    tokens = [LENGTHS[batch].sum() for batch in by_tokens]
+    assert np.percentile(tokens, 10) > 850
+    assert len(by_tokens) < 1.15 * LENGTHS.sum() / 1024
+
+
+@pytest.fixture(scope="module")
+def meditations():
+    if not MEDITATIONS.exists():
+        pytest.skip("the text is not there")
+    documents = [text.split("\n") for text in MEDITATIONS.read_text().strip().split("\n\n")]
+    documents = [[line for line in lines if line] for lines in documents]
+    lines = [line for lines in documents for line in lines]
+    tokenizer = BertTokenizer().train_new_from_iterator([lines], vocab_size=8000)
+    return tokenizer, lines
+
+
+def shares_of(draw):
+    """Of real tokens in three epochs, in batches of at most 1024 tokens, padded to multiples of 4."""
+    padding, budget = Padding(4, 128), BatchSettings("group_by_length", 1, max_tokens=1024)
+    batches = EpochBatches(EpochExamples(draw), budget, padding.widths, seed=0)
+    shares = []
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        shares.append(real_share(numbers_of(batches, epoch), draw(epoch).lengths, padding))
+    return shares
+
+
+def test_lines_of_real_text_leave_little_room(meditations):
+    tokenizer, lines = meditations
+    lengths = np.minimum([len(ids) for ids in tokenizer(lines)["input_ids"]], 128)
+    assert len(lengths) > 400
+    assert min(shares_of(lambda epoch: Numbers(lengths))) > 0.95
+
+
+@pytest.mark.parametrize("strategy", ["segment", "sentence"])
+def test_pairs_of_real_text_leave_little_room(strategy, meditations):
+    """Sentences end at full stops; ten of them are a document."""
+    tokenizer, lines = meditations
+    texts = [text for line in lines for text in line.split(". ") if text]
+    encoded = [ids for document in encode([texts], tokenizer, with_words=False) for ids, _ in document]
+    ends = np.cumsum([len(ids) for ids in encoded])
+    spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
+    counts = np.full(-(-len(texts) // 10), 10)
+    counts[-1] -= counts.sum() - len(texts)
+    sentences, template = Sentences.of(spans, counts), pair_template_of(tokenizer)
+    room = PairSettings(128 - template.num_special, strategy)
+
+    def draw(epoch):
+        return draw_pairs(np.concatenate(encoded), sentences, template, room, np.random.default_rng(epoch))
+
+    assert min(shares_of(draw)) > 0.95
+
+
+# Examples
+
+
+class Squares:
+    lengths = np.arange(1, 11)
+
+    def __getitem__(self, number):
+        return {"square": number * number}
+
+
+@pytest.mark.parametrize(("limit", "length"), [(None, 10), (4, 4), (99, 10)])
+def test_examples_are_marked_with_the_epoch(limit, length):
+    examples = EpochExamples(lambda epoch: Squares(), limit)
+    assert len(examples) == length
+    assert examples.lengths(5).tolist() == list(range(1, length + 1))
+    assert examples[5, 3] == {"square": 9, "epoch": 5}
+
+
+# Examples that are drawn anew each epoch
+
+# The first epoch has 20, the others fewer or more.
+COUNTS = (20, 17, 23, 20, 1, 61)
+
+
+def unequal(epoch):
+    return Numbers(np.random.default_rng(epoch).integers(8, 128, COUNTS[epoch]), epoch)
+
+
+@pytest.mark.parametrize(
+    "settings", [*(BatchSettings(s, 4) for s in STRATEGIES), BatchSettings("group_by_length", 1, max_tokens=256)]
+)
+def test_every_epoch_has_all_of_its_examples_each_once(settings):
+    """However many they are: none is left out, and none taken twice to be as long as the first epoch."""
+    batches = EpochBatches(EpochExamples(unequal), settings, AS_THEY_ARE.widths, seed=1)
+    for epoch, count in enumerate(COUNTS):
+        batches.set_epoch(epoch)
+        assert sorted(flat(numbers_of(batches, epoch))) == list(range(count))
+
+
+@pytest.mark.parametrize(("limit", "lengths"), [(None, [20, 17, 23, 20, 1, 61]), (18, [18, 17, 18, 18, 1, 18])])
+def test_lengths_are_those_of_the_epoch(limit, lengths):
+    examples = EpochExamples(unequal, limit)
+    for epoch in (0, 5, 2, 1, 4, 3, 0):
+        assert examples.lengths(epoch).tolist() == unequal(epoch).lengths[:limit].tolist()
+        assert len(examples.lengths(epoch)) == lengths[epoch]
+        assert len(examples) == lengths[0]
+
+
+def test_with_a_limit_no_later_example_is_taken():
+    """The first 18 of an epoch, though it has 61, or all of its 17."""
+    batches = EpochBatches(EpochExamples(unequal, limit=18), BatchSettings("random", 4), AS_THEY_ARE.widths, 0)
+    for epoch, count in ((5, 18), (1, 17)):
+        batches.set_epoch(epoch)
+        assert sorted(flat(numbers_of(batches, epoch))) == list(range(count))
+
+
+def test_examples_are_grouped_by_their_lengths_in_the_epoch():
+    """Grouped batches of 4 are nearly full, epoch by epoch, random ones are not."""
+
+    def draw(epoch):
+        return Numbers(np.random.default_rng(epoch).integers(8, 128, 200))
+
+    for strategy, low, high in (("group_by_length", 0.95, 1), ("random", 0, 0.8)):
+        batches = EpochBatches(EpochExamples(draw), BatchSettings(strategy, 4), AS_THEY_ARE.widths, 0)
+        for epoch in (0, 1, 2):
+            batches.set_epoch(epoch)
+            assert low < real_share(numbers_of(batches, epoch), draw(epoch).lengths) < high
+
+
+class CountedDraw:
+    """Counts the draws of each epoch in this process; those of workers, which are forked, do not show."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def __call__(self, epoch):
+        self.epochs.append(epoch)
+        return unequal(epoch)
+
+
+def test_an_epoch_is_drawn_once_and_before_it_begins():
+    draw = CountedDraw()
+    examples = EpochExamples(draw)
+    batches = EpochBatches(examples, BatchSettings("random", 4), AS_THEY_ARE.widths, 0)
+    assert draw.epochs == [0]
+    for epoch in (0, 1, 2, 2):
+        batches.set_epoch(epoch)
+        before = list(draw.epochs)
+        assert [examples[key]["drawn"] for batch in batches for key in batch] == [epoch] * COUNTS[epoch]
+        assert draw.epochs == before, "not while examples are asked for"
+    assert draw.epochs == [0, 1, 2]
+
+
+def test_on_resuming_the_epochs_before_are_not_drawn():
+    draw = CountedDraw()
+    batches = EpochBatches(EpochExamples(draw), BatchSettings("random", 4), AS_THEY_ARE.widths, 0)
+    batches.set_epoch(3)
+    assert len(flat(batches)) == 20
+    assert draw.epochs == [0, 3]
+
+
+def epochs_of(workers, persistent=False, draw=unequal):
+    """Six epochs of batches of examples, as a data loader gives them."""
+    batches = EpochBatches(EpochExamples(draw), BatchSettings("random", 4), AS_THEY_ARE.widths, seed=7)
+    loader = DataLoader(
+        batches.examples, batch_sampler=batches, num_workers=workers, persistent_workers=persistent, collate_fn=list
+    )
+    epochs = []
+    for epoch in range(6):
+        batches.set_epoch(epoch)
+        epochs.append(list(loader))
+    return epochs
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_give_the_batches_that_one_process_gives(persistent):
+    """Also those that outlive an epoch, to which nobody tells the next one: they draw it when they are asked for it."""
+    here = epochs_of(0)
+    for epoch, batches in enumerate(here):
+        examples = flat(batches)
+        assert [len(batch) for batch in batches[:-1]] == [4] * (len(batches) - 1)
+        assert [(example["epoch"], example["drawn"]) for example in examples] == [(epoch, epoch)] * COUNTS[epoch]
+        expected = unequal(epoch).lengths
+        assert [example["length"] for example in examples] == [expected[example["number"]] for example in examples]
+    assert epochs_of(2, persistent) == here
+
+
+def test_workers_share_what_was_drawn_before_they_were_forked():
+    """A draw in a worker would fail: it is made once, here."""
+    here = os.getpid()
+
+    def draw(epoch):
+        assert os.getpid() == here, "drawn in a worker"
+        return unequal(epoch)
+
+    assert epochs_of(2, draw=draw) == epochs_of(0)

@@ -1,0 +1,64 @@
+"""predictions.jsonl: a line for each row of a test file, valid JSON whatever its columns hold."""
+
+import datetime
+import decimal
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from cloze.inference.next_sentence import pair_of, save_predictions
+
+
+@pytest.mark.parametrize(
+    ("value", "label"), [("1.0", 1), (1.0, 1), (" 0 ", 0), ("0.0", 0), (0, 0), (None, None), ("", None), (" ", None)]
+)
+def test_label_of_a_pair_is_the_same_in_all_tables(value, label):
+    """A table has 1.0 for 1 where some labels are missing, and .csv has it as a string."""
+    assert pair_of({"sentence_a": "a", "sentence_b": "b", "label": value}, "here").label == label
+
+
+@pytest.fixture
+def written(tmp_path):
+    """``written(rows, predictions)`` are the lines of predictions.jsonl."""
+    trainer = SimpleNamespace(args=SimpleNamespace(output_dir=tmp_path), is_world_process_zero=lambda: True)
+
+    def write(rows, predictions) -> list[str]:
+        save_predictions(trainer, "Judged", rows, predictions, {})
+        return (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+
+    return write
+
+
+def test_rows_without_text_have_a_line_of_nulls(written):
+    """Else the predictions of the rows behind them would be taken for those of others."""
+    rows = [(None, {"text": None}), ("a", {"text": "a", "id": 7}), (None, {"text": " "}), ("b", {"text": "b"})]
+    lines = list(map(json.loads, written(rows, [{"prediction": 0, "share": 0.5}, {"prediction": 1, "share": 0.7}])))
+    assert lines == [
+        {"text": None, "row": 0, "prediction": None, "share": None},
+        {"text": "a", "id": 7, "row": 1, "prediction": 0, "share": 0.5},
+        {"text": " ", "row": 2, "prediction": None, "share": None},
+        {"text": "b", "row": 3, "prediction": 1, "share": 0.7},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (datetime.datetime(2024, 5, 3, 12), "2024-05-03 12:00:00"),
+        (datetime.date(2024, 5, 3), "2024-05-03"),
+        (decimal.Decimal("1.50"), "1.50"),
+        ([1.5, float("nan"), {"a": float("-inf")}], [1.5, None, {"a": None}]),
+        ("half a surrogate \ud83d", "half a surrogate \ud83d"),
+        ("Käse 🦑", "Käse 🦑"),
+    ],
+)
+def test_columns_are_valid_json(value, expected, written):
+    (line,) = written([("a", {"text": "a", "other": value})], [{"prediction": 0}])
+    assert json.loads(line, parse_constant=pytest.fail)["other"] == expected
+
+
+def test_results_of_an_earlier_run_are_replaced(written):
+    """The predictions of one model are a test file for the next."""
+    (line,) = written([("a", {"text": "a", "row": 5, "prediction": 1})], [{"prediction": 0}])
+    assert json.loads(line) == {"text": "a", "row": 0, "prediction": 0}

@@ -1,0 +1,204 @@
+"""Trained models to be asked: only with heads that were trained; their answers are those of the scripts."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForNextSentencePrediction,
+    AutoModelForPreTraining,
+    GPT2Config,
+)
+
+from cloze.errors import UserError
+from cloze.inference.session import (
+    MOST_CHARACTERS,
+    MOST_MASKS,
+    ask_about_pair,
+    ask_for_words,
+    load_trained,
+    short_names,
+)
+from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
+
+
+@pytest.fixture
+def saved(pair_checkpoint, tmp_path):
+    """``saved(family, auto_model)`` is a checkpoint saved from that class, whose weights are not alike."""
+
+    def save(family, auto_model):
+        path = tmp_path / f"{family}-{auto_model.__name__}"
+        shutil.copytree(pair_checkpoint(family), path)
+        model = auto_model.from_pretrained(path)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights.add_(torch.randn_like(weights) * 0.5)
+        model.save_pretrained(path)
+        return str(path)
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("family", "auto_model", "task"),
+    [
+        ("bert", AutoModelForMaskedLM, MASKED_LM),
+        ("bert", AutoModelForNextSentencePrediction, NEXT_SENTENCE),
+        ("bert", AutoModelForPreTraining, PRETRAINING),
+        ("albert", AutoModelForPreTraining, PRETRAINING),
+        ("albert", AutoModelForMaskedLM, MASKED_LM),
+        ("fnet", AutoModelForNextSentencePrediction, NEXT_SENTENCE),
+        ("electra", AutoModelForMaskedLM, MASKED_LM),
+    ],
+)
+def test_heads_are_those_that_the_checkpoint_was_saved_with(family, auto_model, task, saved):
+    """Not those that the architecture could have: BERT's next-sentence head is untrained after run_mlm.py."""
+    trained = load_trained(saved(family, auto_model))
+    assert trained.task is task
+    assert trained.max_seq_length == 66
+    assert trained.facts.endswith("million parameters, 500 tokens in the vocabulary, sees 66 tokens at once")
+    assert not trained.model.training
+
+
+@pytest.mark.parametrize("auto_model", [AutoModel, AutoModelForPreTraining])
+def test_a_checkpoint_without_either_head_is_refused(auto_model, saved):
+    """ELECTRA's for pretraining is the discriminator, which predicts no tokens."""
+    with pytest.raises(
+        UserError, match=r"electra.*: a Electra.* has neither a head for masked tokens nor one for next"
+    ):
+        load_trained(saved("electra", auto_model))
+
+
+def test_a_head_whose_weights_are_missing_is_refused(saved):
+    path = saved("bert", AutoModelForMaskedLM)
+    file = Path(path) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertForPreTraining"]}))
+    with pytest.raises(UserError, match=r"are missing \(.*cls.seq_relationship.weight.*\): train it first"):
+        load_trained(path)
+
+
+def test_what_is_no_model_is_told_without_flags_of_other_scripts(saved, tmp_path):
+    with pytest.raises(UserError, match=r"^nowhere: no model: give a folder with a config.json"):
+        load_trained("nowhere")
+    GPT2Config(n_layer=1, n_embd=8, n_head=1).save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(UserError, match=f"^{tmp_path}/gpt2: gpt2 has no masked-language-modelling head: use an enco"):
+        load_trained(str(tmp_path / "gpt2"))
+    path = saved("bert", AutoModelForMaskedLM)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / path / name).unlink()
+    with pytest.raises(UserError, match=f"^{path}: no tokenizer could be loaded .*\\)$"):
+        load_trained(path)
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_neither_pickled_weights_nor_code_that_comes_along_are_executed(saved, tmp_path):
+    path = tmp_path / saved("bert", AutoModelForMaskedLM)
+    (path / "model.safetensors").unlink()
+    torch.save({"bert.embeddings.word_embeddings.weight": Evil(tmp_path / "executed")}, path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=f"^{path}: the weights cannot be loaded"):
+        load_trained(str(path))
+    (path / "config.json").write_text('{"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}')
+    (path / "code.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nclass Config: pass\n")
+    with pytest.raises(UserError, match=f"^{path} comes with code of its own: read it$"):
+        load_trained(str(path))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_words_are_those_of_the_command_line(saved, run_mlm_script, tmp_path):
+    texts = ["The [MASK] is [MASK].", "The moon is far away. " * 30 + "The [MASK] is far away. " * 3]
+    (tmp_path / "lines.txt").write_text("\n".join(texts))
+    path = saved("bert", AutoModelForMaskedLM)
+    argv = ("--model_name_or_path", path, "--do_predict", "--test_file", tmp_path / "lines.txt")
+    assert run_mlm_script(*argv, "--output_dir", tmp_path / "out")[0] == 0
+    trained = load_trained(path)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    for text, line in zip(texts, lines, strict=True):
+        found = ask_for_words(trained, text, 5)
+        assert len(found) == text.count("[MASK]")
+        for mask, expected in zip(found, line["fillings"], strict=True):
+            assert [filling.token for filling in mask] == [filling["token"] for filling in expected]
+            probabilities = [filling["probability"] for filling in expected]
+            assert [filling.probability for filling in mask] == pytest.approx(probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "There is no text yet"),
+        (" \n", "There is no text yet"),
+        ("[MASK] \ud83d", "The text: half a surrogate pair"),
+        ("The moon is far.", r"Nothing is hidden: write \[MASK\]"),
+        ("The [mask] is far.", r"Nothing is hidden: write \[MASK\]"),
+        ("[MASK] " * (MOST_MASKS + 1), "21 words are hidden: hide 20 at most"),
+        ("[MASK]" + "x" * MOST_CHARACTERS, "20,006 characters are too many: give 20,000 at most"),
+    ],
+)
+def test_texts_that_no_word_can_be_told_of(text, problem, saved):
+    with pytest.raises(UserError, match=problem):
+        ask_for_words(load_trained(saved("bert", AutoModelForMaskedLM)), text, 5)
+
+
+@pytest.mark.parametrize(
+    ("family", "auto_model"),
+    [
+        ("bert", AutoModelForNextSentencePrediction),
+        ("bert", AutoModelForPreTraining),
+        ("fnet", AutoModelForNextSentencePrediction),
+    ],
+)
+def test_pairs_are_judged_as_on_the_command_line(family, auto_model, saved, run_nsp_script, tmp_path):
+    pairs = [("The moon is far.", "It is cold there."), ("The moon is far. " * 30, "Salt melts ice.")]
+    rows = (json.dumps({"sentence_a": a, "sentence_b": b}) for a, b in pairs)
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    path = saved(family, auto_model)
+    argv = ("--model_name_or_path", path, "--do_predict", "--test_file", tmp_path / "pairs.jsonl")
+    assert run_nsp_script(*argv, "--output_dir", tmp_path / "out")[0] == 0
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    expected = [json.loads(line)["not_next_probability"] for line in lines]
+    trained = load_trained(path)
+    found = [ask_about_pair(trained, *pair) for pair in pairs]
+    assert [probability for probability, _ in found] == pytest.approx(expected, abs=1e-6)
+    # A hundred times the tolerance: random weights differ little, by the vocabulary that each process trains anew.
+    assert abs(expected[0] - expected[1]) > 1e-4
+    assert [cut for _, cut in found] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("pair", "problem"),
+    [
+        (("The moon is far.", " "), "There is no text yet"),
+        (("x" * (MOST_CHARACTERS + 1), "The moon is far."), "20,001 characters are too many"),
+        (("The moon is far.", "\u200b"), "These two: the tokenizer finds no token in one of the texts"),
+    ],
+)
+def test_pairs_that_cannot_be_judged(pair, problem, saved):
+    with pytest.raises(UserError, match=problem):
+        ask_about_pair(load_trained(saved("bert", AutoModelForNextSentencePrediction)), *pair)
+
+
+def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("one/out", "two/out", "two/other", "hub/model"):
+        (tmp_path / folder).mkdir(parents=True)
+    names = ["one/out", f"{tmp_path}/two/out", "./two/other", "two/../one/out", "google/bert", "else/model"]
+    assert short_names(names) == {
+        "one/out": "one/out",
+        "two/out": f"{tmp_path}/two/out",
+        "other": "./two/other",
+        "google/bert": "google/bert",
+        "else/model": "else/model",
+    }
+    assert short_names(["."]) == {tmp_path.name: "."}
+    assert list(short_names(["x/hub/model", "hub/model"]).values()) == ["x/hub/model", "hub/model"]

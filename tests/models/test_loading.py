@@ -1,0 +1,444 @@
+"""Checks that replace device-side asserts, new configs, and what is loaded from a checkpoint."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForNextSentencePrediction,
+    AutoModelForPreTraining,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING,
+    MODEL_FOR_PRETRAINING_MAPPING,
+)
+
+from cloze.config.arguments import ModelArguments
+from cloze.errors import UserError
+from cloze.models.loading import (
+    check_model,
+    count_positions,
+    describe_model,
+    fit_config,
+    load_config,
+    load_model,
+    outline,
+    tells_padding,
+)
+from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS
+from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, NEXT_SENTENCE_TYPES, PRETRAINING, PRETRAINING_TYPES
+from tests.utils import FAMILIES, PAIR_FAMILIES
+
+
+def config_of(family, tokenizers, **settings):
+    kind, tiny = (FAMILIES | PAIR_FAMILIES)[family]
+    config = CONFIG_MAPPING[family](**tiny | settings)
+    fit_config(config, tokenizers[kind])
+    return config
+
+
+def tokenizer_of(family, tokenizers, **attributes):
+    tokenizer = copy.deepcopy(tokenizers[(FAMILIES | PAIR_FAMILIES)[family][0]])
+    for name, value in attributes.items():
+        setattr(tokenizer, name, value)
+    return tokenizer
+
+
+def loaded(checkpoint_path, task=MASKED_LM, **settings):
+    model_args = ModelArguments(model_name_or_path=str(checkpoint_path), **settings)
+    return load_model(model_args, load_config(model_args, task), task, seed=0)
+
+
+# Positions
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_positions(family, tokenizers):
+    """Mistake 20: RoBERTa counts from padding_idx + 1, so that of 66 positions fewer are of use."""
+    config = config_of(family, tokenizers)
+    pad = tokenizers["byte_level"].pad_token_id
+    expected = {"roberta": 66 - pad - 1, "modernbert": 64}.get(family, 66)
+    assert count_positions(outline(config, MASKED_LM), config) == expected
+
+
+@pytest.mark.parametrize("pad", [0, 1, 5])
+def test_positions_of_roberta(pad, tokenizers):
+    """Mistake 20: the model's own verdict, token by token."""
+    config = config_of("roberta", tokenizers, max_position_embeddings=20)
+    config.pad_token_id = pad
+    positions = count_positions(outline(config, MASKED_LM), config)
+    assert positions == 20 - pad - 1
+    model = AutoModelForMaskedLM.from_config(config)
+    text = torch.full((1, positions + 1), 7)
+    assert model(text[:, :-1]).logits.shape == (1, positions, 500)
+    with pytest.raises((IndexError, RuntimeError), match=r"index .*out of"):
+        model(text)
+
+
+def test_outline_takes_no_memory(tokenizers):
+    model = outline(
+        config_of("bert", tokenizers, hidden_size=4096, intermediate_size=16_384, num_hidden_layers=40), MASKED_LM
+    )
+    assert model.num_parameters() > 8e9
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("family", "positions", "tokenizer_max", "expected"),
+    [
+        ("bert", 66, 10**30, 66),
+        ("bert", 66, 32, 32),
+        ("bert", 512, 512, 512),
+        ("bert", 4096, 10**30, 1024),
+        ("roberta", 514, 512, 512),
+        ("modernbert", 8192, 8192, 1024),
+    ],
+)
+def test_default_length(family, positions, tokenizer_max, expected, tokenizers):
+    config = config_of(family, tokenizers, max_position_embeddings=positions)
+    if family == "roberta":
+        config.pad_token_id = 1
+    tokenizer = tokenizer_of(family, tokenizers, model_max_length=tokenizer_max)
+    assert check_model(config, tokenizer, MASKED_LM, None, False) == expected
+
+
+def test_length_asked_for(tokenizers):
+    """Mistake 20: a message instead of an assert; the tokenizer's limit is only a hint."""
+    config, tokenizer = config_of("bert", tokenizers), tokenizer_of("bert", tokenizers, model_max_length=16)
+    assert check_model(config, tokenizer, MASKED_LM, 66, False) == 66
+    with pytest.raises(UserError, match="--max_seq_length 67 is more than the model's 66 positions"):
+        check_model(config, tokenizer, MASKED_LM, 67, False)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"), [({"mask_token": None}, "no mask token"), ({"pad_token": None}, "no padding token")]
+)
+def test_tokens_that_are_needed(attributes, message, tokenizers):
+    """Mistake 20."""
+    with pytest.raises(UserError, match=message):
+        check_model(
+            config_of("bert", tokenizers), tokenizer_of("bert", tokenizers, **attributes), MASKED_LM, None, False
+        )
+
+
+def test_vocabulary_too_small(tokenizers):
+    """Mistake 20: one id more than the embedding has rows."""
+    config, tokenizer = config_of("bert", tokenizers), tokenizer_of("bert", tokenizers)
+    tokenizer.add_tokens(["tidepool"])
+    with pytest.raises(UserError, match="the tokenizer has 501 tokens, the model's vocabulary 500"):
+        check_model(config, tokenizer, MASKED_LM, None, False)
+    fit_config(config, tokenizer)
+    assert check_model(config, tokenizer, MASKED_LM, None, False) == 66
+
+
+# Configs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fit_config(family, tokenizers):
+    tokenizer = tokenizer_of(family, tokenizers)
+    config = CONFIG_MAPPING[family](**FAMILIES[family][1])
+    fit_config(config, tokenizer)
+    assert config.vocab_size == 500
+    assert config.pad_token_id == tokenizer.pad_token_id
+    for name in ("bos", "eos", "cls", "sep", "mask"):
+        if hasattr(config, f"{name}_token_id"):
+            assert getattr(config, f"{name}_token_id") == getattr(tokenizer, f"{name}_token_id")
+    embeddings = AutoModelForMaskedLM.from_config(config).get_input_embeddings()
+    assert (embeddings.num_embeddings, embeddings.padding_idx) == (500, tokenizer.pad_token_id)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "size"),
+    [
+        (None, 500),
+        ("hidden_size=16", 500),
+        ("vocab_size=512", 512),
+        ("hidden_size=16,vocab_size=512", 512),
+        ("type_vocab_size=1", 500),
+    ],
+)
+def test_a_vocabulary_size_that_was_asked_for(overrides, size, tokenizers):
+    """As when it is rounded up for the GPU; otherwise the tokenizer's."""
+    config = load_config(ModelArguments(model_type="bert", config_overrides=overrides), MASKED_LM)
+    fit_config(config, tokenizers["wordpiece"], overrides)
+    assert config.vocab_size == size
+
+
+def test_config_overrides():
+    model_args = ModelArguments(model_type="bert", config_overrides="hidden_size=48,hidden_dropout_prob=0.3")
+    config = load_config(model_args, MASKED_LM)
+    assert (config.hidden_size, config.hidden_dropout_prob, config.num_hidden_layers) == (48, 0.3, 12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_type": "brt"}, "--model_type brt is not known: did you mean b"),
+        ({"model_type": "gpt2"}, "gpt2 has no masked-language-modelling head"),
+        ({"model_type": "bert", "config_overrides": "hiden_size=48"}, "no setting 'hiden_size': did you mean hidden_"),
+        ({"model_type": "bert", "config_overrides": "hidden_size=many"}, "--config_overrides hidden_size=many: "),
+    ],
+)
+def test_configs_that_are_wrong(settings, message):
+    with pytest.raises(UserError, match=message):
+        load_config(ModelArguments(**settings), MASKED_LM)
+
+
+def test_a_config_that_builds_no_model(tokenizers):
+    with pytest.raises(UserError, match=r"the config builds no bert model: .*--config_overrides"):
+        outline(config_of("bert", tokenizers, num_attention_heads=5), MASKED_LM)
+
+
+# Weights
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_said_when_nothing_is_missing(family, checkpoint, caplog, capsys):
+    model = loaded(checkpoint(family))
+    expected = AutoModelForMaskedLM.from_pretrained(checkpoint(family))
+    for name, weights in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weights), name
+    assert "NEW WEIGHTS" not in caplog.text + "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "layers"),
+    [
+        ("bert", "cls.predictions", ("transform.dense", "transform.LayerNorm")),
+        ("roberta", "lm_head", ("dense", "layer_norm")),
+    ],
+)
+def test_new_weights_are_named(family, head, layers, checkpoint, tmp_path, caplog):
+    """A bare encoder brings no head; its own weights are all taken."""
+    encoder = AutoModel.from_pretrained(checkpoint(family))
+    encoder.save_pretrained(tmp_path)
+    model = loaded(tmp_path)
+    (record,) = [record for record in caplog.records if "NEW WEIGHTS" in record.getMessage()]
+    assert record.levelname == "WARNING"
+    assert str(tmp_path) in record.getMessage()
+    named = record.getMessage().rpartition("trained: ")[2].split(", ")
+    new = ["bias", "decoder.bias", *(f"{layer}.{part}" for layer in layers for part in ("weight", "bias"))]
+    assert sorted(named) == sorted(f"{head}.{name}" for name in new)
+    taken = model.base_model.state_dict()
+    assert len(taken) > 30
+    assert all(torch.equal(weights, encoder.state_dict()[name]) for name, weights in taken.items())
+
+
+def test_weights_are_loaded_in_single_precision(checkpoint, tmp_path):
+    """Also those of a checkpoint in bfloat16, in which small updates would be lost, unless asked for."""
+    AutoModelForMaskedLM.from_pretrained(checkpoint("bert"), dtype=torch.bfloat16).save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).dtype == torch.bfloat16
+
+    def dtypes(model):
+        return {parameter.dtype for parameter in model.parameters()}
+
+    assert dtypes(loaded(tmp_path)) == {torch.float32}
+    assert dtypes(loaded(tmp_path, dtype="auto")) == {torch.bfloat16}
+    assert dtypes(loaded(checkpoint("bert"), dtype="bfloat16")) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_new_models(name, checkpoint, tmp_path):
+    """From the config of a bfloat16 checkpoint."""
+    AutoModelForMaskedLM.from_pretrained(checkpoint("bert"), dtype=torch.bfloat16).save_pretrained(tmp_path)
+    model_args = ModelArguments(config_name=str(tmp_path), dtype=name)
+    model = load_model(model_args, load_config(model_args, MASKED_LM), MASKED_LM, seed=0)
+    assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, name)}
+
+
+def test_weights_that_cannot_be_loaded(checkpoint, tmp_path):
+    model_args = ModelArguments(model_name_or_path=checkpoint("bert"))
+    config = load_config(model_args, MASKED_LM)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"--model_name_or_path {tmp_path}: the weights cannot be loaded"):
+        load_model(ModelArguments(model_name_or_path=str(tmp_path)), config, MASKED_LM, seed=0)
+
+
+# Tasks
+
+
+@pytest.mark.parametrize("task", [MASKED_LM, NEXT_SENTENCE, PRETRAINING], ids=lambda task: task.title)
+def test_the_auto_class_knows_every_type_of_the_task(task):
+    mapping = {
+        AutoModelForMaskedLM: MODEL_FOR_MASKED_LM_MAPPING,
+        AutoModelForNextSentencePrediction: MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING,
+        AutoModelForPreTraining: MODEL_FOR_PRETRAINING_MAPPING,
+    }[task.auto_model]
+    assert len(set(task.model_types)) == len(task.model_types) >= 5
+    assert all(CONFIG_MAPPING[model_type] in mapping for model_type in task.model_types)
+
+
+def labels_of(model_type):
+    """The labels that the class which AutoModelForPreTraining takes for this type learns from."""
+    model = MODEL_FOR_PRETRAINING_MAPPING[CONFIG_MAPPING[model_type]]
+    known = inspect.signature(model.forward).parameters.keys()
+    return known & {"labels", "next_sentence_label", "sentence_order_label"}
+
+
+@pytest.mark.parametrize("model_type", PRETRAINING_TYPES)
+def test_types_of_pretraining_are_those_whose_models_learn_both(model_type):
+    second = "sentence_order_label" if model_type == "albert" else "next_sentence_label"
+    assert labels_of(model_type) == {"labels", second}
+
+
+@pytest.mark.parametrize("model_type", ["distilbert", "roberta", "electra", "deberta-v2", "xlm-roberta", "longformer"])
+def test_other_types_have_one_head_in_pretraining(model_type):
+    """AutoModelForPreTraining takes them, and would give a model without the second."""
+    assert labels_of(model_type) == {"labels"}
+    assert model_type not in PRETRAINING_TYPES
+
+
+def test_types_of_next_sentence_models():
+    assert set(NEXT_SENTENCE_TYPES) == {config.model_type for config in MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING}
+    assert set(NEXT_SENTENCE_TYPES) < set(PRETRAINING_TYPES)
+    assert "bert" in NEXT_SENTENCE_TYPES
+    assert not {"albert", "big_bird", "distilbert", "roberta", "electra"} & set(NEXT_SENTENCE_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("task", "masks", "pairs", "prefixes"),
+    [
+        (MASKED_LM, True, False, [""]),
+        (NEXT_SENTENCE, False, True, [""]),
+        (PRETRAINING, True, True, ["mlm_", "nsp_"]),
+    ],
+)
+def test_what_a_task_predicts(task, masks, pairs, prefixes):
+    assert (task.masks, task.pairs, list(task.objectives)) == (masks, pairs, prefixes)
+
+
+@pytest.mark.parametrize("family", PAIR_FAMILIES)
+def test_the_logits_of_every_pretraining_model_are_found(family, pair_checkpoint):
+    """Of masked tokens and of pairs, under the names that each architecture has for them."""
+    model = loaded(pair_checkpoint(family), PRETRAINING)
+    ids, types = torch.tensor([[2, 9, 3, 11, 3]] * 2), torch.tensor([[0, 0, 0, 1, 1]] * 2)
+    outputs = model(input_ids=ids, token_type_ids=types)
+    assert MASKED_TOKENS.logits_of(outputs).shape == (2, 5, 500)
+    assert SENTENCE_PAIRS.logits_of(outputs).shape == (2, 2)
+
+
+@pytest.mark.parametrize("family", sorted(set(PAIR_FAMILIES) & set(NEXT_SENTENCE_TYPES)))
+def test_the_logits_of_every_next_sentence_model_are_found(family, pair_checkpoint):
+    """The checkpoint's own heads, but for that of masked tokens: nothing is new."""
+    model = loaded(pair_checkpoint(family), NEXT_SENTENCE)
+    outputs = model(input_ids=torch.tensor([[2, 9, 3, 11, 3]]), token_type_ids=torch.tensor([[0, 0, 0, 1, 1]]))
+    assert SENTENCE_PAIRS.logits_of(outputs).shape == (1, 2)
+
+
+@pytest.mark.parametrize("family", PAIR_FAMILIES)
+def test_nothing_is_new_in_a_checkpoint_with_both_heads(family, pair_checkpoint, caplog):
+    model = loaded(pair_checkpoint(family), PRETRAINING)
+    expected = AutoModelForPreTraining.from_pretrained(pair_checkpoint(family))
+    for name, weights in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weights), name
+    assert "NEW WEIGHTS" not in caplog.text
+
+
+@pytest.mark.parametrize("task", [NEXT_SENTENCE, PRETRAINING], ids=lambda task: task.title)
+def test_a_new_head_for_pairs_is_named(task, checkpoint, caplog):
+    """A masked language model has neither it nor the pooler below."""
+    loaded(checkpoint("bert"), task)
+    (message,) = [record.getMessage() for record in caplog.records if "NEW WEIGHTS" in record.getMessage()]
+    named = message.rpartition("trained: ")[2].split(", ")
+    assert named == [
+        "bert.pooler.dense.bias",
+        "bert.pooler.dense.weight",
+        "cls.seq_relationship.bias",
+        "cls.seq_relationship.weight",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "model_type", "message"),
+    [
+        *(
+            (task, model_type, rf"{model_type} has no next-sentence head.*: use one of bert, .*, or run_mlm\.py")
+            for task in (NEXT_SENTENCE, PRETRAINING)
+            for model_type in ("distilbert", "roberta", "electra", "deberta-v2", "modernbert", "gpt2")
+        ),
+        (NEXT_SENTENCE, "albert", r"albert has no next-sentence head: use one of bert, .*, or run_mlm\.py"),
+        (NEXT_SENTENCE, "big_bird", r"big_bird has no next-sentence head: use one of bert, .*, or run_mlm\.py"),
+    ],
+)
+def test_models_without_a_head_for_pairs(task, model_type, message):
+    """Mistake 20."""
+    with pytest.raises(UserError, match=f"^--model_type: {message}$"):
+        load_config(ModelArguments(model_type=model_type), task)
+
+
+@pytest.mark.parametrize("model_type", ["albert", "big_bird", "bert"])
+def test_models_with_a_head_for_pairs(model_type):
+    assert load_config(ModelArguments(model_type=model_type), PRETRAINING).model_type == model_type
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "fnet"])
+@pytest.mark.parametrize("task", [NEXT_SENTENCE, PRETRAINING], ids=lambda task: task.title)
+def test_one_type_of_token_cannot_tell_a_from_b(task, family, tokenizers):
+    """Mistake 20: an index out of range otherwise; masked tokens do with one type."""
+    config, tokenizer = config_of(family, tokenizers, type_vocab_size=1), tokenizer_of(family, tokenizers)
+    with pytest.raises(UserError, match=r"type_vocab_size is 1, .*: use run_mlm\.py, or .*type_vocab_size=2$"):
+        check_model(config, tokenizer, task, 32, False)
+    assert check_model(config, tokenizer, MASKED_LM, 32, False) == 32
+    if family in task.model_types:
+        assert check_model(config_of(family, tokenizers), tokenizer, task, 32, False) == 32
+
+
+@pytest.mark.parametrize("family", PAIR_FAMILIES)
+def test_positions_of_pair_models(family, tokenizers):
+    """Mistake 20: the same limit whatever the head."""
+    config, tokenizer = config_of(family, tokenizers), tokenizer_of(family, tokenizers)
+    for task in (PRETRAINING, NEXT_SENTENCE, MASKED_LM):
+        if family in task.model_types:
+            assert count_positions(outline(config, task), config) == 66
+            assert check_model(config, tokenizer, task, None, False) == 66
+            with pytest.raises(UserError, match="--max_seq_length 67 is more than the model's 66 positions"):
+                check_model(config, tokenizer, task, 67, False)
+
+
+def test_a_next_sentence_model_needs_no_mask_token(tokenizers):
+    config, tokenizer = config_of("bert", tokenizers), tokenizer_of("bert", tokenizers, mask_token=None)
+    assert check_model(config, tokenizer, NEXT_SENTENCE, 32, False) == 32
+    with pytest.raises(UserError, match="no mask token"):
+        check_model(config, tokenizer, PRETRAINING, 32, False)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *sorted(set(PAIR_FAMILIES) - set(FAMILIES))])
+def test_only_a_model_without_attention_mask_needs_padding_of_one_length(family, tokenizers):
+    """FNet mixes padding in: the loss of an example would depend on its batch."""
+    model = outline(config_of(family, tokenizers), MASKED_LM)
+    assert tells_padding(model) == (family != "fnet")
+
+
+def test_padding_of_another_length_changes_what_fnet_says(pair_checkpoint):
+    """Which is why it is always the same; BERT with its attention mask says the same."""
+    inputs = {"input_ids": [[2, 9, 3, 11, 3]], "token_type_ids": [[0, 0, 0, 1, 1]], "attention_mask": [[1] * 5]}
+    changes = {}
+    for family in ("fnet", "bert"):
+        model = loaded(pair_checkpoint(family), PRETRAINING).eval()
+        logits = []
+        for padding in (0, 4):
+            widened = {name: functional.pad(torch.tensor(values), (0, padding)) for name, values in inputs.items()}
+            if family == "fnet":
+                del widened["attention_mask"]
+            logits.append(MASKED_TOKENS.logits_of(model(**widened))[:, :5].detach())
+        changes[family] = (logits[0] - logits[1]).abs().max().item()
+    assert changes["bert"] < 1e-6
+    assert changes["fnet"] > 1e-3
+
+
+def test_a_model_is_described_by_its_size_and_origin(pair_checkpoint):
+    path = pair_checkpoint("bert")
+    model = loaded(path, PRETRAINING)
+    size = f"{sum(weights.numel() for weights in model.parameters()) / 1e6:.1f}"
+    assert describe_model(model, ModelArguments(model_name_or_path=path)) == (
+        f"BertForPreTraining, {size} million parameters, from {path}"
+    )
+    assert describe_model(model, ModelArguments(model_type="bert")).endswith("parameters, from scratch")

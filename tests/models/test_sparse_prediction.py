@@ -1,0 +1,482 @@
+"""Logits at masked positions only: the same loss and gradients as the model's own, from fewer rows in the head."""
+
+import copy
+import io
+import logging
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    BertConfig,
+    BertForMaskedLM,
+    BigBirdConfig,
+    BigBirdForMaskedLM,
+)
+
+from cloze.data.collators import masked_positions
+from cloze.models.sparse_prediction import predict_masked_positions
+from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS
+from tests.utils import BERT_LIKE, FAMILIES, NO_DROPOUT, PAIR_FAMILIES
+
+VOCABULARY, BATCH, LENGTH = 500, 5, 20
+LENGTHS = [20, 13, 7, 17, 5]
+# As many tokens to predict in each row: unequal, and none in one of them.
+MASKED = [9, 1, 0, 6, 3]
+MASKED_FAMILIES = FAMILIES | {"xlm-roberta": ("byte_level", BERT_LIKE | NO_DROPOUT)}
+SECOND_LABELS = {"albert": "sentence_order_label"}
+DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+MODERNBERT_DROPOUT = ("embedding_dropout", "attention_dropout", "mlp_dropout")
+
+
+def model_of(family, auto_model=AutoModelForMaskedLM, seed=0, **settings):
+    """A tiny model in training mode, with weights large enough for the loss to depend on each of them."""
+    config = CONFIG_MAPPING[family](
+        **(MASKED_FAMILIES | PAIR_FAMILIES)[family][1]
+        | {"vocab_size": VOCABULARY, "pad_token_id": 0, "initializer_range": 0.3}
+        | settings
+    )
+    torch.manual_seed(seed)
+    return auto_model.from_config(config).train()
+
+
+def batch_of(lengths=LENGTHS, masked=MASKED, length=LENGTH, multiple=8, pairs=False):
+    """A padded batch with unequal numbers of tokens to predict, of a collator's kind."""
+    generator = torch.Generator().manual_seed(1)
+    real = torch.arange(length) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(5, VOCABULARY, (len(lengths), length), generator=generator) * real
+    labels = torch.full_like(ids, -100)
+    for row, count in enumerate(masked):
+        places = torch.randperm(lengths[row], generator=generator)[:count]
+        labels[row, places] = torch.randint(5, VOCABULARY, (count,), generator=generator)
+    batch = {"input_ids": ids, "attention_mask": real.long(), "labels": labels}
+    if pairs:
+        batch["token_type_ids"] = (torch.arange(length) >= 4).long() * real
+        batch["next_sentence_label"] = torch.arange(len(lengths)) % 2
+    return batch | {"masked_positions": torch.from_numpy(masked_positions(labels.numpy(), multiple))}
+
+
+def own_loss(model, batch):
+    """The loss that the model itself gives with labels, from all logits."""
+    inputs = {name: values for name, values in batch.items() if name != "masked_positions"}
+    if "next_sentence_label" in inputs and model.config.model_type in SECOND_LABELS:
+        inputs[SECOND_LABELS[model.config.model_type]] = inputs.pop("next_sentence_label")
+    return model(**inputs).loss
+
+
+def loss_of(model, batch, objectives=(MASKED_TOKENS,)):
+    """The loss as the Trainer has it: of each objective, the sum over what there is to predict."""
+    outputs = model(**{name: values for name, values in batch.items() if name not in ("labels", "next_sentence_label")})
+    losses = []
+    for objective in objectives:
+        scores = objective.score(objective.logits_of(outputs), batch)
+        losses.append(scores[:, 0].sum() / scores[:, 1].sum())
+    return sum(losses)
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: weights.grad for name, weights in model.named_parameters()}
+
+
+def assert_same(model, stock, batch, objectives=(MASKED_TOKENS,), seed=3, **tolerance):
+    """Loss and all gradients, with the same random numbers."""
+    tolerance = tolerance or {"rtol": 1e-6, "atol": 1e-6}
+    torch.manual_seed(seed)
+    loss = loss_of(model, batch, objectives)
+    torch.manual_seed(seed)
+    expected = own_loss(stock, batch)
+    torch.testing.assert_close(loss, expected, **tolerance)
+    found, wanted = gradients(model, loss), gradients(stock, expected)
+    assert found.keys() == wanted.keys()
+    assert sum(bool(grad.abs().sum() > 0) for grad in wanted.values() if grad is not None) > 15
+    torch.testing.assert_close(found, wanted, **tolerance)
+
+
+def hooked(stock):
+    """A copy whose forward takes masked positions, and whether its head is spared the others."""
+    model = copy.deepcopy(stock)
+    return model, predict_masked_positions(model, MASKED_TOKENS.logits, 32)
+
+
+# The same loss
+
+
+@pytest.mark.parametrize("family", MASKED_FAMILIES)
+def test_loss_and_gradients_are_the_models_own(family):
+    stock = model_of(family)
+    model, spared = hooked(stock)
+    assert spared
+    assert_same(model, stock, batch_of())
+
+
+@pytest.mark.parametrize("family", MASKED_FAMILIES)
+def test_loss_and_gradients_are_the_models_own_with_dropout(family):
+    """Up to where positions are selected, the draws are the same; behind it, dropout is switched off."""
+    names = MODERNBERT_DROPOUT if family == "modernbert" else DROPOUT
+    known = CONFIG_MAPPING[family]().to_dict()
+    stock = model_of(family, **{name: 0.3 for name in names if name in known})
+    for name, module in stock.named_modules():
+        if isinstance(module, torch.nn.Dropout) and re.search(r"layer\.1\.(output|ffn)\.dropout", name):
+            module.p = 0.0
+    model, _ = hooked(stock)
+    assert_same(model, stock, batch_of())
+    torch.manual_seed(4)
+    other = loss_of(model, batch_of())
+    torch.manual_seed(3)
+    assert abs(other - loss_of(model, batch_of())) > 1e-4, "dropout did something"
+
+
+@pytest.mark.parametrize("family", ["bert", "albert"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_losses_and_gradients_of_both_heads_are_the_models_own(family, dropout):
+    stock = model_of(
+        family,
+        AutoModelForPreTraining,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        **({"classifier_dropout_prob": dropout} if family == "albert" else {}),
+    )
+    model, spared = hooked(stock)
+    assert spared
+    assert_same(model, stock, batch_of(pairs=True), (MASKED_TOKENS, SENTENCE_PAIRS))
+
+
+@pytest.mark.parametrize("family", sorted(set(PAIR_FAMILIES) - {"bert", "albert"}))
+def test_the_heads_of_other_pretraining_models_are_spared_too(family):
+    """FNet mixes padding in, and takes no notice of its mask."""
+    stock = model_of(family, AutoModelForPreTraining)
+    model, spared = hooked(stock)
+    assert spared
+    batch = batch_of(pairs=True)
+    if family == "fnet":
+        del batch["attention_mask"]
+    assert_same(model, stock, batch, (MASKED_TOKENS, SENTENCE_PAIRS), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("multiple", [1, 32, 1000])
+def test_positions_that_fill_up_change_nothing(multiple):
+    stock = model_of("bert")
+    assert_same(hooked(stock)[0], stock, batch_of(multiple=multiple))
+
+
+def test_a_batch_without_a_masked_token_has_gradients_of_zero():
+    model, _ = hooked(model_of("bert"))
+    batch = batch_of(masked=[0] * BATCH)
+    outputs = model(batch["input_ids"], attention_mask=batch["attention_mask"], masked_positions=torch.zeros(8).long())
+    loss = MASKED_TOKENS.score(outputs.logits, batch | {"masked_positions": torch.zeros(8).long()})[:, 0].sum()
+    assert loss == 0
+    assert all(grad is None or not grad.any() for grad in gradients(model, loss).values())
+
+
+def test_under_autocast():
+    """In bfloat16 the logits differ by their rounding; the loss is that of the same rounded logits."""
+    stock = model_of("bert")
+    model, _ = hooked(stock)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(model, stock, batch_of(), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "deberta-v2"])
+def test_with_gradient_checkpointing(family):
+    stock = model_of(family)
+    model, _ = hooked(stock)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert model.is_gradient_checkpointing
+    assert_same(model, stock, batch_of())
+
+
+def test_in_parallel_processes(tmp_path):
+    """What wraps the model calls its forward, hooks and all."""
+    stock = model_of("bert")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model, _ = hooked(stock)
+        parallel = DistributedDataParallel(model)
+        loss, expected = loss_of(parallel, batch_of()), own_loss(stock, batch_of())
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(gradients(model, loss), gradients(stock, expected), rtol=1e-6, atol=1e-6)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_compiled_in_one_graph_and_seldom():
+    """No graph break, and of many shapes, all but the first two share a graph."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    stock = model_of("bert")
+    model, _ = hooked(stock)
+    compiled = torch.compile(model, backend=count, fullgraph=True)
+    for rows, length, masked in ((5, 20, 9), (3, 16, 9), (4, 12, 3), (5, 8, 5), (2, 20, 14), (7, 16, 2)):
+        batch = batch_of([length] * rows, [masked] * rows, length)
+        torch.testing.assert_close(loss_of(compiled, batch), own_loss(stock, batch), rtol=1e-5, atol=1e-5)
+    assert len(graphs) <= 3
+    torch._dynamo.reset()
+
+
+# What stays as it was
+
+
+@pytest.mark.parametrize("family", MASKED_FAMILIES)
+def test_without_masked_positions_the_model_is_what_it_was(family, tmp_path):
+    """To the last bit, with its names, and when it is saved."""
+    stock = model_of(family).eval()
+    model, _ = hooked(stock)
+    assert list(model.state_dict()) == list(stock.state_dict())
+    assert type(model) is type(stock)
+    batch = batch_of()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    logits = model(**inputs).logits
+    assert logits.shape == (BATCH, LENGTH, VOCABULARY)
+    assert torch.equal(logits, stock(**inputs).logits)
+    model(**inputs, masked_positions=batch["masked_positions"])
+    assert torch.equal(model(**inputs).logits, logits), "not even after a batch with them"
+    model.save_pretrained(tmp_path)
+    loaded = type(stock).from_pretrained(tmp_path).eval()
+    assert loaded.config.architectures == [type(stock).__name__]
+    assert torch.equal(loaded(**inputs).logits, logits)
+
+
+def test_the_mode_and_the_gradients_of_the_model_are_left_alone():
+    for training in (True, False):
+        model = model_of("bert").train(training)
+        predict_masked_positions(model, MASKED_TOKENS.logits, 32)
+        assert {module.training for module in model.modules()} == {training}
+        assert all(weights.grad is None and weights.requires_grad for weights in model.parameters())
+
+
+def test_big_bird_keeps_its_sparse_attention():
+    """Which it drops for good on texts as short as those of the trial."""
+    sizes = {name: value for name, value in BERT_LIKE.items() if name != "max_position_embeddings"}
+    model = BigBirdForMaskedLM(BigBirdConfig(vocab_size=VOCABULARY, attention_type="block_sparse", **sizes))
+    predict_masked_positions(model, MASKED_TOKENS.logits, 32)
+    assert model.bert.attention_type == "block_sparse"
+    assert model.bert.encoder.layer[0].attention.self.__class__.__name__ == "BigBirdBlockSparseAttention"
+
+
+def test_a_copy_has_hooks_of_its_own():
+    """Else a forward of the one would take the positions of the other."""
+    stock = model_of("bert").eval()
+    model, _ = hooked(stock)
+    other = copy.deepcopy(model)
+    positions = torch.tensor([3, 9])
+    ids = batch_of()["input_ids"]
+    found = []
+
+    def call_other(module, args):
+        found.append(other(ids, masked_positions=torch.tensor([1])).logits.shape)
+
+    model.base_model.embeddings.register_forward_pre_hook(call_other)
+    assert model(ids, masked_positions=positions).logits.shape == (1, 2, VOCABULARY)
+    assert found == [(1, 1, VOCABULARY)]
+    assert other(ids).logits.shape == (BATCH, LENGTH, VOCABULARY)
+
+
+def test_the_weights_of_a_copy_are_saved_without_the_hooks():
+    buffer = io.BytesIO()
+    model, _ = hooked(model_of("bert"))
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    assert model_of("bert", seed=1).load_state_dict(torch.load(buffer)).missing_keys == []
+
+
+class Strict(BertForMaskedLM):
+    """It takes no argument that it does not know."""
+
+    def forward(self, input_ids, attention_mask=None):
+        return super().forward(input_ids, attention_mask)
+
+
+def test_the_forward_itself_is_given_no_positions():
+    torch.manual_seed(0)
+    model, spared = hooked(Strict(BertConfig(vocab_size=VOCABULARY, **BERT_LIKE)))
+    assert spared
+    assert model(batch_of()["input_ids"], masked_positions=torch.tensor([3])).logits.shape == (1, 1, VOCABULARY)
+
+
+def test_the_base_model_alone_gives_all_positions_again():
+    model, _ = hooked(model_of("bert"))
+    ids = batch_of()["input_ids"]
+    model(ids, masked_positions=torch.tensor([3]))
+    assert model.base_model(ids).last_hidden_state.shape == (BATCH, LENGTH, 16)
+
+
+def test_positions_of_a_failed_forward_are_forgotten():
+    model, _ = hooked(model_of("bert").eval())
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, 4), VOCABULARY), masked_positions=torch.tensor([0]))
+    assert model(torch.ones(2, 4, dtype=torch.long)).logits.shape == (2, 4, VOCABULARY)
+
+
+# Fewer rows
+
+
+def rows_through(module, sizes):
+    module.register_forward_hook(lambda module, args, output: sizes.append(tuple(output.shape)))
+
+
+@pytest.mark.parametrize("auto_model", [AutoModelForMaskedLM, AutoModelForPreTraining])
+def test_the_head_computes_no_more_than_is_asked_for(auto_model):
+    """19 tokens to predict and 24 rows, not 100: neither of the transform nor of the logits."""
+    model, _ = hooked(model_of("bert", auto_model))
+    sizes = []
+    rows_through(model.cls.predictions.decoder, sizes)
+    rows_through(model.cls.predictions.transform, sizes)
+    batch = batch_of()
+    outputs = model(batch["input_ids"], masked_positions=batch["masked_positions"])
+    assert sorted(sizes) == [(1, 24, 16), (1, 24, VOCABULARY)]
+    assert MASKED_TOKENS.logits_of(outputs).shape == (1, 24, VOCABULARY)
+
+
+class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+    """The numbers in the largest tensor that comes up."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **kwargs or {})
+        for value in output if isinstance(output, (tuple, list)) else [output]:
+            if torch.is_tensor(value):
+                self.size = max(self.size, value.numel())
+        return output
+
+
+def test_no_tensor_is_as_large_as_all_logits():
+    stock = model_of("bert")
+    model, _ = hooked(stock)
+    sizes = []
+    for loss in (lambda: loss_of(model, batch_of()), lambda: own_loss(stock, batch_of())):
+        with Largest() as largest:
+            loss().backward()
+        sizes.append(largest.size)
+    assert sizes[0] == max(24 * VOCABULARY, VOCABULARY * 16)
+    assert sizes[1] == BATCH * LENGTH * VOCABULARY
+
+
+# Models whose head needs all positions
+
+
+class Mixing(BertForMaskedLM):
+    """Its head looks at the neighbours of each position."""
+
+    def forward(self, input_ids, attention_mask=None, **kwargs):
+        hidden = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
+        return {"logits": self.cls(hidden + hidden.roll(1, dims=1))}
+
+
+class Whole(BertForMaskedLM):
+    """It wants back as many positions as it gave."""
+
+    def forward(self, input_ids, attention_mask=None, **kwargs):
+        hidden = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
+        return {"logits": self.cls(hidden.view(*input_ids.shape, -1))}
+
+
+class Inner(BertForMaskedLM):
+    """What its head takes is not the last hidden state."""
+
+    def forward(self, input_ids, attention_mask=None, **kwargs):
+        outputs = self.bert(input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        return {"logits": self.cls(outputs.hidden_states[-2])}
+
+
+class Far(BertForMaskedLM):
+    """Its second output, of the pair, is of the last hidden state's first position."""
+
+    def forward(self, input_ids, attention_mask=None, **kwargs):
+        hidden = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
+        return {"logits": self.cls(hidden), "seq_relationship_logits": hidden[:, 0]}
+
+
+@pytest.mark.parametrize("kind", [Mixing, Whole, Inner, Far])
+def test_where_the_head_needs_all_positions_it_has_them(kind, caplog):
+    torch.manual_seed(0)
+    stock = kind(BertConfig(vocab_size=VOCABULARY, initializer_range=0.3, **BERT_LIKE | NO_DROPOUT)).train()
+    with caplog.at_level(logging.INFO, "cloze"):
+        model, spared = hooked(stock)
+    assert not spared
+    assert f"{kind.__name__} needs logits at all positions" in caplog.text
+    batch = batch_of()
+    loss = loss_of(model, batch)
+    logits = stock(batch["input_ids"], batch["attention_mask"])["logits"]
+    expected = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients(model, loss), gradients(stock, expected), rtol=1e-6, atol=1e-6)
+
+
+def test_nothing_is_said_of_a_model_whose_head_is_spared(caplog):
+    with caplog.at_level(logging.INFO, "cloze"):
+        hooked(model_of("bert"))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_heads_of_half_precision_are_spared(dtype):
+    assert hooked(model_of("bert").to(dtype))[1]
+
+
+def test_a_decoder_that_is_wider_than_the_vocabulary_is_spared():
+    """As where the vocabulary was rounded up, and ids of the trial have to fit into a small one."""
+    assert hooked(model_of("bert", vocab_size=512))[1]
+    assert hooked(model_of("bert", vocab_size=7))[1]
+    assert isinstance(model_of("bert").get_output_embeddings(), nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("family", "place"),
+    [
+        ("bert", "bert.encoder.layer.1.attention"),
+        ("distilbert", "distilbert.transformer.layer.1.sa_layer_norm"),
+        ("deberta-v2", "deberta.encoder.layer.1.attention"),
+        ("modernbert", "model"),
+        ("albert", "albert"),
+    ],
+)
+def test_positions_are_selected_as_early_as_the_model_allows(family, place):
+    """ModernBERT adds what went into its attention again behind it; ALBERT's last layer is its first as well."""
+    _, found = hooked(model_of(family))
+    assert found == place
+
+
+def test_the_last_feed_forward_sees_masked_positions_only():
+    model, _ = hooked(model_of("bert"))
+    rows = []
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.register_forward_hook(lambda module, args, output: rows.append(output.shape[:2].numel()))
+    model(batch_of()["input_ids"], masked_positions=torch.tensor([3, 5, 0]))
+    assert rows == [BATCH * LENGTH, 3]
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "length"),
+    [
+        # It cuts its output to the length of the text, which may be fewer than the masked positions.
+        ("luke", {"entity_vocab_size": 10, "entity_emb_size": 16}, 8),
+        # These pad inside, and cut that off again; BigBird from a certain length on.
+        ("longformer", {"attention_window": 8}, 13),
+        ("big_bird", {"block_size": 4, "num_random_blocks": 1, "attention_type": "block_sparse"}, 45),
+    ],
+)
+def test_models_that_cut_their_output(family, settings, length):
+    torch.manual_seed(0)
+    sizes = {**BERT_LIKE, "vocab_size": VOCABULARY, "max_position_embeddings": 64}
+    stock = AutoModelForMaskedLM.from_config(CONFIG_MAPPING[family](**sizes | settings)).eval()
+    model = copy.deepcopy(stock)
+    predict_masked_positions(model, MASKED_TOKENS.logits, 48)
+    ids = torch.randint(5, VOCABULARY, (2, length))
+    positions = torch.arange(2 * length - 1)
+    found = model(ids, attention_mask=torch.ones_like(ids), masked_positions=positions).logits[0]
+    wanted = stock(ids, attention_mask=torch.ones_like(ids)).logits.flatten(0, 1)[positions]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)

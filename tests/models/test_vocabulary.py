@@ -1,0 +1,179 @@
+"""Tokens added to a tokenizer: the model's weights for them are the mean of those of their pieces."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, BertTokenizer
+
+from cloze.config.arguments import ModelArguments
+from cloze.errors import UserError
+from cloze.inference.session import ask_for_words, load_trained
+from cloze.models.loading import load_config, load_model
+from cloze.models.sparse_prediction import predict_masked_positions
+from cloze.models.vocabulary import find_new_tokens
+from cloze.objectives.metrics import MASKED_TOKENS
+from cloze.objectives.tasks import MASKED_LM, PRETRAINING
+from cloze.tokenization.loading import load_tokenizer
+from tests.utils import FAMILIES, PAIR_FAMILIES
+
+WORDS = ["tidepools", "remdesivir"]
+
+
+@pytest.fixture
+def longer(tokenizers, tmp_path):
+    """``longer(kind, words)`` is the path of a tokenizer with words added."""
+
+    def make(kind="wordpiece", words=WORDS):
+        tokenizer = copy.deepcopy(tokenizers[kind])
+        tokenizer.add_tokens(words)
+        tokenizer.save_pretrained(tmp_path / "longer")
+        return str(tmp_path / "longer")
+
+    return make
+
+
+def found(model_path, tokenizer_path=None, task=MASKED_LM):
+    """Arguments, config and new tokens, as set_up has them."""
+    model_args = ModelArguments(model_name_or_path=str(model_path), tokenizer_name=tokenizer_path)
+    config = load_config(model_args, task)
+    return model_args, config, find_new_tokens(model_args, config, load_tokenizer(model_args, None))
+
+
+def resized(model_path, tokenizer_path, task):
+    model_args, config, new_tokens = found(model_path, tokenizer_path, task)
+    return load_model(model_args, config, task, 0, new_tokens)
+
+
+CASES = [pytest.param(MASKED_LM, family, id=family) for family in FAMILIES | PAIR_FAMILIES]
+CASES += [pytest.param(PRETRAINING, family, id=f"{family}-both") for family in PAIR_FAMILIES]
+
+
+@pytest.mark.parametrize(("task", "family"), CASES)
+def test_new_weights_are_the_mean_of_those_of_the_pieces(task, family, checkpoint_with_biases, longer, tmp_path):
+    """In embeddings, head and biases of each architecture, which is saved and loaded as any other."""
+    path = checkpoint_with_biases(family, task)
+    kind = (FAMILIES | PAIR_FAMILIES)[family][0]
+    model = resized(path, longer(kind), task)
+    own = load_tokenizer(ModelArguments(model_name_or_path=path), None)
+    model_args, config, _ = found(path, task=task)
+    before = load_model(model_args, config, task, 0).state_dict()
+    grown = 0
+    for name, weights in model.state_dict().items():
+        assert 500 not in weights.shape
+        if 502 in weights.shape:
+            grown += 1
+            dim = weights.shape.index(502)
+            assert torch.equal(weights.narrow(dim, 0, 500), before[name])
+            for number, word in enumerate(WORDS, 500):
+                pieces = own(word, add_special_tokens=False)["input_ids"]
+                assert len(pieces) > 2
+                expected = torch.stack([before[name].select(dim, piece) for piece in pieces]).mean(0)
+                torch.testing.assert_close(weights.select(dim, number), expected)
+    assert grown == sum(500 in weights.shape for weights in before.values()) >= 3
+    model.save_pretrained(tmp_path / "saved")
+    saved, loading = task.auto_model.from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not any(loading.values())
+    assert saved.config.vocab_size == 502
+    predict_masked_positions(saved, MASKED_TOKENS.logits, 16)
+    logits = MASKED_TOKENS.logits_of(saved(torch.tensor([[500, 501, 7]]), masked_positions=torch.tensor([1])))
+    assert logits.shape == (1, 1, 502)
+
+
+@pytest.fixture
+def checkpoint_with_biases(checkpoint, pair_checkpoint, tmp_path):
+    """As others, but without zeros that could be anything's mean."""
+
+    def make(family, task):
+        path = tmp_path / "biased"
+        shutil.copytree((checkpoint if task is MASKED_LM else pair_checkpoint)(family), path)
+        auto_model = AutoModelForMaskedLM if task is MASKED_LM else AutoModelForPreTraining
+        model = auto_model.from_pretrained(path)
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights.add_(torch.randn_like(weights))
+        model.save_pretrained(path)
+        return str(path)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_level", "unigram"])
+def test_a_tokenizer_beside_its_model_may_be_longer(kind, checkpoint, longer, tmp_path):
+    """transformers#1413: the pieces are those of the tokenizer without what was added, as they are with it apart."""
+    family = {"wordpiece": "bert", "byte_level": "roberta", "unigram": "albert"}[kind]
+    tokenizer = longer(kind)
+    apart = found(checkpoint(family), tokenizer)[2]
+    shutil.copytree(checkpoint(family), tmp_path / "both")
+    shutil.copytree(tokenizer, tmp_path / "both", dirs_exist_ok=True)
+    assert found(tmp_path / "both")[2] == apart
+    assert [token.text for token in apart] == WORDS
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "both" / name).unlink()
+    assert found(tmp_path / "both", tokenizer)[2] == apart, "of a model without a tokenizer"
+
+
+def test_a_longer_vocabulary_file(checkpoint, tokenizers, tmp_path):
+    """Words that are written behind those of vocab.txt are no added tokens."""
+    vocabulary = tokenizers["wordpiece"].get_vocab() | {"tidepools": 500, "##pools": 501}
+    BertTokenizer(vocab=vocabulary, do_lower_case=False).save_pretrained(tmp_path / "longer")
+    new_tokens = found(checkpoint("bert"), str(tmp_path / "longer"))[2]
+    assert [token.text for token in new_tokens] == ["tidepools", "pools"]
+    pieces = tokenizers["wordpiece"](["tidepools", "pools"], add_special_tokens=False)["input_ids"]
+    assert [token.pieces for token in new_tokens] == pieces
+    shutil.copytree(checkpoint("bert"), tmp_path / "both")
+    shutil.copytree(tmp_path / "longer", tmp_path / "both", dirs_exist_ok=True)
+    with pytest.raises(
+        UserError, match=r"both: the tokenizer has 502 tokens, the model's .* is for --tokenizer_name\), or train"
+    ):
+        found(tmp_path / "both")
+
+
+def test_tokens_without_known_pieces_have_the_mean_of_all(checkpoint, longer, caplog):
+    caplog.set_level("INFO", "cloze")
+    model = resized(checkpoint("bert"), longer(words=["tidepools", "\u2603"]), MASKED_LM)
+    weights = model.get_input_embeddings().weight
+    torch.testing.assert_close(weights[501], weights[:500].mean(0))
+    assert caplog.messages[-2] == (
+        "Vocabulary: 2 new tokens (tidepools, \u2603): their weights are the mean of their pieces; of 1 without known "
+        "pieces, the mean of all tokens"
+    )
+
+
+def test_a_vocabulary_with_room_is_left_alone(checkpoint, longer):
+    """As one that is rounded up for the GPU."""
+    model_args, config, _ = found(checkpoint("bert"))
+    config.vocab_size = 512
+    tokenizer = load_tokenizer(ModelArguments(model_name_or_path=longer()), None)
+    assert find_new_tokens(model_args, config, tokenizer) == []
+
+
+def test_another_tokenizer_is_no_longer_one(checkpoint, longer, tokenizers, tmp_path, caplog):
+    tokenizer = longer("unigram")
+    with pytest.raises(UserError, match=r"longer: the tokenizer has 502 tokens.*: use the model's own"):
+        found(checkpoint("bert"), tokenizer)
+    tokenizers["unigram"].save_pretrained(tmp_path / "other")
+    assert found(checkpoint("bert"), str(tmp_path / "other"))[2] == []
+    assert f"of the 500 tokens of {checkpoint('bert')} have another id, or none, in --tokenizer_name" in caplog.text
+    caplog.clear()
+    assert found(checkpoint("bert"), checkpoint("bert"))[2] == []
+    assert "VOCABULARY" not in caplog.text
+
+
+def test_a_resized_model_is_resumed_exactly_and_asked(checkpoint, longer, run_mlm_script, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"The tidepools of day {number} are [MASK]." for number in range(24)))
+    tokenizer = longer()
+    argv = ("--model_name_or_path", checkpoint("bert"), "--tokenizer_name", tokenizer, "--train_file", text,
+            "--do_train", "--max_steps", 2, "--save_steps", 1, "--max_seq_length", 32)  # fmt: skip
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert run_mlm_script(*argv, "--output_dir", whole)[0] == 0
+    shutil.copytree(whole / "checkpoint-1", resumed / "checkpoint-1")
+    assert f"Going on from {resumed}/checkpoint-1" in run_mlm_script(*argv, "--output_dir", resumed)[1]
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    trained = load_trained(str(whole))
+    assert trained.model.config.vocab_size == len(trained.tokenizer) == 502
+    shutil.copytree(checkpoint("bert"), tmp_path / "both")
+    shutil.copytree(tokenizer, tmp_path / "both", dirs_exist_ok=True)
+    assert len(ask_for_words(load_trained(str(tmp_path / "both")), "The [MASK] of tidepools.", 5)[0]) == 5

@@ -1,0 +1,79 @@
+"""The model card: the Hub's metadata, true figures, the curves, and no settings that are secret."""
+
+import yaml
+from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePrediction, AutoModelForPreTraining
+
+from cloze.config.arguments import ModelArguments, TrainingArguments
+from cloze.config.data_arguments import DataTrainingArguments, NextSentenceArguments, PretrainingDataArguments
+from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
+from cloze.reporting.model_card import write_model_card
+
+
+def card_of(folder, *arguments) -> str:
+    write_model_card(folder / "README.md", *arguments)
+    return (folder / "README.md").read_text()
+
+
+def test_the_card_has_the_hubs_metadata_and_the_figures(checkpoint, tmp_path):
+    model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
+    model_args = ModelArguments(model_name_or_path="bert-base-uncased", token="hf_secret")
+    training_args = TrainingArguments(output_dir=str(tmp_path), hub_token="hf_secret")
+    lines = {"masked perplexity": "20.09 before, 7.39 after", "saved in": "a path that is nobody's business"}
+    shown = {"Words hidden": ["the [MASK] of the moon\n    light 100%   (the text has: light)"]}
+    card = card_of(tmp_path, MASKED_LM, lines, shown, model_args, DataTrainingArguments(), training_args, model)
+    metadata = yaml.safe_load(card.split("---\n")[1])
+    assert metadata == {
+        "library_name": "transformers",
+        "pipeline_tag": "fill-mask",
+        "tags": ["bert"],
+        "base_model": "bert-base-uncased",
+    }
+    assert "| masked perplexity | 20.09 before, 7.39 after |" in card
+    assert "hf_secret" not in card
+    assert "nobody" not in card
+    assert "\nA masked language model, trained from bert-base-uncased.\n" in card
+    assert f'pipeline("fill-mask", model="{tmp_path}")' in card
+    assert "\n## Words hidden\n\nthe [MASK] of the moon\n    light 100%   (the text has: light)\n" in card
+    assert "15% of the tokens were predicted in training, 15% in evaluations;" in card
+
+
+def test_the_card_of_a_next_sentence_model_is_for_no_pipeline(pair_checkpoint, tmp_path):
+    """There is none on the Hub for pairs; nothing is said of masks."""
+    model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
+    model_args = ModelArguments(model_type="bert", token="hf_secret")
+    training_args = TrainingArguments(output_dir=str(tmp_path), hub_token="hf_secret")
+    lines = {"pair F1": "0.125 before, 0.800 after", "training texts": "2 texts (a|b 50%, c 50%)"}
+    shown = {"Pairs": ["a | b\n    in order: 9%   (they are not)"]}
+    data_args = NextSentenceArguments(nsp_probability=0.4)
+    card = card_of(tmp_path, NEXT_SENTENCE, lines, shown, model_args, data_args, training_args, model)
+    assert yaml.safe_load(card.split("---\n")[1]) == {"library_name": "transformers", "tags": ["bert"]}
+    assert "\nA next sentence model, trained from a new bert.\n" in card
+    assert f'AutoModelForNextSentencePrediction.from_pretrained("{tmp_path}")' in card
+    assert "| pair F1 | 0.125 before, 0.800 after |" in card
+    assert "| training texts | 2 texts (a&#124;b 50%, c 50%) |" in card
+    assert "\n## Pairs\n\na | b\n    in order: 9%   (they are not)\n" in card
+    assert "40% of the pairs were random;" in card
+    assert "mask" not in card
+    assert "hf_secret" not in card
+
+
+def test_the_card_of_both_objectives(pair_checkpoint, tmp_path):
+    model = AutoModelForPreTraining.from_pretrained(pair_checkpoint("bert"))
+    training_args = TrainingArguments(output_dir=str(tmp_path))
+    model_args = ModelArguments(model_name_or_path=pair_checkpoint("bert"))
+    data_args = PretrainingDataArguments(mlm_probability=0.2, pair_objective="sop")
+    card = card_of(tmp_path, PRETRAINING, {}, {}, model_args, data_args, training_args, model)
+    metadata = yaml.safe_load(card.split("---\n")[1])
+    assert metadata == {"library_name": "transformers", "tags": ["bert"], "pipeline_tag": "fill-mask"}
+    assert "\nA masked language and next sentence model, trained from" in card
+    assert "20% of the tokens were predicted in training, 15% in evaluations; 50% of the pairs were swapped;" in card
+
+
+def test_the_card_shows_the_curves_if_they_are_there(checkpoint, tmp_path):
+    """By a path that holds on the Hub as well, where both are at the top."""
+    model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
+    training_args = TrainingArguments(output_dir=str(tmp_path))
+    arguments = (MASKED_LM, {}, {}, ModelArguments(model_type="bert"), DataTrainingArguments(), training_args, model)
+    assert "![" not in card_of(tmp_path, *arguments)
+    (tmp_path / "curves.png").touch()
+    assert "\n\n![Training curves](curves.png)\n\n" in card_of(tmp_path, *arguments)

@@ -1,0 +1,409 @@
+"""The files for clusters: Slurm's with a stand-in for Slurm, accelerate's through accelerate, Kubernetes' as text.
+
+That Slurm itself does what is asked of it is tried by benchmarks/slurm_cluster.sh.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from transformers import AutoModelForMaskedLM
+
+import run_mlm
+from cloze.cli import parse, settings_of
+from tests.utils import FAMILIES, ROOT, SAMPLE
+
+CLUSTER, ACCELERATE = ROOT / "recipes" / "cluster", ROOT / "recipes" / "accelerate"
+
+# What srun does for us: it starts the tasks, on what are nodes in name only, and gives the highest exit code.
+SRUN = """
+import json, os, pathlib, subprocess, sys
+argv = sys.argv[1:]
+flags = [argv.pop(0) for argument in list(argv) if argument.startswith("--") and argv[0] == argument]
+nodes, tasks = int(os.environ["SLURM_NNODES"]), int(os.environ["SLURM_NTASKS"])
+children = []
+for rank in range(tasks):
+    node, local = divmod(rank, tasks // nodes)
+    place = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local), "SLURM_NODEID": str(node)}
+    children.append(subprocess.Popen(argv, env=os.environ | place))
+folder = pathlib.Path(os.environ["NOTES"])
+(folder / "srun.json").write_text(json.dumps({"flags": flags, "pids": [child.pid for child in children]}))
+sys.exit(max(child.wait() for child in children))
+"""
+SCONTROL = """
+import os, pathlib, sys
+if sys.argv[1:3] == ["show", "hostnames"]:
+    print(*os.environ["HOSTS"].split(), sep="\\n")
+else:
+    with (pathlib.Path(os.environ["NOTES"]) / "scontrol").open("a") as notes:
+        print(*sys.argv[1:], file=notes)
+"""
+# The task: it writes down what it sees, and ends with its own code of CODES, or with 75 when it is told to.
+TASK = """
+import json, os, pathlib, signal, sys, time
+told = []
+signal.signal(signal.SIGUSR1, lambda number, frame: told.append(number))
+rank = int(os.environ["RANK"])
+seen = {"pid": os.getpid(), "argv": sys.argv[1:], "environment": dict(os.environ)}
+note = pathlib.Path(os.environ["NOTES"]) / f"task-{rank}"
+note.write_text(json.dumps(seen))
+note.rename(note.with_suffix(".json"))
+codes = os.environ["CODES"].split()
+deadline = time.monotonic() + 30
+while codes[rank] == "wait" and not told and time.monotonic() < deadline:
+    time.sleep(0.01)
+sys.exit(75 if told else int(codes[rank]))
+"""
+
+
+@pytest.fixture
+def sbatch(tmp_path):
+    """``sbatch(*argv, nodes, codes)`` starts the batch file as Slurm would, without waiting for it."""
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!{sys.executable}\n{text}")
+        path.chmod(0o755)
+    (tmp_path / "task.py").write_text(TASK)
+    started = []
+
+    def start(*argv, nodes=1, codes="0 0", hosts="node-a node-b", **environment):
+        kept = ("HOME", "LD_LIBRARY_PATH", "HF_HOME", "CUDA_VISIBLE_DEVICES")
+        process = subprocess.Popen(
+            ["bash", CLUSTER / "slurm.sbatch", *map(str, argv)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={name: os.environ[name] for name in kept if name in os.environ}
+            | {
+                "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+                "PYTHON": sys.executable,
+                "NOTES": str(tmp_path),
+                "CODES": codes,
+                "HOSTS": hosts,
+                "SLURM_JOB_ID": "1234567",
+                "SLURM_JOB_NODELIST": "node-[a-b]",
+                "SLURM_NNODES": str(nodes),
+                "SLURM_NTASKS": str(len(codes.split())),
+                "SLURM_CPUS_PER_TASK": "3",
+            }
+            | environment,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def tasks(tmp_path, count):
+    """What the tasks saw, once all have started."""
+    paths = [tmp_path / f"task-{rank}.json" for rank in range(count)]
+    deadline = time.monotonic() + 30
+    while not all(path.exists() for path in [*paths, tmp_path / "srun.json"]):
+        assert time.monotonic() < deadline, "the tasks have not started"
+        time.sleep(0.01)
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def requeued(tmp_path):
+    path = tmp_path / "scontrol"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("nodes", "codes", "local"), [(1, "0", [0]), (1, "0 0", [0, 1]), (2, "0 0", [0, 0]), (2, "0 0 0 0", [0, 1, 0, 1])]
+)
+def test_each_task_knows_its_place(nodes, codes, local, sbatch, tmp_path):
+    process = sbatch(tmp_path / "task.py", nodes=nodes, codes=codes)
+    assert process.wait(30) == 0, process.stdout.read()
+    count = len(local)
+    for rank, seen in enumerate(tasks(tmp_path, count)):
+        environment = seen["environment"]
+        assert {name: environment[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")} == {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(count),
+            "LOCAL_RANK": str(local[rank]),
+            "LOCAL_WORLD_SIZE": str(count // nodes),
+        }
+        assert environment["MASTER_ADDR"] == "node-a"
+        assert environment["MASTER_PORT"] == "24567", "of the job's number: below those that systems give away"
+        assert environment["HF_HUB_OFFLINE"] == "1"
+        assert environment["OMP_NUM_THREADS"] == "3"
+    assert requeued(tmp_path) == []
+
+
+def test_the_readers_own_settings_win(sbatch, tmp_path):
+    own = {"HF_HOME": str(tmp_path / "a folder"), "HF_HUB_OFFLINE": "0"}
+    assert sbatch(tmp_path / "task.py", codes="0", **own).wait(30) == 0
+    assert tasks(tmp_path, 1)[0]["environment"].items() >= own.items()
+
+
+def test_arguments_come_through_unchanged(sbatch, tmp_path):
+    argv = ["--train_file", "shards/*.txt", "two words", "$HOME", "it's", '"quoted"', "", "back\\slash", "a\nb"]
+    assert sbatch(tmp_path / "task.py", *argv).wait(30) == 0
+    assert [seen["argv"] for seen in tasks(tmp_path, 2)] == [argv, argv]
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"), [("0 0", 0), ("2 2", 2), ("0 1", 1), ("130 130", 130), ("75 75", 75), ("0 75", 75)]
+)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_only_code_75_goes_back_into_the_queue(codes, code, nodes, sbatch, tmp_path):
+    assert sbatch(tmp_path / "task.py", codes=codes, nodes=nodes).wait(30) == code
+    assert requeued(tmp_path) == (["requeue 1234567"] if code == 75 else [])
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_signal_reaches_the_script_itself(nodes, sbatch, tmp_path):
+    """Slurm signals the processes that srun started: no shell may stand between."""
+    process = sbatch(tmp_path / "task.py", codes="wait wait", nodes=nodes)
+    pids = [seen["pid"] for seen in tasks(tmp_path, 2)]
+    assert pids == json.loads((tmp_path / "srun.json").read_text())["pids"]
+    for pid in pids:
+        os.kill(pid, signal.SIGUSR1)
+    assert process.wait(30) == 75
+    assert requeued(tmp_path) == ["requeue 1234567"]
+
+
+def test_what_slurm_is_asked_for(sbatch, tmp_path):
+    text = (CLUSTER / "slurm.sbatch").read_text()
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.M))
+    assert asked["ntasks-per-node"] == asked["gres"].removeprefix("gpu:"), "a task for each GPU"
+    assert re.fullmatch(r"USR1@\d+", asked["signal"]), "to the tasks; B: would send it to the shell"
+    assert {"requeue", "time"} <= asked.keys()
+    assert asked["open-mode"] == "append", "a job that is run again must not overwrite its log"
+    last = text.rindex("#SBATCH")
+    assert all(line.startswith("#") for line in text[:last].splitlines()), "sbatch stops reading at the first command"
+    assert sbatch(tmp_path / "task.py").wait(30) == 0
+    tasks(tmp_path, 2)
+    flags = json.loads((tmp_path / "srun.json").read_text())["flags"]
+    assert {"--kill-on-bad-exit=0", "--cpus-per-task=3"} <= set(flags)
+
+
+def test_two_tasks_train_together(sbatch, checkpoint, tmp_path):
+    """The places given above are those that torch and accelerate read."""
+    out = tmp_path / "out"
+    process = sbatch(
+        "run_mlm.py", "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE, "--max_seq_length", 32,
+        "--do_train", "--max_steps", 2, "--use_cpu", "--output_dir", out, hosts="localhost", SLURM_CPUS_PER_TASK="1",
+    )  # fmt: skip
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, printed
+    assert sorted(path.name for path in out.glob("checkpoint-2/rng_state*")) == ["rng_state_0.pth", "rng_state_1.pth"]
+    assert printed.count("Training examples:") == 1, "one process tells of it"
+
+
+def test_a_signal_to_all_processes_leaves_the_data_loaders_workers(checkpoint, tmp_path):
+    """Slurm sends SIGTERM to them too when a job is preempted, while the step still needs their batches."""
+    with open(tmp_path / "log", "w+") as log:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-u", "run_mlm.py", "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE,
+                "--max_seq_length", "32", "--do_train", "--max_steps", "100000", "--logging_steps", "1", "--use_cpu",
+                "--dataloader_num_workers", "2", "--output_dir", tmp_path / "out",
+            ],
+            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while "'loss'" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(60) == 75, (tmp_path / "log").read_text()
+    assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1
+
+
+# Kubernetes
+
+
+@pytest.fixture(scope="module")
+def manifests():
+    documents = yaml.safe_load_all((CLUSTER / "kubernetes-job.yaml").read_text())
+    return {document["kind"]: document for document in documents}
+
+
+def test_the_jobs_containers_start_scripts_with_flags_they_know(manifests, tmp_path, monkeypatch):
+    """As they stand, but for paths that are not here, and bf16, which a CPU's trainer refuses."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(manifests["ConfigMap"]["data"]["recipe.yaml"])
+    pod = manifests["Job"]["spec"]["template"]["spec"]
+    prepare, train = pod["initContainers"][0]["command"], pod["containers"][0]["command"]
+    assert prepare[:2] == ["python", "run_mlm.py"]
+    assert prepare[3:] == ["--prepare_only"]
+    assert train[0] == "torchrun"
+    assert train[3:5] == prepare[1:3], "the same script and recipe"
+    assert train[5:] == ["--bf16"]
+    (mount,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "settings")
+    assert prepare[2] == f"{mount['mountPath']}/recipe.yaml"
+    for flags in (prepare[3:], [*train[5:], "--use_cpu"]):
+        _, data_args, training_args = parse(["recipe.yaml", *flags], settings_of(run_mlm.main))
+        assert training_args.do_train
+        for path in (data_args.train_file, training_args.output_dir):
+            assert str(path).lstrip("['").startswith("/shared/"), "or the next pod would not find it"
+
+
+def test_the_job_tries_again_but_for_mistakes(manifests):
+    spec = manifests["Job"]["spec"]
+    pod = spec["template"]["spec"]
+    assert pod["restartPolicy"] == "Never", "podFailurePolicy allows no other"
+    mistake, disruption = spec["podFailurePolicy"]["rules"]
+    assert mistake["action"] == "FailJob"
+    assert mistake["onExitCodes"] == {"containerName": "prepare", "operator": "In", "values": [2]}
+    assert disruption["action"] == "Ignore"
+    assert disruption["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert spec["backoffLimit"] > 0
+
+
+def test_the_pod_has_what_training_needs(manifests):
+    pod = manifests["Job"]["spec"]["template"]["spec"]
+    prepare, train = pod["initContainers"][0], pod["containers"][0]
+    gpus = int(train["resources"]["limits"]["nvidia.com/gpu"])
+    assert f"--nproc_per_node={gpus}" in train["command"]
+    assert "resources" not in prepare, "the text is prepared without GPUs"
+    environment = {variable["name"]: variable["value"] for variable in train["env"]}
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    assert int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < pod["terminationGracePeriodSeconds"]
+    assert (prepare["env"], prepare["volumeMounts"]) == (train["env"], train["volumeMounts"])
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    places = {mount["mountPath"]: volumes[mount["name"]] for mount in train["volumeMounts"]}
+    assert places["/dev/shm"]["emptyDir"]["medium"] == "Memory"
+    assert "persistentVolumeClaim" in places["/shared"]
+    assert environment["HF_HOME"].startswith("/shared/")
+    assert places["/settings"]["configMap"]["name"] == manifests["ConfigMap"]["metadata"]["name"]
+
+
+def test_a_step_of_the_job_has_as_many_tokens_as_its_comment_says(manifests):
+    text = manifests["ConfigMap"]["data"]["recipe.yaml"]
+    settings = yaml.safe_load(text)
+    blocks, gpus, length, tokens = re.search(r"# (\d+) blocks x (\d+) GPUs x (\d+) = ([\d,]+) tokens", text).groups()
+    assert int(blocks) == settings["per_device_train_batch_size"]
+    assert int(length) == settings["max_seq_length"]
+    assert f"--nproc_per_node={gpus}" in manifests["Job"]["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert int(blocks) * int(gpus) * int(length) == int(tokens.replace(",", ""))
+
+
+# accelerate launch
+CONFIGS = sorted(path.name for path in ACCELERATE.glob("*.yaml"))
+# accelerate divides a model among accelerators only; here it takes two CPU processes for two. They end without torch's
+# destructors, in which gloo, which nobody uses for that, aborts now and then ("terminate called without an active
+# exception") when all is written.
+AS_IF_ON_GPUS = """
+import os, sys
+sys.path.insert(0, {root!r})
+os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
+import run_mlm
+from cloze.cli import run_script
+run_script(run_mlm.main)
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def launch_arguments(config, *argv):
+    """The settings of accelerate launch, resolved as it does."""
+    command = ["--config_file", str(ACCELERATE / config), *argv, "run_mlm.py", "--output_dir", "out"]
+    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
+    return args
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_accelerate_takes_the_config(config):
+    args = launch_arguments(config, "--num_processes", "8")
+    chosen = {"ddp.yaml": "multi_gpu", "fsdp.yaml": "use_fsdp", "deepspeed-zero2.yaml": "use_deepspeed"}[config]
+    assert [name for name in ("multi_gpu", "use_fsdp", "use_deepspeed") if getattr(args, name)] == [chosen]
+    assert (args.num_processes, args.num_machines, args.mixed_precision) == (8, 1, "no")
+    known = vars(launch_command_parser().parse_args(["run_mlm.py"]))
+    settings = yaml.safe_load((ACCELERATE / config).read_text())
+    for name, value in {**settings.get("fsdp_config", {}), **settings.get("deepspeed_config", {})}.items():
+        assert name in known, "accelerate itself would pass over it"
+        assert getattr(args, name) == value
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_number_of_processes_has_to_be_given(config):
+    with pytest.raises(ValueError, match="num_processes"):
+        launch_arguments(config)
+
+
+def test_the_layers_named_for_fsdp_are_those_of_the_models(checkpoint):
+    text = (ACCELERATE / "fsdp.yaml").read_text()
+    named = set(re.findall(r"\w+Layer\b|TransformerBlock", text))
+    for family in set(FAMILIES) - {"albert", "deberta-v2"}:  # which were not tried
+        model = AutoModelForMaskedLM.from_pretrained(checkpoint(family))
+        assert named & {type(module).__name__ for module in model.modules()}, family
+
+
+@pytest.fixture
+def launch(checkpoint, tmp_path):
+    """``launch(config, script, *argv)`` trains a tiny BERT with two processes; gives the losses by step."""
+
+    def run(config, script, *argv):
+        out = tmp_path / Path(config).stem
+        command = [
+            sys.executable, "-m", "accelerate.commands.launch", "--config_file", ACCELERATE / config,
+            "--num_processes", 2, "--main_process_port", 0, script, *SETTINGS, "--per_device_train_batch_size", 4,
+            "--model_name_or_path", checkpoint("bert"), "--output_dir", out, *argv,
+        ]  # fmt: skip
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return losses(out)
+
+    return run
+
+
+SETTINGS = (
+    "--train_file", SAMPLE, "--max_seq_length", 32, "--do_train", "--do_eval", "--max_steps", 4, "--logging_steps", 1,
+    "--learning_rate", 0.01, "--save_steps", 2, "--train_sampling_strategy", "random",
+)  # fmt: skip
+
+
+def losses(out):
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    found = {entry["step"]: entry["loss"] for entry in history if "loss" in entry}
+    return found | {f"evaluated at {entry['step']}": entry["eval_loss"] for entry in history if "eval_loss" in entry}
+
+
+@pytest.fixture
+def by_one_process(run_mlm_script, checkpoint, tmp_path):
+    code, _, errors = run_mlm_script(
+        *SETTINGS, "--per_device_train_batch_size", 8, "--model_name_or_path", checkpoint("bert"),
+        "--output_dir", tmp_path / "one",
+    )  # fmt: skip
+    assert code == 0, errors
+    return losses(tmp_path / "one")
+
+
+def test_two_processes_train_as_one(launch, by_one_process):
+    assert launch("ddp.yaml", "run_mlm.py", "--use_cpu") == pytest.approx(by_one_process, rel=1e-5)
+
+
+def test_a_divided_model_trains_as_a_whole_one_and_goes_on(launch, by_one_process, tmp_path):
+    script = tmp_path / "as_if_on_gpus.py"
+    script.write_text(AS_IF_ON_GPUS.format(root=str(ROOT)))
+    assert launch("fsdp.yaml", script) == pytest.approx(by_one_process, rel=1e-5)
+    out = tmp_path / "fsdp"
+    tied = AutoModelForMaskedLM.from_pretrained(out)
+    assert tied.get_input_embeddings().weight is tied.get_output_embeddings().weight
+    assert "guesses" in (out / "README.md").read_text(), "which all processes have to make together"
+    for path in sorted(out.glob("checkpoint-4/*")):
+        path.unlink()
+    (out / "checkpoint-4").rmdir()
+    (out / "model.safetensors").unlink()
+    assert launch("fsdp.yaml", script) == pytest.approx(by_one_process, rel=1e-5)

@@ -1,0 +1,294 @@
+"""Several processes: the same losses, weights and evaluations as one; together to the end, or to an early one."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from cloze.data.samplers import BatchSettings, EpochBatches, EpochExamples
+from cloze.training.checkpoints import list_checkpoints
+from tests.utils import ROOT, SAMPLE, run_until_evaluation, start, start_together
+
+MODEL = (
+    "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66,"
+    "hidden_dropout_prob=0,attention_probs_dropout_prob=0"
+)
+SCRIPTS = {
+    "run_mlm": ("--line_by_line",),
+    "run_nsp": ("--sentence_per_line",),
+    "run_pretraining": ("--sentence_per_line", "--pair_strategy", "sentence"),
+    "run_classification": (),
+}
+
+
+def flags(out, batch, *argv, steps=6):
+    return (
+        "--model_type", "bert", "--config_overrides", MODEL, "--vocab_size", 600, "--train_file", SAMPLE,
+        "--max_seq_length", 32, "--do_train", "--max_steps", steps, "--per_device_train_batch_size", batch,
+        "--gradient_accumulation_steps", 1, "--learning_rate", 0.01, "--logging_steps", 1, "--save_steps", 4,
+        "--cache_dir", out.parent / "cache", "--output_dir", out, *argv,
+    )  # fmt: skip
+
+
+def finish(processes) -> list[int]:
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def history(out, *names) -> list[tuple]:
+    entries = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    return [tuple(entry[name] for name in names) for entry in entries if names[-1] in entry]
+
+
+def assert_alike(out, one):
+    """The same but for the rounding of float32."""
+    for names in (("step", "epoch", "learning_rate", "grad_norm", "loss"), ("step", "eval_loss")):
+        assert_close(history(out, *names), history(one, *names), rtol=2e-5, atol=1e-7)
+    weights, expected = load_file(out / "model.safetensors"), load_file(one / "model.safetensors")
+    assert_close(weights, expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_step_is_the_same_however_it_is_divided(script, tmp_path):
+    """Mistakes 1, 2 and 16: 1 process x 16, 2 x 8, and 2 x 4 accumulated twice; and each says its things once."""
+    argv = (*SCRIPTS[script], "--do_eval", "--max_eval_samples", 50)
+    one = tmp_path / "one"
+    assert finish([start(script, *flags(one, 16, *argv), log=tmp_path / "one.log")]) == [0]
+    for batch, accumulation in ((8, 1), (4, 2)):
+        out = tmp_path / f"2x{batch}"
+        argv_of_two = (*argv, "--gradient_accumulation_steps", accumulation)
+        assert finish(start_together(script, *flags(out, batch, *argv_of_two), log=out)) == [0, 0]
+        assert_alike(out, one)
+        # Evaluations of the same weights, to the last digit.
+        before = [
+            {name: value for name, value in entry.items() if "per_second" not in name and "runtime" not in name}
+            for folder in (one, out)
+            for entry in json.loads((folder / "trainer_state.json").read_text())["log_history"]
+            if "eval_loss" in entry and entry["step"] == 0
+        ]
+        assert len(before) == 2
+        assert before[0] == before[1]
+        assert "'loss'" in out.with_suffix(".0").read_text()
+        # But for torch, which looks for parameters that are not used, and finds none.
+        others = [line for line in out.with_suffix(".1").read_text().splitlines() if not line.startswith("[rank1]")]
+        assert not others
+
+
+def test_accelerate_starts_two_processes(tmp_path):
+    """As in the README, on two CPUs: its own rendezvous, and config file."""
+    command = [
+        Path(sys.executable).with_name("accelerate"), "launch", "--config_file", "recipes/accelerate/ddp.yaml",
+        "--num_processes", 2, "--main_process_port", 0, "run_mlm.py", "--use_cpu", "--line_by_line",
+        *flags(tmp_path / "two", 8),
+    ]  # fmt: skip
+    result = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert finish([start("run_mlm", "--line_by_line", *flags(tmp_path / "one", 16), log=tmp_path / "log")]) == [0]
+    names = ("step", "loss")
+    assert_close(history(tmp_path / "two", *names), history(tmp_path / "one", *names), rtol=2e-5, atol=0)
+
+
+def wait_for(log, text, processes):
+    while text not in (log.read_text() if log.exists() else ""):
+        assert all(process.is_alive() for process in processes), log.read_text()
+        time.sleep(0.01)
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
+    """And one process goes on where two were, to the same losses, as their batch is that of both."""
+    one, out, log = tmp_path / "one", tmp_path / "out", tmp_path / "log"
+    argv = ("run_mlm", "--line_by_line", "--max_train_samples", 200, "--save_steps", 500)
+    processes = start_together(*argv, *flags(out, 8, steps=40), log=log)
+    wait_for(log.with_suffix(".0"), "'loss'", processes)
+    os.kill(processes[1].pid, signal.SIGUSR1)
+    assert finish(processes) == [75, 75]
+    (step,) = list_checkpoints(str(out))
+    assert f"Stopped by a signal after step {step}" in log.with_suffix(".0").read_text()
+    assert finish([start(*argv, *flags(out, 16, steps=40), log=log)]) == [0]
+    assert f"Going on from {out / f'checkpoint-{step}'}" in log.read_text()
+    assert finish([start(*argv, *flags(one, 16, steps=40), log=tmp_path / "one.log")]) == [0]
+    names = ("step", "epoch", "learning_rate", "loss")
+    assert_close(history(out, *names), history(one, *names), rtol=1e-4, atol=1e-6)
+
+
+def test_a_signal_to_one_process_ends_an_evaluation_of_all_at_the_same_batch(tmp_path):
+    whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
+    evaluated = ("--do_eval", "--max_eval_samples", 20, "--per_device_eval_batch_size", 1, "--eval_strategy", "steps")
+    argv = ("run_mlm", "--line_by_line", *evaluated, "--eval_steps", 2, "--metric_for_best_model", "loss")
+    assert finish(start_together(*argv, *flags(whole, 8, steps=4), log=tmp_path / "whole.log")) == [0, 0]
+    stopped = start_together(*argv, *flags(out, 8, steps=4), log=log, patience=60, target=run_until_evaluation)
+    assert finish(stopped) == [75, 75]
+    for rank in range(2):
+        assert re.findall(r"batch \d of step 2", log.with_suffix(f".{rank}").read_text())[-1] == "batch 3 of step 2"
+    assert "Stopped by a signal after step 2, which is saved" in log.with_suffix(".0").read_text()
+    assert finish(start_together(*argv, *flags(out, 8, steps=4), log=log)) == [0, 0]
+    for names in (("step", "learning_rate", "grad_norm", "loss"), ("step", "eval_accuracy", "eval_loss")):
+        assert history(out, *names) == history(whole, *names)
+    weights, expected = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_preparing_takes_longer_than_processes_may_wait_for_each_other(tmp_path):
+    """Mistake 25: one prepares, the others wait at a file lock; collectives here give up after two seconds."""
+    cache = tmp_path / "cache" / "cloze"
+    assert finish([start("run_mlm", *flags(tmp_path / "one", 16, "--prepare_only"), log=tmp_path / "log")]) == [0]
+    (corpus,) = (path for path in cache.glob("corpus-*") if path.is_dir())
+    shutil.rmtree(corpus)
+    log = tmp_path / "two"
+    with FileLock(f"{corpus}.lock"):
+        processes = start_together("run_mlm", *flags(tmp_path / "out", 8), log=log, patience=2)
+        wait_for(log.with_suffix(".0"), "Tokenizer: ", processes)
+        time.sleep(4)
+        assert all(process.is_alive() for process in processes)
+    assert finish(processes) == [0, 0]
+    assert log.with_suffix(".0").read_text().count("Saved the prepared corpus") <= 1
+
+
+def test_two_processes_killed_go_on_exactly(tmp_path):
+    """Bit for bit, with dropout, whose random numbers each process has of its own."""
+    dropout = ("--config_overrides", MODEL.replace("prob=0", "prob=0.1"), "--line_by_line")
+    whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
+    assert finish(start_together("run_mlm", *flags(whole, 8, *dropout, steps=30), log=tmp_path / "whole.log")) == [0, 0]
+    processes = start_together("run_mlm", *flags(out, 8, *dropout, steps=30), log=log)
+    while not (out / "checkpoint-8").exists():
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.01)
+    for process in processes:
+        process.kill()
+    assert finish(processes) == [-signal.SIGKILL] * 2
+    assert finish(start_together("run_mlm", *flags(out, 8, *dropout, steps=30), log=log)) == [0, 0]
+    assert "Going on from" in log.with_suffix(".0").read_text()
+    names = ("step", "epoch", "learning_rate", "grad_norm", "loss")
+    assert history(out, *names) == history(whole, *names)
+    weights, expected = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_another_number_of_processes_goes_on_with_what_is_left(tmp_path):
+    """Of 160 lines, two processes took 4 x 16 when they were stopped, and one takes the other 96 by 8, and so on."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    argv = ("run_mlm", "--line_by_line", "--max_train_samples", 160, "--num_train_epochs", 2, "--truncate_long_lines")
+    assert finish(start_together(*argv, *flags(out, 8, "--max_steps", -1), log=log)) == [0, 0]
+    whole = history(out, "step", "epoch", "loss")
+    assert [(step, epoch) for step, epoch, _ in whole] == [(step, step / 10) for step in range(1, 21)]
+    for step in (8, 12, 16, 20):
+        if step > 8 and (out / f"checkpoint-{step}").exists():
+            (out / f"checkpoint-{step}").rename(tmp_path / f"{step}")
+    # The newest two were kept: those before are as if the run had been killed after them.
+    (tmp_path / "16").rename(out / "checkpoint-16")
+    assert finish([start(*argv, *flags(out, 8, "--max_steps", -1), log=log)]) == [0]
+    assert "STEPS: 8 are left, as batches have another size than before" in log.read_text()
+    entries = history(out, "step", "epoch", "loss")
+    assert entries[:16] == whole[:16]
+    assert [(step, round(epoch, 9)) for step, epoch, _ in entries[16:]] == [
+        (16 + step, round(1.6 + 0.05 * step, 9)) for step in range(1, 9)
+    ]
+
+
+def test_a_loss_that_is_no_number_stops_all(tmp_path):
+    argv = flags(tmp_path / "out", 8, "--learning_rate", 1e30, "--max_grad_norm", 1e30)
+    assert finish(start_together("run_mlm", *argv, log=tmp_path / "log")) == [2, 2]
+    messages = [(tmp_path / f"log.{rank}").read_text() for rank in (0, 1)]
+    found = [re.search(r"the loss of step (\d+) is not a number", message)[1] for message in messages]
+    assert found[0] == found[1]
+    assert "Traceback" not in messages[0] + messages[1]
+
+
+# Batches, without processes
+
+
+class Lengths:
+    def __init__(self, lengths):
+        self.lengths = lengths
+
+    def __getitem__(self, number):
+        return {}
+
+
+def take(examples, batch_settings, epoch, past, steps):
+    """What so many steps of all processes take, by step; and where to go on then."""
+    ranks = [
+        EpochBatches(examples, batch_settings, lambda lengths: lengths, 3, rank)
+        for rank in range(batch_settings.processes)
+    ]
+    for rank in ranks:
+        rank.set_epoch(epoch, past)
+    left = [list(rank) for rank in ranks]
+    assert len({len(batches) for batches in left}) == 1
+    size = batch_settings.accumulation
+    taken = []
+    for begin in range(0, min(steps * size, len(left[0])), size):
+        step = [batch for batches in left for batch in batches[begin : begin + size]]
+        taken.append([number for batch in step for _, number in batch])
+    return taken, ranks[0].after(len(taken))
+
+
+CUTS = st.builds(
+    BatchSettings,
+    strategy=st.just("group_by_length"),
+    batch_size=st.integers(1, 5),
+    accumulation=st.integers(1, 3),
+    processes=st.integers(1, 4),
+    max_tokens=st.sampled_from([None, None, 60]),
+)
+
+
+@given(st.integers(20, 90), st.lists(st.tuples(CUTS, st.integers(0, 6)), max_size=5), CUTS)
+@settings(max_examples=200, deadline=None)
+def test_every_example_of_an_epoch_once_though_batches_change(count, stretches, last):
+    """Interrupted at any step, gone on with by any number of processes, again and again."""
+    examples = EpochExamples(lambda epoch: Lengths(np.random.default_rng(epoch).integers(5, 60, count)))
+    epoch, past, taken = 0, [], []
+    for cut, steps in [*stretches, (last, 10**6)]:
+        assert epoch == 0
+        more, (epoch, past) = take(examples, cut, epoch, past, steps)
+        taken += [number for step in more for number in step]
+        if epoch == 1:
+            break
+    assert (epoch, past) == (1, [])
+    assert sorted(set(taken)) == list(range(count))
+    # Where fewer are left than there are processes, some are taken twice.
+    assert len(taken) - count < 4
+
+
+@given(st.integers(1, 20), st.sampled_from([(1, 8, 2), (2, 4, 2), (4, 4, 1), (2, 8, 1), (1, 16, 1), (1, 4, 4)]))
+@settings(max_examples=60, deadline=None)
+def test_steps_stay_the_same_where_the_global_batch_does(begun, cut):
+    """Of 16 examples a step, whoever takes them."""
+    examples = EpochExamples(lambda epoch: Lengths(np.random.default_rng(epoch).integers(5, 60, 400)))
+    processes, batch_size, accumulation = cut
+    whole, _ = take(examples, BatchSettings("group_by_length", 16), 2, [], 100)
+    first, (epoch, past) = take(examples, BatchSettings("group_by_length", 16), 2, [], begun)
+    rest, _ = take(examples, BatchSettings("group_by_length", batch_size, accumulation, processes), epoch, past, 100)
+    assert [sorted(step) for step in first + rest] == [sorted(step) for step in whole]
+
+
+def test_a_past_is_reached_by_index():
+    """Mistake 13: step 1,000,000 without a batch before it."""
+
+    class Counted(EpochExamples):
+        def __getitem__(self, key):
+            raise AssertionError("an example was made")
+
+    examples = Counted(lambda epoch: Lengths(np.full(2_000_000, 9)))
+    batch = BatchSettings("random", 1)
+    batches = EpochBatches(examples, batch, lambda lengths: lengths, 0)
+    expected = batches.order[1_000_000].item()
+    batches.set_epoch(0, [(batch, 1_000_000)])
+    assert next(iter(batches)) == [(0, expected)]
+    assert len(batches) == 1_000_000

@@ -1,0 +1,356 @@
+"""Recipes and models from strangers take neither the memory nor the time of the machine, and no value out of place."""
+
+import json
+import os
+import shutil
+import time
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import DebertaV2Config
+
+import run_mlm
+from cloze import cli as commandline
+from cloze.config import model_files, recipes
+from cloze.config.recipes import BoundedLoader, RecipeLoader, parse_recipe, read_recipe, recipe_to_argv, settings_in
+from cloze.errors import UserError
+from cloze.models import loading as modeling
+from cloze.models.loading import check_memory, outline
+from cloze.objectives.tasks import MASKED_LM
+from cloze.training.run_length import length_of
+
+LEAST = ["--model_type", "bert", "--train_file", "text.txt", "--do_train", "--output_dir", "out"]
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
+
+
+def parse(argv):
+    return commandline.parse(argv, commandline.settings_of(run_mlm.main))
+
+
+# Recipes
+
+HOSTILE = {
+    "laughs.yaml": (LAUGHS, "line 3: more than 10 aliases"),
+    "itself.yaml": ("lr_scheduler_kwargs: &a {b: *a}\n", "line 1: an alias of what it is in"),
+    "deep.yaml": ("a: " + "[" * 100_000, "line 1: a depth of more than 20 lists and dicts"),
+    "block.yaml": ("- " * 100_000, "line 1: a depth of more than 20 lists and dicts"),
+    "deep.json": ('{"a": ' + "[" * 100_000, "a depth of more than 20 lists and dicts"),
+    "flat.json": ('{"a": ' + "[" * 99 + "]" * 99 + "}", "a depth of more than 20 lists and dicts"),
+    "large.yaml": ("#" * (recipes.MAX_CHARACTERS + 1), "more than 4,194,304 characters"),
+    "digits.json": ('{"seed": ' + "9" * 100_000 + "}", "integer string conversion"),
+    "surrogate.yaml": ('run_name: "\\ud83d"', "an unpaired surrogate"),
+    "surrogate.json": ('{"run_name": "\\ud83d"}', "an unpaired surrogate"),
+    "key.json": ('{"\\ud83d": 1}', "an unpaired surrogate"),
+    "nul.yaml": ('run_name: "a\\0b"', "a NUL character"),
+    "raw.yaml": ("run_name: a\0b", "unacceptable character #x0000"),
+    "twice.yaml": ("seed: 1\nlearning_rate: 1e-4\nseed: 2\n", "line 3: 'seed' is there twice"),
+    "inner.yaml": ("lr_scheduler_kwargs: {a: 1, a: 2}\n", "line 1: 'a' is there twice"),
+    "twice.json": ('{"seed": 1, "seed": 2}', "'seed' is there twice"),
+    "tag.yaml": ("seed: !!int 5", "line 1: a tag, 'tag:yaml.org,2002:int'"),
+    "keys.yaml": ("? [a, b]\n: 1\n", "line 1: a list or dict as key"),
+    "merge.yaml": ("<<: {seed: 1}\n", "unknown setting '<<'"),
+    "latin1.yaml": (b"run_name: d\xe9j\xe0", "latin1.yaml is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_recipe_is_refused_at_once(name, tmp_path):
+    text, problem = HOSTILE[name]
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    start = time.process_time()
+    with pytest.raises(UserError) as error:
+        parse([str(path), *LEAST])
+    assert str(error.value).startswith(str(path))
+    assert problem in " ".join(str(error.value).split())
+    assert time.process_time() - start < 2
+
+
+def test_a_recipe_of_too_many_values_is_refused(monkeypatch):
+    monkeypatch.setattr(recipes, "MAX_VALUES", 1_000)
+    with pytest.raises(UserError, match=r"a.yaml, line 1: more than 1,000 values: cure"):
+        parse_recipe("a: [" + "x," * 1_000 + "]", "a.yaml", "cure", RecipeLoader)
+
+
+def test_a_recipe_is_not_read_beyond_its_bound(tmp_path):
+    path = tmp_path / "large.yaml"
+    with open(path, "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(UserError, match="more than 4,194,304 characters"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "zero"])
+def test_a_recipe_is_a_file(kind, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="is not there"):
+        read_recipe(path)
+
+
+def test_a_list_may_be_used_twice_and_a_recipe_be_long(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    files = [f"shards/part-{number:05}-of-03000.txt" for number in range(3_000)]
+    path.write_text(f"train_file: &files [{', '.join(files)}]\nvalidation_file: *files\n")
+    assert read_recipe(path) == {"train_file": files, "validation_file": files}
+
+
+def test_the_name_of_a_text_outside_utf8_is_read_back():
+    name = os.fsdecode(b"d\xe9j\xe0.txt")
+    text = recipes.recipe_of(*parse([*LEAST, "--train_file", name]))
+    assert settings_in(text)["train_file"] == [name]
+
+
+PIECES = [
+    *("a: ", "- ", "? ", ": ", "[", "]", "{", "}", ",", "&a ", "*a", "!!int ", "!!binary ", "!x ", "<<: ", "=", "|\n"),
+    *("\n", " ", "  ", '"', "'", "\\ud800", "\\0", "\0", "#", "%YAML 1.1\n", "---\n", "...\n", "null", "~", "0x", "1_"),
+    *("1:2:3", "9" * 5000, "1e999", ".nan", "2001-99-99", "\x85", "\u2028", "\ufeff", "seed", "true", "\t", "[" * 99),
+]
+
+
+@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=12).map("".join))
+def test_any_text_is_a_mapping_or_an_error_in_one_line(text):
+    for name, loader in (("a.yaml", RecipeLoader), ("a.yaml", BoundedLoader), ("a.json", RecipeLoader)):
+        try:
+            mapping = parse_recipe(text, name, "cure", loader)
+        except UserError:
+            continue
+        json.dumps(mapping, default=str)
+
+
+def test_the_recipe_in_a_checkpoint_is_bounded_too():
+    for text in (LAUGHS, "[" * 100_000, "seed: " + "9" * 5000, "seed: 1\nseed: 2", "no mapping"):
+        with pytest.raises(UserError, match=r"recipe.yaml of the checkpoint.*start from its weights"):
+            settings_in(text)
+
+
+def test_a_length_in_a_checkpoint_that_is_no_number_is_told():
+    with pytest.raises(UserError, match=r"recipe.yaml of the checkpoint: max_steps 'many' is not a number"):
+        length_of(settings_in("max_steps: many"))
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        (["--seed", "9" * 100_000], "--seed: invalid int value"),
+        (["--max_steps", "9" * 4000], "--max_steps 999999999999999999...9999999999999999999 is too large: give less"),
+        (["--learning_rate", "nan"], "--learning_rate nan is not a number"),
+        (["--logging_steps", "1e999"], "cannot convert float infinity to integer"),
+        (["--lr_scheduler_kwargs", '{"a":' * 100_000], "not JSON: maximum recursion depth"),
+        (["--lr_scheduler_kwargs", '{"a": ' + "9" * 5000 + "}"], "not JSON: Exceeds the limit"),
+        (["--fsdp_config", "/dev/zero"], "--fsdp_config /dev/zero is not a file of JSON"),
+        (["--config_overrides", "x=" * 50_000], ""),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_absurd_values_end_in_one_short_line(argv, problem, run_mlm_script, tmp_path):
+    start = time.process_time()
+    code, _, errors = run_mlm_script(*LEAST[:4], "--do_train", "--output_dir", tmp_path / "out", *argv)
+    assert code == 2
+    assert problem in errors
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert len(errors) < 3000
+    assert time.process_time() - start < 2
+
+
+def test_a_value_of_a_recipe_is_read_with_its_bounds(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("? " + "x" * 1_000_000 + "\n: 1\n")
+    with pytest.raises(UserError, match="unknown setting"):
+        recipe_to_argv(str(tmp_path / "recipe.yaml"), {"seed": int})
+
+
+# Models
+
+
+@pytest.fixture
+def model(checkpoint, tmp_path):
+    """``model(file, change)`` is a tiny BERT, of which what a file of JSON holds was changed, or its text replaced."""
+    # Here, as it prints when it is made: not in what a test captures.
+    whole = checkpoint("bert")
+
+    def make(file, change):
+        folder = tmp_path / "model"
+        shutil.copytree(whole, folder)
+        if isinstance(change, str):
+            (folder / file).write_text(change)
+        else:
+            settings = json.loads((folder / file).read_text())
+            (folder / file).write_text(json.dumps(change(settings) or settings))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def run(run_mlm_script, texts, tmp_path):
+    (tmp_path / "text.txt").write_text("\n\n".join(texts[:40]))
+
+    def run_(*argv):
+        """Run the script with what is to be refused at once; returns its error."""
+        start = time.process_time()
+        code, _, errors = run_mlm_script(
+            "--train_file", tmp_path / "text.txt", "--do_train", "--max_steps", 1, "--max_seq_length", 32,
+            "--output_dir", tmp_path / "out", *argv,
+        )  # fmt: skip
+        assert code == 2, errors
+        assert errors.startswith("error: ")
+        assert errors.count("\n") == 1
+        assert len(errors) < 3000
+        assert time.process_time() - start < 4
+        return errors
+
+    return run_
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is more than 1,000,000"),
+        ({"model_type": "modernbert", "num_hidden_layers": 10**9}, "num_hidden_layers is more than 1,000,000"),
+        ({"num_labels": 10**9}, "num_labels is more than 1,000,000"),
+        ({"num_hidden_layers": 0}, "the config builds no bert model: 0 layers: check its config.json"),
+        ({"num_hidden_layers": -1}, "-1 layers"),
+        ({"vocab_size": 2**40}, "the config asks for 18,691,697,678,064 parameters (74766.79 GB), this machine has"),
+        ({"hidden_size": 2**40}, "the config builds no bert model: "),
+        ({"hidden_size": -16}, "negative dimension -16"),
+        ({"hidden_size": 10**30}, "the config builds no bert model: "),
+        ({"vocab_size": 0}, "the config builds no bert model: "),
+        ({"pad_token_id": 10**6}, "the config builds no bert model: "),
+        ({"hidden_act": "none"}, "the config builds no bert model: "),
+        ({"hidden_size": "many"}, "expected int, got str"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is not a number"),
+        ({"model_type": ["bert"]}, "no model: give a folder with a config.json"),
+        ({"id2label": 5}, "no model: give a folder with a config.json"),
+        ({"inner": json.loads("[" * 99 + "]" * 99)}, "inner is nested more than 20 times"),
+    ],
+    ids=str,
+)
+def test_a_hostile_config_is_refused_at_once(change, problem, model, run):
+    assert problem in run("--model_name_or_path", model("config.json", lambda settings: settings.update(change)))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", '"bert"', "{", "\0"], ids=lambda text: text[:9])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_hostile_json_of_a_model_is_refused_at_once(file, text, model, run):
+    assert "model" in run("--model_name_or_path", model(file, text))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_large_files_of_a_model_are_not_read(file, model, run):
+    folder = model(file, "")
+    with open(folder / file, "wb") as large:
+        large.truncate(2**40)
+    assert f"{file} has more than " in run("--model_name_or_path", folder)
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("num_hidden_layers=1000000000", "num_hidden_layers is more than 1,000,000"),
+        ("num_hidden_layers=0", "0 layers: check --config_overrides"),
+        ("max_position_embeddings=99999999999", "check --config_overrides, or take a smaller model"),
+        ("num_labels=1000000000", "num_labels is more than 1,000,000"),
+        ("layer_norm_eps=nan", "layer_norm_eps is not a number"),
+        ("hidden_size=" + "9" * 5000, "Exceeds the limit"),
+        ("__class__=5", "You can only update int, float, bool or string values"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_hostile_overrides_are_refused_at_once(override, problem, checkpoint, run):
+    argv = ("--model_type", "bert", "--tokenizer_name", checkpoint("bert"), "--config_overrides", override)
+    assert problem in run(*argv)
+
+
+def test_ids_far_apart_are_refused_at_once(model, run):
+    def move_last(settings):
+        vocabulary = settings["model"]["vocab"]
+        vocabulary[max(vocabulary, key=vocabulary.get)] = 2**31
+
+    folder = model("tokenizer.json", move_last)
+    for argv in (("--model_name_or_path", folder), ("--model_type", "bert", "--tokenizer_name", folder)):
+        assert "500 tokens, but ids up to 2,147,483,648: number them without gaps" in run(*argv)
+
+
+def test_gaps_between_ids_are_taken():
+    model_files.check_vocabulary({"model": {"vocab": {"a": 0, "b": 1, "added": 127}}})
+    model_files.check_vocabulary({"a": 0, "model": 1})
+    with pytest.raises(ValueError, match="3 tokens, but ids up to 500"):
+        model_files.check_vocabulary({"a": 0, "b": 1, "c": 500})
+
+
+@pytest.mark.parametrize("shard", ["../elsewhere.safetensors", "{other}", 5], ids=str)
+def test_an_index_of_weights_names_files_beside_it(shard, model, checkpoint, run):
+    """Else a model could be of files elsewhere on the machine; links are taken, as the Hub's cache is of links."""
+    folder = model("config.json", lambda settings: None)
+    (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
+    if isinstance(shard, str):
+        shard = shard.format(other=folder.parent / "elsewhere.safetensors")
+    index = {"metadata": {}, "weight_map": {"bert.embeddings.LayerNorm.bias": shard}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    problem = "is not a file beside its index" if isinstance(shard, str) else "the weights cannot be loaded"
+    assert problem in run("--model_name_or_path", folder)
+
+
+def test_weights_may_be_a_link(model, run_mlm_script, texts, tmp_path):
+    folder = model("config.json", lambda settings: None)
+    (folder / "model.safetensors").rename(tmp_path / "blob")
+    (folder / "model.safetensors").symlink_to(tmp_path / "blob")
+    (tmp_path / "text.txt").write_text("\n\n".join(texts[:40]))
+    code, _, errors = run_mlm_script(
+        "--model_name_or_path", folder, "--train_file", tmp_path / "text.txt", "--do_train", "--max_steps", 1,
+        "--max_seq_length", 32, "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, errors
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (100 * 2**30).to_bytes(8, "little"),
+        (2**64 - 1).to_bytes(8, "little"),
+        b"\x02\0\0\0\0\0\0\0{}",
+        b"",
+    ],
+    ids=len,
+)
+def test_weights_with_a_false_header_are_refused_at_once(header, model, run):
+    folder = model("config.json", lambda settings: None)
+    (folder / "model.safetensors").write_bytes(header + b"[" * 1000)
+    assert "weights" in run("--model_name_or_path", folder)
+
+
+def test_a_model_of_too_many_modules_is_not_built(monkeypatch):
+    monkeypatch.setattr(modeling, "MAX_MODULES", 200)
+    config = DebertaV2Config(hidden_size=16, num_attention_heads=2, intermediate_size=16, num_hidden_layers=10**6)
+    with pytest.raises(UserError, match="more than 200 modules: check --config_overrides"):
+        outline(config, MASKED_LM)
+    # The bound goes with the outline.
+    config.num_hidden_layers = 1
+    assert len(list(outline(config, MASKED_LM).modules())) < 200
+    for _ in range(9):
+        outline(config, MASKED_LM)
+
+
+def test_the_largest_encoder_is_bounded_by_memory_alone(monkeypatch):
+    """DeBERTa-v2-xxlarge, of 1.5 billion parameters."""
+    model = outline(
+        DebertaV2Config(
+            vocab_size=128_100, hidden_size=1536, num_attention_heads=24, intermediate_size=6144, num_hidden_layers=48
+        ),
+        MASKED_LM,
+    )
+    assert model.num_parameters() > 1.5e9
+    for size, dtype, problem in [(7e9, "float32", None), (4e9, "bfloat16", None), (4e9, "float32", "4.00 GB")]:
+        monkeypatch.setattr(modeling.psutil, "virtual_memory", lambda size=size: SimpleNamespace(total=size))
+        if problem is None:
+            check_memory(model, dtype)
+        else:
+            with pytest.raises(UserError, match=problem):
+                check_memory(model, dtype)

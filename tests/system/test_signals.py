@@ -1,0 +1,223 @@
+"""A signal at each moment of a run: the exit code, what is left, and that the same command resumes.
+
+Signals in the middle of steps, to processes of their own, are in test_resuming.py.
+"""
+
+import functools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import run_mlm
+from cloze import cli as commandline
+from cloze.reporting import summary as report
+from cloze.system.signals import SIGNALS, exit_while_importing, handle_from_now_on
+from cloze.tokenization import token_cache as preparation
+from cloze.tokenization import training as tokenization
+from cloze.training import context as setup
+from cloze.training.checkpoints import list_checkpoints
+from cloze.training.trainer import PretrainingTrainer
+from tests.utils import ROOT
+
+SCRIPTS = ("run_classification.py", "run_mlm.py", "run_nsp.py", "run_pretraining.py")
+CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
+
+# In place of the first library that is imported: it takes a signal, and swallows exceptions as some do.
+LIBRARY = """
+import os
+print("caf\\u00e9", flush=True)
+try:
+    os.kill(os.getpid(), int(os.environ["NUMBER"]))
+except:
+    pass
+print("going on", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _handlers():
+    """Those of before; under nohup, too, SIGHUP is handled in these tests."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+# While Python imports
+
+
+@pytest.fixture
+def import_with(tmp_path):
+    """``import_with(number, *argv)`` gives the exit code and output of a command to which a signal comes."""
+    (tmp_path / "torch.py").write_text(LIBRARY)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONIOENCODING": "ascii:replace"}
+
+    def run(number, *argv) -> tuple[int, str]:
+        result = subprocess.run(
+            argv,
+            cwd=ROOT,
+            env=environment | {"NUMBER": str(int(number))},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return result.returncode, result.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_imports(script, number, import_with):
+    assert import_with(number, sys.executable, script) == (CODES[number], "caf\\xe9\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_imports_of_the_page(number, code, import_with):
+    """It ends as a server."""
+    assert import_with(number, sys.executable, "app.py") == (code, "caf\\xe9\n")
+
+
+def test_under_nohup_a_closed_terminal_is_ignored(import_with):
+    code, printed = import_with(signal.SIGHUP, "nohup", sys.executable, "run_mlm.py")
+    assert code == 0
+    assert printed.endswith("caf\\xe9\ngoing on\n")
+
+
+def test_a_script_that_is_imported_changes_neither_handlers_nor_output(import_with):
+    assert import_with(signal.SIGTERM, sys.executable, "-c", "import run_mlm") == (-signal.SIGTERM, "caf?\n")
+
+
+# In a run
+
+
+@pytest.fixture(scope="module")
+def command(texts, tmp_path_factory):
+    """``command(out)`` is the command line of a run of 8 steps, with caches of its own."""
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 36, 6)))
+    model = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
+
+    def make(out) -> list[str]:
+        argv = (
+            "--model_type", "bert", "--config_overrides", model, "--vocab_size", 200, "--train_file", text,
+            "--max_seq_length", 32, "--do_train", "--max_steps", 8, "--per_device_train_batch_size", 4,
+            "--save_steps", 6, "--save_total_limit", 9, "--output_dir", out, "--cache_dir", out.with_suffix(".cache"),
+        )  # fmt: skip
+        return [str(argument) for argument in argv]
+
+    return make
+
+
+@pytest.fixture
+def train(run_mlm_script, command):
+    """``train(out)`` gives exit code, output and errors."""
+    return lambda out: run_mlm_script(*command(out))
+
+
+@pytest.fixture(scope="module")
+def whole(command, tmp_path_factory):
+    """The folder of a run to which no signal comes."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    commandline.run_script(run_mlm.main, command(out))
+    return out
+
+
+def kill_in(monkeypatch, owner, name, *numbers):
+    """Let the signals come at the start of the function, the first time that it is called."""
+    function, left = getattr(owner, name), list(numbers)
+
+    @functools.wraps(function)
+    def signalled(*args, **kwargs):
+        while left:
+            os.kill(os.getpid(), left.pop(0))
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, signalled)
+
+
+def left_in(out):
+    """What a run left: prepared text and tokenizers, steps of checkpoints, whether the model and its card are there."""
+    caches = [path.name.split("-")[0] for path in out.with_suffix(".cache").glob("cloze/*") if not path.suffix]
+    return (
+        sorted(caches),
+        list(list_checkpoints(str(out))),
+        [(out / n).exists() for n in ("model.safetensors", "README.md")],
+    )
+
+
+BOTH, NO_MODEL = ["corpus", "tokenizer"], [False, False]
+# The function during which each signal comes, one run after the other, and what is left after the first and the last.
+MOMENTS = {
+    "settings": (commandline, "parse", ([], [], NO_MODEL), ([], [], NO_MODEL)),
+    "tokenizer": (tokenization, "train_wordpiece", ([], [], NO_MODEL), ([], [], NO_MODEL)),
+    "preparation": (preparation, "write", (["tokenizer"], [], NO_MODEL), (["tokenizer"], [], NO_MODEL)),
+    "model": (setup, "make_model", (BOTH, [], NO_MODEL), (BOTH, [], NO_MODEL)),
+    "step": (PretrainingTrainer, "compute_loss", (BOTH, [1], NO_MODEL), (BOTH, [1, 2, 3, 4], NO_MODEL)),
+    "summary": (report, "summarise_run", (BOTH, [6, 8], [True, False]), (BOTH, [6, 8], [True, False])),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_the_same_command_goes_on(moment, train, whole, tmp_path, monkeypatch):
+    owner, name, first, last = MOMENTS[moment]
+    out = tmp_path / "out"
+    left = []
+    for number, code in CODES.items():
+        with monkeypatch.context() as patched:
+            kill_in(patched, owner, name, number)
+            assert train(out)[0] == code
+        left.append(left_in(out))
+    assert (left[0], left[-1]) == (first, last)
+    assert train(out)[0] == 0
+    weights, expected = (load_file(folder / "model.safetensors") for folder in (out, whole))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert (out / "README.md").exists()
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_checkpoint_that_is_being_saved_is_completed(number, train, tmp_path, monkeypatch):
+    kill_in(monkeypatch, PretrainingTrainer, "write_state", number)
+    assert train(tmp_path / "out")[0] == CODES[number]
+    assert left_in(tmp_path / "out") == (BOTH, [6, 7], NO_MODEL)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(train, tmp_path, monkeypatch):
+    kill_in(monkeypatch, PretrainingTrainer, "compute_loss", signal.SIGINT, signal.SIGINT)
+    code, printed, errors = train(tmp_path / "out")
+    assert (code, errors) == (130, "")
+    assert "Stopped by a signal" not in printed
+    assert left_in(tmp_path / "out") == (BOTH, [], NO_MODEL)
+
+
+def test_workers_killed_at_the_end_are_no_error(run_mlm_script, command, tmp_path, monkeypatch):
+    """torch's handler of SIGCHLD raises an error for them, wherever it comes."""
+    kill = multiprocessing.process.BaseProcess.kill
+
+    def kill_and_wait(worker):
+        kill(worker)
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "kill", kill_and_wait)
+    kill_in(monkeypatch, PretrainingTrainer, "compute_loss", signal.SIGINT, signal.SIGINT)
+    code, _, errors = run_mlm_script(*command(tmp_path / "out"), "--dataloader_num_workers", 2)
+    assert (code, errors) == (130, "")
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_finished_run_ends_with_0(number, train, tmp_path, monkeypatch):
+    """When all is written, and while Python ends; as in a process of the script's own."""
+    handle_from_now_on(exit_while_importing)
+    kill_in(monkeypatch, commandline.multiprocessing, "active_children", number)
+    assert train(tmp_path / "out")[0] == 0
+    os.kill(os.getpid(), number)
+    assert left_in(tmp_path / "out") == (BOTH, [6, 8], [True, True])

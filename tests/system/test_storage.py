@@ -1,0 +1,375 @@
+"""Cache entries: verified when they are read, written anew where they are damaged, and shared with others."""
+
+import os
+import resource
+import shutil
+import signal
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cloze.errors import UserError
+from cloze.system.storage import find_damage, find_or_write
+from cloze.text.corpus import FileCorpus
+from cloze.tokenization.token_cache import prepare
+from cloze.tokenization.training import train_tokenizer
+
+TEXT = "The Moon pulls. Water heaps up!\nTwice a day.\n\nSalt stays behind.\n\n" * 9
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    (tmp_path / "corpus.txt").write_text(TEXT)
+    return FileCorpus((tmp_path / "corpus.txt",))
+
+
+@pytest.fixture
+def cache(tmp_path):
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
+def entries(cache):
+    return sorted(path for path in cache.iterdir() if path.suffix != ".lock")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def zero(path):
+    content = path.read_bytes()
+    path.write_bytes(bytes(64) + content[64:])
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+DAMAGES = [flip, zero, cut, empty, Path.unlink]
+
+
+def prepare_words(corpus, tokenizer, cache, **settings):
+    result = prepare(corpus, tokenizer, cache, unit="line", with_words=True, **settings)
+    return [array.tolist() for array in (result.tokens, result.units, result.documents, result.word_starts)]
+
+
+def write_folder(folder):
+    (folder / "file").write_text("content")
+
+
+def read_folder(folder):
+    return (folder / "file").read_text()
+
+
+def find(path, write=write_folder, read=read_folder, size=0, overwrite=False):
+    return find_or_write(path, write, read, name="entry", size=size, overwrite=overwrite)
+
+
+# What was damaged
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["tokens", "units", "documents", "word_starts", "info.json", "XXH128SUMS"])
+def test_a_damaged_corpus_is_prepared_again(file, damage, corpus, tokenizers, cache, caplog):
+    first = prepare_words(corpus, tokenizers["wordpiece"], cache)
+    (entry,) = entries(cache)
+    damage(entry / file)
+    for _ in range(2):
+        assert prepare_words(corpus, tokenizers["wordpiece"], cache) == first
+    (line,) = [record.message for record in caplog.records if record.message.startswith("BROKEN: ")]
+    assert line.startswith(f"BROKEN: {entry}: ")
+    assert line.endswith(": prepared again")
+    if "SUMS" not in file:
+        assert file in line
+    assert entries(cache) == [entry]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer_is_trained_again(file, damage, corpus, cache, caplog):
+    vocabulary = train_tokenizer(corpus, "bert", 60, True, cache, overwrite=False).get_vocab()
+    (entry,) = entries(cache)
+    damage(entry / file)
+    for _ in range(2):
+        assert train_tokenizer(corpus, "bert", 60, True, cache, overwrite=False).get_vocab() == vocabulary
+    assert caplog.text.count(f"BROKEN: {entry}: ") == caplog.text.count(file) == 1
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink])
+def test_of_a_damaged_entry_that_is_a_link_the_link_alone_is_replaced(damage, cache, tmp_path):
+    entry, elsewhere = cache / "entry", tmp_path / "elsewhere"
+    find(entry)
+    entry.rename(elsewhere)
+    entry.symlink_to(elsewhere)
+    assert find(entry, write=None) == "content"
+    damage(elsewhere / "file")
+    assert find(entry) == "content"
+    assert not entry.is_symlink()
+    assert (elsewhere / "XXH128SUMS").is_file()
+    shutil.rmtree(entry)
+    entry.symlink_to(tmp_path / "nowhere")
+    assert find(entry) == "content"
+    assert entries(cache) == [entry]
+
+
+def test_a_damage_is_told_in_a_line(corpus, checkpoint, cache, tmp_path, run_mlm_script):
+    """Exit code 0, and the examples of before."""
+    argv = ("--model_name_or_path", checkpoint("bert"), "--train_file", *corpus.files, "--do_train", "--prepare_only")
+    argv += ("--output_dir", tmp_path / "out", "--cache_dir", cache)
+    lines = [run_mlm_script(*argv)[1].splitlines()]
+    (entry,) = entries(cache / "cloze")
+    zero(entry / "tokens")
+    for _ in range(2):
+        code, printed, _ = run_mlm_script(*argv)
+        assert code == 0
+        lines.append(printed.splitlines())
+    assert [line for line in lines[1] if line not in lines[0]] == [
+        f"BROKEN: {entry}: checksum mismatch in tokens: prepared again"
+    ]
+    assert [line for line in lines[2] if line not in lines[1]] == [f"Reusing the prepared corpus in {entry}"]
+
+
+def test_one_of_several_that_find_a_damage_writes_it_again(cache, caplog):
+    find(cache / "entry")
+    flip(cache / "entry" / "file")
+    written, together = [], threading.Barrier(4)
+
+    def work(_):
+        together.wait()
+        return find(cache / "entry", lambda folder: written.append(write_folder(folder)))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == ["content"] * 4
+    assert len(written) == caplog.text.count("BROKEN: ") == 1
+
+
+# What was broken off
+
+
+def test_files_are_on_disk_before_the_folder_has_its_name(cache, monkeypatch):
+    """And the folder that has the name after it."""
+    calls = []
+    replace, fsync = os.replace, os.fsync
+
+    def synced(descriptor):
+        calls.append(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), cache))
+        fsync(descriptor)
+
+    def replaced(old, new):
+        calls.append("renamed")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    find(
+        cache / "entry",
+        lambda folder: ((folder / "below").mkdir(), write_folder(folder), write_folder(folder / "below")),
+    )
+    *before, sums, first, second, renamed, last = calls
+    assert sorted(before) == ["entry.partial/below/file", "entry.partial/file"]
+    assert sums == "entry.partial/XXH128SUMS"
+    assert {first, second} == {"entry.partial", "entry.partial/below"}
+    assert (renamed, last) == ("renamed", ".")
+
+
+@pytest.mark.parametrize("moment", ["write", "replace entry", "replace entry.partial"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_killed_process_leaves_what_the_next_one_heals(moment, overwrite, cache):
+    """Before the old entry is moved away it is read as before; then there is none."""
+    find(cache / "entry")
+    if not overwrite:
+        cut(cache / "entry" / "file")
+    replace = os.replace
+
+    def write_or_die(folder):
+        write_folder(folder)
+        if moment == "write":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def replace_or_die(old, new):
+        if moment == f"replace {Path(old).name}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(old, new)
+
+    child = os.fork()
+    if child == 0:
+        os.replace = replace_or_die
+        find(cache / "entry", write_or_die, overwrite=overwrite)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert (find_damage(cache / "entry") is None) == (overwrite and moment != "replace entry.partial")
+    assert find(cache / "entry") == "content"
+    assert find(cache / "entry", overwrite=True) == "content"
+    assert entries(cache) == [cache / "entry"]
+
+
+def test_an_entry_that_is_replaced_meanwhile_is_read_anew(cache):
+    find(cache / "entry")
+
+    replaced = []
+
+    def read(folder):
+        if not replaced:
+            replaced.append(shutil.rmtree(folder))
+        return read_folder(folder)
+
+    assert find(cache / "entry", read=read) == "content"
+
+
+# Other users' caches
+
+
+@pytest.fixture
+def shared():
+    """A folder that everybody may read and enter, unlike those of pytest."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def as_other_user(shared):
+    """``as_other_user(function, ...)`` calls it where the shared folder cannot be written to, as root could."""
+
+    def call(function, *args, **kwargs):
+        folders = [shared, *(path for path in shared.rglob("*") if path.is_dir())]
+        for folder in folders:
+            folder.chmod(0o555)
+        user, group = os.geteuid(), os.getegid()
+        if user == 0:
+            os.setegid(65534)
+            os.seteuid(65534)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            os.seteuid(user)
+            os.setegid(group)
+            for folder in folders:
+                folder.chmod(0o755)
+
+    return call
+
+
+def test_a_complete_entry_is_read_by_another_user(shared, as_other_user, tokenizers):
+    """With or without a lock that is left there."""
+    (shared / "corpus.txt").write_text(TEXT)
+    corpus, tokenizer = FileCorpus((shared / "corpus.txt",)), tokenizers["wordpiece"]
+    first = prepare_words(corpus, tokenizer, shared)
+    vocabulary = train_tokenizer(corpus, "bert", 60, True, shared, overwrite=False).get_vocab()
+    for _ in range(2):
+        assert as_other_user(prepare_words, corpus, tokenizer, shared) == first
+        assert as_other_user(train_tokenizer, corpus, "bert", 60, True, shared, False).get_vocab() == vocabulary
+        for lock in shared.glob("*.lock"):
+            lock.unlink()
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_an_entry_that_cannot_be_written(locked, shared, as_other_user):
+    find(shared / "entry")
+    if not locked:
+        (shared / "entry.lock").unlink()
+    cure = "give a --cache_dir of your own, or let the owner of this one run it with --prepare_only"
+    for name, overwrite, beginning in (
+        ("other", False, "other cannot"),
+        ("entry", True, "entry cannot"),
+        ("entry", False, "entry: checksum mismatch in file, and it cannot"),
+    ):
+        if beginning.startswith("entry: "):
+            flip(shared / "entry" / "file")
+        with pytest.raises(UserError) as raised:
+            as_other_user(find, shared / name, overwrite=overwrite)
+        assert str(raised.value) == f"{shared}/{beginning} be written (Permission denied): {cure}"
+    assert find(shared / "entry") == "content"
+
+
+def test_a_shared_cache_is_used_by_the_script(shared, as_other_user, tmp_path, run_mlm_script):
+    (shared / "corpus.txt").write_text(TEXT)
+    argv = ["--model_type", "bert", "--vocab_size", 100, "--train_file", shared / "corpus.txt", "--do_train"]
+    argv += ["--prepare_only", "--output_dir", tmp_path, "--cache_dir", shared]
+    assert run_mlm_script(*argv)[0] == 0
+    code, printed, _ = as_other_user(run_mlm_script, *argv)
+    assert code == 0
+    assert "Reusing the trained tokenizer in" in printed
+    assert "Reusing the prepared corpus in" in printed
+    code, _, errors = as_other_user(run_mlm_script, *argv, "--line_by_line")
+    assert code == 2
+    assert "cannot be written (Permission denied): give a --cache_dir of your own" in errors
+    assert "Traceback" not in errors
+
+
+# Full disks
+
+
+@pytest.fixture
+def full_disk():
+    """``full_disk(size)`` lets no file grow beyond ``size`` bytes, until the test ends."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+FULL = r"cannot be written \(.*\): {}[\d.]+ [GM]B are free: make room, or give another --cache_dir"
+
+
+def test_a_corpus_that_finds_no_room(corpus, tokenizers, cache, full_disk):
+    """What was there of it is gone, and the next start makes it."""
+    corpus.files[0].write_text("The Moon pulls.\n" * 6_000)
+    full_disk(20_000)
+    # 96,000 bytes, of which four are reckoned for a token, which takes two and one for the beginnings of words.
+    with pytest.raises(UserError, match=FULL.format(r"about 0\.1 MB are needed, ")):
+        prepare_words(corpus, tokenizers["wordpiece"], cache)
+    assert entries(cache) == []
+    full_disk(resource.RLIM_INFINITY)
+    assert len(prepare_words(corpus, tokenizers["wordpiece"], cache)[0]) > 20_000
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_tokenizer_that_finds_no_room(kind, corpus, cache, full_disk):
+    full_disk(1_000)
+    with pytest.raises(UserError, match=FULL.format(r"about 0\.1 MB are needed, ")):
+        train_tokenizer(corpus, kind, 600, False, cache, overwrite=False)
+    assert entries(cache) == []
+    full_disk(resource.RLIM_INFINITY)
+    train_tokenizer(corpus, kind, 600, False, cache, overwrite=False)
+
+
+def test_checksums_that_find_no_room(cache, full_disk):
+    """The size of what is written is not always known."""
+    full_disk(20)
+    with pytest.raises(UserError, match=r"entry.partial " + FULL.format("")):
+        find(cache / "entry")
+    assert entries(cache) == []
+
+
+def test_an_entry_is_kept_where_another_finds_no_room(cache, full_disk):
+    find(cache / "entry")
+    full_disk(20)
+    with pytest.raises(UserError, match="cannot be written"):
+        find(cache / "entry", overwrite=True)
+    assert entries(cache) == [cache / "entry"]
+    assert find(cache / "entry") == "content"
+
+
+def test_a_data_set_that_finds_no_room(cache, tmp_path, full_disk, run_mlm_script):
+    """The datasets library writes it to the cache."""
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "train.csv").write_text("text\n" + "The Moon pulls.\n" * 2_000)
+    full_disk(20_000)
+    argv = ("--model_type", "bert", "--dataset_name", tmp_path / "rows", "--do_train", "--prepare_only")
+    code, _, errors = run_mlm_script(*argv, "--output_dir", tmp_path / "out", "--cache_dir", cache)
+    assert code == 2
+    assert errors.splitlines()[-1] == (
+        f"error: --dataset_name {tmp_path / 'rows'} cannot be loaded: make room, or give a --cache_dir of your own "
+        "([Errno 27] File too large)"
+    )

@@ -1,0 +1,327 @@
+"""Text -> ids exactly as the tokenizer itself gives them, whoever finds them, and in the order of the text."""
+
+import copy
+import logging
+import sys
+import threading
+from itertools import chain
+
+import numpy as np
+import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import BertTokenizer, ByT5Tokenizer
+
+from cloze.errors import UserError
+from cloze.tokenization import encoding
+from cloze.tokenization.encoding import Encoded, encode, encode_ahead, faster_encoder, own_encoder
+from tests.utils import truncating
+
+KINDS = ["wordpiece", "byte_level", "unigram"]
+
+
+def ids_of(tokenizer, texts):
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def lists(encoded):
+    """The ids of each text."""
+    return [ids.tolist() for ids, _ in encoded.texts()]
+
+
+def numbers(texts):
+    """An encoder of its own kind: a text's number is its only id, the empty text has none."""
+    lengths = np.array([bool(text) for text in texts], dtype=np.int64)
+    return Encoded(np.array([int(text) for text in texts if text], dtype=np.uint32), None, lengths)
+
+
+@pytest.fixture
+def warnings(caplog):
+    caplog.set_level("WARNING", logger="cloze")
+    return caplog
+
+
+# The tokenizer's own
+
+
+@pytest.mark.parametrize("portion", [encoding.PORTION, 300])
+@pytest.mark.parametrize("with_words", [False, True])
+@pytest.mark.parametrize("as_found", [copy.deepcopy, truncating])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_those_of_the_tokenizer(kind, as_found, with_words, portion, tokenizers, texts, monkeypatch):
+    monkeypatch.setattr(encoding, "PORTION", portion)
+    odd = ["", "\u00e9 [MASK] <mask> \U0001f991"]
+    documents = [texts[:3], [], odd, [" ".join(texts[:20])], *([text] for text in texts[20:60]), [""]]
+    encoded = list(encode(documents, as_found(tokenizers[kind]), with_words))
+    assert [len(units) for units in encoded] == [len(document) for document in documents]
+    for document, units in zip(documents, encoded, strict=True):
+        for text, (ids, word_starts) in zip(document, units, strict=True):
+            expected = tokenizers[kind](text, add_special_tokens=False)
+            assert ids.tolist() == expected["input_ids"]
+            if with_words:
+                words = expected.word_ids()
+                pairs = zip(words, [None, *words], strict=False)
+                assert word_starts.tolist() == [word is None or word != before for word, before in pairs]
+            else:
+                assert word_starts is None
+    assert max(len(ids) for units in encoded for ids, _ in units) > 500
+
+
+# Groups of three digits, from the left.
+DIGITS = pre_tokenizers.Split(Regex(r"\p{N}{1,3}|\s?\p{L}+|\s+|[^\s\p{L}\p{N}]"), "isolated")
+# The same from the right, as in 1 234 567.
+THOUSANDS = pre_tokenizers.Split(
+    Regex(r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))|\s?\p{L}+|\s+|[^\s\p{L}\p{N}]"), "isolated"
+)
+
+
+def trained_bpe(texts, pre_tokenizer, normalizer=None):
+    backend = Tokenizer(models.BPE(unk_token="?"))
+    backend.pre_tokenizer, backend.normalizer = pre_tokenizer, normalizer
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["?"], show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    return backend
+
+
+@pytest.fixture(scope="module")
+def backends(tokenizers, texts):
+    """Tokenizers, and whether places to cut are to be found for them."""
+    added = copy.deepcopy(tokenizers["byte_level"]).backend_tokenizer
+    added.add_tokens([AddedToken("of the", normalized=True), AddedToken("and", lstrip=True, rstrip=True)])
+    texts = [*texts, *encoding.HARD_TEXTS]
+    metaspace = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    return {
+        **{kind: (encoding.plain_backend(tokenizer), True) for kind, tokenizer in tokenizers.items()},
+        "added tokens": (added, True),
+        "digits": (trained_bpe(texts, DIGITS, normalizers.NFC()), True),
+        "thousands": (trained_bpe(texts, THOUSANDS, normalizers.NFC()), True),
+        "without words": (trained_bpe(texts, None, metaspace), False),
+        "fixed length": (trained_bpe(texts, pre_tokenizers.FixedLength(length=5)), False),
+    }
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "added tokens", "digits", "thousands", "without words", "fixed length"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(kind, seed, backends, texts, monkeypatch):
+    """Where no place is safe to cut, as all is one word, or words depend on where the text begins, it is left whole."""
+    monkeypatch.setattr(encoding, "PIECE", 700)
+    monkeypatch.setattr(encoding, "PORTION", 2800)
+    backend, is_cut = backends[kind]
+    rng = np.random.default_rng(seed)
+    odd = [
+        *encoding.HARD_TEXTS,
+        " " * 1000,
+        "7" * 2000,
+        "123" * 600,
+        " \n5",
+        "漢字仮名中文" * 200,
+        "a\u0301\u0323 " * 300,
+    ]
+    pool = [*texts, *(odd * (len(texts) // len(odd) // 3))]
+    text = " ".join(pool[number] for number in rng.integers(len(pool), size=100))
+    pieces = list(encoding.cut_text(text, backend))
+    assert "".join(pieces) == text
+    assert (len(pieces) > len(text) / 700 / 3) if is_cut else (len(pieces) < len(text) / 700 / 3)
+    texts = [text, "", text[:50], text]
+    expected = backend.encode_batch(texts, add_special_tokens=False)
+    for with_words in (False, True):
+        found = encoding.encode_fast(texts, backend, with_words)
+        assert lists(found) == [encoding.ids for encoding in expected]
+    words = [word for each in expected for word in zip(each.word_ids, [None, *each.word_ids], strict=False)]
+    assert found.word_starts.tolist() == [word is None or word != before for word, before in words]
+
+
+def test_slow_tokenizers_encode_too():
+    tokenizer = ByT5Tokenizer()
+    ((ids, words),) = next(encode([["Tide"]], tokenizer, with_words=False))
+    assert ids.tolist() == [byte + 3 for byte in b"Tide"]
+    assert words is None
+
+
+# Portions
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 30])
+def test_portions_keep_their_order(count, ahead, monkeypatch):
+    """Though a later one may be tokenized sooner."""
+    monkeypatch.setattr(encoding, "PORTION", 4)
+    monkeypatch.setattr(encoding, "AHEAD", ahead)
+    documents = [[str(1000 + 2 * n), "", str(1001 + 2 * n)] if n % 5 else [] for n in range(count)]
+    later = threading.Event()
+
+    def encoder(texts):
+        if "1004" in texts and ahead > 1 and count > 3:  # the first that is tokenized in a thread
+            assert later.wait(20)
+        elif "1006" in texts:
+            later.set()
+        return numbers(texts)
+
+    portions = list(encode_ahead(documents, numbers, None if count < 2 else encoder))
+    if count:
+        assert np.concatenate([encoded.ids for encoded, _ in portions]).tolist() == [
+            int(text) for text in chain.from_iterable(documents) if text
+        ]
+        assert np.concatenate([encoded.lengths for encoded, _ in portions]).tolist() == [
+            bool(text) for text in chain.from_iterable(documents)
+        ]
+    assert list(chain.from_iterable(counts for _, counts in portions)) == [len(document) for document in documents]
+
+
+def test_only_so_many_portions_are_in_memory(monkeypatch):
+    """However slow the reader of the ids is."""
+    monkeypatch.setattr(encoding, "PORTION", 1)
+    read = []
+    documents = ([str(read.append(n) or n)] for n in range(100))
+    for number, (encoded, _) in enumerate(encode_ahead(documents, numbers)):
+        assert encoded.ids.tolist() == [number]
+        assert len(read) <= number + 2 + encoding.AHEAD
+
+
+def test_an_error_while_text_is_read_or_tokenized_is_told(monkeypatch):
+    monkeypatch.setattr(encoding, "PORTION", 1)
+
+    def broken():
+        yield from (["1"], ["2"], ["3"])
+        raise UserError("line 4 is not UTF-8")
+
+    with pytest.raises(UserError, match="line 4"):
+        list(encode_ahead(broken(), numbers))
+    with pytest.raises(ValueError, match="'three'"):
+        list(encode_ahead([["1"], ["2"], ["three"], ["4"]], numbers))
+
+
+# nanotoken
+
+
+@pytest.fixture(params=["lower case", "accents stripped", "cased", "Chinese kept together", "words added"])
+def wordpiece(request, texts):
+    """WordPiece tokenizers of each way to normalise."""
+    settings = {
+        "lower case": {"do_lower_case": True, "strip_accents": False},
+        "accents stripped": {"do_lower_case": True, "strip_accents": None},
+        "cased": {"do_lower_case": False},
+        "Chinese kept together": {"do_lower_case": True, "tokenize_chinese_chars": False},
+        "words added": {"do_lower_case": True},
+    }[request.param]
+    tokenizer = BertTokenizer(**settings).train_new_from_iterator([texts, encoding.HARD_TEXTS], vocab_size=900)
+    if request.param == "words added":
+        tokenizer.add_tokens(["behind", "Déjà Vu"])
+    return tokenizer
+
+
+@pytest.mark.parametrize("as_found", [copy.deepcopy, truncating])
+@pytest.mark.parametrize("choice", ["auto", "nanotoken"])
+def test_nanotoken_gives_the_ids_of_the_tokenizer(choice, as_found, wordpiece, texts, warnings):
+    faster = faster_encoder(as_found(wordpiece), choice, with_words=False)
+    sample = [*texts, *encoding.HARD_TEXTS, "behind Déjà Vu déjà vu[MASK]"]
+    found = faster(sample)
+    assert lists(found) == ids_of(wordpiece, sample)
+    assert found.word_starts is None
+    assert faster([]).ids.tolist() == faster([]).lengths.tolist() == []
+    assert not warnings.records
+
+
+def test_it_is_not_asked_where_the_tokenizers_library_is(tokenizers, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nanotoken", None)
+    assert faster_encoder(tokenizers["wordpiece"], "tokenizers", with_words=False) is None
+
+
+def not_installed(tokenizers, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nanotoken", None)
+    return tokenizers["wordpiece"]
+
+
+def not_known_to_it(tokenizers, _):
+    tokenizer = copy.deepcopy(tokenizers["wordpiece"])
+    tokenizer.backend_tokenizer.pre_tokenizer = tokenizers["byte_level"].backend_tokenizer.pre_tokenizer
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("make", "with_words", "culprit", "cure"),
+    [
+        (not_installed, False, "nanotoken", "pip install nanotoken, or drop the flag"),
+        (not_known_to_it, False, "cannot be BertTokenizer (", "drop the flag"),
+        (lambda tokenizers, _: tokenizers["byte_level"], False, "RobertaTokenizer is none (BPE)", "drop the flag"),
+        (lambda *_: ByT5Tokenizer(), False, "ByT5Tokenizer is none (slow)", "drop the flag"),
+        (lambda tokenizers, _: tokenizers["wordpiece"], True, "--whole_word_mask", "drop one of the two"),
+    ],
+    ids=["not installed", "unknown part", "BPE", "slow", "whole words"],
+)
+def test_where_nanotoken_cannot_be_used(make, with_words, culprit, cure, tokenizers, monkeypatch, warnings):
+    """It is an error if it was asked for, and no matter otherwise."""
+    tokenizer = make(tokenizers, monkeypatch)
+    assert faster_encoder(tokenizer, "auto", with_words) is None
+    assert not warnings.records
+    with pytest.raises(UserError) as error:
+        faster_encoder(tokenizer, "nanotoken", with_words)
+    assert str(error.value).startswith("--tokenizer_backend nanotoken")
+    assert culprit in str(error.value)
+    assert cure in str(error.value)
+
+
+def other_normaliser(tokenizer, monkeypatch):
+    """nanotoken, as it would be if it lower-cased the text."""
+    nanotoken_encoder = encoding.nanotoken_encoder
+
+    def lower_cases(tokenizer, with_words):
+        encoder = nanotoken_encoder(tokenizer, with_words)
+        return lambda texts: encoder([text.lower() for text in texts])
+
+    monkeypatch.setattr(encoding, "nanotoken_encoder", lower_cases)
+
+
+@pytest.mark.parametrize("choice", ["auto", "nanotoken"])
+def test_a_difference_in_a_hard_text_is_told(choice, tokenizers, monkeypatch, warnings):
+    tokenizer = tokenizers["wordpiece"]
+    other_normaliser(tokenizer, monkeypatch)
+    (number, text), *_ = (
+        (number, text)
+        for number, text in enumerate(encoding.HARD_TEXTS, 1)
+        if ids_of(tokenizer, text) != ids_of(tokenizer, text.lower())
+    )
+    assert faster_encoder(tokenizer, choice, with_words=False) is None
+    (record,) = warnings.records
+    assert record.levelno == logging.WARNING
+    assert f"for test {number}, {text[:60]!r}: it is not used" in record.getMessage()
+
+
+def test_added_tokens_are_among_the_hard_texts(tokenizers, monkeypatch, warnings):
+    tokenizer = copy.deepcopy(tokenizers["wordpiece"])
+    tokenizer.add_tokens(["xylem"])
+    monkeypatch.setattr(encoding, "nanotoken_encoder", lambda *_: own_encoder(tokenizers["wordpiece"], False))
+    assert faster_encoder(tokenizer, "auto", with_words=False) is None
+    assert "'xylem axylemb" in warnings.text
+
+
+@pytest.mark.parametrize(
+    ("ids", "lengths"),
+    [
+        ([10, 11, 12, 99, 14, 15], [1, 1, 1, 1, 1, 1]),
+        ([10, 11, 12, 14, 15], [1, 1, 1, 0, 1, 1]),
+        ([10, 11, 12, 13, 14, 15], [1, 1, 1, 2, 0, 1]),
+    ],
+    ids=["another id", "an id fewer", "an id of the next text"],
+)
+def test_a_difference_in_the_first_portion_is_told_and_nothing_of_it_used(ids, lengths, monkeypatch, warnings):
+    monkeypatch.setattr(encoding, "PORTION", 12)
+    documents = [["10", "11"], ["12"], ["13", "14", "15"], ["16"], ["17"], ["18", "19", "20", "21"]]
+    wrong = Encoded(np.array(ids, dtype=np.uint32), None, np.array(lengths))
+    portions = list(encode_ahead(documents, numbers, lambda _: wrong))
+    assert [encoded.ids.tolist() for encoded, _ in portions] == [[10, 11, 12, 13, 14, 15], [16, 17, 18, 19, 20, 21]]
+    assert len(warnings.records) == 1
+    assert "for text 4, '13': it is not used" in warnings.text
+
+
+def test_the_faster_one_has_all_the_text_and_is_judged_by_its_beginning(monkeypatch, warnings):
+    monkeypatch.setattr(encoding, "PORTION", 4)
+    seen = {"own": [], "faster": []}
+
+    def watched(name):
+        return lambda texts: seen[name].append(texts) or numbers(texts)
+
+    portions = list(encode_ahead([["10", "1122", "33"], ["12", "13"], ["14"]], watched("own"), watched("faster")))
+    assert [encoded.ids.tolist() for encoded, _ in portions] == [[10, 1122, 33], [12, 13], [14]]
+    assert seen["own"] == [["10", "11"]]
+    assert sorted(seen["faster"]) == [["10", "11"], ["10", "1122", "33"], ["12", "13"], ["14"]]
+    assert not warnings.records

@@ -1,0 +1,424 @@
+"""Training tokenizers, and what is asked of them."""
+
+import copy
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
+
+from cloze.data.blocks import Template
+from cloze.data.pairs import PairTemplate
+from cloze.errors import UserError
+from cloze.system.signals import end_at_once, handled
+from cloze.text.corpus import FileCorpus
+from cloze.tokenization import training as tokenization
+from cloze.tokenization.encoding import own_encoder
+from cloze.tokenization.training import (
+    check_dropped,
+    check_unknown,
+    check_whole_words,
+    count_unknown,
+    describe_unknown,
+    ensure_template,
+    fingerprint,
+    num_ids,
+    pair_template_of,
+    template_of,
+    train_tokenizer,
+    unknown_id,
+)
+from tests.utils import ROOT, truncating
+
+KINDS = ["wordpiece", "byte_level", "unigram"]
+CORPUS = FileCorpus(tuple(sorted(ROOT.glob("sample/*.txt"))))
+ACCENTS = "Die naïve Ärztin sah über 한국어 und 漢字 hinweg, déjà vu in Łódź.\n"
+
+
+@pytest.fixture
+def accents(tmp_path):
+    path = tmp_path / "accents.txt"
+    path.write_text(ACCENTS * 3)
+    return FileCorpus((path,))
+
+
+def train(kind, vocab_size=600):
+    function = {"bert": tokenization.train_wordpiece, "roberta": tokenization.train_byte_level}[kind]
+    return function(CORPUS, vocab_size, lower_case=False)
+
+
+def digest(tokenizer):
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+
+
+# Training
+
+
+def test_training_is_deterministic():
+    """Over two runs, and in another process, where Python and the trainer hash strings differently."""
+    digests = [[digest(train(kind)) for kind in ("bert", "roberta")] for _ in range(2)]
+    script = "import test_tokenization as t; print(*[t.digest(t.train(kind)) for kind in ('bert', 'roberta')])"
+    folder = Path(__file__).parent
+    output = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": f"{folder}{os.pathsep}{folder.parent}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert digests[0] == digests[1] == output.stdout.split()
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_vocabulary_has_the_size_asked_for(kind):
+    tokenizer = train(kind, 800)
+    assert len(tokenizer) == num_ids(tokenizer) == 800
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "electra", "roberta", "modernbert"])
+def test_special_tokens(kind, accents, tmp_path):
+    tokenizer = train_tokenizer(accents, kind, 400, False, tmp_path, overwrite=False)
+    byte_level = kind in ("roberta", "modernbert")
+    names = "<s> </s> <pad> <unk> <mask>" if byte_level else "[CLS] [SEP] [PAD] [UNK] [MASK]"
+    roles = ["cls_token", "sep_token", "pad_token", "unk_token", "mask_token"]
+    assert [getattr(tokenizer, role) for role in roles] == names.split()
+    cls, sep, *_, mask = ids = [tokenizer.get_vocab()[name] for name in names.split()]
+    assert len(set(ids)) == 5
+    text = tokenizer(f"über {tokenizer.mask_token}")["input_ids"]
+    assert [text[0], *text[-2:]] == [cls, mask, sep]
+
+
+@pytest.mark.parametrize("lower_case", [False, True])
+def test_wordpiece_keeps_accents(lower_case, accents, tmp_path):
+    """In memory, and as it is loaded again; Hangul is not taken apart."""
+    tokenizer = train_tokenizer(accents, "bert", 300, lower_case, tmp_path, overwrite=False)
+    for loaded in (tokenizer, tokenization.train_wordpiece(accents, 300, lower_case)):
+        words = "".join(piece.removeprefix("##") for piece in loaded.tokenize("naïve Ärztin 한국어 漢字 Łódź"))
+        assert words == ("naïveärztin한국어漢字łódź" if lower_case else "naïveÄrztin한국어漢字Łódź")
+
+
+def test_no_token_continues_a_word_with_what_stands_alone(accents):
+    """Punctuation and Chinese characters are words by themselves: such tokens would be rows that nothing trains."""
+    vocabulary = tokenization.train_wordpiece(accents, 300, lower_case=False).get_vocab()
+    assert {"漢", "字", ",", ".", "##국", "##어", "##ï"} <= vocabulary.keys()
+    assert not {"##漢", "##字", "##,", "##."} & vocabulary.keys()
+
+
+def test_the_space_before_a_mask_belongs_to_the_hidden_word(accents, tmp_path):
+    """As the pipeline for filling masks takes it: nothing but the mask is between the words."""
+    tokenizer = train_tokenizer(accents, "roberta", 400, False, tmp_path, overwrite=False)
+    before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", " two"))
+    assert tokenizer("one <mask> two", add_special_tokens=False)["input_ids"] == [
+        *before, tokenizer.mask_token_id, *after,
+    ]  # fmt: skip
+
+
+def test_byte_level_gives_the_text_back(accents, tmp_path):
+    tokenizer = train_tokenizer(accents, "roberta", 400, False, tmp_path, overwrite=False)
+    text = "Naïve 한국어 and 🦑, never seen"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_a_trained_tokenizer_is_taken_again(accents, tmp_path, monkeypatch):
+    vocabulary = train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab()
+    lower = train_tokenizer(accents, "bert", 300, True, tmp_path, overwrite=False).get_vocab()
+    assert lower != vocabulary
+    accents.files[0].write_text("another text, with other characters " * 9)
+    accents = FileCorpus(accents.files)
+    other = train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab()
+    assert other != vocabulary
+    # From here on, the text must not be read.
+    monkeypatch.setattr(tokenization, "read_documents", None)
+    assert train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab() == other
+    with pytest.raises(TypeError):
+        train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=True)
+    assert train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab() == other
+    monkeypatch.setattr(tokenization, "VERSION", tokenization.VERSION + 1)
+    with pytest.raises(TypeError):
+        train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_long_words_are_cut_for_training(kind, tmp_path, caplog):
+    """A single one of 300,000 letters took a minute; without the cut, the longest token is the whole word."""
+    path = tmp_path / "word.txt"
+    path.write_text("ab" * 150_000 + " and short words\n")
+    function = {"bert": tokenization.train_wordpiece, "roberta": tokenization.train_byte_level}[kind]
+    tokenizer = function(FileCorpus((path,)), 300, lower_case=False)
+    assert max(map(len, tokenizer.get_vocab())) == tokenization.LONGEST_WORD
+    assert [record.message for record in caplog.records if "LONG WORDS" in record.message] == [
+        "LONG WORDS: words longer than 1,000 characters (1) are cut into pieces to train the tokenizer: check that "
+        "spaces separate the words of the text"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_ordinary_words_are_trained_on_whole(kind, monkeypatch, caplog):
+    tokenizer, digests = train(kind), []
+    for longest in (10**9, 5):
+        monkeypatch.setattr(tokenization, "LONGEST_WORD", longest)
+        digests.append(digest(train(kind)))
+    assert digests[0] == digest(tokenizer) != digests[1]
+    assert "FixedLength" not in tokenizer.backend_tokenizer.to_str()
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_signal_ends_training(kind, monkeypatch):
+    """At once, not when the library has read all texts."""
+    read = []
+
+    def read_texts(corpus):
+        for number in range(3_000):
+            read.append(number)
+            # The first pass over a text of WordPiece is Python's own.
+            if len(read) == 10 + 3_000 * (kind == "bert"):
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield [f"text{number} " * 1_000]
+
+    monkeypatch.setattr(tokenization, "read_documents", read_texts)
+    with handled(end_at_once), pytest.raises(SystemExit) as exit_:
+        train(kind)
+    assert exit_.value.code == 75
+    assert 10 <= len(read) % 3_000 < 2_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "lower_case", "message"), [("albert", False, "--tokenizer_name"), ("roberta", True, "--do_lower_case")]
+)
+def test_what_cannot_be_trained(kind, lower_case, message, accents, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train_tokenizer(accents, kind, 300, lower_case, tmp_path, overwrite=False)
+
+
+# Using
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix", "suffix"),
+    [("wordpiece", "[CLS]", "[SEP]"), ("byte_level", "<s>", "</s>"), ("unigram", "[CLS]", "[SEP]")],
+)
+def test_template(kind, prefix, suffix, tokenizers):
+    cls, sep = tokenizers[kind].convert_tokens_to_ids([prefix, suffix])
+    assert template_of(tokenizers[kind]) == Template(prefix=(cls,), suffix=(sep,), separator=(sep,))
+
+
+def test_template_of_a_tokenizer_without_special_tokens():
+    vocabulary = {"a": 0, "[UNK]": 1}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "[UNK]")))
+    assert template_of(tokenizer) == Template((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix", "middle", "suffix"),
+    [
+        ("wordpiece", ["[CLS]"], ["[SEP]"], ["[SEP]"]),
+        ("byte_level", ["<s>"], ["</s>", "</s>"], ["</s>"]),
+        ("unigram", ["[CLS]"], ["[SEP]"], ["[SEP]"]),
+    ],
+)
+def test_template_of_pairs(kind, prefix, middle, suffix, tokenizers):
+    """Between the ids of two texts it gives what the tokenizer gives."""
+    tokenizer = tokenizers[kind]
+    template = pair_template_of(tokenizer)
+    assert template == PairTemplate(
+        *(tuple(tokenizer.convert_tokens_to_ids(part)) for part in (prefix, middle, suffix))
+    )
+    a, b = "The Moon is far.", "Twice a day!"
+    ids = [np.array(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (a, b)]
+    assert template.example(*ids, 0, 0)["input_ids"].tolist() == tokenizer(a, b)["input_ids"]
+    if kind == "wordpiece":
+        assert template.example(*ids, 0, 0)["token_type_ids"].tolist() == tokenizer(a, b)["token_type_ids"]
+
+
+def test_template_of_pairs_without_special_tokens():
+    vocabulary = {"a": 0, "[UNK]": 1}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "[UNK]")))
+    assert pair_template_of(tokenizer) == PairTemplate((), (), ())
+
+
+CLS_SEP = {"single": "[CLS] $A [SEP]", "special_tokens": [("[CLS]", 2), ("[SEP]", 3)]}
+PAIR = "[CLS] $A [SEP] $B:1 [SEP]:1"
+
+
+def characters(post_processor, letters="xy", unk_token=None):
+    """A tokenizer of some letters, to which others are nothing."""
+    vocabulary = {token: number for number, token in enumerate(["[PAD]", "[MASK]", "[CLS]", "[SEP]", *letters])}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token=unk_token))
+    if post_processor is not None:
+        backend.post_processor = post_processor
+    names = {"pad_token": "[PAD]", "mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+@pytest.mark.parametrize("letters", ["xy", "a"])
+@pytest.mark.parametrize(
+    ("post_processor", "middle"),
+    [
+        (processors.TemplateProcessing(**CLS_SEP, pair=PAIR), (3,)),
+        (processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2)), (3,)),
+        (processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2)), (3, 3)),
+        (processors.Sequence([processors.ByteLevel(), processors.TemplateProcessing(**CLS_SEP, pair=PAIR)]), (3,)),
+    ],
+    ids=["template", "BERT", "RoBERTa", "sequence"],
+)
+def test_templates_do_not_depend_on_what_a_text_gives(post_processor, middle, letters):
+    """tokenizers#1208: "a" gives no token where the vocabulary has neither it nor an unknown one."""
+    tokenizer = characters(post_processor, letters)
+    assert template_of(tokenizer) == Template((2,), (3,), (3,))
+    assert template_of(truncating(tokenizer)) == Template((2,), (3,), (3,))
+    assert pair_template_of(tokenizer) == PairTemplate((2,), middle, (3,))
+
+
+def test_templates_of_slow_tokenizers():
+    eos = ByT5Tokenizer().eos_token_id
+    assert template_of(ByT5Tokenizer()) == Template((), (eos,), (eos,))
+    assert pair_template_of(ByT5Tokenizer()) == PairTemplate((), (eos,), (eos,))
+
+
+@pytest.mark.parametrize(
+    ("post_processor", "whom"),
+    [(None, "a text"), (processors.ByteLevel(), "a text"), (processors.TemplateProcessing(**CLS_SEP), "two texts")],
+    ids=["none", "byte level", "single text"],
+)
+@pytest.mark.parametrize(("family", "middle"), [("bert", (3,)), ("xlm-roberta", (3, 3))])
+def test_missing_special_tokens_are_those_of_the_family(family, middle, post_processor, whom, tmp_path, caplog):
+    """transformers#13000: also for those who load the tokenizer that is saved with the model."""
+    tokenizer = characters(post_processor)
+    ensure_template(tokenizer, family)
+    assert f"SPECIAL TOKENS: the tokenizer (TokenizersBackend) adds none to {whom}: those of {family}" in caplog.text
+    tokenizer.save_pretrained(tmp_path)
+    for loaded in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert template_of(loaded) == Template((2,), (3,), (3,))
+        assert pair_template_of(loaded) == PairTemplate((2,), middle, (3,))
+        assert loaded("x", "yy")["input_ids"] == [2, 4, *middle, 5, 5, 3]
+        types = [0] * 3 + [1] * 3 if family == "bert" else [0] * 7
+        assert loaded("x", "yy", return_token_type_ids=True)["token_type_ids"] == types
+    caplog.clear()
+    ensure_template(tokenizer, family)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_that_are_there_stay(kind, tokenizers, caplog):
+    before = fingerprint(tokenizers[kind])
+    ensure_template(tokenizers[kind], "bert")
+    assert fingerprint(tokenizers[kind]) == before
+    assert not caplog.text
+
+
+def test_fingerprint_changes_with_what_the_tokenizer_does(tokenizers):
+    """Mistake 17: of the same kind and size, but another vocabulary or another normalizer."""
+    tokenizer = tokenizers["wordpiece"]
+    assert fingerprint(truncating(tokenizer)) == fingerprint(copy.deepcopy(tokenizer)) == fingerprint(tokenizer)
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.normalizer = None
+    swapped = tokenizer.backend_tokenizer.to_str().replace('"the":', '"?":').replace('"and":', '"the":')
+    swapped = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(swapped.replace('"?":', '"and":')))
+    assert swapped.convert_tokens_to_ids("the") == tokenizer.convert_tokens_to_ids("and")
+    assert len({fingerprint(each) for each in (tokenizer, other, swapped, tokenizers["byte_level"])}) == 4
+    assert fingerprint(ByT5Tokenizer()) != fingerprint(ByT5Tokenizer(extra_ids=5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unknown_tokens(kind, tokenizers):
+    tokenizer = tokenizers[kind]
+    ids = np.array(tokenizer("The moon, \U00012000.", add_special_tokens=False)["input_ids"], np.uint16)
+    assert count_unknown(ids, unknown_id(tokenizer)) == (0 if kind == "byte_level" else 1)
+
+
+def test_the_unknown_token_of_a_bare_tokenizer_is_that_of_its_model():
+    backend = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, "[UNK]"))
+    assert unknown_id(PreTrainedTokenizerFast(tokenizer_object=backend)) == 1
+    assert unknown_id(characters(None)) is None
+    assert count_unknown(np.arange(3), None) == 0
+
+
+def test_text_that_is_unknown_is_warned_of_or_refused(tokenizers, caplog):
+    """A share of 2 % is let pass, one of more than half is an error."""
+    tokenizer = tokenizers["wordpiece"]
+    check_unknown(0.02, "a.txt", tokenizer)
+    assert not caplog.text
+    check_unknown(0.5, "a.txt", tokenizer)
+    assert "UNKNOWN: a.txt: 50.0% of the tokens are [UNK]: the tokenizer  (BertTokenizer) lacks" in caplog.text
+    with pytest.raises(
+        UserError, match=r"^a.txt: 50.1% .* longer than 100 characters: give a model or --tokenizer_name"
+    ):
+        check_unknown(0.501, "a.txt", tokenizer)
+    assert "longer than" not in describe_unknown(0.1, "a.txt", tokenizers["unigram"])
+
+
+def test_text_that_is_left_out_is_warned_of_or_refused(tokenizers, caplog):
+    """BPE without an unknown token gives no token for it; spaces, and what the normalizer takes off, do not count."""
+    tokenizer = characters(None)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Strip()
+    check_dropped([["x" * 49 + "z", "  y   "], [" " * 99]], "a.txt", tokenizer)
+    assert not caplog.text
+    check_dropped([["xyab"]], "a.txt", tokenizer)
+    assert "UNKNOWN: a.txt: the tokenizer  (TokenizersBackend) leaves out 50.0% of the characters" in caplog.text
+    with pytest.raises(UserError, match=r"^a.txt: .* leaves out 75.0% .*: give a model or --tokenizer_name"):
+        check_dropped([["xabc"]], "a.txt", tokenizer)
+    for other in (*tokenizers.values(), characters(None, unk_token="x"), ByT5Tokenizer()):
+        check_dropped([["\U00013000" * 3]], "a.txt", other)
+
+
+def test_text_that_is_left_out_is_found_by_each_script(run_mlm_script, run_classification_script, tmp_path):
+    tokenizer, texts = tmp_path / "tokenizer", tmp_path / "texts.csv"
+    characters(processors.TemplateProcessing(**CLS_SEP), letters="xyz").save_pretrained(tokenizer)
+    texts.write_text("text,label\n" + "xabc,1\nyabc,2\n" * 9)
+    argv = ("--model_type", "bert", "--tokenizer_name", tokenizer, "--train_file", texts, "--do_train",
+            "--cache_dir", tmp_path, "--output_dir", tmp_path / "out", "--max_steps", 1)  # fmt: skip
+    (tmp_path / "known.csv").write_text("text,label\n" + "xyz,1\nzyx,2\n" * 9)
+    held_out = ("--train_file", tmp_path / "known.csv", "--validation_file", texts, "--do_eval")
+    runs = [run_mlm_script(*argv), run_mlm_script(*argv, "--streaming"), run_mlm_script(*argv, *held_out)]
+    runs += [run_classification_script(*argv), run_classification_script(*argv, *held_out)]
+    for code, _, error in runs:
+        assert code == 2
+        assert "texts.csv: the tokenizer" in error
+        assert "leaves out 75.0% of the characters" in error
+
+
+def test_text_that_cannot_be_encoded_is_an_error():
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordPiece({"a": 0})))
+    encoder = own_encoder(tokenizer, with_words=False)
+    assert encoder(["a"]).ids.tolist() == [0]
+    with pytest.raises(UserError, match=r"cannot encode the text \(.*Missing \[UNK\].*give --tokenizer_name PATH"):
+        encoder(["a b"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_words_are_known_to_three_kinds(kind, tokenizers):
+    check_whole_words(tokenizers[kind])
+
+
+def word_level(pre_tokenizer):
+    backend = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, "[UNK]"))
+    backend.pre_tokenizer = pre_tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def unsplit(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.pre_tokenizer = None
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda _: word_level(pre_tokenizers.Whitespace()), "TokenizersBackend.*WordLevel"),
+        (lambda tokenizers: unsplit(tokenizers["unigram"]), "DebertaV2Tokenizer.*Unigram"),
+        (lambda _: ByT5Tokenizer(), "ByT5Tokenizer is a slow tokenizer"),
+    ],
+    ids=["WordLevel", "nothing splits words", "slow"],
+)
+def test_whole_words_are_refused_by_name(make, words, tokenizers):
+    """Mistake 11: an error, instead of masks that are silently wrong."""
+    with pytest.raises(UserError, match=f"--whole_word_mask: {words}"):
+        check_whole_words(make(tokenizers))

@@ -1,0 +1,188 @@
+"""Helpers of the tests: tiny models, and scripts run here or in processes of their own."""
+
+import copy
+import importlib
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch.distributed import distributed_c10d
+from transformers import CONFIG_MAPPING
+
+from cloze.cli import run_script
+from cloze.models.loading import fit_config
+from cloze.system.output import outlast_output
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT / "sample"
+
+# Two layers of 16, small enough to train in a moment; no dropout, so that runs can be compared.
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+BERT_LIKE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 66,
+}
+FAMILIES = {
+    "bert": ("wordpiece", BERT_LIKE | NO_DROPOUT),
+    "distilbert": (
+        "wordpiece",
+        {
+            "dim": 16,
+            "n_layers": 2,
+            "n_heads": 2,
+            "hidden_dim": 32,
+            "max_position_embeddings": 66,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+        },
+    ),
+    "roberta": ("byte_level", BERT_LIKE | NO_DROPOUT),
+    "electra": ("wordpiece", BERT_LIKE | NO_DROPOUT | {"embedding_size": 16}),
+    "albert": ("unigram", BERT_LIKE | NO_DROPOUT | {"embedding_size": 8}),
+    "modernbert": ("byte_level", BERT_LIKE | {"max_position_embeddings": 64, "local_attention": 16}),
+    "deberta-v2": (
+        "unigram",
+        BERT_LIKE | NO_DROPOUT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16},
+    ),
+}
+# Those with heads for masked tokens and for pairs; FNet knows neither attention nor its dropout.
+PAIR_FAMILIES = {
+    "bert": FAMILIES["bert"],
+    "ernie": ("wordpiece", BERT_LIKE | NO_DROPOUT),
+    "fnet": (
+        "wordpiece",
+        {name: value for name, value in BERT_LIKE.items() if name != "num_attention_heads"}
+        | {"hidden_dropout_prob": 0.0},
+    ),
+    "megatron-bert": ("wordpiece", BERT_LIKE | NO_DROPOUT),
+    "mobilebert": (
+        "wordpiece",
+        BERT_LIKE | NO_DROPOUT | {"embedding_size": 8, "intra_bottleneck_size": 16, "num_feedforward_networks": 1},
+    ),
+    "albert": FAMILIES["albert"],
+    "big_bird": ("unigram", BERT_LIKE | NO_DROPOUT | {"attention_type": "original_full"}),
+}
+
+
+def truncating(tokenizer):
+    """A tokenizer.json may come with truncation and padding switched on."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.enable_truncation(8)
+    tokenizer.backend_tokenizer.enable_padding(length=64)
+    return tokenizer
+
+
+def checkpoint_maker(auto_model, tokenizers, folder):
+    """``make(family)`` is the path of a tiny model with random weights and its tokenizer, made once."""
+
+    def make(family: str) -> str:
+        path = folder / family
+        if not path.exists():
+            kind, settings = (FAMILIES | PAIR_FAMILIES)[family]
+            config = CONFIG_MAPPING[family](**settings)
+            fit_config(config, tokenizers[kind])
+            torch.manual_seed(0)
+            auto_model.from_config(config).save_pretrained(path)
+            tokenizers[kind].save_pretrained(path)
+        return str(path)
+
+    return make
+
+
+def driver(main, capsys):
+    """Drive a script as from the command line; gives its exit code, stdout and stderr."""
+
+    def run(*argv) -> tuple[int, str, str]:
+        code = 0
+        try:
+            run_script(main, [str(argument) for argument in argv])
+        except SystemExit as exit_:
+            code = exit_.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+# A server that has imported the scripts; processes are forked from it.
+CONTEXT = multiprocessing.get_context("forkserver")
+SCRIPTS = ("run_classification", "run_mlm", "run_nsp", "run_pretraining")
+# What their main() imports.
+MODULES = (
+    *("comparison.runner", "data.mlm", "data.nsp", "inference.classify", "inference.fill_mask"),
+    *("inference.next_sentence", "reporting.plots", "reporting.summary", "training.dry_run"),
+)
+CONTEXT.set_forkserver_preload([*SCRIPTS, *(f"cloze.{name}" for name in MODULES)])
+
+
+def start(
+    script: str, *argv, log: Path, environment: dict[str, str] | None = None, target: Callable | None = None
+) -> multiprocessing.Process:
+    """Start ``script argv`` in a process whose output goes to the end of a file; ``target`` is called for ``run``."""
+    process = CONTEXT.Process(target=target or run, args=(script, list(map(str, argv)), log, environment or {}))
+    process.start()
+    return process
+
+
+def start_together(
+    script: str, *argv, log: Path, processes: int = 2, patience: float = 600, target: Callable | None = None
+) -> list[multiprocessing.Process]:
+    """Start processes that know of each other, as a launcher does, and wait so many seconds for each other at most."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    shared["PATIENCE"] = patience
+    return [
+        start(
+            script,
+            *argv,
+            "--use_cpu",
+            log=log.with_suffix(f".{rank}"),
+            environment={name: str(value) for name, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()},
+            target=target,
+        )
+        for rank in range(processes)
+    ]
+
+
+def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:
+    output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    outlast_output()
+    sys.stdout.reconfigure(line_buffering=True)
+    # Unless it is told, accelerate sets the number of threads of several processes, with a warning.
+    os.environ.update(environment | {"OMP_NUM_THREADS": "1"})
+    torch.set_num_threads(1)
+    # Data-loader workers are forked, as from a command line; else they would have a server of their own.
+    multiprocessing.set_start_method("fork", force=True)
+    # What --ddp_timeout sets where there are GPUs.
+    distributed_c10d.default_pg_timeout = timedelta(seconds=float(os.environ.get("PATIENCE", 600)))
+    module = importlib.import_module(script)
+    module.run_script(module.main, argv)
+
+
+def run_until_evaluation(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:
+    """Run the script until, in training, the second process receives a signal in the third batch of an evaluation."""
+    trainer_class = importlib.import_module("cloze.training.trainer").PretrainingTrainer
+    predict, batches = trainer_class.prediction_step, []
+
+    def signalled(trainer, *args, **kwargs):
+        batches.extend([1] * (trainer.state.global_step > 0))
+        if len(batches) == 3 and environment["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        if trainer.state.global_step:
+            print("batch", len(batches), "of step", trainer.state.global_step)
+        return predict(trainer, *args, **kwargs)
+
+    trainer_class.prediction_step = signalled
+    run(script, argv, log, environment)
