@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,11 +63,10 @@ def digest(tokenizer):
 def test_training_is_deterministic():
     """Over two runs, and in another process, where Python and the trainer hash strings differently."""
     digests = [[digest(train(kind)) for kind in ("bert", "roberta")] for _ in range(2)]
-    script = "import test_tokenization as t; print(*[t.digest(t.train(kind)) for kind in ('bert', 'roberta')])"
-    folder = Path(__file__).parent
+    script = "import tests.tokenization.test_training as t; print(*[t.digest(t.train(kind)) for kind in ('bert', 'roberta')])"
     output = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": f"{folder}{os.pathsep}{folder.parent}"},
+        env=os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,
