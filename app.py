@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from cloze.system.output import outlast_output
-from cloze.system.signals import end_at_once, exit_while_importing, ignore_signals
+from cloze.system.signals import exit_immediately, exit_while_importing, ignore_signals
 
 if __name__ == "__main__":
     # Before the imports, which take seconds
@@ -25,7 +25,7 @@ if __name__ == "__main__":
     outlast_output()
 
 from cloze.cli import check_docstrings, errors_in_one_line, start_logging
-from cloze.config.redaction import secrets_of
+from cloze.config.redaction import find_secrets
 from cloze.errors import UserError
 
 
@@ -57,10 +57,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, end_at_once)
+    signal.signal(signal.SIGINT, exit_immediately)
     # As a server ends, and so that Gradio closes the public link
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    secrets = secrets_of(sys.argv[1:])
+    secrets = find_secrets(sys.argv[1:])
     start_logging(secrets)
     try:
         with errors_in_one_line(secrets):

@@ -56,34 +56,34 @@ def fine_tune(
     from cloze.objectives.classification import CLASSIFICATION
     from cloze.reporting.summary import finish
     from cloze.training.context import make_model, set_up
-    from cloze.training.dry_run import preflight, tell_prepared
+    from cloze.training.dry_run import dry_run, log_prepared
     from cloze.training.run import make_trainer, run
 
     # Texts, config and tokenizer
-    setup = set_up(CLASSIFICATION, model_args, data_args, training_args)
+    context = set_up(CLASSIFICATION, model_args, data_args, training_args)
     test_rows = read_test_texts(data_args) if training_args.do_predict else []
 
     # Labelled texts, those to train on and those held out; the config is told their classes
-    sets = make_labelled(setup)
-    test_examples = examples_of([text for text, _ in test_rows if text], setup) if test_rows else None
+    sets = make_labelled(context)
+    test_examples = examples_of([text for text, _ in test_rows if text], context) if test_rows else None
     if training_args.prepare_only:
-        tell_prepared(setup)
+        log_prepared(context)
         return None
-    model = make_model(setup)
+    model = make_model(context)
 
     # Train and evaluate
-    trainer = make_trainer(setup, model, sets)
+    trainer = make_trainer(context, model, sets)
     if training_args.dry_run:
-        preflight(trainer, setup, sets)
+        dry_run(trainer, context, sets)
         return None
-    metrics = run(trainer, setup)
+    metrics = run(trainer, context)
     outcome = outcome_of(trainer, sets, metrics) if training_args.do_eval else None
 
     # Classify texts of the user's own
     if test_rows:
-        predict_classes(trainer, test_rows, test_examples, setup)
+        predict_classes(trainer, test_rows, test_examples, context)
 
-    finish(trainer, setup, sets, metrics)
+    finish(trainer, context, sets, metrics)
     return outcome
 
 

@@ -37,32 +37,32 @@ def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_
     from cloze.objectives.tasks import NEXT_SENTENCE
     from cloze.reporting.summary import finish
     from cloze.training.context import make_model, set_up
-    from cloze.training.dry_run import preflight, tell_prepared
+    from cloze.training.dry_run import dry_run, log_prepared
     from cloze.training.run import make_trainer, run
 
     # Text, config and tokenizer, which is trained from the text if there is none
-    setup = set_up(NEXT_SENTENCE, model_args, data_args, training_args)
+    context = set_up(NEXT_SENTENCE, model_args, data_args, training_args)
     test_rows = read_pairs(data_args) if training_args.do_predict else []
 
     # Pairs of sentences are drawn anew each epoch
-    sets = make_pairs(setup)
+    sets = make_pairs(context)
     if training_args.prepare_only:
-        tell_prepared(setup)
+        log_prepared(context)
         return
-    model = make_model(setup)
+    model = make_model(context)
 
     # Train and evaluate
-    trainer = make_trainer(setup, model, sets)
+    trainer = make_trainer(context, model, sets)
     if training_args.dry_run:
-        preflight(trainer, setup, sets)
+        dry_run(trainer, context, sets)
         return
-    metrics = run(trainer, setup)
+    metrics = run(trainer, context)
 
     # Judge pairs of the user's own
     if test_rows:
-        predict(trainer, test_rows, setup.max_seq_length)
+        predict(trainer, test_rows, context.max_seq_length)
 
-    finish(trainer, setup, sets, metrics)
+    finish(trainer, context, sets, metrics)
 
 
 if __name__ == "__main__":

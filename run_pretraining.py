@@ -31,26 +31,26 @@ def main(model_args: ModelArguments, data_args: PretrainingDataArguments, traini
     from cloze.objectives.tasks import PRETRAINING
     from cloze.reporting.summary import finish
     from cloze.training.context import make_model, set_up
-    from cloze.training.dry_run import preflight, tell_prepared
+    from cloze.training.dry_run import dry_run, log_prepared
     from cloze.training.run import make_trainer, run
 
     # Text, config and tokenizer, which is trained from the text if there is none
-    setup = set_up(PRETRAINING, model_args, data_args, training_args)
+    context = set_up(PRETRAINING, model_args, data_args, training_args)
 
     # Pairs are drawn anew each epoch, and masked while batches are made
-    sets = make_pairs(setup)
+    sets = make_pairs(context)
     if training_args.prepare_only:
-        tell_prepared(setup)
+        log_prepared(context)
         return
-    model = make_model(setup)
+    model = make_model(context)
 
     # Train and evaluate: the loss is that of the masked tokens and that of the pairs, added up
-    trainer = make_trainer(setup, model, sets)
+    trainer = make_trainer(context, model, sets)
     if training_args.dry_run:
-        preflight(trainer, setup, sets)
+        dry_run(trainer, context, sets)
         return
-    metrics = run(trainer, setup)
-    finish(trainer, setup, sets, metrics)
+    metrics = run(trainer, context)
+    finish(trainer, context, sets, metrics)
 
 
 if __name__ == "__main__":

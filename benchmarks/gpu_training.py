@@ -276,7 +276,7 @@ def measure(
         # An epoch's last batch has another shape.
         "dataloader_drop_last": True,
     }
-    if side == "ours" and bench.setup.training_args.max_tokens_per_batch is not None:
+    if side == "ours" and bench.context.training_args.max_tokens_per_batch is not None:
         training["max_tokens_per_batch"] = tokens
     # What is left of a run that ran out of memory, too.
     gc.collect()

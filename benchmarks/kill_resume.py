@@ -31,10 +31,10 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cloze.training.checkpoints import ASIDE, list_checkpoints  # noqa: E402
+from cloze.training.checkpoints import STAGING_DIR, list_checkpoints  # noqa: E402
 
 # Figures of speed, and those of the last start alone: all others have to be the same.
-SPEEDS = ("_per_second", "runtime", "real_token_share", "mfu", "train_tokens")
+SPEEDS = ("_per_second", "runtime", "non_padding_fraction", "mfu", "train_tokens")
 TROUBLE = ("Traceback", "error:", "BROKEN:")
 
 
@@ -104,7 +104,7 @@ class Start:
 
     def saving(self) -> bool:
         """Whether a checkpoint is being written or deleted."""
-        return (self.out / ASIDE).exists()
+        return (self.out / STAGING_DIR).exists()
 
     def wait(self, condition: Callable[[], bool]) -> bool:
         """Until the condition holds; False if a process ends before."""
@@ -198,7 +198,7 @@ def run_with_kills(args, folder: Path, whole: Whole) -> tuple[list[Start], list[
         if not wait_for_moment(start, moment, steps, whole, rng) or not start.kill():
             start.end()
             return starts, kills
-        kills.append({"moment": moment} | look_at(start, whole))
+        kills.append({"moment": moment} | record_loss(start, whole))
         print(number + 1, kills[-1], flush=True)
     starts.append(Start(args, folder / "killed", folder / "log-last"))
     starts[-1].end()
@@ -219,7 +219,7 @@ def wait_for_moment(start: Start, moment: str, steps: int, whole: Whole, rng: ra
     return True
 
 
-def look_at(start: Start, whole: Whole) -> dict:
+def record_loss(start: Start, whole: Whole) -> dict:
     """What a kill left, and the steps logged that are to be done again; before the first step, nothing of its own."""
     newest = max(list_checkpoints(str(start.out)), default=0)
     last = bisect(whole.logged, start.newest) + start.lines() - 1

@@ -23,12 +23,12 @@ from cloze.config.arguments import ModelArguments, TrainingArguments  # noqa: E4
 from cloze.config.data_arguments import DataTrainingArguments, PretrainingDataArguments  # noqa: E402
 from cloze.data.mlm import make_blocks  # noqa: E402
 from cloze.data.nsp import make_pairs  # noqa: E402
-from cloze.data.splits import ExampleSets  # noqa: E402
+from cloze.data.splits import DatasetSplits  # noqa: E402
 from cloze.models.loading import load_model  # noqa: E402
 from cloze.models.sparse_prediction import predict_masked_positions  # noqa: E402
 from cloze.objectives.metrics import MASKED_TOKENS  # noqa: E402
 from cloze.objectives.tasks import MASKED_LM, PRETRAINING, Task  # noqa: E402
-from cloze.training.context import Setup, set_up  # noqa: E402
+from cloze.training.context import RunContext, set_up  # noqa: E402
 from cloze.training.run import make_trainer  # noqa: E402
 from cloze.training.throughput import Flops, Meter, count_flops, peak_flops  # noqa: E402
 from cloze.training.trainer import PretrainingTrainer  # noqa: E402
@@ -68,8 +68,8 @@ class Bench:
     """A model, and examples to train it on."""
 
     work: Work
-    setup: Setup
-    sets: ExampleSets
+    context: RunContext
+    sets: DatasetSplits
     model: PreTrainedModel
     flops: Flops
 
@@ -114,12 +114,12 @@ def make_bench(name: str, size: str, args, folder: str, held_out: str | None = N
         max_tokens_per_batch=None if name.startswith("blocks") else args.max_tokens_per_batch,
         **common_arguments(args),
     )
-    setup = set_up(work.task, model_args, data_args, training_args)
-    sets = (make_blocks if work.task is MASKED_LM else make_pairs)(setup)
-    model = load_model(model_args, setup.config, work.task, training_args.seed)
+    context = set_up(work.task, model_args, data_args, training_args)
+    sets = (make_blocks if work.task is MASKED_LM else make_pairs)(context)
+    model = load_model(model_args, context.config, work.task, training_args.seed)
     spared = copy.deepcopy(model)
     predict_masked_positions(spared, MASKED_TOKENS.logits, work.max_seq_length)
-    return Bench(work, setup, sets, model, count_flops(spared, masks=True))
+    return Bench(work, context, sets, model, count_flops(spared, masks=True))
 
 
 def common_arguments(args) -> dict:
@@ -178,10 +178,10 @@ def train_ours(bench: Bench, model: PreTrainedModel, args, seconds: float, seed:
 
 def our_trainer(bench: Bench, model: PreTrainedModel, **training) -> PretrainingTrainer:
     """That of run_mlm.py and run_pretraining.py."""
-    training_args = copy.deepcopy(bench.setup.training_args)
+    training_args = copy.deepcopy(bench.context.training_args)
     for name, value in training.items():
         setattr(training_args, name, value)
-    return make_trainer(replace(bench.setup, training_args=training_args), model, bench.sets)
+    return make_trainer(replace(bench.context, training_args=training_args), model, bench.sets)
 
 
 def train_stock(bench: Bench, model: PreTrainedModel, args, seconds: float, seed: int, turns=1, warm_up=1, **training):
@@ -195,9 +195,9 @@ def stock_trainer(bench: Bench, model: PreTrainedModel, args, **training) -> Tra
     """As upstream's run_mlm.py trains: the Trainer, its collator, batches at random, the loss that models return."""
     training = {"per_device_train_batch_size": args.stock_batch_size or args.batch_size} | training
     training_args = transformers.TrainingArguments(
-        output_dir=bench.setup.training_args.output_dir, **common_arguments(args) | training
+        output_dir=bench.context.training_args.output_dir, **common_arguments(args) | training
     )
-    collator = DataCollatorForLanguageModeling(bench.setup.tokenizer, mlm_probability=0.15)
+    collator = DataCollatorForLanguageModeling(bench.context.tokenizer, mlm_probability=0.15)
     return Trainer(model, training_args, data_collator=collator, train_dataset=bench.stock_examples)
 
 
@@ -226,10 +226,10 @@ def run(trainer: Trainer, clock: Clock) -> Clock:
 
 def stock_examples(bench: Bench) -> list[dict]:
     """Pairs as ours; lines cut off at the longest length; texts joined, and cut into blocks, the rest dropped."""
-    tokenizer, length = bench.setup.tokenizer, bench.work.max_seq_length
+    tokenizer, length = bench.context.tokenizer, bench.work.max_seq_length
     if bench.work.task is not MASKED_LM:
         return pairs_of(bench)
-    units = [unit for document in bench.setup.corpora[0].documents() for unit in document]
+    units = [unit for document in bench.context.corpora[0].documents() for unit in document]
     if "line_by_line" in bench.work.settings:
         return [{"input_ids": ids} for ids in tokenizer(units, truncation=True, max_length=length)["input_ids"]]
     joined = [token for ids in tokenizer(units)["input_ids"] for token in ids]
@@ -243,7 +243,7 @@ def pairs_of(bench: Bench) -> list[dict]:
 
 def train_notebook(bench: Bench, model: PreTrainedModel, args, seconds: float, seed: int) -> Clock:
     """As the notebooks on both objectives train: all padded to the longest length, masks drawn once, a plain loop."""
-    tokenizer = bench.setup.tokenizer
+    tokenizer = bench.context.tokenizer
     torch.manual_seed(seed)
     rows = bench.stock_examples
     chosen = [rows[number] for number in torch.randperm(len(rows)).tolist()]

@@ -80,7 +80,7 @@ def medians(turns: list[dict]) -> dict[str, float | None]:
         "tokens/s": statistics.median(speeds),
         "slowest": min(speeds),
         "fastest": max(speeds),
-        "real tokens": statistics.mean(turn["real_token_share"] for turn in turns),
+        "real tokens": statistics.mean(turn["non_padding_fraction"] for turn in turns),
         "MFU": statistics.median(turn["mfu"] for turn in turns) if "mfu" in turns[0] else None,
     }
 

@@ -22,11 +22,11 @@ from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataArguments, check_together
 from cloze.config.deprecated_flags import update_flags
 from cloze.config.recipes import MAX_CHARACTERS, RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
-from cloze.config.redaction import SecretFormatter, hide, secrets_of
+from cloze.config.redaction import SecretFormatter, find_secrets, redact
 from cloze.errors import UserError
 from cloze.system.locks import lock_output_dir
-from cloze.system.signals import end_at_once, handled, ignore_signals
-from cloze.training.callbacks import processes_part
+from cloze.system.signals import exit_immediately, handled, ignore_signals
+from cloze.training.callbacks import destroying_process_group
 from cloze.training.checkpoints import without_new_folders
 
 logger = logging.getLogger(__name__)
@@ -65,11 +65,11 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
     A UserError becomes one line on stderr and exit code 2; a signal, that of signals.exit_code.
     """
     argv = sys.argv[1:] if argv is None else argv
-    secrets = secrets_of(argv)
-    with handled(end_at_once):
+    secrets = find_secrets(argv)
+    with handled(exit_immediately):
         start_logging(secrets)
         # Trackers send the command line along.
-        sys.argv = [hide(argument, secrets) for argument in sys.argv]
+        sys.argv = [redact(argument, secrets) for argument in sys.argv]
         try:
             with errors_in_one_line(secrets):
                 settings = parse(argv, settings_of(main))
@@ -78,7 +78,7 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
                 # A recipe may have one, too.
                 secrets |= {token for token in (model_args.token, args.hub_token) if token}
                 leaves_nothing = without_new_folders(args.output_dir) if args.dry_run else nullcontext()
-                with leaves_nothing, lock_output_dir(args), processes_part():
+                with leaves_nothing, lock_output_dir(args), destroying_process_group():
                     if args.report_to:
                         # Models and data sets are imported with it.
                         from cloze.training.trackers import check_login
@@ -109,7 +109,7 @@ def errors_in_one_line(secrets: set[str]) -> Iterator[None]:
         yield
     except UserError as error:
         # From a data-loader worker it comes with a traceback in front.
-        message = hide(" ".join(str(error).rpartition("UserError: ")[2].split()), secrets)
+        message = redact(" ".join(str(error).rpartition("UserError: ")[2].split()), secrets)
         if len(message) > 2 * MAX_MESSAGE_HALF:
             message = f"{message[:MAX_MESSAGE_HALF]} ... {message[-MAX_MESSAGE_HALF:]}"
         print("error:", message, file=sys.stderr)

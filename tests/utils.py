@@ -16,7 +16,7 @@ from torch.distributed import distributed_c10d
 from transformers import CONFIG_MAPPING
 
 from cloze.cli import run_script
-from cloze.models.loading import fit_config
+from cloze.models.loading import sync_config_with_tokenizer
 from cloze.system.output import outlast_output
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +89,7 @@ def checkpoint_maker(auto_model, tokenizers, folder):
         if not path.exists():
             kind, settings = (FAMILIES | PAIR_FAMILIES)[family]
             config = CONFIG_MAPPING[family](**settings)
-            fit_config(config, tokenizers[kind])
+            sync_config_with_tokenizer(config, tokenizers[kind])
             torch.manual_seed(0)
             auto_model.from_config(config).save_pretrained(path)
             tokenizers[kind].save_pretrained(path)

@@ -20,7 +20,7 @@ from cloze.config.arguments import TrainingArguments
 from cloze.config.classification_arguments import ClassificationArguments, ClassifierArguments
 from cloze.config.recipes import differences, recipe_of
 from cloze.data.classification import digest_of, numbers_of_classes, read_sets
-from cloze.data.splits import ExampleSets
+from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.models.loading import load_config
 from cloze.models.weights import load_weights
@@ -39,7 +39,7 @@ OUTCOME = "outcome.json"
 # Of its file, at most.
 FIGURE_SIZE = 2**20
 # Settings that a run may go on with changed, and that runs to be compared have alike.
-ALIKE = (
+COMPARE_CRITICAL = (
     *("max_eval_samples", "per_device_train_batch_size", "gradient_accumulation_steps", "max_tokens_per_batch"),
     *("bf16", "fp16", "load_best_model_at_end", "metric_for_best_model", "eval_strategy", "eval_steps"),
 )
@@ -149,7 +149,7 @@ def outcome_of_run(
 def find_outcome(path: Path, recipe: str) -> Outcome | None:
     if not path.exists():
         return None
-    changes = differences(recipe, (path.parent / checkpoints.RECIPE).read_text(encoding="utf-8"), ALIKE)
+    changes = differences(recipe, (path.parent / checkpoints.RECIPE).read_text(encoding="utf-8"), COMPARE_CRITICAL)
     if changes:
         raise UserError(
             f"{path.parent} is of another recipe, here changed to {', '.join(changes)}: give what it has, or another "
@@ -163,16 +163,16 @@ def is_begun(folder: Path, recipe: str) -> bool:
     path = folder / checkpoints.RECIPE
     if not path.exists() or checkpoints.list_checkpoints(str(folder)):
         return False
-    return not differences(recipe, path.read_text(encoding="utf-8"), ALIKE)
+    return not differences(recipe, path.read_text(encoding="utf-8"), COMPARE_CRITICAL)
 
 
-def outcome_of(trainer: PretrainingTrainer, sets: ExampleSets, metrics: dict[str, float]) -> Outcome:
+def outcome_of(trainer: PretrainingTrainer, sets: DatasetSplits, metrics: dict[str, float]) -> Outcome:
     """Of the last evaluation, with the texts in the order in which they were read."""
     names = np.array(list(numbers_of_classes(trainer.model.config)))
     order = np.argsort(sets.validation.indices)
     labels, predictions = (names[classes][order].tolist() for classes in classes_of(trainer.scores[0]))
-    seconds = trainer.watch.seconds_before + metrics.get("train_runtime", 0.0)
-    digests = [sets.train.of_epoch(0).digest, sets.validation.dataset.digest] if sets.train else []
+    seconds = trainer.stop_callback.seconds_before + metrics.get("train_runtime", 0.0)
+    digests = [sets.train.examples_for_epoch(0).digest, sets.validation.dataset.digest] if sets.train else []
     return Outcome(metrics["eval_accuracy"], metrics["eval_macro_f1"], seconds, labels, predictions, digests)
 
 

@@ -234,6 +234,6 @@ class TrainingArguments(transformers.TrainingArguments):
         return torch.device("cpu") if device.type == "cpu" else device
 
     @property
-    def order_seed(self) -> int:
+    def shuffle_seed(self) -> int:
         """Seed of what is held out and of the order of examples; that of the masks is ``seed``."""
         return self.seed if self.data_seed is None else self.data_seed

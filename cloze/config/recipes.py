@@ -31,17 +31,17 @@ MAX_DEPTH = 20
 MAX_ALIASES = 10
 # Of a number in a recipe that a run wrote: longer ones take Python seconds.
 MAX_DIGITS = 100
-UNWRITTEN = ("trust_remote_code", "dry_run", "prepare_only")
+NEVER_SAVED = ("trust_remote_code", "dry_run", "prepare_only")
 
 # Of upstream's settings of training, those that decide what comes of it; of ours all do but a few.
 UPSTREAM_SETTINGS = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
-DECISIVE = {
+RESUME_CRITICAL = {
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "num_train_epochs", "max_steps"),
     *("optim", "optim_args", "optim_target_modules", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
     *("max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha", "seed", "data_seed"),
     *("train_sampling_strategy", "dataloader_drop_last"),
 }
-INDIFFERENT = {
+RESUME_IGNORED = {
     *("cache_dir", "use_fast_tokenizer", "trust_remote_code", "preprocessing_num_workers", "tokenizer_backend"),
     *("overwrite_cache", "overwrite_output_dir", "max_eval_samples", "max_tokens_per_batch", "test_file"),
     *("top_k", "dry_run", "prepare_only", "compare_with", "num_seeds", "eval_mlm_probability"),
@@ -250,7 +250,7 @@ def recipe_of(model_args: ModelArguments, data_args: DataArguments, training_arg
     }
     text = "# It was run with --trust_remote_code, which a recipe may not have.\n\n" * model_args.trust_remote_code
     for title, settings in blocks.items():
-        settings = {key: value for key, value in settings.items() if key not in UNWRITTEN and not is_token(key)}
+        settings = {key: value for key, value in settings.items() if key not in NEVER_SAVED and not is_token(key)}
         text += f"# {title}\n{yaml.dump(settings, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)}\n"
     return text
 
@@ -258,7 +258,7 @@ def recipe_of(model_args: ModelArguments, data_args: DataArguments, training_arg
 def differences(recipe: str, other: str, also: Sequence[str] = ()) -> list[str]:
     """What one recipe trains otherwise than the other; what they save, log and evaluate is left out but ``also``."""
     one, two = settings_in(recipe), settings_in(other)
-    decisive = (one.keys() | two.keys()) - UPSTREAM_SETTINGS - INDIFFERENT | DECISIVE | set(also)
+    decisive = (one.keys() | two.keys()) - UPSTREAM_SETTINGS - RESUME_IGNORED | RESUME_CRITICAL | set(also)
     # A setting that one of them lacks is one that is null, or younger than the recipe: it has its default there.
     pairs = ((name, *(each.get(name, DEFAULTS.get(name)) for each in (one, two))) for name in sorted(decisive))
     return [f"{name} {value} (not {other})" for name, value, other in pairs if value != other]

@@ -10,7 +10,7 @@ HUB_TOKEN = re.compile(r"\bhf_\w{16,}")
 SHORTEST = 8
 
 
-def secrets_of(argv: Sequence[str]) -> set[str]:
+def find_secrets(argv: Sequence[str]) -> set[str]:
     """The values of flags and of variables of the environment whose names end with token or key."""
     secrets = {value for name, value in os.environ.items() if name.upper().endswith(("TOKEN", "API_KEY"))}
     for argument, following in zip(argv, [*argv[1:], ""], strict=False):
@@ -21,7 +21,7 @@ def secrets_of(argv: Sequence[str]) -> set[str]:
     return {secret for secret in secrets if len(secret) >= SHORTEST}
 
 
-def hide(text: str, secrets: Iterable[str]) -> str:
+def redact(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, "***")
     return HUB_TOKEN.sub("***", text)
@@ -35,4 +35,4 @@ class SecretFormatter(logging.Formatter):
         self.secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        return hide(super().format(record), self.secrets).encode(errors="backslashreplace").decode()
+        return redact(super().format(record), self.secrets).encode(errors="backslashreplace").decode()

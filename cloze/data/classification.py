@@ -15,13 +15,13 @@ from cloze.config.classification_arguments import ClassificationArguments
 from cloze.data.collators import IGNORED
 from cloze.data.labelled_texts import LabelledText, check_labels, divide, find_classes, read_labelled, sample
 from cloze.data.pairs import fit
-from cloze.data.samplers import EpochExamples
-from cloze.data.splits import SHOWN, ExampleSets
+from cloze.data.samplers import EpochDataset
+from cloze.data.splits import SHOWN, DatasetSplits
 from cloze.errors import UserError
 from cloze.text.corpus import Corpus
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.training import check_known, count_unknown, pair_template_of, template_of, unknown_id
-from cloze.training.context import Setup
+from cloze.training.context import RunContext
 
 logger = logging.getLogger(__name__)
 
@@ -77,40 +77,40 @@ class LabelledExamples:
         return example
 
 
-def make_labelled(setup: Setup) -> ExampleSets:
+def make_labelled(context: RunContext) -> DatasetSplits:
     """Read the labelled texts, find their classes, which the config is told, and make examples of them.
 
     What is held out, and a sample of the texts, are the same for every ``--seed``, so that runs can be compared.
     """
-    data_args, training_args, config = setup.data_args, setup.training_args, setup.config
-    texts, training, evaluation = read_sets(setup.corpora, data_args, training_args)
+    data_args, training_args, config = context.data_args, context.training_args, context.config
+    texts, training, evaluation = read_sets(context.corpora, data_args, training_args)
     if training_args.do_train:
         # Of all texts: a class may be so rare that it is held out, or not drawn.
-        set_classes(config, find_classes(texts, setup.corpora[0].name))
+        set_classes(config, find_classes(texts, context.corpora[0].name))
     else:
-        check_trained(config, setup.model_args.model_name_or_path)
-    sets = ExampleSets()
+        check_trained(config, context.model_args.model_name_or_path)
+    sets = DatasetSplits()
     if training_args.do_train:
-        examples = examples_of(training, setup)
+        examples = examples_of(training, context)
         documents = (text.texts for text in training)
-        check_known(examples.unknown_share, documents, setup.corpora[0].name, setup.tokenizer)
-        sets.train = EpochExamples(partial(of_epoch, examples))
-        sets.facts["training texts"] = describe(training, examples, setup)
-        sets.shown = shown_of(examples)
+        check_known(examples.unknown_share, documents, context.corpora[0].name, context.tokenizer)
+        sets.train = EpochDataset(partial(examples_for_epoch, examples))
+        sets.stats["training texts"] = describe(training, examples, context)
+        sets.samples = shown_of(examples)
     if training_args.do_eval:
-        examples = examples_of(evaluation, setup)
-        documents, corpus = (text.texts for text in evaluation), setup.corpora[1] or setup.corpora[0]
-        check_known(examples.unknown_share, documents, corpus.name, setup.tokenizer)
+        examples = examples_of(evaluation, context)
+        documents, corpus = (text.texts for text in evaluation), context.corpora[1] or context.corpora[0]
+        check_known(examples.unknown_share, documents, corpus.name, context.tokenizer)
         # By length, so that a batch has little padding.
         sets.validation = Subset(examples, np.argsort(-examples.lengths, kind="stable"))
-        sets.facts["held-out texts"] = describe(evaluation, examples, setup)
-        sets.shown = shown_of(examples)
-    for name, fact in sets.facts.items():
+        sets.stats["held-out texts"] = describe(evaluation, examples, context)
+        sets.samples = shown_of(examples)
+    for name, fact in sets.stats.items():
         logger.info("%s: %s", name.capitalize(), fact)
-    if sets.shown:
-        shown = sets.shown[0]
+    if sets.samples:
+        shown = sets.samples[0]
         logger.info(
-            "A text of %s: %s", name_of(config, shown["label"]), setup.tokenizer.decode(shown["input_ids"])[:300]
+            "A text of %s: %s", name_of(config, shown["label"]), context.tokenizer.decode(shown["input_ids"])[:300]
         )
     return sets
 
@@ -136,7 +136,7 @@ def digest_of(texts: Sequence[LabelledText]) -> str:
     return hashlib.sha256(repr([(text.texts, text.label) for text in texts]).encode()).hexdigest()
 
 
-def of_epoch(examples: LabelledExamples, epoch: int) -> LabelledExamples:
+def examples_for_epoch(examples: LabelledExamples, epoch: int) -> LabelledExamples:
     """The same in all epochs."""
     return examples
 
@@ -146,12 +146,12 @@ def shown_of(examples: LabelledExamples) -> list[dict]:
     return [examples[number] for number in np.linspace(0, len(examples) - 1, min(SHOWN, len(examples))).astype(int)]
 
 
-def examples_of(texts: list[LabelledText], setup: Setup) -> LabelledExamples:
+def examples_of(texts: list[LabelledText], context: RunContext) -> LabelledExamples:
     """UserError for a label that the model does not know."""
-    classes = numbers_of_classes(setup.config)
+    classes = numbers_of_classes(context.config)
     check_labels(texts, list(classes))
-    with_types = getattr(setup.config, "type_vocab_size", 0) > 1
-    return LabelledExamples(texts, setup.tokenizer, classes, setup.max_seq_length, with_types)
+    with_types = getattr(context.config, "type_vocab_size", 0) > 1
+    return LabelledExamples(texts, context.tokenizer, classes, context.max_seq_length, with_types)
 
 
 def set_classes(config: PretrainedConfig, classes: list[str]) -> None:
@@ -184,7 +184,7 @@ def name_of(config: PretrainedConfig, number: int) -> str:
     return next((name for name, other in numbers_of_classes(config).items() if other == number), "no known class")
 
 
-def describe(texts: list[LabelledText], examples: LabelledExamples, setup: Setup) -> str:
+def describe(texts: list[LabelledText], examples: LabelledExamples, context: RunContext) -> str:
     """How many texts of which classes, how long they are, and what was cut off."""
     counts = Counter(text.label for text in texts).most_common()
     shares = ", ".join(f"{label} {count / len(texts):.0%}" for label, count in counts[:TOLD])
@@ -193,5 +193,5 @@ def describe(texts: list[LabelledText], examples: LabelledExamples, setup: Setup
     kind = "pairs" if examples.pairs else "texts"
     return (
         f"{len(texts):,} {kind} ({shares}{more}), {examples.lengths.mean():.0f} tokens on average (at most "
-        f"{setup.max_seq_length}), {lost:.1%} of the tokens cut off, {examples.unknown_share:.1%} unknown"
+        f"{context.max_seq_length}), {lost:.1%} of the tokens cut off, {examples.unknown_share:.1%} unknown"
     )

@@ -8,36 +8,36 @@ import numpy as np
 
 from cloze.config.data_arguments import DataTrainingArguments
 from cloze.data.blocks import Blocks, Lines, Template
-from cloze.data.splits import ExampleSets, Part, make_sets
+from cloze.data.splits import DatasetSplits, Split, make_sets
 from cloze.errors import UserError
 from cloze.tokenization.training import template_of
-from cloze.training.context import Setup
+from cloze.training.context import RunContext
 
 logger = logging.getLogger(__name__)
 
 
-def make_blocks(setup: Setup) -> ExampleSets:
+def make_blocks(context: RunContext) -> DatasetSplits:
     """Cut the training and the validation corpus into blocks, or lines with ``line_by_line``.
 
     With no validation corpus, some documents of the training corpus are held out.
     """
-    data_args = setup.data_args
+    data_args = context.data_args
     cut = partial(
-        cut_up, template=template_of(setup.tokenizer), max_seq_length=setup.max_seq_length, data_args=data_args
+        cut_up, template=template_of(context.tokenizer), max_seq_length=context.max_seq_length, data_args=data_args
     )
     sets = make_sets(
-        setup,
+        context,
         "line" if data_args.line_by_line else "document",
-        partial(of_epoch, cut=cut),
+        partial(examples_for_epoch, cut=cut),
         cut,
-        partial(describe, data_args=data_args, max_seq_length=setup.max_seq_length),
+        partial(describe, data_args=data_args, max_seq_length=context.max_seq_length),
     )
-    if sets.shown:
-        logger.info("An example: %s", setup.tokenizer.decode(sets.shown[0]["input_ids"])[:300])
+    if sets.samples:
+        logger.info("An example: %s", context.tokenizer.decode(sets.samples[0]["input_ids"])[:300])
     return sets
 
 
-def of_epoch(part: Part, epoch: int | None, cut: Callable) -> Blocks | Lines:
+def examples_for_epoch(part: Split, epoch: int | None, cut: Callable) -> Blocks | Lines:
     """The same in all epochs."""
     examples = cut(part, None)
     if not len(examples):
@@ -46,7 +46,7 @@ def of_epoch(part: Part, epoch: int | None, cut: Callable) -> Blocks | Lines:
 
 
 def cut_up(
-    part: Part,
+    part: Split,
     rng: np.random.Generator | None,
     template: Template,
     max_seq_length: int,
@@ -60,7 +60,7 @@ def cut_up(
     return Blocks(corpus.tokens, spans, template, max_seq_length, corpus.word_starts)
 
 
-def describe(part: Part, examples: Blocks | Lines, limit: int | None, data_args, max_seq_length: int) -> str:
+def describe(part: Split, examples: Blocks | Lines, limit: int | None, data_args, max_seq_length: int) -> str:
     kind = "lines" if data_args.line_by_line else "blocks"
     lengths = examples.lengths[:limit]
     return f"{len(lengths):,} {kind} of up to {max_seq_length} tokens, {lengths.mean():.0f} on average"

@@ -8,10 +8,10 @@ import numpy as np
 
 from cloze.config.data_arguments import PairArguments
 from cloze.data.pairs import IS_NEXT, IS_RANDOM, Pairs, PairSettings, PairTemplate, Sentences, draw_pairs
-from cloze.data.splits import ExampleSets, Part, make_sets
+from cloze.data.splits import DatasetSplits, Split, make_sets
 from cloze.errors import UserError
 from cloze.tokenization.training import pair_template_of
-from cloze.training.context import Setup
+from cloze.training.context import RunContext
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +21,16 @@ LABELS = {
 }
 
 
-def make_pairs(setup: Setup) -> ExampleSets:
+def make_pairs(context: RunContext) -> DatasetSplits:
     """Prepare the training and the validation corpus, and pair their sentences: anew each epoch, or once for all.
 
     With no validation corpus, some documents of the training corpus are held out.
     """
-    tokenizer, data_args = setup.tokenizer, setup.data_args
+    tokenizer, data_args = context.tokenizer, context.data_args
     template = pair_template_of(tokenizer)
     swap = data_args.pair_objective == "sop"
     settings = PairSettings(
-        room=setup.max_seq_length - template.num_special,
+        room=context.max_seq_length - template.num_special,
         strategy=data_args.pair_strategy,
         swap=swap,
         random_probability=data_args.nsp_probability,
@@ -38,22 +38,22 @@ def make_pairs(setup: Setup) -> ExampleSets:
     )
     draw = partial(draw_from, template=template, settings=settings)
     sets = make_sets(
-        setup,
+        context,
         "sentence_per_line" if data_args.sentence_per_line else "sentence",
-        partial(of_epoch, draw=draw, settings=settings, seed=setup.training_args.order_seed),
+        partial(examples_for_epoch, draw=draw, settings=settings, seed=context.training_args.shuffle_seed),
         draw,
-        partial(describe, data_args=data_args, max_seq_length=setup.max_seq_length),
+        partial(describe, data_args=data_args, max_seq_length=context.max_seq_length),
         # A random sentence needs another document to come from, on each side.
         at_least=1 if swap else 2,
     )
     for label, meaning in LABELS[data_args.pair_objective].items():
-        shown = next((pair for pair in sets.shown if pair["next_sentence_label"] == label), None)
+        shown = next((pair for pair in sets.samples if pair["next_sentence_label"] == label), None)
         if shown is not None:
             logger.info("A pair of label %d, %s: %s", label, meaning, tokenizer.decode(shown["input_ids"])[:400])
     return sets
 
 
-def of_epoch(part: Part, epoch: int | None, draw: Callable, settings: PairSettings, seed: int) -> Pairs:
+def examples_for_epoch(part: Split, epoch: int | None, draw: Callable, settings: PairSettings, seed: int) -> Pairs:
     """The pairs of an epoch, or those for evaluation, which are the same for every seed."""
     count = "" if part.documents is None else f"{len(part.documents):,} of the documents of "
     check(sentences_of(part), settings, count + part.name)
@@ -61,11 +61,11 @@ def of_epoch(part: Part, epoch: int | None, draw: Callable, settings: PairSettin
     return draw(part, np.random.default_rng(0 if epoch is None else (seed, epoch, 1)))
 
 
-def draw_from(part: Part, rng: np.random.Generator, template: PairTemplate, settings: PairSettings) -> Pairs:
+def draw_from(part: Split, rng: np.random.Generator, template: PairTemplate, settings: PairSettings) -> Pairs:
     return draw_pairs(part.corpus.tokens, sentences_of(part), template, settings, rng, part.corpus.word_starts)
 
 
-def sentences_of(part: Part) -> Sentences:
+def sentences_of(part: Split) -> Sentences:
     return Sentences.of(part.corpus.spans(part.documents), part.corpus.counts(part.documents))
 
 
@@ -83,7 +83,7 @@ def check(sentences: Sentences, settings: PairSettings, name: str) -> None:
         )
 
 
-def describe(part: Part, pairs: Pairs, limit: int | None, data_args: PairArguments, max_seq_length: int) -> str:
+def describe(part: Split, pairs: Pairs, limit: int | None, data_args: PairArguments, max_seq_length: int) -> str:
     """How many pairs of what kind, how full they are, and what was lost."""
     sentences = sentences_of(part)
     lengths, labels, cut = pairs.lengths[:limit], pairs.labels[:limit], pairs.cut[:limit]

@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 
-class EpochExamples(Dataset):
+class EpochDataset(Dataset):
     """Examples asked for by (epoch, number), and marked with the epoch, on which their masks depend.
 
     That the epoch comes with the number, and not from a ``set_epoch`` here, makes it right in data-loader workers that
@@ -31,7 +31,7 @@ class EpochExamples(Dataset):
         """Examples in the first epoch."""
         return self.length
 
-    def of_epoch(self, epoch: int) -> Sequence:
+    def examples_for_epoch(self, epoch: int) -> Sequence:
         """The examples of an epoch; those of the last one asked for are kept."""
         if epoch != self.epoch:
             self.epoch, self.examples = epoch, self.draw(epoch)
@@ -39,11 +39,11 @@ class EpochExamples(Dataset):
 
     def lengths(self, epoch: int) -> np.ndarray:
         """Tokens in each example of an epoch."""
-        return self.of_epoch(epoch).lengths[: self.limit]
+        return self.examples_for_epoch(epoch).lengths[: self.limit]
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, number = key
-        return {**self.of_epoch(epoch)[number], "epoch": epoch}
+        return {**self.examples_for_epoch(epoch)[number], "epoch": epoch}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class BatchSettings:
         return -(-batches // self.batches_a_step)
 
 
-class EpochBatches(Sampler):
+class ResumableBatchSampler(Sampler):
     """One process's batches of (epoch, number); those of all processes have every example of an epoch once.
 
     Their order is drawn from (seed, epoch). The processes take them in turn, each the same number.
@@ -92,7 +92,7 @@ class EpochBatches(Sampler):
 
     def __init__(
         self,
-        examples: EpochExamples,
+        examples: EpochDataset,
         settings: BatchSettings,
         widths: Callable[[np.ndarray], np.ndarray],
         seed: int,

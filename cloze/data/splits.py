@@ -13,14 +13,14 @@ from transformers import PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import DataArguments
 from cloze.data.collators import special_ids
-from cloze.data.samplers import EpochExamples
+from cloze.data.samplers import EpochDataset
 from cloze.data.streaming import Document, StreamedExamples, cut_chunks
 from cloze.errors import UserError
 from cloze.text.corpus import read_documents, split_documents
-from cloze.tokenization.encoding import PORTION, faster_encoder, own_encoder
+from cloze.tokenization.encoding import CHUNK_CHARS, faster_encoder, own_encoder
 from cloze.tokenization.token_cache import TokenizedCorpus, check_language, prepare, tokenize
 from cloze.tokenization.training import MOST_UNKNOWN, check_known, check_whole_words, unknown_id
-from cloze.training.context import Setup
+from cloze.training.context import RunContext
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ SHOWN = 50
 
 
 @dataclass
-class Part:
+class Split:
     """The documents of a corpus to train on, or to evaluate on; all of them if ``documents`` is None."""
 
     name: str
@@ -50,24 +50,24 @@ class Part:
 
 
 @dataclass
-class ExampleSets:
-    """Either set is None if it is not asked for. ``facts`` say what they are made of; ``shown`` are a few to look at,
+class DatasetSplits:
+    """Either set is None if it is not asked for. ``stats`` say what they are made of; ``samples`` are a few to look at,
     of the validation set if there is one."""
 
-    train: EpochExamples | StreamedExamples | None = None
+    train: EpochDataset | StreamedExamples | None = None
     validation: Subset | None = None
-    facts: dict[str, str] = field(default_factory=dict)
-    shown: list[dict] = field(default_factory=list)
+    stats: dict[str, str] = field(default_factory=dict)
+    samples: list[dict] = field(default_factory=list)
 
 
 def make_sets(
-    setup: Setup,
+    context: RunContext,
     unit: str,
-    draw: Callable[[Part, int | None], Sequence],
-    draw_chunk: Callable[[Part, np.random.Generator], Sequence],
-    describe: Callable[[Part, Sequence, int | None], str],
+    draw: Callable[[Split, int | None], Sequence],
+    draw_chunk: Callable[[Split, np.random.Generator], Sequence],
+    describe: Callable[[Split, Sequence, int | None], str],
     at_least: int = 1,
-) -> ExampleSets:
+) -> DatasetSplits:
     """The examples of the training and of the validation corpus; with ``streaming``, only the latter is prepared.
 
     Args:
@@ -77,47 +77,49 @@ def make_sets(
         describe: what to say of a part's examples, of which the first so many are used.
         at_least: documents that examples need.
     """
-    check_language(setup.data_args.language)
-    streams = setup.data_args.streaming and setup.training_args.do_train
-    prepared = replace(setup, corpora=(None, setup.corpora[1])) if streams else setup
-    if setup.task.masks:
-        describe = partial(describe_maskable, describe=describe, special=special_ids(setup.tokenizer))
-    sets = collect(prepare_parts(prepared, unit, at_least), draw, describe, setup.data_args)
+    check_language(context.data_args.language)
+    streams = context.data_args.streaming and context.training_args.do_train
+    prepared = replace(context, corpora=(None, context.corpora[1])) if streams else context
+    if context.task.masks:
+        describe = partial(describe_maskable, describe=describe, special=special_ids(context.tokenizer))
+    sets = collect(prepare_parts(prepared, unit, at_least), draw, describe, context.data_args)
     if streams:
-        stream_train(sets, setup, unit, draw, draw_chunk, describe, at_least)
-    for name, fact in sets.facts.items():
+        stream_train(sets, context, unit, draw, draw_chunk, describe, at_least)
+    for name, fact in sets.stats.items():
         logger.info("%s: %s", name.capitalize(), fact)
     return sets
 
 
-def stream_train(sets: ExampleSets, setup: Setup, unit: str, draw, draw_chunk, describe, at_least: int) -> None:
+def stream_train(
+    sets: DatasetSplits, context: RunContext, unit: str, draw, draw_chunk, describe, at_least: int
+) -> None:
     """Add the training examples of a stream to the sets. Arguments as those of ``make_sets``.
 
     The beginning of the text is looked at now, so that what is wrong with it is found before the model is loaded.
     """
-    corpus, limit = setup.corpora[0], setup.data_args.max_train_samples
-    language = setup.data_args.language
-    with_words = getattr(setup.data_args, "whole_word_mask", False)
+    corpus, limit = context.corpora[0], context.data_args.max_train_samples
+    language = context.data_args.language
+    with_words = getattr(context.data_args, "whole_word_mask", False)
     # A copy, since the stream is tokenized in a thread, during which the tokenizer's settings could not be changed.
-    encoder, unknown = own_encoder(copy.deepcopy(setup.tokenizer), with_words), unknown_id(setup.tokenizer)
+    encoder, unknown = own_encoder(copy.deepcopy(context.tokenizer), with_words), unknown_id(context.tokenizer)
     tokenize_all = partial(tokenize, unit=unit, encode=encoder, language=language, unknown=unknown)
     sets.train = StreamedExamples(
         corpus, partial(make_chunk, name=corpus.name, tokenize_all=tokenize_all, draw_chunk=draw_chunk), at_least, limit
     )
     documents = (Document(0, 0, number, lines) for number, lines in enumerate(read_documents(corpus)))
-    beginning = [document.lines for document in next(cut_chunks(documents, PORTION, at_least))]
-    part = Part(corpus.name, tokenize_all(beginning), None)
+    beginning = [document.lines for document in next(cut_chunks(documents, CHUNK_CHARS, at_least))]
+    part = Split(corpus.name, tokenize_all(beginning), None)
     if not len(part.corpus.tokens):
         raise UserError(f"{corpus.name}: the tokenizer finds no token in the text: is it the right one?")
-    check_known(part.corpus.unknown_share, beginning, corpus.name, setup.tokenizer)
+    check_known(part.corpus.unknown_share, beginning, corpus.name, context.tokenizer)
     if with_words:
-        check_words(part.corpus, setup.tokenizer)
+        check_words(part.corpus, context.tokenizer)
     examples = draw(part, 0)
     first = f"of the first {len(beginning):,} documents"
     text = f"{corpus.name}, streamed ({part.corpus.unknown_share:.1%} unknown tokens {first})"
     described = f"{describe(part, examples, limit)}, {first}"
-    sets.facts = {"training text": text, "training examples": described} | sets.facts
-    sets.shown = sets.shown or [examples[number] for number in range(min(SHOWN, limit or SHOWN, len(examples)))]
+    sets.stats = {"training text": text, "training examples": described} | sets.stats
+    sets.samples = sets.samples or [examples[number] for number in range(min(SHOWN, limit or SHOWN, len(examples)))]
 
 
 def make_chunk(
@@ -125,9 +127,9 @@ def make_chunk(
     rng: np.random.Generator,
     name: str,
     tokenize_all: Callable[[list[list[str]]], TokenizedCorpus],
-    draw_chunk: Callable[[Part, np.random.Generator], Sequence],
+    draw_chunk: Callable[[Split, np.random.Generator], Sequence],
 ) -> Sequence:
-    part = Part(name, tokenize_all(documents), None)
+    part = Split(name, tokenize_all(documents), None)
     if part.corpus.unknown_share > MOST_UNKNOWN:
         # No error, as the beginning of the text was known: most of it may be.
         logger.warning(
@@ -141,7 +143,7 @@ def make_chunk(
 
 
 def describe_maskable(
-    part: Part, examples: Sequence, limit: int | None, describe: Callable, special: Sequence[int]
+    part: Split, examples: Sequence, limit: int | None, describe: Callable, special: Sequence[int]
 ) -> str:
     """Describe the examples; UserError if no token of theirs can be masked."""
     numbers = range(min(len(examples), limit or len(examples)))
@@ -153,43 +155,43 @@ def describe_maskable(
     return describe(part, examples, limit)
 
 
-def prepare_parts(setup: Setup, unit: str, at_least: int = 1) -> tuple[Part | None, Part | None]:
+def prepare_parts(context: RunContext, unit: str, at_least: int = 1) -> tuple[Split | None, Split | None]:
     """Tokenize the training and the validation corpus, each if asked for.
 
     With no validation corpus, some documents of the training corpus are held out, ``at_least`` so many on each side.
     """
-    data_args, training_args = setup.data_args, setup.training_args
+    data_args, training_args = context.data_args, context.training_args
     with_words = getattr(data_args, "whole_word_mask", False)
     if with_words:
-        check_whole_words(setup.tokenizer)
+        check_whole_words(context.tokenizer)
     prepare_one = partial(
         prepare,
-        tokenizer=setup.tokenizer,
-        cache=setup.cache,
+        tokenizer=context.tokenizer,
+        cache=context.cache,
         unit=unit,
         with_words=with_words,
         language=data_args.language,
-        faster=faster_encoder(setup.tokenizer, data_args.tokenizer_backend, with_words),
+        faster=faster_encoder(context.tokenizer, data_args.tokenizer_backend, with_words),
         # One process does it again; the others wait for it at the lock, or take the same ids from before.
         overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
     )
-    train, validation = (None if corpus is None else prepare_one(corpus) for corpus in setup.corpora)
-    for source, corpus in zip(setup.corpora, (train, validation), strict=True):
+    train, validation = (None if corpus is None else prepare_one(corpus) for corpus in context.corpora)
+    for source, corpus in zip(context.corpora, (train, validation), strict=True):
         if corpus is not None:
-            check_known(corpus.unknown_share, read_documents(source), source.name, setup.tokenizer)
+            check_known(corpus.unknown_share, read_documents(source), source.name, context.tokenizer)
         if with_words and corpus is not None:
-            check_words(corpus, setup.tokenizer)
+            check_words(corpus, context.tokenizer)
     documents, held_out = None, None
     if training_args.do_eval and validation is None:
-        rng = np.random.default_rng(training_args.order_seed)
+        rng = np.random.default_rng(training_args.shuffle_seed)
         documents, held_out = hold_out(train, data_args.validation_split_percentage, rng, at_least)
     training = evaluation = None
     if training_args.do_train and train is not None:
-        training = Part(setup.corpora[0].name, train, documents)
+        training = Split(context.corpora[0].name, train, documents)
     if validation is not None:
-        evaluation = Part(setup.corpora[1].name, validation, None)
+        evaluation = Split(context.corpora[1].name, validation, None)
     elif training_args.do_eval:
-        evaluation = Part(setup.corpora[0].name, train, held_out)
+        evaluation = Split(context.corpora[0].name, train, held_out)
     return training, evaluation
 
 
@@ -242,28 +244,28 @@ def is_character_without_spaces(token: str) -> bool:
 
 
 def collect(
-    parts: tuple[Part | None, Part | None],
-    draw: Callable[[Part, int | None], Sequence],
-    describe: Callable[[Part, Sequence, int | None], str],
+    parts: tuple[Split | None, Split | None],
+    draw: Callable[[Split, int | None], Sequence],
+    describe: Callable[[Split, Sequence, int | None], str],
     data_args: DataArguments,
-) -> ExampleSets:
+) -> DatasetSplits:
     """The examples that ``draw(part, epoch)`` gives of the training and of the validation part.
 
     For evaluation the epoch is None. What ``describe(part, examples, limit)`` says of them is among the facts.
     """
     training, evaluation = parts
-    sets = ExampleSets()
+    sets = DatasetSplits()
     if training is not None:
         limit = data_args.max_train_samples
-        sets.train = EpochExamples(partial(draw, training), limit)
-        examples = sets.train.of_epoch(0)
-        sets.facts |= {"training text": str(training), "training examples": describe(training, examples, limit)}
-        sets.shown = [examples[number] for number in range(min(SHOWN, limit or SHOWN, len(examples)))]
+        sets.train = EpochDataset(partial(draw, training), limit)
+        examples = sets.train.examples_for_epoch(0)
+        sets.stats |= {"training text": str(training), "training examples": describe(training, examples, limit)}
+        sets.samples = [examples[number] for number in range(min(SHOWN, limit or SHOWN, len(examples)))]
     if evaluation is not None:
         limit = data_args.max_eval_samples
         examples = draw(evaluation, None)
         # By length, so that a batch has little padding.
         sets.validation = Subset(examples, np.argsort(-examples.lengths[:limit], kind="stable"))
-        sets.facts |= {"held-out text": str(evaluation), "held-out examples": describe(evaluation, examples, limit)}
-        sets.shown = [examples[number] for number in range(min(SHOWN, len(sets.validation)))]
+        sets.stats |= {"held-out text": str(evaluation), "held-out examples": describe(evaluation, examples, limit)}
+        sets.samples = [examples[number] for number in range(min(SHOWN, len(sets.validation)))]
     return sets

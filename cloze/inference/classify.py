@@ -10,7 +10,7 @@ from cloze.data.labelled_texts import LabelledText
 from cloze.inference.next_sentence import save_predictions
 from cloze.objectives.classification import classes_of
 from cloze.tokenization.training import warn_of_unknown
-from cloze.training.context import Setup
+from cloze.training.context import RunContext
 from cloze.training.trainer import PretrainingTrainer
 
 
@@ -18,16 +18,16 @@ def predict_classes(
     trainer: PretrainingTrainer,
     rows: list[tuple[LabelledText | None, dict[str, Any]]],
     examples: LabelledExamples,
-    setup: Setup,
+    context: RunContext,
 ) -> None:
     """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
-    warn_of_unknown(examples.unknown_share, "--test_file", setup.tokenizer)
+    warn_of_unknown(examples.unknown_share, "--test_file", context.tokenizer)
     # By length, so that a batch has little padding.
     order = np.argsort(-examples.lengths, kind="stable")
     output = trainer.predict(Subset(examples, order), metric_key_prefix="predict")
     scores = output.predictions[0][np.argsort(order)]
     _, found = classes_of(scores)
-    names = list(numbers_of_classes(setup.config))
+    names = list(numbers_of_classes(context.config))
     predictions = [
         {"prediction": names[number], "probabilities": dict(zip(names, probabilities, strict=True))}
         for number, probabilities in zip(found.tolist(), scores[:, 4:].tolist(), strict=True)

@@ -20,7 +20,7 @@ from cloze.text.corpus import find_files
 from cloze.text.readers import choose_column, file_format, read_rows, text_in
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.training import template_of
-from cloze.training.context import Setup, padding_for
+from cloze.training.context import RunContext, padding_for
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
@@ -142,16 +142,17 @@ def readable(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     return text if text and "\ufffd" not in text else tokenizer.convert_ids_to_tokens(token_id)
 
 
-def read_lines_to_fill(setup: Setup) -> list[tuple[str | None, dict[str, Any]]]:
+def read_lines_to_fill(context: RunContext) -> list[tuple[str | None, dict[str, Any]]]:
     """Return each row of ``test_file`` with its text, None where that is empty.
 
     UserError for a text without a mask, and for a ``top_k`` out of reach.
     """
-    data_args: DataTrainingArguments = setup.data_args
-    test_file, tokenizer = data_args.test_file, setup.tokenizer
-    if data_args.top_k > setup.config.vocab_size:
+    data_args: DataTrainingArguments = context.data_args
+    test_file, tokenizer = data_args.test_file, context.tokenizer
+    if data_args.top_k > context.config.vocab_size:
         raise UserError(
-            f"--top_k {data_args.top_k} is more than the {setup.config.vocab_size:,} tokens of the vocabulary: lower it"
+            f"--top_k {data_args.top_k} is more than the {context.config.vocab_size:,} tokens of the vocabulary: "
+            "lower it"
         )
     rows = []
     for path in find_files([test_file], "--test_file"):

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 
 from cloze.errors import UserError
 from cloze.inference.fill_mask import MASK
-from cloze.inference.session import TrainedModel, ask_about_pair, ask_for_words
+from cloze.inference.session import TrainedModel, ask_about_pair, fill_masks_in_text
 
 TOP_K = 5
 SENTENCES = [
@@ -53,7 +53,7 @@ CSS = """
 
 def words(models: dict[str, TrainedModel], name: str, text: str) -> str:
     """The likeliest words behind each mask of a text, as HTML."""
-    masks = ask_for_words(models[name], text, TOP_K)
+    masks = fill_masks_in_text(models[name], text, TOP_K)
     titles = [MASK] if len(masks) == 1 else [f"{MASK} {number} of {len(masks)}" for number in range(1, len(masks) + 1)]
     return "".join(
         bars(title, [(f.token, f.probability) for f in mask]) for title, mask in zip(titles, masks, strict=True)

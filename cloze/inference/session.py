@@ -12,7 +12,7 @@ from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
 from cloze.inference.fill_mask import MASK, Filling, fill_masks, with_own_mask
 from cloze.inference.next_sentence import SentencePair, judge_pair
-from cloze.models.loading import check_model, load_config, outline
+from cloze.models.loading import build_on_meta, check_model, load_config
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.models.vocabulary import find_new_tokens, resize_vocabulary
 from cloze.models.weights import load_weights, shorten
@@ -89,7 +89,7 @@ def task_of(config: PretrainedConfig, name: str) -> Task:
     """The task by the class that the checkpoint was saved from, as it tells which heads are trained."""
     for task in (PRETRAINING, NEXT_SENTENCE, MASKED_LM):
         known = config.model_type in task.model_types
-        if known and type(outline(config, task)).__name__ in (config.architectures or []):
+        if known and type(build_on_meta(config, task)).__name__ in (config.architectures or []):
             return task
     raise UserError(
         f"{name}: a {' or '.join(config.architectures or [config.model_type])} has neither a head for masked tokens "
@@ -97,7 +97,7 @@ def task_of(config: PretrainedConfig, name: str) -> Task:
     )
 
 
-def ask_for_words(trained: TrainedModel, text: str, top_k: int) -> list[list[Filling]]:
+def fill_masks_in_text(trained: TrainedModel, text: str, top_k: int) -> list[list[Filling]]:
     """The likeliest tokens for each mask of a text: masks x top_k."""
     check_length(text)
     count = with_own_mask(text, trained.tokenizer).count(trained.tokenizer.mask_token)

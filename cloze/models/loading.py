@@ -31,7 +31,7 @@ from cloze.models.sparse_prediction import quiet
 from cloze.models.vocabulary import NewToken, resize_vocabulary
 from cloze.models.weights import load_weights, shorten
 from cloze.objectives.tasks import Task
-from cloze.tokenization.training import num_ids
+from cloze.tokenization.training import required_vocab_size
 from cloze.training.checkpoints import gigabytes
 
 logger = logging.getLogger(__name__)
@@ -95,10 +95,12 @@ def new_config(model_args: ModelArguments) -> PretrainedConfig:
     return config
 
 
-def fit_config(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, overrides: str | None = None) -> None:
+def sync_config_with_tokenizer(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, overrides: str | None = None
+) -> None:
     """Give a new model the tokenizer's vocabulary, unless the overrides set another size, and special tokens."""
     if "vocab_size" not in [pair.partition("=")[0] for pair in (overrides or "").split(",")]:
-        config.vocab_size = num_ids(tokenizer)
+        config.vocab_size = required_vocab_size(tokenizer)
     for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
         if hasattr(config, f"{name}_token_id"):
             setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
@@ -129,17 +131,17 @@ def check_model(
             "a masked language model"
         )
     # A checkpoint is given weights for the tokens that it lacks.
-    if num_ids(tokenizer) > config.vocab_size and not config.name_or_path:
+    if required_vocab_size(tokenizer) > config.vocab_size and not config.name_or_path:
         raise UserError(
-            f"the tokenizer has {num_ids(tokenizer):,} tokens, the model's vocabulary {config.vocab_size:,}: "
-            "leave vocab_size out of --config_overrides"
+            f"the tokenizer has {required_vocab_size(tokenizer):,} tokens, the model's vocabulary "
+            f"{config.vocab_size:,}: leave vocab_size out of --config_overrides"
         )
     if task.pairs and getattr(config, "type_vocab_size", 2) < 2:
         raise UserError(
             f"the model's type_vocab_size is {config.type_vocab_size}, it cannot tell A from B: use run_mlm.py, or a "
             "model with 2, from scratch by --config_overrides type_vocab_size=2"
         )
-    model = outline(config, task, trust_remote_code)
+    model = build_on_meta(config, task, trust_remote_code)
     if dtype is not None:
         check_memory(model, dtype)
     positions = count_positions(model, config)
@@ -153,7 +155,7 @@ def check_model(
     return max_seq_length
 
 
-def outline(config: PretrainedConfig, task: Task, trust_remote_code: bool = False) -> PreTrainedModel:
+def build_on_meta(config: PretrainedConfig, task: Task, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model without memory for its weights, to be looked at before anything is loaded."""
     try:
         if getattr(config, "num_hidden_layers", 1) < 1:
@@ -279,7 +281,7 @@ def class_weights(config: PretrainedConfig, task: Task, trust_remote_code: bool)
     larger = copy.deepcopy(config)
     larger.num_labels += 1
     shapes, others = (
-        {name: weights.shape for name, weights in outline(each, task, trust_remote_code).state_dict().items()}
+        {name: weights.shape for name, weights in build_on_meta(each, task, trust_remote_code).state_dict().items()}
         for each in (config, larger)
     )
     return [name for name, shape in shapes.items() if shape != others[name]]
@@ -296,7 +298,7 @@ def code_sources(model_args: ModelArguments) -> list[str]:
     return [name for name in dict.fromkeys(names) if name] or ["the model"]
 
 
-def tells_padding(model: PreTrainedModel) -> bool:
+def uses_attention_mask(model: PreTrainedModel) -> bool:
     """Whether the model tells padding from text.
 
     FNet has no attention mask, its Fourier transform mixes padding in: only with padding of equal length does its loss

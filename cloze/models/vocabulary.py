@@ -15,7 +15,7 @@ from cloze.errors import UserError
 from cloze.models.sparse_prediction import quiet
 from cloze.tokenization.encoding import plain_backend
 from cloze.tokenization.loading import load_tokenizer
-from cloze.tokenization.training import num_ids
+from cloze.tokenization.training import required_vocab_size
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +39,13 @@ def find_new_tokens(
     """
     if model_args.model_name_or_path is None:
         return []
-    size, count = config.vocab_size, num_ids(tokenizer)
+    size, count = config.vocab_size, required_vocab_size(tokenizer)
     own = own_tokenizer(model_args) if model_args.tokenizer_name else None
     if own is not None:
         compare_vocabularies(own, tokenizer, size, model_args)
     if count <= size:
         return []
-    if own is None or num_ids(own) > size:
+    if own is None or required_vocab_size(own) > size:
         own = without_added_tokens(tokenizer if own is None else own, size, model_args)
     tokens = {number: token for token, number in tokenizer.get_vocab().items()}
     texts = [text_of(tokenizer, tokens[number]) if number in tokens else "" for number in range(size, count)]
@@ -71,7 +71,7 @@ def compare_vocabularies(
     ids = tokenizer.get_vocab()
     trained = {token: number for token, number in own.get_vocab().items() if number < size}
     changed = [token for token, number in trained.items() if ids.get(token) != number]
-    if changed and num_ids(tokenizer) > size:
+    if changed and required_vocab_size(tokenizer) > size:
         raise foreign_tokenizer(tokenizer, size, model_args)
     if 2 * len(changed) > len(trained):
         logger.warning(
@@ -87,8 +87,9 @@ def compare_vocabularies(
 def foreign_tokenizer(tokenizer: PreTrainedTokenizerBase, size: int, model_args: ModelArguments) -> UserError:
     cure = "leave out --tokenizer_name" if model_args.tokenizer_name else "the longer one is for --tokenizer_name"
     return UserError(
-        f"{model_args.tokenizer_name or model_args.model_name_or_path}: the tokenizer has {num_ids(tokenizer):,} "
-        f"tokens, the model's vocabulary {size:,}, and it is not the model's own with tokens added: use the model's "
+        f"{model_args.tokenizer_name or model_args.model_name_or_path}: the tokenizer has "
+        f"{required_vocab_size(tokenizer):,} tokens, the model's vocabulary {size:,}, and it is not the model's own "
+        f"with tokens added: use the model's "
         f"own ({cure}), or train from scratch with --model_type"
     )
 

@@ -10,14 +10,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.data.pairs import IS_NEXT, IS_RANDOM
-from cloze.data.splits import ExampleSets
+from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.models.loading import describe_model
 from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS, Objective
 from cloze.reporting.history import format_metric, table_of
 from cloze.reporting.model_card import CURVES, write_model_card
 from cloze.training import checkpoints
-from cloze.training.context import Setup
+from cloze.training.context import RunContext
 from cloze.training.run import going_on_without
 from cloze.training.trainer import PretrainingTrainer
 
@@ -38,25 +38,25 @@ FIGURES = {
 CONTEXT = 12
 
 
-def finish(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets, metrics: dict[str, float]) -> None:
+def finish(trainer: PretrainingTrainer, context: RunContext, sets: DatasetSplits, metrics: dict[str, float]) -> None:
     """Show what was trained and how it went, write the model card, and push to the Hub, each if asked for."""
-    model, tokenizer, task, training_args = trainer.model, setup.tokenizer, setup.task, setup.training_args
+    model, tokenizer, task, training_args = trainer.model, context.tokenizer, context.task, context.training_args
     shown = {}
-    if sets.shown:
+    if sets.samples:
         # By every process, though one shows it: with FSDP, none has the whole model.
         if task.masks:
             shown["Words hidden from the model, and its guesses"] = fill_in(
-                model, tokenizer, sets.shown, 5, np.random.default_rng(0)
+                model, tokenizer, sets.samples, 5, np.random.default_rng(0)
             )
         if task.pairs:
-            shown["Pairs, and how likely the model holds their order"] = judge(model, tokenizer, sets.shown, 4)
+            shown["Pairs, and how likely the model holds their order"] = judge(model, tokenizer, sets.samples, 4)
         if task.classifies:
             shown["Texts, and what the model takes them for"] = classify(
-                trainer, sets.shown[:: max(1, len(sets.shown) // 4)][:4]
+                trainer, sets.samples[:: max(1, len(sets.samples) // 4)][:4]
             )
-    if trainer.is_world_process_zero() and sets.shown:
+    if trainer.is_world_process_zero() and sets.samples:
         history, best_step = trainer.state.log_history, trainer.state.best_global_step
-        facts = {"model": describe_model(model, setup.model_args), **sets.facts}
+        facts = {"model": describe_model(model, context.model_args), **sets.stats}
         lines = summarise_run(history, metrics, facts, training_args.output_dir, task.objectives)
         figures = figures_of(task.objectives)
         show(lines, shown, table_of(history, best_step, figures) if "train_loss" in metrics else [])
@@ -64,9 +64,9 @@ def finish(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets, metrics
             card = Path(training_args.output_dir) / "README.md"
             draw_curves(history, best_step, figures, card.parent / CURVES)
             with going_on_without(trainer, card.name):
-                write_model_card(card, task, lines, shown, setup.model_args, setup.data_args, training_args, model)
+                write_model_card(card, task, lines, shown, context.model_args, context.data_args, training_args, model)
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset=setup.data_args.dataset_name)
+        trainer.push_to_hub(dataset=context.data_args.dataset_name)
     check_written(trainer)
 
 

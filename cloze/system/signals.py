@@ -22,7 +22,7 @@ def exit_code(number: int) -> int:
 def exit_while_importing(number: int, frame: FrameType | None) -> None:
     """Handler for the first seconds of a script, in which nothing is there yet to be saved or closed.
 
-    An exception, as of end_at_once, would pass through whatever is being imported: libraries swallow it by a bare
+    An exception, as of exit_immediately, would pass through whatever is being imported: libraries swallow it by a bare
     ``except``, or report the import as failed.
     """
     os._exit(exit_code(number))
@@ -57,11 +57,11 @@ def ignore_signals(numbers: Iterable[int] = SIGNALS) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def leave_to_parent(worker: int) -> None:
+def ignore_signals_in_worker(worker: int) -> None:
     """For the start of a data-loader worker: batch systems signal all processes, and the parent still needs batches."""
     ignore_signals()
 
 
-def end_at_once(number: int, frame: FrameType | None) -> None:
+def exit_immediately(number: int, frame: FrameType | None) -> None:
     """Handler for the time in which there is nothing to save."""
     sys.exit(exit_code(number))

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 # Bytes of each part of a file by which its content is known again.
 PART = 2**16
 # Beside a recipe, what tells a folder that a run wrote: a checkpoint, a model, a comparison.
-WRITTEN = (checkpoints.SUMS, "config.json", "comparison.json")
+WRITTEN = (checkpoints.CHECKSUMS, "config.json", "comparison.json")
 
 
 def content_of(path: Path) -> list:

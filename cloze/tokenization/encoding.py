@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 # Text is handed to the tokenizer in portions of about this many characters; as many are the sample that judges
 # nanotoken.
-PORTION = 250_000
+CHUNK_CHARS = 250_000
 # So many portions are tokenized while text is read and ids are written, in threads of their own: while Python is busy
 # with the ids of one, the other has the processors.
-AHEAD = 2
+PREFETCH = 2
 
 # The tokenizers library takes a hundred bytes for each of a text: a long one is encoded in pieces of about PIECE
 # characters. Where one ends is decided by MARGIN characters on both sides, and TRIES places are tried.
-PIECE = PORTION // 4
+PIECE = CHUNK_CHARS // 4
 MARGIN = 300
 TRIES = 8
 
@@ -98,7 +98,7 @@ def encode_ahead(
         return
     encoder = own
     if faster is not None:
-        sample = beginning(first[0], PORTION)
+        sample = beginning(first[0], CHUNK_CHARS)
         if same_ids(sample, own(sample), faster, "text"):
             logger.info("Tokenizing with nanotoken, which gives the ids of the tokenizer itself")
             encoder = faster
@@ -106,13 +106,13 @@ def encode_ahead(
     # A long document need not stay in memory until all is done.
     del first
     waiting: deque = deque()
-    with ThreadPoolExecutor(AHEAD) as pool:
+    with ThreadPoolExecutor(PREFETCH) as pool:
         for texts, counts in all_portions:
-            is_long = sum(map(len, texts)) > 2 * PORTION
+            is_long = sum(map(len, texts)) > 2 * CHUNK_CHARS
             waiting.append((pool.submit(encoder, texts), counts))
             del texts
             # Nothing is read while a long document is encoded.
-            while waiting and (is_long or len(waiting) > AHEAD):
+            while waiting and (is_long or len(waiting) > PREFETCH):
                 yield _next_result(waiting)
         while waiting:
             yield _next_result(waiting)
@@ -130,7 +130,7 @@ def portions(documents: Iterable[Sequence[str]]) -> Iterator[tuple[list[str], li
         texts += document
         counts.append(len(document))
         characters += sum(map(len, document))
-        if characters >= PORTION:
+        if characters >= CHUNK_CHARS:
             yield texts, counts
             texts, counts, characters = [], [], 0
     if counts:
@@ -164,7 +164,7 @@ def plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def encode_fast(texts: list[str], backend: Tokenizer, with_words: bool) -> Encoded:
-    if sum(map(len, texts)) <= 2 * PORTION:
+    if sum(map(len, texts)) <= 2 * CHUNK_CHARS:
         return _encode_at_once(texts, backend, with_words)
     owners: list[int] = []
 

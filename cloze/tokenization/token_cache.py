@@ -20,7 +20,7 @@ from cloze.errors import UserError
 from cloze.system.storage import find_or_write
 from cloze.text.corpus import Corpus, read_documents
 from cloze.tokenization.encoding import Encoder, beginning, encode_ahead, own_encoder, portions
-from cloze.tokenization.training import count_unknown, fingerprint, hash_of, num_ids, unknown_id
+from cloze.tokenization.training import count_unknown, fingerprint, hash_of, required_vocab_size, unknown_id
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def write(
 
 
 def dtype_for(tokenizer: PreTrainedTokenizerBase) -> np.dtype:
-    return np.dtype(np.uint16 if num_ids(tokenizer) <= 2**16 else np.uint32)
+    return np.dtype(np.uint16 if required_vocab_size(tokenizer) <= 2**16 else np.uint32)
 
 
 def write_begins(file: BinaryIO, lengths: Sequence[int], begin: int) -> int:

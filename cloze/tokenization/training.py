@@ -25,7 +25,7 @@ from cloze.data.pairs import PairTemplate
 from cloze.errors import UserError
 from cloze.system.storage import find_or_write
 from cloze.text.corpus import Corpus, read_documents
-from cloze.tokenization.encoding import PIECE, PORTION, beginning, plain_backend, portions
+from cloze.tokenization.encoding import CHUNK_CHARS, PIECE, beginning, plain_backend, portions
 
 logger = logging.getLogger(__name__)
 
@@ -297,7 +297,7 @@ def check_dropped(documents: Iterable[Sequence[str]], name: str, tokenizer: PreT
         return
     if backend.encode(RARE_TEXT, add_special_tokens=False).ids:
         return
-    texts = beginning(next(portions(documents))[0], PORTION)
+    texts = beginning(next(portions(documents))[0], CHUNK_CHARS)
     if backend.normalizer:
         texts = list(map(backend.normalizer.normalize_str, texts))
     count = kept = 0
@@ -329,7 +329,7 @@ def check_whole_words(tokenizer: PreTrainedTokenizerBase) -> None:
         raise UserError(f"--whole_word_mask: {name} ({kind}) does not say where words begin: drop the flag")
 
 
-def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+def required_vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
     """Rows that an embedding needs for the tokenizer's ids; more than ``len(tokenizer)`` where ids have gaps."""
     return max(tokenizer.get_vocab().values()) + 1
 

@@ -14,13 +14,13 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainerState
 
 from cloze.errors import UserError
-from cloze.system.signals import end_at_once, exit_code
+from cloze.system.signals import exit_code, exit_immediately
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def processes_part() -> Iterator[None]:
+def destroying_process_group() -> Iterator[None]:
     """Let the processes part from each other where all come to an end: else one may abort while others still talk.
 
     Not after an error, which may be of one process, for which the others would wait.
@@ -39,7 +39,7 @@ class Stopped(SystemExit):
     """Raised in all processes after the same batch of an evaluation; uncaught, it ends them."""
 
 
-class Watch(TrainerCallback):
+class StopCallback(TrainerCallback):
     """Ends training at the end of a step, the same for all processes.
 
     A signal lets the step end and a checkpoint be saved, with which the Trainer then exits; an evaluation ends after a
@@ -63,10 +63,10 @@ class Watch(TrainerCallback):
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handler: remember the signal. A second Ctrl-C is meant."""
         if number == signal.SIGINT == self.received:
-            end_at_once(number, frame)
+            exit_immediately(number, frame)
         self.received = number
 
-    def look_at(self, loss: torch.Tensor, step: int) -> None:
+    def record_loss(self, loss: torch.Tensor, step: int) -> None:
         """Remember the step if its loss is the first that is no number."""
         bad = (self.bad_step == 0) & ~torch.isfinite(loss.detach())
         self.bad_step = torch.where(bad, float(step), self.bad_step)
@@ -80,7 +80,7 @@ class Watch(TrainerCallback):
         """Which share of all steps, or of the time at hand, is over."""
         return state.global_step / state.max_steps if self.limit is None else min(self.seconds / self.limit, 1.0)
 
-    def is_over(self, seconds: float) -> bool:
+    def time_is_up(self, seconds: float) -> bool:
         """Whether so much time is all there is."""
         return self.limit is not None and seconds >= self.limit
 
@@ -136,7 +136,7 @@ class Watch(TrainerCallback):
         if self.limit is not None:
             # The Trainer then steps to this place of the schedule.
             lr_scheduler.last_epoch = math.floor(min(seconds / self.limit, 1.0) * args.max_steps) - 1
-            if self.is_over(seconds):
+            if self.time_is_up(seconds):
                 state.max_steps = state.global_step + 1
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -27,14 +27,14 @@ RECIPE = "recipe.yaml"
 # A folder holds a model if it has one of these: the weights, or the index of shards.
 MODEL_FILES = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
 # Checksums of the files, written last: without it, a checkpoint does not count.
-SUMS = storage.SHA256
+CHECKSUMS = storage.SHA256
 # What an optimizer is made of; its state, which has these settings as well, fits no other.
 OPTIMIZER_SETTINGS = {"optim", "optim_args", "optim_target_modules"}
 # Schedulers whose rate follows the evaluations or losses so far, and the settings that it follows from.
 STATEFUL_SCHEDULERS = {"greedy", "reduce_lr_on_plateau"}
 RATE_SETTINGS = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"}
 # Where checkpoints are written and deleted. The Trainer keeps names with this beginning from the Hub.
-ASIDE = "checkpoint-incomplete"
+STAGING_DIR = "checkpoint-incomplete"
 
 writing = partial(storage.writing, cure="make room and run it again; the checkpoints from before are as they were")
 
@@ -56,7 +56,7 @@ def list_checkpoints(output_dir: str) -> dict[int, Path]:
     """Complete checkpoints by step, ascending."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     with readable():
-        complete = {int(path.name.split("-")[1]): path for path in found if (path / SUMS).is_file()}
+        complete = {int(path.name.split("-")[1]): path for path in found if (path / CHECKSUMS).is_file()}
     return dict(sorted(complete.items()))
 
 
@@ -81,7 +81,7 @@ def check_readable(checkpoint: Path) -> None:
 
 def aside(output_dir: str, step: int) -> Path:
     """The folder to write a checkpoint to: what is broken off there counts for nothing (transformers#35782)."""
-    return Path(output_dir) / ASIDE / f"checkpoint-{step}"
+    return Path(output_dir) / STAGING_DIR / f"checkpoint-{step}"
 
 
 def final(folder: Path) -> Path:
@@ -91,7 +91,7 @@ def final(folder: Path) -> Path:
 
 def complete(folder: Path) -> None:
     """Give the checkpoint written aside its name, once it is on disk for good."""
-    storage.seal(folder, SUMS)
+    storage.seal(folder, CHECKSUMS)
     checkpoint = final(folder)
     if os.path.lexists(checkpoint):  # it could not be read, is of an earlier run, or is a link to nowhere
         remove(checkpoint)
@@ -102,7 +102,7 @@ def complete(folder: Path) -> None:
 
 def aside_of_model(output_dir: str) -> Path:
     """Return the folder to write the finished model to."""
-    return Path(output_dir) / ASIDE / "model"
+    return Path(output_dir) / STAGING_DIR / "model"
 
 
 def put_in_place(folder: Path) -> None:
@@ -143,7 +143,7 @@ def replacing(path: Path, errors: str = "strict") -> Iterator[TextIO]:
 
 def remove(checkpoint: Path) -> None:
     """Delete a checkpoint, of a link the link alone; if that is broken off, what is left of it no longer counts."""
-    trash = checkpoint.parent / ASIDE / f"{checkpoint.name}-deleted"
+    trash = checkpoint.parent / STAGING_DIR / f"{checkpoint.name}-deleted"
     try:
         trash.parent.mkdir(exist_ok=True)
         delete_as(checkpoint, trash)
@@ -159,7 +159,7 @@ def remove(checkpoint: Path) -> None:
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether every file is as it was written; the user may have added some."""
-    return storage.find_damage(checkpoint, SUMS, needed=[RECIPE]) is None
+    return storage.find_damage(checkpoint, CHECKSUMS, needed=[RECIPE]) is None
 
 
 def newest_whole(output_dir: str) -> Path | None:
@@ -168,7 +168,7 @@ def newest_whole(output_dir: str) -> Path | None:
         check_readable(checkpoint)
         if is_whole(checkpoint):
             return checkpoint
-        logger.warning("BROKEN: %s is not as it was written, its files do not fit %s: left out", checkpoint, SUMS)
+        logger.warning("BROKEN: %s is not as it was written, its files do not fit %s: left out", checkpoint, CHECKSUMS)
     return None
 
 
@@ -211,7 +211,7 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
         raise UserError(f"--output_dir {output_dir} is the model to start from: give another folder")
     if not training_args.dry_run:
         # What an earlier run left when it was broken off while saving or deleting.
-        delete(output_dir / ASIDE, ignore_errors=True)
+        delete(output_dir / STAGING_DIR, ignore_errors=True)
     checkpoints = list_checkpoints(training_args.output_dir)
     asked = training_args.resume_from_checkpoint
     if training_args.overwrite_output_dir:

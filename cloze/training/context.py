@@ -18,7 +18,14 @@ from cloze.config.data_arguments import DataArguments
 from cloze.config.recipes import recipe_of
 from cloze.data.collators import MaskingCollator, Padding, collate
 from cloze.errors import UserError
-from cloze.models.loading import check_model, code_sources, fit_config, load_config, load_model, tells_padding
+from cloze.models.loading import (
+    check_model,
+    code_sources,
+    load_config,
+    load_model,
+    sync_config_with_tokenizer,
+    uses_attention_mask,
+)
 from cloze.models.vocabulary import NewToken, find_new_tokens
 from cloze.objectives.tasks import Task
 from cloze.text.corpus import Corpus, find_change, find_corpora, log_columns
@@ -32,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Setup:
+class RunContext:
     """A script's settings, and what they stand for.
 
     Attributes:
@@ -58,7 +65,9 @@ class Setup:
     new_tokens: list[NewToken]
 
 
-def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Setup:
+def set_up(
+    task: Task, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
+) -> RunContext:
     """Start the process, find text, config and tokenizer, and check them against each other and the task."""
     start_process(data_args, training_args)
     if model_args.trust_remote_code:
@@ -92,7 +101,7 @@ def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, tra
             overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
         )
     if model_args.model_name_or_path is None:
-        fit_config(config, tokenizer, model_args.config_overrides)
+        sync_config_with_tokenizer(config, tokenizer, model_args.config_overrides)
     dtype = None if training_args.prepare_only else model_args.dtype
     length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code, dtype)
     # First, as a tokenizer that is not the model's may lack the special tokens of a template, too.
@@ -104,7 +113,7 @@ def set_up(task: Task, model_args: ModelArguments, data_args: DataArguments, tra
             f"--max_tokens_per_batch {budget} is less than --max_seq_length {length}: an example may be as long, give "
             f"{length} or more, or lower --max_seq_length"
         )
-    return Setup(
+    return RunContext(
         task,
         model_args,
         data_args,
@@ -173,37 +182,37 @@ def start_process(data_args: DataArguments, training_args: TrainingArguments) ->
         os.environ["RAYON_NUM_THREADS"] = str(data_args.preprocessing_num_workers)
 
 
-def make_model(setup: Setup) -> PreTrainedModel:
+def make_model(context: RunContext) -> PreTrainedModel:
     """Return the model to train, evaluate or predict with: see ``load_model``."""
-    args = setup.training_args
+    args = context.training_args
     only_predicts = args.do_predict and not args.do_train
-    return load_model(setup.model_args, setup.config, setup.task, args.seed, setup.new_tokens, only_predicts)
+    return load_model(context.model_args, context.config, context.task, args.seed, context.new_tokens, only_predicts)
 
 
-def padding_of(setup: Setup, model: PreTrainedModel) -> Padding:
-    args = setup.training_args
-    padding = padding_for(model, setup.max_seq_length)
+def padding_of(context: RunContext, model: PreTrainedModel) -> Padding:
+    args = context.training_args
+    padding = padding_for(model, context.max_seq_length)
     return replace(
         padding,
         # Tensor cores want multiples of 8.
         multiple=8 if args.fp16 or args.bf16 else padding.multiple,
-        fixed=padding.fixed or setup.data_args.pad_to_max_length,
+        fixed=padding.fixed or context.data_args.pad_to_max_length,
     )
 
 
 def padding_for(model: PreTrainedModel, max_seq_length: int) -> Padding:
     """How a model's batches are padded where no setting asks for more."""
-    return Padding(multiple=4, longest=max_seq_length, fixed=not tells_padding(model))
+    return Padding(multiple=4, longest=max_seq_length, fixed=not uses_attention_mask(model))
 
 
-def make_collator(setup: Setup, padding: Padding) -> Callable[[list[dict]], dict]:
+def make_collator(context: RunContext, padding: Padding) -> Callable[[list[dict]], dict]:
     """What makes batches of examples: padded, and masked if the task is to find masked tokens."""
-    tokenizer, data_args, training_args = setup.tokenizer, setup.data_args, setup.training_args
+    tokenizer, data_args, training_args = context.tokenizer, context.data_args, context.training_args
     if not data_args.streaming or training_args.dataloader_num_workers:
         # All text is tokenized, or is to be by data-loader workers, a thread each; unless told so, the library warns in
         # each that is forked.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not setup.task.masks:
+    if not context.task.masks:
         return partial(collate, pad_id=tokenizer.pad_token_id, padding=padding)
     return MaskingCollator(
         tokenizer,

@@ -14,17 +14,17 @@ import torch
 from torch import nn
 
 from cloze.config.recipes import recipe_of
-from cloze.data.samplers import EpochBatches
-from cloze.data.splits import ExampleSets
+from cloze.data.samplers import ResumableBatchSampler
+from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.models.loading import describe_model
 from cloze.reporting.summary import show
 from cloze.training import checkpoints
 from cloze.training.checkpoints import gigabytes
-from cloze.training.context import Setup
+from cloze.training.context import RunContext
 from cloze.training.memory import (
+    estimate_memory,
     out_of_memory_as_user_error,
-    reckon_memory,
     room_for_training,
     smaller_batches,
     to_device,
@@ -37,11 +37,11 @@ logger = logging.getLogger(__name__)
 TIMED = 3
 
 
-def tell_prepared(setup: Setup) -> None:
-    logger.info("Prepared, in %s: runs with this --cache_dir use it", describe_cache(setup.cache))
+def log_prepared(context: RunContext) -> None:
+    logger.info("Prepared, in %s: runs with this --cache_dir use it", describe_cache(context.cache))
 
 
-def preflight(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets) -> None:
+def dry_run(trainer: PretrainingTrainer, context: RunContext, sets: DatasetSplits) -> None:
     """Meet the errors that the run would, without training; show its settings, and what it takes of memory, disk, time.
 
     The weights that are tried are those in memory: they change, and go with the process.
@@ -49,29 +49,29 @@ def preflight(trainer: PretrainingTrainer, setup: Setup, sets: ExampleSets) -> N
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise UserError("--dry_run does not know weights that are shared out: drop --fsdp or --deepspeed, or the flag")
     args = trainer.args
-    lines = {"model": describe_model(trainer.model, setup.model_args), **sets.facts}
+    lines = {"model": describe_model(trainer.model, context.model_args), **sets.stats}
     if args.do_train:
         written, free = checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
         # In place of the loop, so that all is done that the Trainer does before.
-        trainer._inner_training_loop = partial(try_training, trainer, setup)
+        trainer._inner_training_loop = partial(try_training, trainer, context)
         with out_of_memory_as_user_error(smaller_batches(trainer)):
-            lines |= trainer.train(resume_from_checkpoint=setup.checkpoint and str(setup.checkpoint))
+            lines |= trainer.train(resume_from_checkpoint=context.checkpoint and str(context.checkpoint))
         lines["disk"] = f"about {gigabytes(written)} at most, of {gigabytes(free)} free, in {args.output_dir}"
     if args.do_eval:
         with out_of_memory_as_user_error(f"halve --per_device_eval_batch_size {args.per_device_eval_batch_size}"):
             lines["evaluation"] = f"at most about {readable(time_evaluation(trainer))} each"
-    lines["cache"] = f"{describe_cache(setup.cache)}: the run uses it again"
+    lines["cache"] = f"{describe_cache(context.cache)}: the run uses it again"
     if args.resolved.get("push_to_hub"):
         lines["hub"] = "not tried, as the repository would be made"
     if trainer.is_world_process_zero():
-        logger.info("\n%s", recipe_of(setup.model_args, setup.data_args, args).rstrip())
+        logger.info("\n%s", recipe_of(context.model_args, context.data_args, args).rstrip())
         show(lines, {})
         logger.info("A dry run: nothing was trained, and nothing written to %s", args.output_dir)
     # Before one removes a folder that another still looks at.
     trainer.accelerator.wait_for_everyone()
 
 
-def try_training(trainer: PretrainingTrainer, setup: Setup, batch_size: int, **_) -> dict[str, str]:
+def try_training(trainer: PretrainingTrainer, context: RunContext, batch_size: int, **_) -> dict[str, str]:
     """What training takes, from two steps with the longest batch and the times of ordinary ones."""
     args, room = trainer.args, room_for_training(trainer.args.device)
     if args.auto_find_batch_size:
@@ -80,7 +80,7 @@ def try_training(trainer: PretrainingTrainer, setup: Setup, batch_size: int, **_
     _, steps_an_epoch, *_, steps = trainer.set_initial_training_values(args, loader)
     done = 0 if trainer.progress is None else trainer.progress.step
     if trainer.batches is None:
-        candidates, ordinary = stream_batches(trainer, setup.max_seq_length)
+        candidates, ordinary = stream_batches(trainer, context.max_seq_length)
         tokens = np.mean([count_tokens(batch) for batch in ordinary]) * args.gradient_accumulation_steps
         counted = f"{steps:,}"
     else:
@@ -88,9 +88,9 @@ def try_training(trainer: PretrainingTrainer, setup: Setup, batch_size: int, **_
         total = int(trainer.train_dataset.lengths(0).sum())
         tokens = total / steps_an_epoch / args.world_size
         counted = f"{steps:,}; {steps_an_epoch:,} an epoch, of {total:,} tokens"
-    memories = [reckon_memory(trainer, batch, room) for batch in candidates]
+    memories = [estimate_memory(trainer, batch, room) for batch in candidates]
     memory, longest = max(zip(memories, candidates, strict=True), key=lambda pair: pair[0].total)
-    model, _ = trainer._prepare_for_training(steps, loader, setup.checkpoint and str(setup.checkpoint))
+    model, _ = trainer._prepare_for_training(steps, loader, context.checkpoint and str(context.checkpoint))
     a_token, a_step = time_training(trainer, model, longest, ordinary)
     seconds = a_token * tokens + a_step
     left = f"about {readable(seconds * max(steps - done, 0))}, without evaluating and saving"
@@ -98,7 +98,7 @@ def try_training(trainer: PretrainingTrainer, setup: Setup, batch_size: int, **_
         hours = args.max_train_hours - (0 if trainer.progress is None else trainer.progress.seconds / 3600)
         counted = f"about {done + int(3600 * hours / seconds):,}, as the time allows"
         left = f"{readable(3600 * hours)} of training, by --max_train_hours"
-    goes_on = f"; going on from step {done:,}, {setup.checkpoint}" if setup.checkpoint else ""
+    goes_on = f"; going on from step {done:,}, {context.checkpoint}" if context.checkpoint else ""
     return {
         "steps": counted + goes_on,
         "longest batch": f"{len(longest)} examples of up to {len(longest[0]['input_ids'])} tokens",
@@ -108,7 +108,7 @@ def try_training(trainer: PretrainingTrainer, setup: Setup, batch_size: int, **_
     }
 
 
-def sizes_of(batches: EpochBatches) -> tuple[np.ndarray, np.ndarray]:
+def sizes_of(batches: ResumableBatchSampler) -> tuple[np.ndarray, np.ndarray]:
     """How many examples each batch has, and how wide it is, both [batches]."""
     widths = batches.widths(batches.examples.lengths(batches.epoch))[batches.order]
     # What lies between two batches that do not follow one another is reduced as well, and left out.
@@ -116,14 +116,14 @@ def sizes_of(batches: EpochBatches) -> tuple[np.ndarray, np.ndarray]:
     return np.diff(batches.spans)[:, 0], widest
 
 
-def examples_of(batches: EpochBatches, number: int) -> list[dict]:
+def examples_of(batches: ResumableBatchSampler, number: int) -> list[dict]:
     """The examples of a batch, the longest first."""
     begin, end = batches.spans[number]
     examples = [batches.examples[batches.epoch, example] for example in batches.order[begin:end].tolist()]
     return sorted(examples, key=lambda example: -len(example["input_ids"]))
 
 
-def longest_batches(batches: EpochBatches) -> list[list[dict]]:
+def longest_batches(batches: ResumableBatchSampler) -> list[list[dict]]:
     """The batch that takes the most memory is one of these: of the most places, or of the most pairs of places, which
     some kinds of attention keep."""
     counts, widths = sizes_of(batches)
@@ -132,7 +132,7 @@ def longest_batches(batches: EpochBatches) -> list[list[dict]]:
     return [examples_of(batches, number) for number in dict.fromkeys(numbers)]
 
 
-def ordinary_batches(batches: EpochBatches) -> list[list[dict]]:
+def ordinary_batches(batches: ResumableBatchSampler) -> list[list[dict]]:
     """Some at even distances between the smallest and the largest."""
     counts, widths = sizes_of(batches)
     order = np.argsort(counts * widths, kind="stable")

@@ -34,7 +34,7 @@ class Memory:
         return f"about {gigabytes(self.total)} a device ({parts})"
 
 
-def reckon_memory(trainer: PretrainingTrainer, batch: Sequence[dict], room: int) -> Memory:
+def estimate_memory(trainer: PretrainingTrainer, batch: Sequence[dict], room: int) -> Memory:
     """Of training on such batches; UserError if it is more than ``room``.
 
     A CPU out of memory kills the process, so that this is told from the batch's first two examples before it is tried.

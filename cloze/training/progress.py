@@ -16,7 +16,7 @@ class Progress:
     Attributes:
         step: optimizer steps taken, and ``max_steps``, out of so many.
         steps_in_epoch: those in the first epoch, with the settings of the last batches.
-        epoch: the epoch to go on with, and ``past``, the stretches of it that are over (batching.EpochBatches).
+        epoch: the epoch to go on with, and ``past``, the stretches of it that are over (data.samplers).
         streams: where each process's streams go on, by data-loader worker, the one whose turn it is first; or None.
         data: examples and tokens of the first epoch, to tell whether the text is still the same; or None for streams.
         sums: of each process, what is summed up for the next log.

@@ -17,10 +17,10 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from cloze.data.collators import Padding
-from cloze.data.samplers import BatchSettings, EpochBatches
+from cloze.data.samplers import BatchSettings, ResumableBatchSampler
 from cloze.data.streaming import StreamedBatches, StreamedExamples
 from cloze.errors import UserError
-from cloze.system.signals import leave_to_parent
+from cloze.system.signals import ignore_signals_in_worker
 from cloze.training.callbacks import Stopped
 from cloze.training.checkpoints import STATEFUL_SCHEDULERS
 from cloze.training.progress import Progress
@@ -104,7 +104,7 @@ class ResumableTrainer(SavingTrainer):
             device=args.device,
             # Of its own, lest the order of random numbers, as for dropout, depend on when a loader is made.
             generator=torch.Generator(),
-            worker_init_fn=leave_to_parent,
+            worker_init_fn=ignore_signals_in_worker,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
@@ -128,8 +128,8 @@ class ResumableTrainer(SavingTrainer):
         args, data = self.args, self.train_dataset
         if len(data) < args.world_size:
             raise UserError(f"{len(data)} examples for {args.world_size} processes: give more text, or use fewer")
-        self.batches = EpochBatches(
-            data, self.batch_settings(), self.padding.widths, args.order_seed, args.process_index
+        self.batches = ResumableBatchSampler(
+            data, self.batch_settings(), self.padding.widths, args.shuffle_seed, args.process_index
         )
         return {"dataset": data, "batch_sampler": self.batches, "collate_fn": self.data_collator}
 
@@ -140,7 +140,7 @@ class ResumableTrainer(SavingTrainer):
             self.train_dataset,
             replace(self.batch_settings(), accumulation=1, processes=1, drop_last=False),
             self.padding.widths,
-            args.order_seed,
+            args.shuffle_seed,
             args.process_index,
             args.world_size,
             args.dataloader_num_workers,
@@ -162,7 +162,7 @@ class ResumableTrainer(SavingTrainer):
         loader = super().get_eval_dataloader(*args, **kwargs)
         # The one that makes the workers, below accelerate's.
         base = getattr(loader, "base_dataloader", loader)
-        base.worker_init_fn = leave_to_parent
+        base.worker_init_fn = ignore_signals_in_worker
         # Of its own, lest the dropout that follows depend on whether there was an evaluation.
         base.generator = torch.Generator()
         return loader
@@ -256,7 +256,7 @@ class ResumableTrainer(SavingTrainer):
             try:
                 return super()._evaluate(*args, **kwargs)
             except Stopped:
-                self.watch.evaluation_due = True
+                self.stop_callback.evaluation_due = True
                 self._save_checkpoint(self.model, None)  # and exits
         if self.progress is None:
             return super()._evaluate(*args, skip_scheduler=True, **kwargs)
@@ -274,7 +274,9 @@ class ResumableTrainer(SavingTrainer):
             self.begun, self.evaluation_seconds = time.monotonic(), 0.0
             if progress is not None:
                 self.restore(progress)
-        is_over = self.state.global_step >= self.state.max_steps or (progress and self.watch.is_over(progress.seconds))
+        is_over = self.state.global_step >= self.state.max_steps or (
+            progress and self.stop_callback.time_is_up(progress.seconds)
+        )
         if is_over or (first and self.stopped_early):
             # Gone on from the last step; the Trainer would take one more.
             self.control.should_training_stop = True
@@ -294,7 +296,7 @@ class ResumableTrainer(SavingTrainer):
 
     def _maybe_log_save_evaluate(self, *args, **kwargs):
         if self.stream is not None:
-            self.state.epoch = self.watch.share(self.state)
+            self.state.epoch = self.stop_callback.share(self.state)
         elif self.state.global_step > self.stretch_begun:
             steps = self.state.global_step - self.stretch_begun
             self.state.epoch = self.batches.epoch + self.batches.share(steps)
@@ -309,7 +311,7 @@ class ResumableTrainer(SavingTrainer):
         self._tr_loss.fill_(loss)
         self.running.copy_(torch.tensor(running).view_as(self.running))
         self._globalstep_last_logged, self._total_loss_scalar = progress.logged, progress.total_loss
-        self.watch.seconds_before = progress.seconds
+        self.stop_callback.seconds_before = progress.seconds
 
     def log(self, logs, *args, **kwargs):
         if "train_loss" in logs:
@@ -340,8 +342,8 @@ class ResumableTrainer(SavingTrainer):
             sums=self.accelerator.gather(sums[None]).tolist(),
             logged=self._globalstep_last_logged,
             total_loss=self._total_loss_scalar,
-            seconds=self.watch.seconds,
-            evaluation_due=self.watch.evaluation_due or (ends and evaluates and not self.is_evaluated()),
+            seconds=self.stop_callback.seconds,
+            evaluation_due=self.stop_callback.evaluation_due or (ends and evaluates and not self.is_evaluated()),
             texts=self.texts,
         )
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from cloze.config.recipes import settings_in
-from cloze.data.splits import ExampleSets
+from cloze.data.splits import DatasetSplits
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.reporting.model_card import CURVES
 from cloze.system.signals import SIGNALS, handled, ignore_signals
 from cloze.training import checkpoints
-from cloze.training.context import Setup, make_collator, on_first_process, padding_of
+from cloze.training.context import RunContext, make_collator, on_first_process, padding_of
 from cloze.training.progress import Progress
 from cloze.training.run_length import length_of
 from cloze.training.throughput import count_flops
@@ -28,47 +28,47 @@ from cloze.training.trainer import PretrainingTrainer
 logger = logging.getLogger(__name__)
 
 
-def make_trainer(setup: Setup, model: PreTrainedModel, sets: ExampleSets) -> PretrainingTrainer:
-    padding = padding_of(setup, model)
-    if setup.task.masks:
-        predict_masked_positions(model, MASKED_TOKENS.logits, setup.max_seq_length)
+def make_trainer(context: RunContext, model: PreTrainedModel, sets: DatasetSplits) -> PretrainingTrainer:
+    padding = padding_of(context, model)
+    if context.task.masks:
+        predict_masked_positions(model, MASKED_TOKENS.logits, context.max_seq_length)
     progress = length_before = None
-    if setup.checkpoint is not None:
-        progress = Progress.read(setup.checkpoint)
-        recipe = (setup.checkpoint / checkpoints.RECIPE).read_text(encoding="utf-8")
+    if context.checkpoint is not None:
+        progress = Progress.read(context.checkpoint)
+        recipe = (context.checkpoint / checkpoints.RECIPE).read_text(encoding="utf-8")
         length_before = length_of(settings_in(recipe))
     return PretrainingTrainer(
         model=model,
-        args=setup.training_args,
-        objectives=setup.task.objectives,
+        args=context.training_args,
+        objectives=context.task.objectives,
         padding=padding,
-        recipe=setup.recipe,
+        recipe=context.recipe,
         progress=progress,
         length_before=length_before,
-        texts=[corpus and corpus.content for corpus in setup.corpora] if setup.training_args.do_train else None,
-        flops=count_flops(model, setup.task.masks) if setup.training_args.do_train else None,
-        data_collator=make_collator(setup, padding),
+        texts=[corpus and corpus.content for corpus in context.corpora] if context.training_args.do_train else None,
+        flops=count_flops(model, context.task.masks) if context.training_args.do_train else None,
+        data_collator=make_collator(context, padding),
         train_dataset=sets.train,
         eval_dataset=sets.validation,
-        processing_class=setup.tokenizer,
+        processing_class=context.tokenizer,
     )
 
 
-def run(trainer: PretrainingTrainer, setup: Setup) -> dict[str, float]:
+def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
     """Train and evaluate as the trainer's arguments say, save the model and upstream's files, return all metrics."""
     args, metrics = trainer.args, {}
     if args.do_train:
         checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
     recipe = Path(args.output_dir) / checkpoints.RECIPE
     if trainer.is_world_process_zero() and (args.do_train or not recipe.exists()):
-        with checkpoints.writing(recipe, len(setup.recipe)):
-            recipe.write_text(setup.recipe, encoding="utf-8")
+        with checkpoints.writing(recipe, len(context.recipe)):
+            recipe.write_text(context.recipe, encoding="utf-8")
     with trackers_open(trainer):
         if args.do_train:
-            with handled(trainer.watch.receive):
-                metrics |= train(trainer, setup.checkpoint)
+            with handled(trainer.stop_callback.receive):
+                metrics |= train(trainer, context.checkpoint)
                 end_if_stopped(trainer)
-            if trainer.watch.to_the_end:
+            if trainer.stop_callback.to_the_end:
                 ignore_signals(set(SIGNALS) - {signal.SIGINT})
         if args.do_eval:
             metrics |= evaluate(trainer)
@@ -141,14 +141,14 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
             args.metric_for_best_model,
         )
     # A GPU is not asked about the last step before.
-    trainer.watch.check_losses_now(args.output_dir)
+    trainer.stop_callback.check_losses_now(args.output_dir)
     trainer.save_model()
     whole = {name: result.metrics[name] for name in ("epoch", "train_loss")}
     if hasattr(trainer.train_dataset, "__len__"):
         whole["train_samples"] = len(trainer.train_dataset)
     if trainer.state.global_step == first:
         logger.info("Nothing is left to train: %s is at the last step", checkpoint)
-        return what_is_missing(trainer, whole)
+        return unreported_metrics(trainer, whole)
     counts = trainer.meter.totals(trainer.accelerator)
     seconds = time.monotonic() - trainer.begun - trainer.evaluation_seconds
     meters = trainer.meter.figures(counts, seconds, args.world_size)
@@ -160,14 +160,16 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
 
 def end_if_stopped(trainer: PretrainingTrainer) -> None:
     """End the run if a signal came after the last step; where running again would lose that, go on to the end."""
-    watch = trainer.watch
-    watch.to_the_end = not on_first_process(partial(checkpoints.can_resume, trainer.args))
-    watch.end_if_stopped("Stopped by a signal after the last step, the model is saved: run it again for what is left")
-    if watch.received:
+    stop_callback = trainer.stop_callback
+    stop_callback.to_the_end = not on_first_process(partial(checkpoints.can_resume, trainer.args))
+    stop_callback.end_if_stopped(
+        "Stopped by a signal after the last step, the model is saved: run it again for what is left"
+    )
+    if stop_callback.received:
         logger.info("Received a signal: continuing to the end, as no checkpoint is there to resume from")
 
 
-def what_is_missing(trainer: PretrainingTrainer, whole: dict[str, float]) -> dict[str, float]:
+def unreported_metrics(trainer: PretrainingTrainer, whole: dict[str, float]) -> dict[str, float]:
     """The metrics of a run that has taken its last step, if it was broken off before it told all of them; else none."""
     if not trainer.is_world_process_zero():
         return {}

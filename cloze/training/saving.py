@@ -15,7 +15,7 @@ from transformers.trainer_callback import ExportableState
 from cloze.errors import UserError
 from cloze.system.signals import exit_code, handled
 from cloze.training import checkpoints
-from cloze.training.callbacks import Watch
+from cloze.training.callbacks import StopCallback
 from cloze.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,10 @@ class SavingTrainer(Trainer):
 
     def __init__(self, args, recipe: str = "", callbacks=(), **kwargs):
         self.recipe, self.unwritten = recipe, {}
-        self.watch = Watch(None if args.max_train_hours is None else 3600 * args.max_train_hours, args.device)
-        super().__init__(args=args, callbacks=[*callbacks, self.watch], **kwargs)
+        self.stop_callback = StopCallback(
+            None if args.max_train_hours is None else 3600 * args.max_train_hours, args.device
+        )
+        super().__init__(args=args, callbacks=[*callbacks, self.stop_callback], **kwargs)
         # The Trainer deletes checkpoints at the end, even the newest: ours are used.
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
 
@@ -58,7 +60,7 @@ class SavingTrainer(Trainer):
         """In place of the Trainer's, which leaves half a checkpoint where it is broken off (transformers#35782), and
         prunes by time of change (transformers#26961)."""
         args, state = self.args, self.state
-        self.watch.check_losses_now(args.output_dir)
+        self.stop_callback.check_losses_now(args.output_dir)
         self.store_flos()
         progress = self.find_progress()
         best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
@@ -70,9 +72,9 @@ class SavingTrainer(Trainer):
         folder = checkpoints.final(folder)
         if args.push_to_hub:
             self._push_from_checkpoint(str(folder))
-        if self.watch.signal:
+        if self.stop_callback.signal:
             logger.info("Stopped by a signal after step %d, which is saved: run it again to go on", state.global_step)
-            sys.exit(exit_code(self.watch.signal))
+            sys.exit(exit_code(self.stop_callback.signal))
 
     def save_model(self, output_dir=None, _internal_call=False):
         """Save the model as the Trainer does; in ``args.output_dir``, the default, whole or not at all."""
@@ -93,7 +95,7 @@ class SavingTrainer(Trainer):
     @property
     def saves_state(self) -> bool:
         """Return whether a checkpoint has what is needed to resume; one that a signal asked for always has."""
-        return bool(self.watch.signal) or not self.args.save_only_model
+        return bool(self.stop_callback.signal) or not self.args.save_only_model
 
     def write_together(self, part: Callable[[Path], None], folder: Path, save_only_model: bool) -> None:
         """Write one's part of a folder, and go on when all processes have; UserError if one of them cannot."""
@@ -109,11 +111,11 @@ class SavingTrainer(Trainer):
 
     def evaluation_loop(self, *args, **kwargs):
         """Evaluate or predict until a signal comes, which ends it after a batch."""
-        with handled(self.watch.receive):
+        with handled(self.stop_callback.receive):
             output = super().evaluation_loop(*args, **kwargs)
         if not self.is_in_train:
             # No step follows that would look at it.
-            self.watch.end_if_stopped()
+            self.stop_callback.end_if_stopped()
         return output
 
     def write_model(self, folder: Path) -> None:

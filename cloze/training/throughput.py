@@ -165,7 +165,7 @@ class Meter:
     def figures(self, counts: np.ndarray, seconds: float, processes: int) -> dict[str, float]:
         """What so many counts, as in ``totals``, come to in so many seconds."""
         examples, places, tokens, squares, labels = map(int, counts)
-        figures = {"tokens_per_second": round(tokens / seconds, 1), "real_token_share": round(tokens / places, 4)}
+        figures = {"tokens_per_second": round(tokens / seconds, 1), "non_padding_fraction": round(tokens / places, 4)}
         if self.flops is not None:
             flops = self.flops.training(examples, tokens, squares, labels)
             figures["mfu"] = round(flops / seconds / (self.peak * processes), 4)

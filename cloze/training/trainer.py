@@ -81,7 +81,7 @@ class PretrainingTrainer(ResumableTrainer):
             losses = losses * self.accelerator.num_processes
         counted = torch.stack([score[:, 1:3].detach().sum(0) for score in scores])
         self.running += torch.cat([losses.detach()[:, None], counted], dim=1)
-        self.watch.look_at(losses.sum(), self.state.global_step + 1)
+        self.stop_callback.record_loss(losses.sum(), self.state.global_step + 1)
         return losses.sum()
 
     def log(self, logs, *args, **kwargs):

@@ -99,7 +99,7 @@ class Clock:
     """That of a training which did not take place."""
 
     warm_up_seconds = 1.0
-    turns = ({"tokens_per_second": 5.0, "real_token_share": 1.0},)
+    turns = ({"tokens_per_second": 5.0, "non_padding_fraction": 1.0},)
 
 
 def test_compiled_takes_the_batch_that_was_found(part, monkeypatch):

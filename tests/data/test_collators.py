@@ -13,7 +13,7 @@ from transformers import DataCollatorForLanguageModeling
 
 from cloze.data.blocks import Blocks, Lines
 from cloze.data.collators import IGNORED, MaskingCollator, Padding, collate, mask_tokens, masked_positions, pad
-from cloze.data.samplers import BatchSettings, EpochBatches, EpochExamples
+from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.training import pair_template_of, template_of
 
@@ -226,7 +226,9 @@ def test_workers_make_the_batches_that_one_process_makes(strategy, tokenizers):
 
     def two_epochs(workers):
         padding = Padding()
-        sampler = EpochBatches(EpochExamples(lambda epoch: lines), BatchSettings(strategy, 4), padding.widths, seed=7)
+        sampler = ResumableBatchSampler(
+            EpochDataset(lambda epoch: lines), BatchSettings(strategy, 4), padding.widths, seed=7
+        )
         loader = DataLoader(
             sampler.examples,
             batch_sampler=sampler,

@@ -11,7 +11,7 @@ from transformers import BertTokenizer
 
 from cloze.data.collators import Padding
 from cloze.data.pairs import PairSettings, Sentences, draw_pairs
-from cloze.data.samplers import BatchSettings, EpochBatches, EpochExamples, draw_batches
+from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler, draw_batches
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.training import pair_template_of
 from tests.utils import ROOT
@@ -34,8 +34,10 @@ class Numbers:
 
 def batches_of(settings, seed=0, epoch=0, lengths=LENGTHS, padding=AS_THEY_ARE):
     """The numbers in each batch of an epoch."""
-    examples = EpochExamples(lambda _: Numbers(lengths))
-    ranks = [EpochBatches(examples, settings, padding.widths, seed, rank) for rank in range(settings.processes)]
+    examples = EpochDataset(lambda _: Numbers(lengths))
+    ranks = [
+        ResumableBatchSampler(examples, settings, padding.widths, seed, rank) for rank in range(settings.processes)
+    ]
     for batches in ranks:
         batches.set_epoch(epoch)
     return in_turn([numbers_of(batches, epoch) for batches in ranks])
@@ -323,7 +325,7 @@ def meditations():
 def shares_of(draw):
     """Of real tokens in three epochs, in batches of at most 1024 tokens, padded to multiples of 4."""
     padding, budget = Padding(4, 128), BatchSettings("group_by_length", 1, max_tokens=1024)
-    batches = EpochBatches(EpochExamples(draw), budget, padding.widths, seed=0)
+    batches = ResumableBatchSampler(EpochDataset(draw), budget, padding.widths, seed=0)
     shares = []
     for epoch in range(3):
         batches.set_epoch(epoch)
@@ -369,7 +371,7 @@ class Squares:
 
 @pytest.mark.parametrize(("limit", "length"), [(None, 10), (4, 4), (99, 10)])
 def test_examples_are_marked_with_the_epoch(limit, length):
-    examples = EpochExamples(lambda epoch: Squares(), limit)
+    examples = EpochDataset(lambda epoch: Squares(), limit)
     assert len(examples) == length
     assert examples.lengths(5).tolist() == list(range(1, length + 1))
     assert examples[5, 3] == {"square": 9, "epoch": 5}
@@ -390,7 +392,7 @@ def unequal(epoch):
 )
 def test_every_epoch_has_all_of_its_examples_each_once(settings):
     """However many they are: none is left out, and none taken twice to be as long as the first epoch."""
-    batches = EpochBatches(EpochExamples(unequal), settings, AS_THEY_ARE.widths, seed=1)
+    batches = ResumableBatchSampler(EpochDataset(unequal), settings, AS_THEY_ARE.widths, seed=1)
     for epoch, count in enumerate(COUNTS):
         batches.set_epoch(epoch)
         assert sorted(flat(numbers_of(batches, epoch))) == list(range(count))
@@ -398,7 +400,7 @@ def test_every_epoch_has_all_of_its_examples_each_once(settings):
 
 @pytest.mark.parametrize(("limit", "lengths"), [(None, [20, 17, 23, 20, 1, 61]), (18, [18, 17, 18, 18, 1, 18])])
 def test_lengths_are_those_of_the_epoch(limit, lengths):
-    examples = EpochExamples(unequal, limit)
+    examples = EpochDataset(unequal, limit)
     for epoch in (0, 5, 2, 1, 4, 3, 0):
         assert examples.lengths(epoch).tolist() == unequal(epoch).lengths[:limit].tolist()
         assert len(examples.lengths(epoch)) == lengths[epoch]
@@ -407,7 +409,7 @@ def test_lengths_are_those_of_the_epoch(limit, lengths):
 
 def test_with_a_limit_no_later_example_is_taken():
     """The first 18 of an epoch, though it has 61, or all of its 17."""
-    batches = EpochBatches(EpochExamples(unequal, limit=18), BatchSettings("random", 4), AS_THEY_ARE.widths, 0)
+    batches = ResumableBatchSampler(EpochDataset(unequal, limit=18), BatchSettings("random", 4), AS_THEY_ARE.widths, 0)
     for epoch, count in ((5, 18), (1, 17)):
         batches.set_epoch(epoch)
         assert sorted(flat(numbers_of(batches, epoch))) == list(range(count))
@@ -420,7 +422,7 @@ def test_examples_are_grouped_by_their_lengths_in_the_epoch():
         return Numbers(np.random.default_rng(epoch).integers(8, 128, 200))
 
     for strategy, low, high in (("group_by_length", 0.95, 1), ("random", 0, 0.8)):
-        batches = EpochBatches(EpochExamples(draw), BatchSettings(strategy, 4), AS_THEY_ARE.widths, 0)
+        batches = ResumableBatchSampler(EpochDataset(draw), BatchSettings(strategy, 4), AS_THEY_ARE.widths, 0)
         for epoch in (0, 1, 2):
             batches.set_epoch(epoch)
             assert low < real_share(numbers_of(batches, epoch), draw(epoch).lengths) < high
@@ -439,8 +441,8 @@ class CountedDraw:
 
 def test_an_epoch_is_drawn_once_and_before_it_begins():
     draw = CountedDraw()
-    examples = EpochExamples(draw)
-    batches = EpochBatches(examples, BatchSettings("random", 4), AS_THEY_ARE.widths, 0)
+    examples = EpochDataset(draw)
+    batches = ResumableBatchSampler(examples, BatchSettings("random", 4), AS_THEY_ARE.widths, 0)
     assert draw.epochs == [0]
     for epoch in (0, 1, 2, 2):
         batches.set_epoch(epoch)
@@ -452,7 +454,7 @@ def test_an_epoch_is_drawn_once_and_before_it_begins():
 
 def test_on_resuming_the_epochs_before_are_not_drawn():
     draw = CountedDraw()
-    batches = EpochBatches(EpochExamples(draw), BatchSettings("random", 4), AS_THEY_ARE.widths, 0)
+    batches = ResumableBatchSampler(EpochDataset(draw), BatchSettings("random", 4), AS_THEY_ARE.widths, 0)
     batches.set_epoch(3)
     assert len(flat(batches)) == 20
     assert draw.epochs == [0, 3]
@@ -460,7 +462,7 @@ def test_on_resuming_the_epochs_before_are_not_drawn():
 
 def epochs_of(workers, persistent=False, draw=unequal):
     """Six epochs of batches of examples, as a data loader gives them."""
-    batches = EpochBatches(EpochExamples(draw), BatchSettings("random", 4), AS_THEY_ARE.widths, seed=7)
+    batches = ResumableBatchSampler(EpochDataset(draw), BatchSettings("random", 4), AS_THEY_ARE.widths, seed=7)
     loader = DataLoader(
         batches.examples, batch_sampler=batches, num_workers=workers, persistent_workers=persistent, collate_fn=list
     )

@@ -19,7 +19,7 @@ from cloze.inference.session import (
     MOST_CHARACTERS,
     MOST_MASKS,
     ask_about_pair,
-    ask_for_words,
+    fill_masks_in_text,
     load_trained,
     short_names,
 )
@@ -125,7 +125,7 @@ def test_words_are_those_of_the_command_line(saved, run_mlm_script, tmp_path):
     trained = load_trained(path)
     lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     for text, line in zip(texts, lines, strict=True):
-        found = ask_for_words(trained, text, 5)
+        found = fill_masks_in_text(trained, text, 5)
         assert len(found) == text.count("[MASK]")
         for mask, expected in zip(found, line["fillings"], strict=True):
             assert [filling.token for filling in mask] == [filling["token"] for filling in expected]
@@ -147,7 +147,7 @@ def test_words_are_those_of_the_command_line(saved, run_mlm_script, tmp_path):
 )
 def test_texts_that_no_word_can_be_told_of(text, problem, saved):
     with pytest.raises(UserError, match=problem):
-        ask_for_words(load_trained(saved("bert", AutoModelForMaskedLM)), text, 5)
+        fill_masks_in_text(load_trained(saved("bert", AutoModelForMaskedLM)), text, 5)
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,14 @@ from transformers.models.auto.modeling_auto import (
 from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
 from cloze.models.loading import (
+    build_on_meta,
     check_model,
     count_positions,
     describe_model,
-    fit_config,
     load_config,
     load_model,
-    outline,
-    tells_padding,
+    sync_config_with_tokenizer,
+    uses_attention_mask,
 )
 from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS
 from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, NEXT_SENTENCE_TYPES, PRETRAINING, PRETRAINING_TYPES
@@ -40,7 +40,7 @@ from tests.utils import FAMILIES, PAIR_FAMILIES
 def config_of(family, tokenizers, **settings):
     kind, tiny = (FAMILIES | PAIR_FAMILIES)[family]
     config = CONFIG_MAPPING[family](**tiny | settings)
-    fit_config(config, tokenizers[kind])
+    sync_config_with_tokenizer(config, tokenizers[kind])
     return config
 
 
@@ -65,7 +65,7 @@ def test_positions(family, tokenizers):
     config = config_of(family, tokenizers)
     pad = tokenizers["byte_level"].pad_token_id
     expected = {"roberta": 66 - pad - 1, "modernbert": 64}.get(family, 66)
-    assert count_positions(outline(config, MASKED_LM), config) == expected
+    assert count_positions(build_on_meta(config, MASKED_LM), config) == expected
 
 
 @pytest.mark.parametrize("pad", [0, 1, 5])
@@ -73,7 +73,7 @@ def test_positions_of_roberta(pad, tokenizers):
     """Mistake 20: the model's own verdict, token by token."""
     config = config_of("roberta", tokenizers, max_position_embeddings=20)
     config.pad_token_id = pad
-    positions = count_positions(outline(config, MASKED_LM), config)
+    positions = count_positions(build_on_meta(config, MASKED_LM), config)
     assert positions == 20 - pad - 1
     model = AutoModelForMaskedLM.from_config(config)
     text = torch.full((1, positions + 1), 7)
@@ -83,7 +83,7 @@ def test_positions_of_roberta(pad, tokenizers):
 
 
 def test_outline_takes_no_memory(tokenizers):
-    model = outline(
+    model = build_on_meta(
         config_of("bert", tokenizers, hidden_size=4096, intermediate_size=16_384, num_hidden_layers=40), MASKED_LM
     )
     assert model.num_parameters() > 8e9
@@ -134,7 +134,7 @@ def test_vocabulary_too_small(tokenizers):
     tokenizer.add_tokens(["tidepool"])
     with pytest.raises(UserError, match="the tokenizer has 501 tokens, the model's vocabulary 500"):
         check_model(config, tokenizer, MASKED_LM, None, False)
-    fit_config(config, tokenizer)
+    sync_config_with_tokenizer(config, tokenizer)
     assert check_model(config, tokenizer, MASKED_LM, None, False) == 66
 
 
@@ -145,7 +145,7 @@ def test_vocabulary_too_small(tokenizers):
 def test_fit_config(family, tokenizers):
     tokenizer = tokenizer_of(family, tokenizers)
     config = CONFIG_MAPPING[family](**FAMILIES[family][1])
-    fit_config(config, tokenizer)
+    sync_config_with_tokenizer(config, tokenizer)
     assert config.vocab_size == 500
     assert config.pad_token_id == tokenizer.pad_token_id
     for name in ("bos", "eos", "cls", "sep", "mask"):
@@ -168,7 +168,7 @@ def test_fit_config(family, tokenizers):
 def test_a_vocabulary_size_that_was_asked_for(overrides, size, tokenizers):
     """As when it is rounded up for the GPU; otherwise the tokenizer's."""
     config = load_config(ModelArguments(model_type="bert", config_overrides=overrides), MASKED_LM)
-    fit_config(config, tokenizers["wordpiece"], overrides)
+    sync_config_with_tokenizer(config, tokenizers["wordpiece"], overrides)
     assert config.vocab_size == size
 
 
@@ -194,7 +194,7 @@ def test_configs_that_are_wrong(settings, message):
 
 def test_a_config_that_builds_no_model(tokenizers):
     with pytest.raises(UserError, match=r"the config builds no bert model: .*--config_overrides"):
-        outline(config_of("bert", tokenizers, num_attention_heads=5), MASKED_LM)
+        build_on_meta(config_of("bert", tokenizers, num_attention_heads=5), MASKED_LM)
 
 
 # Weights
@@ -397,7 +397,7 @@ def test_positions_of_pair_models(family, tokenizers):
     config, tokenizer = config_of(family, tokenizers), tokenizer_of(family, tokenizers)
     for task in (PRETRAINING, NEXT_SENTENCE, MASKED_LM):
         if family in task.model_types:
-            assert count_positions(outline(config, task), config) == 66
+            assert count_positions(build_on_meta(config, task), config) == 66
             assert check_model(config, tokenizer, task, None, False) == 66
             with pytest.raises(UserError, match="--max_seq_length 67 is more than the model's 66 positions"):
                 check_model(config, tokenizer, task, 67, False)
@@ -413,8 +413,8 @@ def test_a_next_sentence_model_needs_no_mask_token(tokenizers):
 @pytest.mark.parametrize("family", [*FAMILIES, *sorted(set(PAIR_FAMILIES) - set(FAMILIES))])
 def test_only_a_model_without_attention_mask_needs_padding_of_one_length(family, tokenizers):
     """FNet mixes padding in: the loss of an example would depend on its batch."""
-    model = outline(config_of(family, tokenizers), MASKED_LM)
-    assert tells_padding(model) == (family != "fnet")
+    model = build_on_meta(config_of(family, tokenizers), MASKED_LM)
+    assert uses_attention_mask(model) == (family != "fnet")
 
 
 def test_padding_of_another_length_changes_what_fnet_says(pair_checkpoint):

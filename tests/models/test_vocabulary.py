@@ -9,7 +9,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, BertToke
 
 from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
-from cloze.inference.session import ask_for_words, load_trained
+from cloze.inference.session import fill_masks_in_text, load_trained
 from cloze.models.loading import load_config, load_model
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.models.vocabulary import find_new_tokens
@@ -176,4 +176,4 @@ def test_a_resized_model_is_resumed_exactly_and_asked(checkpoint, longer, run_ml
     assert trained.model.config.vocab_size == len(trained.tokenizer) == 502
     shutil.copytree(checkpoint("bert"), tmp_path / "both")
     shutil.copytree(tokenizer, tmp_path / "both", dirs_exist_ok=True)
-    assert len(ask_for_words(load_trained(str(tmp_path / "both")), "The [MASK] of tidepools.", 5)[0]) == 5
+    assert len(fill_masks_in_text(load_trained(str(tmp_path / "both")), "The [MASK] of tidepools.", 5)[0]) == 5

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from cloze.data.samplers import BatchSettings, EpochBatches, EpochExamples
+from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.training.checkpoints import list_checkpoints
 from tests.utils import ROOT, SAMPLE, run_until_evaluation, start, start_together
 
@@ -223,7 +223,7 @@ class Lengths:
 def take(examples, batch_settings, epoch, past, steps):
     """What so many steps of all processes take, by step; and where to go on then."""
     ranks = [
-        EpochBatches(examples, batch_settings, lambda lengths: lengths, 3, rank)
+        ResumableBatchSampler(examples, batch_settings, lambda lengths: lengths, 3, rank)
         for rank in range(batch_settings.processes)
     ]
     for rank in ranks:
@@ -252,7 +252,7 @@ CUTS = st.builds(
 @settings(max_examples=200, deadline=None)
 def test_every_example_of_an_epoch_once_though_batches_change(count, stretches, last):
     """Interrupted at any step, gone on with by any number of processes, again and again."""
-    examples = EpochExamples(lambda epoch: Lengths(np.random.default_rng(epoch).integers(5, 60, count)))
+    examples = EpochDataset(lambda epoch: Lengths(np.random.default_rng(epoch).integers(5, 60, count)))
     epoch, past, taken = 0, [], []
     for cut, steps in [*stretches, (last, 10**6)]:
         assert epoch == 0
@@ -270,7 +270,7 @@ def test_every_example_of_an_epoch_once_though_batches_change(count, stretches, 
 @settings(max_examples=60, deadline=None)
 def test_steps_stay_the_same_where_the_global_batch_does(begun, cut):
     """Of 16 examples a step, whoever takes them."""
-    examples = EpochExamples(lambda epoch: Lengths(np.random.default_rng(epoch).integers(5, 60, 400)))
+    examples = EpochDataset(lambda epoch: Lengths(np.random.default_rng(epoch).integers(5, 60, 400)))
     processes, batch_size, accumulation = cut
     whole, _ = take(examples, BatchSettings("group_by_length", 16), 2, [], 100)
     first, (epoch, past) = take(examples, BatchSettings("group_by_length", 16), 2, [], begun)
@@ -281,13 +281,13 @@ def test_steps_stay_the_same_where_the_global_batch_does(begun, cut):
 def test_a_past_is_reached_by_index():
     """Mistake 13: step 1,000,000 without a batch before it."""
 
-    class Counted(EpochExamples):
+    class Counted(EpochDataset):
         def __getitem__(self, key):
             raise AssertionError("an example was made")
 
     examples = Counted(lambda epoch: Lengths(np.full(2_000_000, 9)))
     batch = BatchSettings("random", 1)
-    batches = EpochBatches(examples, batch, lambda lengths: lengths, 0)
+    batches = ResumableBatchSampler(examples, batch, lambda lengths: lengths, 0)
     expected = batches.order[1_000_000].item()
     batches.set_epoch(0, [(batch, 1_000_000)])
     assert next(iter(batches)) == [(0, expected)]

@@ -17,7 +17,7 @@ from cloze.config import model_files, recipes
 from cloze.config.recipes import BoundedLoader, RecipeLoader, parse_recipe, read_recipe, recipe_to_argv, settings_in
 from cloze.errors import UserError
 from cloze.models import loading as modeling
-from cloze.models.loading import check_memory, outline
+from cloze.models.loading import build_on_meta, check_memory
 from cloze.objectives.tasks import MASKED_LM
 from cloze.training.run_length import length_of
 
@@ -330,17 +330,17 @@ def test_a_model_of_too_many_modules_is_not_built(monkeypatch):
     monkeypatch.setattr(modeling, "MAX_MODULES", 200)
     config = DebertaV2Config(hidden_size=16, num_attention_heads=2, intermediate_size=16, num_hidden_layers=10**6)
     with pytest.raises(UserError, match="more than 200 modules: check --config_overrides"):
-        outline(config, MASKED_LM)
+        build_on_meta(config, MASKED_LM)
     # The bound goes with the outline.
     config.num_hidden_layers = 1
-    assert len(list(outline(config, MASKED_LM).modules())) < 200
+    assert len(list(build_on_meta(config, MASKED_LM).modules())) < 200
     for _ in range(9):
-        outline(config, MASKED_LM)
+        build_on_meta(config, MASKED_LM)
 
 
 def test_the_largest_encoder_is_bounded_by_memory_alone(monkeypatch):
     """DeBERTa-v2-xxlarge, of 1.5 billion parameters."""
-    model = outline(
+    model = build_on_meta(
         DebertaV2Config(
             vocab_size=128_100, hidden_size=1536, num_attention_heads=24, intermediate_size=6144, num_hidden_layers=48
         ),

@@ -22,7 +22,7 @@ import run_pretraining
 from cloze.cli import parse, settings_of
 from cloze.data.collators import Padding
 from cloze.data.nsp import make_pairs
-from cloze.data.samplers import BatchSettings, EpochBatches, EpochExamples
+from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.objectives.tasks import NEXT_SENTENCE_TYPES, PRETRAINING
 from cloze.training.context import set_up
 from tests.utils import PAIR_FAMILIES, SAMPLE
@@ -204,21 +204,21 @@ def test_every_epoch_trains_on_each_of_its_pairs_once(flags, train, out, texts, 
     """Though there are more or fewer than in the first, by which the Trainer counts the steps; the last epoch ends
     where the steps do, and the learning rate with them."""
     (tmp_path / "text.txt").write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 60, 6)))
-    taken, drawn, get, set_epoch = [], {}, EpochExamples.__getitem__, EpochBatches.set_epoch
+    taken, drawn, get, set_epoch = [], {}, EpochDataset.__getitem__, ResumableBatchSampler.set_epoch
 
     def draw(self, epoch, past=()):
         set_epoch(self, epoch, past)
         drawn[epoch] = self.num_steps, len(self.examples.lengths(epoch))
 
-    monkeypatch.setattr(EpochExamples, "__getitem__", lambda self, key: taken.append(key) or get(self, key))
-    monkeypatch.setattr(EpochBatches, "set_epoch", draw)
+    monkeypatch.setattr(EpochDataset, "__getitem__", lambda self, key: taken.append(key) or get(self, key))
+    monkeypatch.setattr(ResumableBatchSampler, "set_epoch", draw)
     train(
         "pretraining", "--num_train_epochs", 4, "--gradient_accumulation_steps", 2, "--logging_steps", 1,
         "--learning_rate", 0.01, "--save_strategy", "no", *flags, text=tmp_path / "text.txt",
     )  # fmt: skip
     assert len({count for _, count in drawn.values()}) > 1
     for epoch in sorted(drawn)[:-1]:
-        numbers = [number for of_epoch, number in taken if of_epoch == epoch]
+        numbers = [number for examples_for_epoch, number in taken if examples_for_epoch == epoch]
         assert sorted(numbers) == list(range(drawn[epoch][1]))
     entries = [entry for entry in history(out) if "loss" in entry]
     steps = 4 * drawn[0][0]
@@ -276,11 +276,13 @@ def test_pairs_are_drawn_anew_each_epoch_and_alike_in_every_run(sets_of):
 def test_every_sentence_is_used_in_every_epoch(strategy, sets_of):
     """Drawings of segments differ in number, and epochs with them."""
     train = sets_of("--pair_strategy", strategy).train
-    counts = [len(train.of_epoch(epoch)) for epoch in range(12)]
+    counts = [len(train.examples_for_epoch(epoch)) for epoch in range(12)]
     assert (len(set(counts)) > 1) == (strategy == "segment")
     assert max(counts) < 1.2 * min(counts)
     assert len(train) == counts[0]
-    batches = EpochBatches(train, BatchSettings("group_by_length", 16, accumulation=2), Padding().widths, seed=0)
+    batches = ResumableBatchSampler(
+        train, BatchSettings("group_by_length", 16, accumulation=2), Padding().widths, seed=0
+    )
     for epoch, count in enumerate(counts):
         batches.set_epoch(epoch)
         assert sorted(key for batch in batches for key in batch) == [(epoch, number) for number in range(count)]
@@ -294,7 +296,7 @@ def test_evaluation_pairs_are_the_same_for_every_seed(sets_of):
 @pytest.mark.parametrize("strategy", ["segment", "sentence"])
 def test_no_pair_is_too_long_and_special_tokens_are_counted_once(strategy, sets_of):
     """Mistake 5. Pairs that were cut fill max_seq_length to the last token."""
-    examples = sets_of("--pair_strategy", strategy, "--max_seq_length", 24).train.of_epoch(0)
+    examples = sets_of("--pair_strategy", strategy, "--max_seq_length", 24).train.examples_for_epoch(0)
     assert examples.lengths.max() == 24
     assert set(examples.lengths[examples.cut > 0]) == {24}
     for number in range(50):

@@ -105,9 +105,9 @@ def assert_same(out, whole):
 
 def write_sums(checkpoint):
     """As they are of the files now."""
-    files = sorted(path for path in checkpoint.iterdir() if path.name != checkpoints.SUMS)
+    files = sorted(path for path in checkpoint.iterdir() if path.name != checkpoints.CHECKSUMS)
     sums = "".join(f"{sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
-    (checkpoint / checkpoints.SUMS).write_text(sums)
+    (checkpoint / checkpoints.CHECKSUMS).write_text(sums)
 
 
 def kill_at(step, monkeypatch, run, *argv):
@@ -224,7 +224,7 @@ def test_a_save_or_deletion_broken_off_leaves_nothing_that_counts(broken_off, tr
         patched.setattr(owner, name, dying)
         with pytest.raises(Killed):
             train(tmp_path / "out", "blocks")
-    aside = tmp_path / "out" / checkpoints.ASIDE
+    aside = tmp_path / "out" / checkpoints.STAGING_DIR
     assert any(aside.iterdir())
     assert train(tmp_path / "out", "blocks")[0] == 0
     assert not aside.exists()
@@ -732,7 +732,7 @@ def test_five_kills_at_random_saves_included(uninterrupted, tmp_path):
     for kill in range(5):
         process = start(*argv, log=log)
         if kill % 2:
-            while process.is_alive() and not (out / checkpoints.ASIDE).exists():
+            while process.is_alive() and not (out / checkpoints.STAGING_DIR).exists():
                 time.sleep(0.001)
         else:
             begun = log.read_text().count("'loss'") if log.exists() else 0
@@ -866,7 +866,7 @@ def test_a_signal_near_the_end_loses_nothing(moment, saving, expected, train, tm
     for name in ("model.safetensors", "eval_results.json", "train_results.json", "predictions.jsonl", "README.md"):
         assert (out / name).stat().st_size > 0
     assert not list(out.rglob("*.aside"))
-    assert not (out / checkpoints.ASIDE).exists()
+    assert not (out / checkpoints.STAGING_DIR).exists()
 
 
 @pytest.mark.parametrize("moment", ["the evaluation after training", "the report"])
@@ -917,7 +917,7 @@ def test_a_disk_that_is_full_at_the_model_leaves_the_one_before(train, tmp_path,
     assert code == 2
     assert re.fullmatch(r"error: .*model cannot be written .*No space left.*: make room and run it again.*\n", errors)
     assert (tmp_path / "model.safetensors").read_bytes() == before
-    assert not (tmp_path / checkpoints.ASIDE / "model").exists()
+    assert not (tmp_path / checkpoints.STAGING_DIR / "model").exists()
     assert train(tmp_path, "blocks")[0] == 0
 
 

@@ -18,7 +18,7 @@ import run_mlm
 from cloze.cli import parse, settings_of
 from cloze.config.arguments import TrainingArguments
 from cloze.data.collators import Padding
-from cloze.data.samplers import EpochBatches, EpochExamples
+from cloze.data.samplers import EpochDataset, ResumableBatchSampler
 from cloze.reporting.history import evaluations_of
 from cloze.training.context import padding_of, start_process
 from cloze.training.trainer import PretrainingTrainer
@@ -135,7 +135,7 @@ def test_the_files_have_upstreams_names_and_keys(train, out):
     assert [entry["step"] for entry in steps] == [1, 2, 3, 4]
     for entry, prefix in [*((entry, "") for entry in steps), (training, "train_")]:
         assert entry[f"{prefix}tokens_per_second"] > 0
-        assert 0.5 < entry[f"{prefix}real_token_share"] <= 1
+        assert 0.5 < entry[f"{prefix}non_padding_fraction"] <= 1
         assert 0 < entry[f"{prefix}mfu"] < 1
     train("--max_steps", 5, "--logging_steps", 2, "--overwrite_output_dir")
     assert [entry["step"] for entry in history(out) if "loss" in entry] == [1, 2, 4, 5], "the first and the last too"
@@ -157,13 +157,13 @@ def test_real_tokens_are_counted_without_padding(train, out, tmp_path):
 def epochs_drawn(monkeypatch):
     """The batches of each epoch, as they are drawn while training."""
     counts = {}
-    set_epoch = EpochBatches.set_epoch
+    set_epoch = ResumableBatchSampler.set_epoch
 
     def count(self, epoch, past=()):
         set_epoch(self, epoch, past)
         counts[epoch] = len(self)
 
-    monkeypatch.setattr(EpochBatches, "set_epoch", count)
+    monkeypatch.setattr(ResumableBatchSampler, "set_epoch", count)
     return counts
 
 
@@ -198,8 +198,8 @@ def test_fewer_examples_than_processes(run_mlm_script, checkpoint, out, tmp_path
 
 def test_the_order_is_that_of_the_data_seed(train, monkeypatch):
     """Masks are those of the seed."""
-    taken, get = [], EpochExamples.__getitem__
-    monkeypatch.setattr(EpochExamples, "__getitem__", lambda self, key: taken.append(key) or get(self, key))
+    taken, get = [], EpochDataset.__getitem__
+    monkeypatch.setattr(EpochDataset, "__getitem__", lambda self, key: taken.append(key) or get(self, key))
     orders = []
     for seed, data_seed in ((1, 5), (2, 5), (1, 6)):
         taken.clear()
@@ -234,8 +234,8 @@ def test_a_process_uses_one_gpu(caplog):
 )
 def test_batches_are_padded_for_the_device(argv, expected, checkpoint):
     _, data_args, training_args = settings(argv)
-    setup = SimpleNamespace(data_args=data_args, training_args=training_args, max_seq_length=66)
-    assert padding_of(setup, AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))) == expected
+    context = SimpleNamespace(data_args=data_args, training_args=training_args, max_seq_length=66)
+    assert padding_of(context, AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))) == expected
 
 
 def test_losses_that_are_no_number_are_logged_as_they_are():

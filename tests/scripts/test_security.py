@@ -16,9 +16,9 @@ from transformers.trainer import TRAINING_ARGS_NAME
 import run_mlm
 from cloze import cli as commandline
 from cloze.config.recipes import recipe_of, recipe_to_argv
-from cloze.config.redaction import hide, secrets_of
+from cloze.config.redaction import find_secrets, redact
 from cloze.errors import UserError
-from cloze.training.checkpoints import SUMS
+from cloze.training.checkpoints import CHECKSUMS
 from tests.utils import SAMPLE
 
 LEAST = ["--model_type", "bert", "--train_file", "text.txt", "--do_train", "--output_dir", "out"]
@@ -215,8 +215,10 @@ def test_a_checkpoint_executes_nothing(name, run, checkpoint, trace, tmp_path):
     if name == "pytorch_model.bin":
         (newest / "model.safetensors").unlink()
     torch.save(Evil(trace), newest / name)
-    files = [path for path in newest.iterdir() if path.name != SUMS]
-    (newest / SUMS).write_text("".join(f"{sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files))
+    files = [path for path in newest.iterdir() if path.name != CHECKSUMS]
+    (newest / CHECKSUMS).write_text(
+        "".join(f"{sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
+    )
     code, printed, errors = run(*model)
     assert f"Going on from {newest}" in printed
     assert not trace.exists()
@@ -284,12 +286,12 @@ def test_secrets_are_those_of_flags_and_of_the_environment(monkeypatch):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, f"value-of-{name}")
     argv = ["--token", PLAIN_SECRET, "--hub_token=another-secret", "--use_auth_token", "true", "--seed", "12345678"]
-    found = secrets_of(argv)
+    found = find_secrets(argv)
     assert {PLAIN_SECRET, "another-secret", "value-of-HF_TOKEN", "value-of-WANDB_API_KEY"} <= found
     assert not {"true", "12345678", ""} & found
-    assert hide(f"a {PLAIN_SECRET}, {SECRET}", found) == "a ***, ***"
+    assert redact(f"a {PLAIN_SECRET}, {SECRET}", found) == "a ***, ***"
     # Of no argument at all, those of the environment.
-    assert "value-of-HF_TOKEN" in secrets_of([])
+    assert "value-of-HF_TOKEN" in find_secrets([])
 
 
 @pytest.mark.parametrize("flag", ["--token", "--hub_token", "--use_auth_token", "--push_to_hub_token"])

@@ -43,12 +43,12 @@ def warnings(caplog):
 # The tokenizer's own
 
 
-@pytest.mark.parametrize("portion", [encoding.PORTION, 300])
+@pytest.mark.parametrize("portion", [encoding.CHUNK_CHARS, 300])
 @pytest.mark.parametrize("with_words", [False, True])
 @pytest.mark.parametrize("as_found", [copy.deepcopy, truncating])
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_those_of_the_tokenizer(kind, as_found, with_words, portion, tokenizers, texts, monkeypatch):
-    monkeypatch.setattr(encoding, "PORTION", portion)
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", portion)
     odd = ["", "\u00e9 [MASK] <mask> \U0001f991"]
     documents = [texts[:3], [], odd, [" ".join(texts[:20])], *([text] for text in texts[20:60]), [""]]
     encoded = list(encode(documents, as_found(tokenizers[kind]), with_words))
@@ -104,7 +104,7 @@ def backends(tokenizers, texts):
 def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(kind, seed, backends, texts, monkeypatch):
     """Where no place is safe to cut, as all is one word, or words depend on where the text begins, it is left whole."""
     monkeypatch.setattr(encoding, "PIECE", 700)
-    monkeypatch.setattr(encoding, "PORTION", 2800)
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", 2800)
     backend, is_cut = backends[kind]
     rng = np.random.default_rng(seed)
     odd = [
@@ -144,8 +144,8 @@ def test_slow_tokenizers_encode_too():
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 30])
 def test_portions_keep_their_order(count, ahead, monkeypatch):
     """Though a later one may be tokenized sooner."""
-    monkeypatch.setattr(encoding, "PORTION", 4)
-    monkeypatch.setattr(encoding, "AHEAD", ahead)
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", 4)
+    monkeypatch.setattr(encoding, "PREFETCH", ahead)
     documents = [[str(1000 + 2 * n), "", str(1001 + 2 * n)] if n % 5 else [] for n in range(count)]
     later = threading.Event()
 
@@ -169,16 +169,16 @@ def test_portions_keep_their_order(count, ahead, monkeypatch):
 
 def test_only_so_many_portions_are_in_memory(monkeypatch):
     """However slow the reader of the ids is."""
-    monkeypatch.setattr(encoding, "PORTION", 1)
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", 1)
     read = []
     documents = ([str(read.append(n) or n)] for n in range(100))
     for number, (encoded, _) in enumerate(encode_ahead(documents, numbers)):
         assert encoded.ids.tolist() == [number]
-        assert len(read) <= number + 2 + encoding.AHEAD
+        assert len(read) <= number + 2 + encoding.PREFETCH
 
 
 def test_an_error_while_text_is_read_or_tokenized_is_told(monkeypatch):
-    monkeypatch.setattr(encoding, "PORTION", 1)
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", 1)
 
     def broken():
         yield from (["1"], ["2"], ["3"])
@@ -304,7 +304,7 @@ def test_added_tokens_are_among_the_hard_texts(tokenizers, monkeypatch, warnings
     ids=["another id", "an id fewer", "an id of the next text"],
 )
 def test_a_difference_in_the_first_portion_is_told_and_nothing_of_it_used(ids, lengths, monkeypatch, warnings):
-    monkeypatch.setattr(encoding, "PORTION", 12)
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", 12)
     documents = [["10", "11"], ["12"], ["13", "14", "15"], ["16"], ["17"], ["18", "19", "20", "21"]]
     wrong = Encoded(np.array(ids, dtype=np.uint32), None, np.array(lengths))
     portions = list(encode_ahead(documents, numbers, lambda _: wrong))
@@ -314,7 +314,7 @@ def test_a_difference_in_the_first_portion_is_told_and_nothing_of_it_used(ids, l
 
 
 def test_the_faster_one_has_all_the_text_and_is_judged_by_its_beginning(monkeypatch, warnings):
-    monkeypatch.setattr(encoding, "PORTION", 4)
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", 4)
     seen = {"own": [], "faster": []}
 
     def watched(name):

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, RobertaTokenizer
 
 from cloze.data.blocks import Blocks
-from cloze.data.splits import Part, check_words
+from cloze.data.splits import Split, check_words
 from cloze.errors import UserError
 from cloze.system import storage
 from cloze.text.corpus import FileCorpus
@@ -69,12 +69,12 @@ def units_of(result, documents=None):
 # What is written
 
 
-@pytest.mark.parametrize("portion", [encoding.PORTION, 1])
+@pytest.mark.parametrize("portion", [encoding.CHUNK_CHARS, 1])
 @pytest.mark.parametrize("with_words", [False, True])
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_those_of_the_tokenizer(kind, unit, with_words, portion, corpus, tokenizers, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoding, "PORTION", portion)
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", portion)
     tokenizer = tokenizers[kind]
     result = prepared(corpus, tokenizer, tmp_path, unit, with_words)
     units = list(chain.from_iterable(UNITS[unit]))
@@ -113,14 +113,14 @@ def test_bytes_a_token(size, dtype, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_unknown_tokens_are_counted(kind, tokenizers, tmp_path, monkeypatch):
     """Over all portions, and again when the corpus is taken as it was prepared."""
-    monkeypatch.setattr(encoding, "PORTION", 1)
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", 1)
     corpus = write_corpus(tmp_path / "corpus.txt", ["Salt stays.", "Salt \U00012000 stays.", "\U00012000"])
     for _ in range(2):
         result = prepared(corpus, tokenizers[kind], tmp_path / "cache")
         count = (result.tokens == tokenizers[kind].unk_token_id).sum()
         assert result.num_unknown == count == (0 if kind == "byte_level" else 2)
         assert result.unknown_share == count / len(result.tokens)
-        assert str(Part("this text", result, None)).endswith(f", {count / len(result.tokens):.1%} unknown tokens)")
+        assert str(Split("this text", result, None)).endswith(f", {count / len(result.tokens):.1%} unknown tokens)")
 
 
 def test_the_result_is_mapped_and_not_in_memory(corpus, tokenizers, tmp_path):
@@ -132,7 +132,7 @@ def test_the_result_is_mapped_and_not_in_memory(corpus, tokenizers, tmp_path):
 @pytest.mark.parametrize("unit", UNITS)
 def test_nanotoken_leaves_the_same_on_disk(unit, tokenizers, texts, tmp_path, monkeypatch):
     """It has all but the first of many portions; and nobody asks later who found the ids."""
-    monkeypatch.setattr(encoding, "PORTION", 500)
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", 500)
     tokenizer = tokenizers["wordpiece"]
     corpus = write_corpus(tmp_path / "corpus.txt", ["\n".join(texts[i : i + 9]) for i in range(0, len(texts), 9)])
     nanotoken = encoding.faster_encoder(tokenizer, "nanotoken", with_words=False)
@@ -153,7 +153,7 @@ def test_nanotoken_leaves_the_same_on_disk(unit, tokenizers, texts, tmp_path, mo
 
 
 def test_ids_that_differ_are_not_written(corpus, tokenizers, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(encoding, "PORTION", 20)
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", 20)
     tokenizer = tokenizers["wordpiece"]
     own = encoding.own_encoder(tokenizer, with_words=False)
     result = prepared(corpus, tokenizer, tmp_path, faster=lambda texts: own([text[::-1] for text in texts]))
@@ -336,7 +336,7 @@ def test_sentences_are_counted_or_their_number_estimated(
     assert least <= result.num_sentences <= most
     if about:
         assert len("".join(looked_at)) < max(counted, share * len("".join(SENTENCES))) + 25
-    part = str(Part("this text", result, None))
+    part = str(Split("this text", result, None))
     assert part.endswith(
         f" from this text ({'about ' * about}{result.num_sentences:,} sentences in all, 0.0% unknown tokens)"
     )

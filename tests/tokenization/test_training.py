@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 from cloze.data.blocks import Template
 from cloze.data.pairs import PairTemplate
 from cloze.errors import UserError
-from cloze.system.signals import end_at_once, handled
+from cloze.system.signals import exit_immediately, handled
 from cloze.text.corpus import FileCorpus
 from cloze.tokenization import training as tokenization
 from cloze.tokenization.encoding import own_encoder
@@ -28,8 +28,8 @@ from cloze.tokenization.training import (
     describe_unknown,
     ensure_template,
     fingerprint,
-    num_ids,
     pair_template_of,
+    required_vocab_size,
     template_of,
     train_tokenizer,
     unknown_id,
@@ -63,7 +63,7 @@ def digest(tokenizer):
 def test_training_is_deterministic():
     """Over two runs, and in another process, where Python and the trainer hash strings differently."""
     digests = [[digest(train(kind)) for kind in ("bert", "roberta")] for _ in range(2)]
-    script = "import tests.tokenization.test_training as t; print(*[t.digest(t.train(kind)) for kind in ('bert', 'roberta')])"
+    script = "from tests.tokenization.test_training import *; print(*[digest(train(k)) for k in ('bert', 'roberta')])"
     output = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(ROOT)},
@@ -77,7 +77,7 @@ def test_training_is_deterministic():
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_vocabulary_has_the_size_asked_for(kind):
     tokenizer = train(kind, 800)
-    assert len(tokenizer) == num_ids(tokenizer) == 800
+    assert len(tokenizer) == required_vocab_size(tokenizer) == 800
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "electra", "roberta", "modernbert"])
@@ -181,7 +181,7 @@ def test_a_signal_ends_training(kind, monkeypatch):
             yield [f"text{number} " * 1_000]
 
     monkeypatch.setattr(tokenization, "read_documents", read_texts)
-    with handled(end_at_once), pytest.raises(SystemExit) as exit_:
+    with handled(exit_immediately), pytest.raises(SystemExit) as exit_:
         train(kind)
     assert exit_.value.code == 75
     assert 10 <= len(read) % 3_000 < 2_000

@@ -16,11 +16,10 @@ from torch import nn
 import run_mlm
 from cloze import cli as commandline
 from cloze.data.collators import Padding
-from cloze.data.samplers import BatchSettings, EpochBatches, EpochExamples
+from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.errors import UserError
-from cloze.training import context as setup
-from cloze.training import dry_run as preflight
-from cloze.training import memory
+from cloze.training import context, memory
+from cloze.training import dry_run as dry_run_module
 from cloze.training import run as training
 from cloze.training.checkpoints import without_new_folders
 from cloze.training.dry_run import examples_of, lengthen, longest_batches, ordinary_batches, readable, sizes_of
@@ -65,10 +64,10 @@ def dry_run(script):
 
 @pytest.fixture
 def reckoned(monkeypatch):
-    """What ``reckon_memory`` has given."""
+    """What ``estimate_memory`` has given."""
     given = []
-    reckon = preflight.reckon_memory
-    monkeypatch.setattr(preflight, "reckon_memory", lambda *args: given.append(reckon(*args)) or given[-1])
+    reckon = dry_run_module.estimate_memory
+    monkeypatch.setattr(dry_run_module, "estimate_memory", lambda *args: given.append(reckon(*args)) or given[-1])
     return given
 
 
@@ -229,11 +228,11 @@ def test_a_stream_is_tried_with_examples_as_long_as_can_be(dry_run, tmp_path, mo
     sizes = []
     compute_loss = PretrainingTrainer.compute_loss
 
-    def watch(self, model, inputs, *args, **kwargs):
+    def stop_callback(self, model, inputs, *args, **kwargs):
         sizes.append(tuple(inputs["input_ids"].shape))
         return compute_loss(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(PretrainingTrainer, "compute_loss", watch)
+    monkeypatch.setattr(PretrainingTrainer, "compute_loss", stop_callback)
     (tmp_path / "text.txt").write_text("one two\nthree hundred\n" * 20)
     flags = ["--streaming", "--line_by_line", "--max_steps", 5, "--whole_word_mask"]
     told = dry_run(*flags, "--train_file", tmp_path / "text.txt")
@@ -298,13 +297,13 @@ SETTINGS = [
 @pytest.fixture(params=SETTINGS, ids=str)
 def batches(request):
     widths = Padding(multiple=4, longest=62).widths
-    return EpochBatches(EpochExamples(lambda epoch: Texts(LENGTHS)), request.param, widths, seed=3)
+    return ResumableBatchSampler(EpochDataset(lambda epoch: Texts(LENGTHS)), request.param, widths, seed=3)
 
 
 def all_keys(batches):
     """What is in the batches of all processes, which take them in turn."""
     ranks = [
-        EpochBatches(batches.examples, batches.settings, batches.widths, batches.seed, rank)
+        ResumableBatchSampler(batches.examples, batches.settings, batches.widths, batches.seed, rank)
         for rank in range(batches.settings.processes)
     ]
     return [keys for turn in zip(*ranks, strict=True) for keys in turn]
@@ -450,17 +449,17 @@ def test_too_large_a_batch_is_refused_before_it_is_tried(script, monkeypatch, re
     sizes = []
     compute_loss = PretrainingTrainer.compute_loss
 
-    def watch(self, model, inputs, *args, **kwargs):
+    def stop_callback(self, model, inputs, *args, **kwargs):
         sizes.append(len(inputs["input_ids"]))
         return compute_loss(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(PretrainingTrainer, "compute_loss", watch)
+    monkeypatch.setattr(PretrainingTrainer, "compute_loss", stop_callback)
     flags = ("--dry_run", "--per_device_train_batch_size", 64)
     assert script(*flags)[0] == 0
     assert max(sizes) == 64
     (needed,) = reckoned
     sizes.clear()
-    monkeypatch.setattr(preflight, "room_for_training", lambda device: needed.total // 2)
+    monkeypatch.setattr(dry_run_module, "room_for_training", lambda device: needed.total // 2)
     code, _, errors = script(*flags)
     assert code == 2
     assert re.search(
@@ -472,19 +471,19 @@ def test_too_large_a_batch_is_refused_before_it_is_tried(script, monkeypatch, re
 def test_what_is_free_counts(script, monkeypatch, reckoned):
     assert script("--dry_run")[0] == 0
     for room, code in ((reckoned[0].total, 0), (reckoned[0].total - 1, 2)):
-        monkeypatch.setattr(preflight, "room_for_training", lambda device, room=room: room)
+        monkeypatch.setattr(dry_run_module, "room_for_training", lambda device, room=room: room)
         # Of ever the same masks, as the seed is.
         assert script("--dry_run")[0] == code
 
 
 def test_weights_that_are_shared_out_are_refused(script, monkeypatch):
-    original = preflight.preflight
+    original = dry_run_module.dry_run
 
     def share_out(trainer, *args):
         trainer.is_fsdp_enabled = True
         original(trainer, *args)
 
-    monkeypatch.setattr(preflight, "preflight", share_out)
+    monkeypatch.setattr(dry_run_module, "dry_run", share_out)
     code, _, errors = script("--dry_run")
     assert code == 2
     assert "--dry_run does not know weights that are shared out" in errors
@@ -556,7 +555,7 @@ GPU = [
 
 @pytest.mark.parametrize("flags", [GPU, ["--fp16", "--fp16_full_eval", "--tf32", "true"]], ids=["bf16", "fp16"])
 def test_what_a_cpu_prepares_with_a_recipe_for_a_gpu_is_used_by_the_run(flags, scratch, out, tmp_path, monkeypatch):
-    for module, name in ((setup, "make_model"), (training, "make_trainer")):
+    for module, name in ((context, "make_model"), (training, "make_trainer")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("a model is loaded"))
     code, printed, errors = scratch("--prepare_only", *flags, "--output_dir", out)
     assert code == 0, errors

@@ -150,7 +150,7 @@ def test_figures_of_given_batches(meter):
     operations = 3 * (3 * 1000 + 9 * 100 + 29 * 10 + 5 * 1)
     assert operations == 12_585
     figures = meter.since_last(accelerator, 2.0)
-    assert figures == {"tokens_per_second": 4.5, "real_token_share": 0.5625, "mfu": round(12_585 / 2 / 1000, 4)}
+    assert figures == {"tokens_per_second": 4.5, "non_padding_fraction": 0.5625, "mfu": round(12_585 / 2 / 1000, 4)}
 
 
 def test_figures_are_those_since_the_last_ones(meter):
@@ -159,7 +159,7 @@ def test_figures_are_those_since_the_last_ones(meter):
     meter.since_last(accelerator, 2.0)
     meter.add(batch_of([1, 1, 1], 2, labels=0))
     figures = meter.since_last(accelerator, 2.5)
-    assert figures == {"tokens_per_second": 6.0, "real_token_share": 0.5, "mfu": round(3 * 3330 / 0.5 / 1000, 4)}
+    assert figures == {"tokens_per_second": 6.0, "non_padding_fraction": 0.5, "mfu": round(3 * 3330 / 0.5 / 1000, 4)}
     assert meter.totals(accelerator).tolist() == [5, 14, 9, 23, 3]
 
 
@@ -179,7 +179,7 @@ def test_without_a_count_of_operations_there_is_no_share_of_the_peak():
     meter = Meter(None, math.nan, CPU)
     meter.add(batch_of([4, 4], 4, labels=1))
     figures = meter.since_last(Accelerator(cpu=True), 0.5)
-    assert figures == {"tokens_per_second": 16.0, "real_token_share": 1.0}
+    assert figures == {"tokens_per_second": 16.0, "non_padding_fraction": 1.0}
 
 
 def test_the_meter_asks_the_device_for_nothing():
