@@ -121,7 +121,7 @@ def summarise_run(
     losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     if "train_runtime" in metrics:
         speed = f"{metrics['train_tokens']:,} real tokens, {metrics['train_tokens_per_second']:,.0f} a second"
-        share = f"{metrics['train_real_token_share']:.1%} of the batches"
+        share = f"{metrics['train_non_padding_fraction']:.1%} of the batches"
         peak = f", {metrics['train_mfu']:.0%} of the peak (MFU)" if "train_mfu" in metrics else ""
         lines["training"] = f"{metrics['train_runtime']:.0f} s, {speed}, {share}{peak}"
     if losses:

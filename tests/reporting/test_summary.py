@@ -15,7 +15,7 @@ METRICS = {
     "train_runtime": 12.3,
     "train_tokens": 123_456,
     "train_tokens_per_second": 10_000.0,
-    "train_real_token_share": 0.9753,
+    "train_non_padding_fraction": 0.9753,
     "train_mfu": 0.414,
     "eval_loss": 2.0,
     "eval_perplexity": 7.389,
@@ -61,7 +61,7 @@ TRAINED = {
     "train_runtime": 2.0,
     "train_tokens": 100,
     "train_tokens_per_second": 50.0,
-    "train_real_token_share": 0.5,
+    "train_non_padding_fraction": 0.5,
 }
 
 

@@ -149,8 +149,10 @@ def test_real_tokens_are_counted_without_padding(train, out, tmp_path):
     results = json.loads((out / "train_results.json").read_text())
     assert results["train_tokens"] == 2 * 8 * sum(lengths)
     # Batches are of lines of one kind, and padded to a multiple of 4.
-    assert results["train_real_token_share"] == round(sum(lengths) / sum(-(-length // 4) * 4 for length in lengths), 4)
-    assert results["train_real_token_share"] < 1
+    assert results["train_non_padding_fraction"] == round(
+        sum(lengths) / sum(-(-length // 4) * 4 for length in lengths), 4
+    )
+    assert results["train_non_padding_fraction"] < 1
 
 
 @pytest.fixture
@@ -183,7 +185,7 @@ def test_a_budget_of_tokens_makes_the_steps_and_the_schedule_is_theirs(accumulat
     rates = [0.01 * (steps - step) / steps for step in range(steps)]
     assert [entry["learning_rate"] for entry in entries] == pytest.approx(rates)
     assert entries[-1]["epoch"] == 2
-    assert json.loads((out / "train_results.json").read_text())["train_real_token_share"] > 0.9
+    assert json.loads((out / "train_results.json").read_text())["train_non_padding_fraction"] > 0.9
 
 
 def test_fewer_examples_than_processes(run_mlm_script, checkpoint, out, tmp_path, monkeypatch):

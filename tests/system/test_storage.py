@@ -89,7 +89,7 @@ def test_a_damaged_corpus_is_prepared_again(file, damage, corpus, tokenizers, ca
     (line,) = [record.message for record in caplog.records if record.message.startswith("BROKEN: ")]
     assert line.startswith(f"BROKEN: {entry}: ")
     assert line.endswith(": prepared again")
-    if "CHECKSUMS" not in file:
+    if "SUMS" not in file:
         assert file in line
     assert entries(cache) == [entry]
 
