@@ -25,8 +25,8 @@ from cloze.config.recipes import MAX_CHARACTERS, RECIPE_SUFFIXES, did_you_mean, 
 from cloze.config.redaction import SecretFormatter, find_secrets, redact
 from cloze.errors import UserError
 from cloze.system.locks import lock_output_dir
+from cloze.system.processes import destroying_process_group
 from cloze.system.signals import exit_immediately, handled, ignore_signals
-from cloze.training.callbacks import destroying_process_group
 from cloze.training.checkpoints import without_new_folders
 
 logger = logging.getLogger(__name__)

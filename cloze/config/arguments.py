@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from cloze.errors import UserError
-from cloze.system.waiting import waiting_for_processes
+from cloze.system.processes import waiting_for_processes
 
 SAMPLING = ("random", "sequential", "group_by_length")
 # Of a run that ends by time: more than there will be, and the fineness of its schedule.

@@ -16,7 +16,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from cloze.config.arguments import TrainingArguments
 from cloze.errors import UserError
-from cloze.system import waiting
+from cloze.system import processes
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +31,13 @@ UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 def acquire(lock: FileLock, what: str) -> AcquireReturnProxy:
     """Acquire a lock, however long it takes; the log says from time to time what is waited for."""
-    patience = waiting.FIRST_NOTICE
+    patience = processes.FIRST_NOTICE
     while True:
         try:
             acquired = lock.acquire(timeout=patience)
         except Timeout:
             logger.warning("WAITING: for %s: %s is held by %s", what, lock.lock_file, _describe(_read_holder(lock)))
-            patience = waiting.NEXT_NOTICE
+            patience = processes.NEXT_NOTICE
         else:
             _record_holder(lock)
             return acquired

@@ -5,8 +5,6 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 import torch
@@ -17,22 +15,6 @@ from cloze.errors import UserError
 from cloze.system.signals import exit_code, exit_immediately
 
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def destroying_process_group() -> Iterator[None]:
-    """Let the processes part from each other where all come to an end: else one may abort while others still talk.
-
-    Not after an error, which may be of one process, for which the others would wait.
-    """
-    try:
-        yield
-    except SystemExit:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        raise
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 class Stopped(SystemExit):

@@ -16,9 +16,10 @@ from cloze.data.splits import DatasetSplits
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.reporting.model_card import CURVES
+from cloze.system.processes import on_first_process
 from cloze.system.signals import SIGNALS, handled, ignore_signals
 from cloze.training import checkpoints
-from cloze.training.context import RunContext, make_collator, on_first_process, padding_of
+from cloze.training.context import RunContext, make_collator, padding_of
 from cloze.training.progress import Progress
 from cloze.training.run_length import length_of
 from cloze.training.throughput import count_flops
