@@ -13,7 +13,7 @@ import signal
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import chain
 
 from transformers import HfArgumentParser
@@ -27,7 +27,6 @@ from cloze.errors import UserError
 from cloze.system.locks import lock_output_dir
 from cloze.system.processes import destroying_process_group
 from cloze.system.signals import exit_immediately, handled, ignore_signals
-from cloze.training.checkpoints import without_new_folders
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +76,8 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
                 model_args, _, args = settings
                 # A recipe may have one, too.
                 secrets |= {token for token in (model_args.token, args.hub_token) if token}
-                leaves_nothing = without_new_folders(args.output_dir) if args.dry_run else nullcontext()
-                with leaves_nothing, lock_output_dir(args), destroying_process_group():
+                lock = lock_output_dir(args.output_dir, dry_run=args.dry_run, prepare_only=args.prepare_only)
+                with lock, destroying_process_group():
                     if args.report_to:
                         # Models and data sets are imported with it.
                         from cloze.training.trackers import check_login

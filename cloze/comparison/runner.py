@@ -6,7 +6,6 @@ import importlib
 import json
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
@@ -73,9 +72,8 @@ def compare(
     for count, (seed, number) in enumerate(runs, 1):
         model, training = run_of(model_args, training_args, number, seed)
         logger.info("\n%s: run %d of %d", training.run_name, count, len(runs))
-        leaves_nothing = nullcontext() if trains else checkpoints.without_new_folders(training.output_dir)
         # Its folder is one in which it could be run alone, too.
-        with leaves_nothing, lock_output_dir(training):
+        with lock_output_dir(training.output_dir, dry_run=training.dry_run, prepare_only=training.prepare_only):
             outcomes[number].append(outcome_of_run(fine_tune, model, data_args, training))
         if trains:
             check_texts(outcomes, digests)

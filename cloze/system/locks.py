@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from cloze.config.arguments import TrainingArguments
 from cloze.errors import UserError
 from cloze.system import processes
+from cloze.system.processes import on_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def acquire(lock: FileLock, what: str) -> AcquireReturnProxy:
-    """Acquire a lock, however long it takes; the log says from time to time what is waited for."""
+    """Acquire a lock, however long it takes; log from time to time what is waited for."""
     patience = processes.FIRST_NOTICE
     while True:
         try:
@@ -44,26 +44,24 @@ def acquire(lock: FileLock, what: str) -> AcquireReturnProxy:
 
 
 @contextmanager
-def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
+def lock_output_dir(output_dir: str, *, dry_run: bool = False, prepare_only: bool = False) -> Iterator[None]:
     """Keep other runs out of output_dir; raise UserError where one is there.
 
     All that write there take the lock: training, and --do_eval or --do_predict alone, as two would replace each other's
-    results. --prepare_only writes to the cache alone, and --dry_run leaves nothing behind: it warns.
+    results. --prepare_only writes to the cache alone; --dry_run only warns. Neither leaves folders behind.
 
     The first process holds it for all. The kernel frees it when that has died, however it did; forked children, such as
     data-loader workers that outlive it for some seconds, do not have it, as filelock closes it in them. The file stays,
     empty: to delete it would leave two files to processes that open it at that moment.
     """
     # A soft lock, which would take the place of one that the file system does not know, outlives a killed node.
-    lock = FileLock(Path(args.output_dir) / RUN_LOCK, fallback_to_soft=False)
-    if args.dry_run and args.process_index == 0:
-        _warn_if_held(lock)
-    if args.dry_run or args.prepare_only:
-        yield
+    lock = FileLock(Path(output_dir) / RUN_LOCK, fallback_to_soft=False)
+    if dry_run or prepare_only:
+        with without_new_folders(output_dir):
+            if dry_run:
+                on_first_process(partial(_warn_if_held, lock))
+            yield
         return
-    # Not at the top: models and data sets are imported with it.
-    from cloze.training.context import on_first_process
-
     on_first_process(partial(_take, lock))
     try:
         yield
@@ -74,12 +72,26 @@ def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
             lock.release()
 
 
+@contextmanager
+def without_new_folders(path: str) -> Iterator[None]:
+    """Remove the folders that are made on the way to ``path``, if they are empty."""
+    folders = [Path(path).absolute(), *Path(path).absolute().parents]
+    new = [folder for folder in folders if not folder.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
+
+
 def unwritable(output_dir: Path, error: OSError) -> UserError:
+    """Return the UserError for an output_dir that cannot be written to."""
     return UserError(f"--output_dir {output_dir} cannot be written to ({error.strerror}): give a folder of yours")
 
 
 def _take(lock: FileLock) -> None:
-    """Acquire the lock of an output_dir; UserError if another run has it."""
+    """Acquire the lock of an output_dir; raise UserError if another run has it."""
     output_dir = Path(lock.lock_file).parent
     try:
         if not _is_acquired(lock, MOMENT):

@@ -39,19 +39,6 @@ STAGING_DIR = "checkpoint-incomplete"
 writing = partial(storage.writing, cure="make room and run it again; the checkpoints from before are as they were")
 
 
-@contextmanager
-def without_new_folders(path: str) -> Iterator[None]:
-    """Remove again the folders that are made on the way to ``path``, if they are empty."""
-    folders = [Path(path).absolute(), *Path(path).absolute().parents]
-    new = [folder for folder in folders if not folder.exists()]
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            for folder in new:
-                folder.rmdir()
-
-
 def list_checkpoints(output_dir: str) -> dict[int, Path]:
     """Complete checkpoints by step, ascending."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]

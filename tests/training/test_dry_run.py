@@ -18,10 +18,10 @@ from cloze import cli as commandline
 from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.errors import UserError
+from cloze.system.locks import without_new_folders
 from cloze.training import context, memory
 from cloze.training import dry_run as dry_run_module
 from cloze.training import run as training
-from cloze.training.checkpoints import without_new_folders
 from cloze.training.dry_run import examples_of, lengthen, longest_batches, ordinary_batches, readable, sizes_of
 from cloze.training.memory import Memory, saved_for_backward
 from cloze.training.trainer import PretrainingTrainer
