@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from transformers import DebertaV2Config
 
 import run_mlm
-from cloze import cli as commandline
-from cloze.config import model_files, recipes
+from cloze.config import model_files, parser, recipes
 from cloze.config.recipes import BoundedLoader, RecipeLoader, parse_recipe, read_recipe, recipe_to_argv, settings_in
 from cloze.errors import UserError
 from cloze.models import loading as modeling
@@ -26,7 +25,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
 
 
 def parse(argv):
-    return commandline.parse(argv, commandline.settings_of(run_mlm.main))
+    return parser.parse(argv, parser.settings_of(run_mlm.main))
 
 
 # Recipes

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import run_mlm
-from cloze import cli as commandline
+from cloze.config import parser
 from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.errors import UserError
@@ -600,7 +600,7 @@ def test_every_script_prepares(run_nsp_script, run_pretraining_script, pair_chec
 
 
 def parse(*argv):
-    return commandline.parse(["--train_file", "text.txt", *argv], commandline.settings_of(run_mlm.main))
+    return parser.parse(["--train_file", "text.txt", *argv], parser.settings_of(run_mlm.main))
 
 
 def test_flags_that_do_not_go_together():
