@@ -1,4 +1,4 @@
-"""Recipe and command line -> dataclasses: defaults < recipe < command line."""
+"""Parse recipe and command line into dataclasses: defaults < recipe < command line."""
 
 import argparse
 import dataclasses
@@ -31,7 +31,7 @@ SETTINGS_ERRORS = (
 
 
 class Parser(HfArgumentParser):
-    """HfArgumentParser that raises UserError, and takes no abbreviations, so that misspelt flags are found."""
+    """Raise UserError for what cannot be parsed; take no abbreviations, so that misspelt flags are found."""
 
     def __init__(self, dataclass_types):
         super().__init__(
@@ -46,19 +46,52 @@ class Parser(HfArgumentParser):
 
 
 def settings_of(main: Callable) -> list[type]:
-    """The dataclasses of a script's settings."""
+    """Return the dataclasses of a script's settings, which the annotations of its main() name."""
     hints = typing.get_type_hints(main)
     return [hints[name] for name in inspect.signature(main).parameters]
 
 
 def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
-    """Resolve ``[RECIPE] --flag value ...`` into dataclasses of these types, values coerced by the fields' types."""
+    """Resolve ``[RECIPE] --flag value ...`` into dataclasses of these types, values coerced by the fields' types.
+
+    Raises:
+        UserError: for unknown flags, values of another type, and settings that are wrong one by one or together.
+    """
     parser = Parser(types)
+    known = _known_settings(types)
     defaults = vars(parser.parse_args([]))
-    argv, recipe_argv = list(argv), []
+    namespace = _parse_recipe_and_flags(parser, list(argv), known)
+    _check_numbers(namespace)
+    _check_dicts(namespace, known)
+    try:
+        arguments = parser.parse_dict(vars(namespace))
+    except SETTINGS_ERRORS as error:
+        # transformers checks its own settings, and says in the message which flag is wrong.
+        raise UserError(f"{error}") from None
+    model_args, data_args, training_args = arguments
+    _check_utf8(arguments)
+    names = [field.name for field in dataclasses.fields(training_args) if field.init and not is_token(field.name)]
+    settings = {name: getattr(namespace, name) for name in names}
+    training_args.resolved = {k: v for k, v in settings.items() if v != defaults[k] or v not in (None, "", [], {})}
+    _check_reporting(training_args.report_to)
+    check_together(data_args, training_args)
+    return model_args, data_args, training_args
+
+
+def _known_settings(types: Sequence[type]) -> dict[str, type]:
+    """Return every setting's name and declared type."""
+    known = {}
+    for dtype in types:
+        hints = typing.get_type_hints(dtype)
+        known |= {field.name: hints[field.name] for field in dataclasses.fields(dtype) if field.init}
+    return known
+
+
+def _parse_recipe_and_flags(parser: Parser, argv: list[str], known: dict[str, type]) -> argparse.Namespace:
+    recipe_argv = []
     if argv and not argv[0].startswith("-"):
         recipe = argv.pop(0)
-        recipe_argv, nulls = recipe_to_argv(recipe, known_settings(parser))
+        recipe_argv, nulls = recipe_to_argv(recipe, known)
         parser.set_defaults(**nulls)
         try:  # alone first, so that an error names the recipe and not the command line
             parser.parse_args(recipe_argv)
@@ -70,40 +103,11 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
     if unknown:
         # Without what is behind a =, which may be a secret.
         name = unknown[0].partition("=")[0]
-        raise UserError(f"unknown argument {name}{did_you_mean(name, known_settings(parser), prefix='--')}")
-    check_numbers(namespace)
-    check_dicts(namespace)
-    try:
-        arguments = parser.parse_dict(vars(namespace))
-    except SETTINGS_ERRORS as error:
-        # transformers checks its own settings, and says in the message which flag is wrong.
-        raise UserError(f"{error}") from None
-    model_args, data_args, training_args = arguments
-    check_utf8(arguments)
-    names = [f.name for f in dataclasses.fields(training_args) if f.init]
-    settings = {name: getattr(namespace, name) for name in names}
-    given = {k: v for k, v in settings.items() if v != defaults[k] or v not in (None, "", [], {})}
-    training_args.resolved = {k: v for k, v in given.items() if not is_token(k)}
-    check_reporting(training_args.report_to)
-    check_together(data_args, training_args)
-    return model_args, data_args, training_args
+        raise UserError(f"unknown argument {name}{did_you_mean(name, known, prefix='--')}")
+    return namespace
 
 
-def check_utf8(arguments: Sequence) -> None:
-    """Raise UserError for a setting that is not UTF-8, which libraries cannot write, unless it names a text file."""
-    for name, value in chain.from_iterable(vars(settings).items() for settings in arguments):
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and name not in TEXT_FILES and any("\ud800" <= char <= "\udfff" for char in text):
-                raise UserError(f"--{name} {text!a} is not UTF-8: rename what it stands for")
-
-
-def known_settings(parser: HfArgumentParser) -> dict[str, type]:
-    """Every setting's name and declared type."""
-    hints = [(dtype, typing.get_type_hints(dtype)) for dtype in parser.dataclass_types]
-    return {f.name: types[f.name] for dtype, types in hints for f in dataclasses.fields(dtype) if f.init}
-
-
-def check_numbers(namespace: argparse.Namespace) -> None:
+def _check_numbers(namespace: argparse.Namespace) -> None:
     """Raise UserError for numbers that nothing can be counted or trained with."""
     for name, value in vars(namespace).items():
         if isinstance(value, int) and abs(value) >= MAX_NUMBER:
@@ -112,22 +116,31 @@ def check_numbers(namespace: argparse.Namespace) -> None:
             raise UserError(f"--{name} {value} is not a number: give one")
 
 
-def check_dicts(namespace: argparse.Namespace) -> None:
+def _check_dicts(namespace: argparse.Namespace, known: dict[str, type]) -> None:
     """Raise UserError for JSON that transformers could not read; it would not say of which flag."""
-    for name in TrainingArguments._VALID_DICT_FIELDS:
-        value = getattr(namespace, name)
+    for name, value in vars(namespace).items():
+        kinds = {typing.get_origin(kind) or kind for kind in typing.get_args(known[name])}
+        if not (isinstance(value, str) and {dict, str} <= kinds):
+            continue
         # In place of a dict, the path of one.
-        is_path = isinstance(value, str) and os.path.exists(value)
-        if is_path and not (os.path.isfile(value) and os.path.getsize(value) <= MAX_CHARACTERS):
+        if os.path.exists(value) and not (os.path.isfile(value) and os.path.getsize(value) <= MAX_CHARACTERS):
             raise UserError(f"--{name} {value} is not a file of JSON of at most {MAX_CHARACTERS:,} bytes")
-        if isinstance(value, str) and value.startswith("{"):
+        if value.startswith("{"):
             try:
                 json.loads(value)
             except (ValueError, RecursionError) as error:
                 raise UserError(f"--{name} {value}: not JSON: {error}") from None
 
 
-def check_reporting(report_to: Sequence[str]) -> None:
+def _check_utf8(arguments: Sequence) -> None:
+    """Raise UserError for a setting that is not UTF-8, which libraries cannot write, unless it names a text file."""
+    for name, value in chain.from_iterable(vars(settings).items() for settings in arguments):
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and name not in TEXT_FILES and any("\ud800" <= char <= "\udfff" for char in text):
+                raise UserError(f"--{name} {text!a} is not UTF-8: rename what it stands for")
+
+
+def _check_reporting(report_to: Sequence[str]) -> None:
     """Raise UserError for a tracker that is not installed; transformers would show a traceback, later."""
     if not report_to:
         return

@@ -185,6 +185,15 @@ def test_string_survives_command_line_recipe_and_written_recipe(value, resolve, 
     assert (training_args.run_name, data_args.text_column) == (value, value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "accelerator_config", "fsdp_config", "deepspeed"],
+)
+def test_broken_json_is_reported_with_its_flag(name):
+    with pytest.raises(UserError, match=f'--{name} {{"a": : not JSON: Expecting value'):
+        parse([*LEAST_ARGV, f"--{name}", '{"a": '])
+
+
 # Flags of old
 
 
