@@ -16,13 +16,13 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from cloze.system.output import outlast_output
+from cloze.system.output import tolerate_output_errors
 from cloze.system.signals import exit_immediately, exit_while_importing, ignore_signals
 
 if __name__ == "__main__":
     # Before the imports, which take seconds
     signal.signal(signal.SIGINT, exit_while_importing)
-    outlast_output()
+    tolerate_output_errors()
 
 from cloze.cli import check_docstrings, errors_in_one_line, start_logging
 from cloze.config.redaction import find_secrets

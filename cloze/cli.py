@@ -12,7 +12,7 @@ from cloze.config.redaction import SecretFormatter, find_secrets, redact
 from cloze.errors import UserError
 from cloze.system.locks import lock_output_dir
 from cloze.system.processes import destroying_process_group
-from cloze.system.signals import exit_immediately, handled, ignore_signals
+from cloze.system.signals import exit_immediately, handling_signals, ignore_signals
 
 # Of an error, on each side of what is left out: it may repeat a value, which can be as long as a recipe.
 MAX_MESSAGE_HALF = 1_000
@@ -25,7 +25,7 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else argv
     secrets = find_secrets(argv)
-    with handled(exit_immediately):
+    with handling_signals(exit_immediately):
         start_logging(secrets)
         # Trackers send the command line along.
         sys.argv = [redact(argument, secrets) for argument in sys.argv]

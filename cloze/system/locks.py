@@ -1,4 +1,4 @@
-"""Locks on files: one run in an output_dir, and waits that say what they are for."""
+"""Lock files: let one run write to an output_dir, and say what a run waits for."""
 
 import errno
 import json
@@ -48,7 +48,7 @@ def lock_output_dir(output_dir: str, *, dry_run: bool = False, prepare_only: boo
     """Keep other runs out of output_dir; raise UserError where one is there.
 
     All that write there take the lock: training, and --do_eval or --do_predict alone, as two would replace each other's
-    results. --prepare_only writes to the cache alone; --dry_run only warns. Neither leaves folders behind.
+    results. --prepare_only writes to the cache alone, and --dry_run leaves nothing behind: it warns.
 
     The first process holds it for all. The kernel frees it when that has died, however it did; forked children, such as
     data-loader workers that outlive it for some seconds, do not have it, as filelock closes it in them. The file stays,
@@ -56,10 +56,12 @@ def lock_output_dir(output_dir: str, *, dry_run: bool = False, prepare_only: boo
     """
     # A soft lock, which would take the place of one that the file system does not know, outlives a killed node.
     lock = FileLock(Path(output_dir) / RUN_LOCK, fallback_to_soft=False)
-    if dry_run or prepare_only:
+    if prepare_only:
+        yield
+        return
+    if dry_run:
         with without_new_folders(output_dir):
-            if dry_run:
-                on_first_process(partial(_warn_if_held, lock))
+            on_first_process(partial(_warn_if_held, lock))
             yield
         return
     on_first_process(partial(_take, lock))

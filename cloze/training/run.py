@@ -17,7 +17,7 @@ from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.reporting.model_card import CURVES
 from cloze.system.processes import on_first_process
-from cloze.system.signals import SIGNALS, handled, ignore_signals
+from cloze.system.signals import SIGNALS, handling_signals, ignore_signals
 from cloze.training import checkpoints
 from cloze.training.context import RunContext, make_collator, padding_of
 from cloze.training.progress import Progress
@@ -66,7 +66,7 @@ def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
             recipe.write_text(context.recipe, encoding="utf-8")
     with trackers_open(trainer):
         if args.do_train:
-            with handled(trainer.stop_callback.receive):
+            with handling_signals(trainer.stop_callback.receive):
                 metrics |= train(trainer, context.checkpoint)
                 end_if_stopped(trainer)
             if trainer.stop_callback.to_the_end:

@@ -13,7 +13,7 @@ from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 
 from cloze.errors import UserError
-from cloze.system.signals import exit_code, handled
+from cloze.system.signals import exit_code, handling_signals
 from cloze.training import checkpoints
 from cloze.training.callbacks import StopCallback
 from cloze.training.progress import Progress
@@ -111,7 +111,7 @@ class SavingTrainer(Trainer):
 
     def evaluation_loop(self, *args, **kwargs):
         """Evaluate or predict until a signal comes, which ends it after a batch."""
-        with handled(self.stop_callback.receive):
+        with handling_signals(self.stop_callback.receive):
             output = super().evaluation_loop(*args, **kwargs)
         if not self.is_in_train:
             # No step follows that would look at it.

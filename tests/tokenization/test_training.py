@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 from cloze.data.blocks import Template
 from cloze.data.pairs import PairTemplate
 from cloze.errors import UserError
-from cloze.system.signals import exit_immediately, handled
+from cloze.system.signals import exit_immediately, handling_signals
 from cloze.text.corpus import FileCorpus
 from cloze.tokenization import training as tokenization
 from cloze.tokenization.encoding import own_encoder
@@ -181,7 +181,7 @@ def test_a_signal_ends_training(kind, monkeypatch):
             yield [f"text{number} " * 1_000]
 
     monkeypatch.setattr(tokenization, "read_documents", read_texts)
-    with handled(exit_immediately), pytest.raises(SystemExit) as exit_:
+    with handling_signals(exit_immediately), pytest.raises(SystemExit) as exit_:
         train(kind)
     assert exit_.value.code == 75
     assert 10 <= len(read) % 3_000 < 2_000
