@@ -76,6 +76,7 @@ def errors_in_one_line(secrets: set[str]) -> Iterator[None]:
 
 
 def start_logging(secrets: set[str]) -> None:
+    """Log what the package reports to stdout, without the secrets."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(SecretFormatter(secrets))
     log = logging.getLogger("cloze")

@@ -28,7 +28,7 @@ WITHOUT_GPU = {
 
 @dataclass
 class ModelArguments:
-    """Which model to adapt, or to build from scratch."""
+    """Say which model to adapt, or to build from scratch."""
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint to adapt: a folder or a Hub name. Leave out to train from scratch."}

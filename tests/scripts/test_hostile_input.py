@@ -13,7 +13,7 @@ from transformers import DebertaV2Config
 
 import run_mlm
 from cloze.config import model_files, parser, recipes
-from cloze.config.recipes import BoundedLoader, RecipeLoader, parse_recipe, read_recipe, recipe_to_argv, settings_in
+from cloze.config.recipes import RecipeLoader, WrittenLoader, parse_recipe, read_recipe, recipe_to_argv, settings_in
 from cloze.errors import UserError
 from cloze.models import loading as modeling
 from cloze.models.loading import build_on_meta, check_memory
@@ -112,7 +112,7 @@ PIECES = [
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=12).map("".join))
 def test_any_text_is_a_mapping_or_an_error_in_one_line(text):
-    for name, loader in (("a.yaml", RecipeLoader), ("a.yaml", BoundedLoader), ("a.json", RecipeLoader)):
+    for name, loader in (("a.yaml", RecipeLoader), ("a.yaml", WrittenLoader), ("a.json", RecipeLoader)):
         try:
             mapping = parse_recipe(text, name, "cure", loader)
         except UserError:
