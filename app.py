@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A page in the browser over trained models: words behind [MASK], next sentences, two models side by side.
+"""Serve a page in the browser over trained models: masked words, next sentences, two models side by side.
 
     python app.py results/quickstart-mlm
 
@@ -30,6 +30,8 @@ from cloze.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
+    """Raise UserError for what cannot be parsed."""
+
     def error(self, message):
         raise UserError(f"{message}: --help tells more")
 
