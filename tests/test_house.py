@@ -1,6 +1,7 @@
 """The shape of the package: imports in one direction, no cycles, modules of a readable size, tests that mirror it."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -104,6 +105,11 @@ def cycle_in(folder: Path) -> list[str]:
 def test_every_folder_has_a_place_in_the_table():
     assert {path.parent.name for path in MODULES if path.parent != PACKAGE} <= LAYERS.keys()
     assert {path.name for path in MODULES if path.parent == PACKAGE} == {"cli.py", "errors.py"}
+
+
+def test_the_readme_lists_the_layers_in_their_order():
+    readme = (ROOT / "README.md").read_text().partition("| in `cloze/` |")[2]
+    assert re.findall(r"^\| `(\w+)(?:/|\.py)` \|", readme, re.M)[: len(LAYERS) + 1] == [*LAYERS, "cli"]
 
 
 def test_imports_run_one_way():

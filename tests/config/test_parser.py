@@ -152,7 +152,7 @@ def test_command_line_beats_recipe_beats_default(name, default, in_recipe, on_co
     ],
 )
 def test_recipe_value_gets_the_declared_type(line, value, resolve):
-    """Number 19 of the mistakes: ``1e-4`` is a string to YAML 1.1, and ``no`` is false."""
+    """To YAML 1.1, ``1e-4`` is a string, and ``no`` is false."""
     setting = resolve(recipe=line)[line.partition(":")[0]]
     assert setting == value
     assert isinstance(setting, type(value))
