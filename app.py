@@ -37,6 +37,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str]) -> None:
+    """Load the models and serve the page until the process ends."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="folder of a trained model, or its name on the Hub")
     parser.add_argument("--port", type=int, help="port of the page; without it, a free one from 7860 on")

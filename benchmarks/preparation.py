@@ -32,7 +32,7 @@ MAX_SEQ_LENGTH = 128
 SENTENCES_A_DOCUMENT = 12
 UPSTREAM = "upstream"
 
-# What is told of pairs: key, title, format.
+# The figures of pairs: key, title, format.
 PAIR_COLUMNS = (
     ("tokens", "tokens", ",d"),
     ("disk_bytes_per_token", "disk, B/token", ".2f"),
@@ -79,13 +79,13 @@ def main() -> None:
 
 
 def child(what: str, folder: str, text: str, *flags: str):
-    """What a process of its own gives; this one stays small, as its memory counts into the peaks of its children."""
+    """Return what a process of its own prints; this one stays small, as its memory counts into its child's peak."""
     argv = [sys.executable, __file__, *flags, "--child", what, folder, text]
     return json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def compare(text: str, sides: list[str], turns: int, folder: str) -> dict:
-    """The sides' figures for one text, measured alternately."""
+    """Return the sides' figures for one text, measured alternately."""
     measured: dict[str, list[dict]] = {side: [] for side in sides}
     for turn in range(turns):
         for side in sides if turn % 2 == 0 else reversed(sides):

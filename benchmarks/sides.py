@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make_bench(name: str, size: str, args, folder: str, held_out: str | None = None) -> Bench:
-    """A model of a size, and examples for the work; ``args`` as those of ``add_arguments``."""
+    """Return a model of a size, and examples for the work; ``args`` as those of ``add_arguments``."""
     work = WORKS[name]
     model_args = ModelArguments(
         model_type="bert",
@@ -177,7 +177,7 @@ def train_ours(bench: Bench, model: PreTrainedModel, args, seconds: float, seed:
 
 
 def our_trainer(bench: Bench, model: PreTrainedModel, **training) -> PretrainingTrainer:
-    """That of run_mlm.py and run_pretraining.py."""
+    """Return the trainer of run_mlm.py and run_pretraining.py."""
     training_args = copy.deepcopy(bench.context.training_args)
     for name, value in training.items():
         setattr(training_args, name, value)

@@ -1,4 +1,4 @@
-"""From the command line to main(): settings, logging, errors in one line, exit codes."""
+"""Run a script's main() with the settings of the command line: logging, errors in one line, exit codes."""
 
 import logging
 import multiprocessing

@@ -122,6 +122,7 @@ class DataArguments:
 
     @property
     def reader_settings(self) -> ReaderSettings:
+        """Return how files are read."""
         return ReaderSettings(self.csv_delimiter, self.csv_quoting, self.max_document_chars)
 
     @property

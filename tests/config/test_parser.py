@@ -445,7 +445,7 @@ def test_written_recipe_of_pairs_reads_back_the_same(script, argv, tmp_path):
         (run_pretraining, ["loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "nsp_f1"]),
     ],
 )
-def test_the_best_model_is_told_by_a_metric_of_the_script(script, metrics):
+def test_the_best_model_is_chosen_by_a_metric_of_the_script(script, metrics):
     for metric in metrics:
         for name in (metric, f"eval_{metric}"):
             assert parse([*LEAST_ARGV, f"--metric_for_best_model={name}"], script)[2].metric_for_best_model == name
