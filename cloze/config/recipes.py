@@ -139,8 +139,8 @@ def recipe_to_argv(recipe: str, names: dict[str, type]) -> tuple[list[str], dict
         elif isinstance(value, list):
             argv += [f"--{key}", *map(str, value)]
         else:
-            if bool in (names.get(key), *typing.get_args(names.get(key))):
-                value = {"on": True, "off": False}.get(value, value)
+            if value in ("on", "off") and bool in (names.get(key), *typing.get_args(names.get(key))):
+                value = value == "on"
             argv.append(f"--{key}={json.dumps(typed(value)) if isinstance(value, dict) else value}")
     return update_flags(argv), nulls
 

@@ -158,6 +158,11 @@ def test_recipe_value_gets_the_declared_type(line, value, resolve):
     assert isinstance(setting, type(value))
 
 
+def test_a_mapping_for_a_switch_is_an_error(resolve):
+    with pytest.raises(UserError, match=r"recipe.yaml: --do_eval/--do-eval: Truthy value expected"):
+        resolve(recipe={"do_eval": {"a": 1}})
+
+
 def test_one_file_as_a_string_is_a_list_of_one():
     assert DataTrainingArguments(train_file="a.txt", validation_file="b.txt").train_file == ["a.txt"]
     assert DataTrainingArguments(train_file="a.txt", validation_file="b.txt").validation_file == ["b.txt"]
