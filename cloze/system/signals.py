@@ -59,7 +59,7 @@ def ignore_signals(numbers: Iterable[int] = SIGNALS) -> None:
 
 
 def ignore_signals_in_worker(worker: int) -> None:
-    """Ignore signals from the start of a data-loader worker: batch systems signal all, and the parent needs batches."""
+    """Ignore signals in a data-loader worker: batch systems signal all processes, and the parent needs its batches."""
     ignore_signals()
 
 
