@@ -30,7 +30,7 @@ def test_settings_are_read_before_the_libraries_of_models_and_data_are_imported(
     assert not heavy & imported
 
 
-def test_without_docstrings_it_ends_in_one_line(monkeypatch, capsys, tmp_path):
+def test_python_without_docstrings_is_one_line_error(monkeypatch, capsys, tmp_path):
     """As transformers shows a traceback under python -OO, when it builds a model; asserts may be left out.
 
     Without a process, whose first start would compile all libraries anew.

@@ -126,7 +126,7 @@ def test_the_recipe_in_a_checkpoint_is_bounded_too():
             settings_in(text)
 
 
-def test_a_length_in_a_checkpoint_that_is_no_number_is_reported():
+def test_a_length_in_a_checkpoint_that_is_no_number_is_told():
     with pytest.raises(UserError, match=r"recipe.yaml of the checkpoint: max_steps 'many' is not a number"):
         length_of(settings_in("max_steps: many"))
 

@@ -122,7 +122,7 @@ def test_of_a_damaged_entry_that_is_a_link_the_link_alone_is_replaced(damage, ca
     assert entries(cache) == [entry]
 
 
-def test_damage_is_reported_in_a_line(corpus, checkpoint, cache, tmp_path, run_mlm_script):
+def test_a_damage_is_told_in_a_line(corpus, checkpoint, cache, tmp_path, run_mlm_script):
     """Exit code 0, and the examples of before."""
     argv = ("--model_name_or_path", checkpoint("bert"), "--train_file", *corpus.files, "--do_train", "--prepare_only")
     argv += ("--output_dir", tmp_path / "out", "--cache_dir", cache)
