@@ -44,7 +44,7 @@ def acquire(lock: FileLock, what: str) -> AcquireReturnProxy:
 
 
 @contextmanager
-def lock_output_dir(output_dir: str, *, dry_run: bool = False, prepare_only: bool = False) -> Iterator[None]:
+def lock_output_dir(output_dir: str, *, dry_run: bool, prepare_only: bool) -> Iterator[None]:
     """Keep other runs out of output_dir; raise UserError where one is there.
 
     All that write there take the lock: training, and --do_eval or --do_predict alone, as two would replace each other's
