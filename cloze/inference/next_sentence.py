@@ -14,12 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cloze.config.data_arguments import NextSentenceArguments
 from cloze.data.collators import IGNORED, collate
 from cloze.data.labelled_texts import label_in
-from cloze.data.pairs import IS_RANDOM, PairTemplate, fit
+from cloze.data.pairs import IS_RANDOM, fit
 from cloze.errors import UserError
 from cloze.objectives.metrics import SENTENCE_PAIRS, finite
 from cloze.text.corpus import find_files
 from cloze.text.readers import file_format, read_rows, text_in
 from cloze.tokenization.encoding import encode
+from cloze.tokenization.templates import PairTemplate
 from cloze.tokenization.training import count_unknown, pair_template_of, unknown_id, warn_of_unknown
 from cloze.training.checkpoints import replacing
 from cloze.training.context import padding_for

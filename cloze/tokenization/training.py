@@ -20,12 +20,11 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
 
-from cloze.data.blocks import Template
-from cloze.data.pairs import PairTemplate
 from cloze.errors import UserError
 from cloze.system.storage import find_or_write
 from cloze.text.corpus import Corpus, read_documents
 from cloze.tokenization.encoding import CHUNK_CHARS, PIECE, beginning, plain_backend, portions
+from cloze.tokenization.templates import PairTemplate, Template
 
 logger = logging.getLogger(__name__)
 

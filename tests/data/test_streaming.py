@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from cloze.config.data_arguments import DataTrainingArguments
-from cloze.data.blocks import Template
 from cloze.data.mlm import cut_up
 from cloze.data.nsp import draw_from
-from cloze.data.pairs import IS_NEXT, IS_RANDOM, PairSettings, PairTemplate
+from cloze.data.pairs import IS_NEXT, IS_RANDOM, PairSettings
 from cloze.data.samplers import BatchSettings
 from cloze.data.shards import deal
 from cloze.data.splits import make_chunk
@@ -28,6 +27,7 @@ from cloze.data.streaming import Document, StreamedBatches, StreamedExamples, cu
 from cloze.errors import UserError
 from cloze.text.corpus import FileCorpus, HubCorpus
 from cloze.tokenization.encoding import Encoded, own_encoder
+from cloze.tokenization.templates import PairTemplate, Template
 from cloze.tokenization.token_cache import tokenize
 
 # A corpus without files, and examples that are the lines as they are

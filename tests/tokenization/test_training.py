@@ -13,13 +13,12 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from cloze.data.blocks import Template
-from cloze.data.pairs import PairTemplate
 from cloze.errors import UserError
 from cloze.system.signals import exit_immediately, handled
 from cloze.text.corpus import FileCorpus
 from cloze.tokenization import training as tokenization
 from cloze.tokenization.encoding import own_encoder
+from cloze.tokenization.templates import PairTemplate, Template
 from cloze.tokenization.training import (
     check_dropped,
     check_unknown,
