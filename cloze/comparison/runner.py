@@ -26,7 +26,7 @@ from cloze.models.loading import load_config
 from cloze.models.weights import load_weights
 from cloze.objectives.classification import CLASSIFICATION, classes_of
 from cloze.system.locks import lock_output_dir
-from cloze.text.corpus import find_corpora
+from cloze.text.sources import find_corpora
 from cloze.tokenization.loading import load_tokenizer
 from cloze.training import checkpoints
 from cloze.training.context import on_first_process, start_process

@@ -17,8 +17,10 @@ from cloze.data.labelled_texts import label_in
 from cloze.data.pairs import IS_RANDOM, fit
 from cloze.errors import UserError
 from cloze.objectives.metrics import SENTENCE_PAIRS, finite
-from cloze.text.corpus import find_files
-from cloze.text.readers import file_format, read_rows, text_in
+from cloze.text.columns import text_in
+from cloze.text.decoding import file_format
+from cloze.text.files import find_files
+from cloze.text.readers import read_rows
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.templates import PairTemplate
 from cloze.tokenization.training import count_unknown, pair_template_of, unknown_id, warn_of_unknown

@@ -1,45 +1,22 @@
 """Files below folders and behind globs: each once, none that these scripts wrote; and how to know one again."""
 
 import glob
-import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import datasets
+
 from cloze.errors import UserError
+from cloze.text.decoding import FORMATS, file_format
 from cloze.training import checkpoints
 
 logger = logging.getLogger(__name__)
 
-# Bytes of each part of a file by which its content is known again.
-PART = 2**16
 # Beside a recipe, what tells a folder that a run wrote: a checkpoint, a model, a comparison.
 WRITTEN = (checkpoints.CHECKSUMS, "config.json", "comparison.json")
-
-
-def content_of(path: Path) -> list:
-    """Return size and digest of a file, the latter of its first, middle and last part."""
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            starts = starts_of_parts(size, PART)
-            return [size, digest_of_parts(file.read(PART) for start in starts if file.seek(start) == start)]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): put it back, or make it readable") from None
-
-
-def starts_of_parts(size: int, part: int) -> tuple[int, int, int]:
-    """Return where the first, middle and last ``part`` items of ``size`` begin."""
-    return 0, max(size - part, 0) // 2, max(size - part, 0)
-
-
-def digest_of_parts(parts: Iterable[bytes]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
 
 
 def printable(path: Path) -> str:
@@ -114,3 +91,65 @@ def _is_written(folder: Path) -> bool:
     if folder.name == "cloze":
         return any(path.is_dir() for kind in ("corpus", "tokenizer") for path in folder.glob(f"{kind}-*"))
     return (folder / checkpoints.RECIPE).is_file() and any((folder / name).is_file() for name in WRITTEN)
+
+
+def find_files(patterns: Sequence[str], flag: str, own: Mapping[str, Path] | None = None) -> tuple[Path, ...]:
+    """Files that the patterns name, in a fixed order, each once. A folder stands for the text and tables below it.
+
+    Args:
+        own: folders that the run writes to, by their flags. What is in them, or was written by another run, is left
+            out, unless it is named itself.
+    """
+    try:
+        found = [path for pattern in patterns for path in _find_matches(pattern, flag, own or {})]
+    except OSError as error:
+        raise UserError(
+            f"{flag}: {error.filename} cannot be read ({error.strerror}): make it readable, or leave it out"
+        ) from None
+    for path in found:
+        if file_format(path) not in FORMATS:
+            raise UserError(f"{flag}: {path} is not of a known format: {' '.join(FORMATS)}, or .gz, .zst of one")
+    unique: dict[Path, Path] = {}
+    for path in found:
+        unique.setdefault(path.resolve(), path)
+    return tuple(unique.values())
+
+
+def _find_matches(pattern: str, flag: str, own: Mapping[str, Path]) -> list[Path]:
+    """Return the files that one pattern names, sorted."""
+    if not pattern:
+        raise UserError(f"{flag}: a name is empty: give a file, a glob or a folder")
+    path = Path(os.path.expanduser(pattern))
+    if path.is_file():
+        return [path]
+    problem = f"{pattern} is not there: check the path (seen from {Path.cwd()})"
+    if path.is_dir():
+        base, folders = path, list(folders_below(path))
+        # Hidden files, copies of editors among them, are left out.
+        entries = (entry for folder in folders for entry in folder.iterdir() if not entry.name.startswith("."))
+        matches = sorted(entry for entry in entries if entry.is_file() and file_format(entry) in FORMATS)
+        problem = f"folder {pattern} holds no {' '.join(FORMATS)} file (or .gz, .zst of one)"
+    elif path.exists():
+        raise UserError(f"{flag}: {pattern} is a pipe or a device, and text is read several times: give a file")
+    else:
+        base, folders = fixed_part(path), []
+        matches = sorted(match for match in expand_glob(path) if match.is_file())
+    left_out = below_own([*matches, *folders], base, flag, own)
+    matches = [match for match in matches if match not in left_out]
+    saved = next((folder for folder in folders if folder not in left_out and is_saved(folder)), None)
+    if saved:
+        raise UserError(
+            f"{flag}: {saved} is a folder of save_to_disk: give it alone, to --dataset_name, --train_file or "
+            "--validation_file, or write its rows by to_parquet"
+        )
+    if not matches:
+        raise UserError(f"{flag}: {problem}")
+    return matches
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder was made by the save_to_disk of a Dataset or a DatasetDict."""
+    names = {datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASET_INFO_FILENAME}
+    # Unlike Path.is_file, False of a text that was given for a path, too long for a name.
+    is_file = os.path.isfile
+    return is_file(folder / datasets.config.DATASETDICT_JSON_FILENAME) or all(is_file(folder / n) for n in names)

@@ -28,7 +28,8 @@ from cloze.models.loading import (
 )
 from cloze.models.vocabulary import NewToken, find_new_tokens
 from cloze.objectives.tasks import Task
-from cloze.text.corpus import Corpus, find_change, find_corpora, log_columns
+from cloze.text.corpus import Corpus, find_change, log_columns
+from cloze.text.sources import find_corpora
 from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.token_cache import cache_folder
 from cloze.tokenization.training import ensure_template, train_tokenizer

@@ -23,7 +23,8 @@ from cloze.data.labelled_texts import (
     sample,
 )
 from cloze.errors import UserError
-from cloze.text.corpus import FileCorpus, HubCorpus, find_corpora
+from cloze.text.corpus import FileCorpus, HubCorpus
+from cloze.text.sources import find_corpora
 from tests.utils import SAMPLE
 
 

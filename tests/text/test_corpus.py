@@ -19,18 +19,11 @@ import pytest
 from cloze.config.arguments import ModelArguments
 from cloze.config.data_arguments import DataTrainingArguments, ReaderSettings
 from cloze.errors import UserError
-from cloze.text.corpus import (
-    FileCorpus,
-    HubCorpus,
-    find_change,
-    find_corpora,
-    find_files,
-    log_columns,
-    read_documents,
-    split_documents,
-)
-from cloze.text.files import content_of
-from cloze.text.readers import FORMATS, file_format
+from cloze.text.corpus import FileCorpus, HubCorpus, find_change, log_columns, read_documents, split_documents
+from cloze.text.decoding import FORMATS, file_format
+from cloze.text.digests import content_of
+from cloze.text.files import find_files
+from cloze.text.sources import find_corpora
 from tests.utils import SAMPLE
 
 TREE = {
