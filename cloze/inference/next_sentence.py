@@ -21,9 +21,10 @@ from cloze.text.columns import text_in
 from cloze.text.decoding import file_format
 from cloze.text.files import find_files
 from cloze.text.readers import read_rows
+from cloze.tokenization.checks import count_unknown, warn_of_unknown
 from cloze.tokenization.encoding import encode
-from cloze.tokenization.templates import PairTemplate
-from cloze.tokenization.training import count_unknown, pair_template_of, unknown_id, warn_of_unknown
+from cloze.tokenization.properties import unknown_id
+from cloze.tokenization.templates import PairTemplate, pair_template_of
 from cloze.training.checkpoints import replacing
 from cloze.training.context import padding_for
 from cloze.training.run import going_on_without, save_metrics
