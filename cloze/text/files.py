@@ -10,13 +10,13 @@ from pathlib import Path
 import datasets
 
 from cloze.errors import UserError
+from cloze.system.storage import CHECKSUMS, RECIPE
 from cloze.text.decoding import FORMATS, file_format
-from cloze.training import checkpoints
 
 logger = logging.getLogger(__name__)
 
 # Beside a recipe, what tells a folder that a run wrote: a checkpoint, a model, a comparison.
-WRITTEN = (checkpoints.CHECKSUMS, "config.json", "comparison.json")
+WRITTEN = (CHECKSUMS, "config.json", "comparison.json")
 
 
 def printable(path: Path) -> str:
@@ -90,7 +90,7 @@ def _is_written(folder: Path) -> bool:
     """Return whether these scripts wrote a folder, by what is in it."""
     if folder.name == "cloze":
         return any(path.is_dir() for kind in ("corpus", "tokenizer") for path in folder.glob(f"{kind}-*"))
-    return (folder / checkpoints.RECIPE).is_file() and any((folder / name).is_file() for name in WRITTEN)
+    return (folder / RECIPE).is_file() and any((folder / name).is_file() for name in WRITTEN)
 
 
 def find_files(patterns: Sequence[str], flag: str, own: Mapping[str, Path] | None = None) -> tuple[Path, ...]:

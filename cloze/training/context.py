@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils.logging import disable_progress_bar
 
@@ -28,6 +26,7 @@ from cloze.models.loading import (
 )
 from cloze.models.vocabulary import NewToken, find_new_tokens
 from cloze.objectives.tasks import Task
+from cloze.system.waiting import on_first_process
 from cloze.text.corpus import Corpus, find_change, log_columns
 from cloze.text.sources import find_corpora
 from cloze.tokenization.loading import load_tokenizer
@@ -148,20 +147,6 @@ def check_texts(texts: list[list[list] | None] | None, corpora: tuple[Corpus | N
             "CHANGED: the validation text is another than before: %s: evaluations before and after cannot be compared",
             validation,
         )
-
-
-def on_first_process(find: Callable[[], Path | None]) -> Path | None:
-    """What the first process finds, for all of them, which would look at a folder that changes meanwhile."""
-    found: list = [None]
-    if PartialState().is_main_process:
-        try:
-            found = [find()]
-        except UserError as error:
-            found = [error]
-    (result,) = broadcast_object_list(found)
-    if isinstance(result, UserError):
-        raise result
-    return result
 
 
 def start_process(data_args: DataArguments, training_args: TrainingArguments) -> None:
