@@ -184,7 +184,12 @@ def digests_of_texts(
 ) -> list[str]:
     """Return the digests of the texts to train and to evaluate on, as the files hold them now."""
     corpora = find_corpora(
-        data_args, model_args, training_args.do_train, training_args.do_eval, training_args.output_dir
+        data_args,
+        training_args.do_train,
+        training_args.do_eval,
+        output_dir=training_args.output_dir,
+        cache_dir=model_args.cache_dir,
+        token=model_args.token,
     )
     _, *sets = read_sets(corpora, data_args, training_args)
     return [digest_of(texts) for texts in sets]

@@ -1,4 +1,4 @@
-"""Files of parquet -> rows, each with the place where it stands."""
+"""Read the rows of .parquet files, each with where it stands, a few at a time."""
 
 import shutil
 import tempfile
@@ -18,13 +18,14 @@ from cloze.text import decoding
 from cloze.text.columns import check_names
 from cloze.text.decoding import COMPRESSED, open_binary, too_long
 
+# Rows that are read at once, fewer if they are long.
 CHUNK_ROWS = 16
 
 
 def read_parquet(
     path: Path, settings: ReaderSettings, column: str | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each row, or one column of each, and where it stands."""
+    """Yield where each row stands, and the row or one column of it; raise UserError for what cannot be read."""
     number = 0
     try:
         with _open_parquet(path) as file:
@@ -48,7 +49,7 @@ def _read_row_group(
     first: int,
     settings: ReaderSettings,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of a group, a few at a time, of which the ``first`` is that row of the file."""
+    """Yield the rows of a group, a few at a time; ``first`` is the number of its first row in the file."""
     group = table.metadata.row_group(number)
     columns = map(group.column, range(group.num_columns))
     size = max([1, *(each.total_uncompressed_size for each in columns if column in (None, each.path_in_schema))])
@@ -76,6 +77,7 @@ def _read_row_group(
 
 
 def _check_lengths(rows: pyarrow.RecordBatch | pyarrow.Table, path: Path, first: int, settings: ReaderSettings) -> None:
+    """Raise UserError for a value that is longer than a document may be; ``first`` is the number of the first row."""
     if rows.nbytes <= settings.max_document_chars:
         return
     for values in rows.columns:
@@ -86,7 +88,7 @@ def _check_lengths(rows: pyarrow.RecordBatch | pyarrow.Table, path: Path, first:
 
 
 def _open_parquet(path: Path) -> IO[bytes]:
-    """Open a parquet file; a compressed one is copied, as it is read from its end, which such a stream cannot do."""
+    """Open a .parquet file; decompress a .gz or .zst to a temporary file, as parquet is read from its end."""
     file = open_binary(path)
     if path.suffix not in COMPRESSED:
         return file

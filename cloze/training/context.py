@@ -82,7 +82,12 @@ def set_up(
     if not training_args.prepare_only:
         checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
     corpora = find_corpora(
-        data_args, model_args, training_args.do_train, training_args.do_eval, training_args.output_dir
+        data_args,
+        training_args.do_train,
+        training_args.do_eval,
+        output_dir=training_args.output_dir,
+        cache_dir=model_args.cache_dir,
+        token=model_args.token,
     )
     if checkpoint is not None:
         check_texts(Progress.read(checkpoint).texts, corpora)
