@@ -47,7 +47,7 @@ class Split:
         count = self.corpus.num_documents if self.documents is None else len(self.documents)
         part = "" if self.documents is None else f" of {self.corpus.num_documents:,}"
         tokens = f"{self.corpus.count_tokens(self.documents):,} tokens"
-        sentences = f"{'about ' if self.corpus.about else ''}{self.corpus.num_sentences:,} sentences in all"
+        sentences = f"{'about ' if self.corpus.is_estimate else ''}{self.corpus.num_sentences:,} sentences in all"
         unknown = f"{self.corpus.unknown_share:.1%} unknown tokens"
         return f"{count:,}{part} documents, {tokens}, from {self.name} ({sentences}, {unknown})"
 
@@ -105,7 +105,7 @@ def stream_train(
     with_words = getattr(context.data_args, "whole_word_mask", False)
     # A copy, since the stream is tokenized in a thread, during which the tokenizer's settings could not be changed.
     encoder, unknown = own_encoder(copy.deepcopy(context.tokenizer), with_words), unknown_id(context.tokenizer)
-    tokenize_all = partial(tokenize, unit=unit, encode=encoder, language=language, unknown=unknown)
+    tokenize_all = partial(tokenize, granularity=unit, encode=encoder, language=language, unknown=unknown)
     sets.train = StreamedExamples(
         corpus, partial(make_chunk, name=corpus.name, tokenize_all=tokenize_all, draw_chunk=draw_chunk), at_least, limit
     )
@@ -171,7 +171,7 @@ def prepare_parts(context: RunContext, unit: str, at_least: int = 1) -> tuple[Sp
         prepare,
         tokenizer=context.tokenizer,
         cache=context.cache,
-        unit=unit,
+        granularity=unit,
         with_words=with_words,
         language=data_args.language,
         faster=faster_encoder(context.tokenizer, data_args.tokenizer_backend, with_words),

@@ -55,6 +55,10 @@ def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
     text, position, lines = "", 0, 1  # decoded up to the position; the line in which the text begins
     waiting, size = [], 0
     signs, takes_value = "[", False  # what may follow
+
+    def line_at(position: int) -> int:
+        return lines + text.count("\n", 0, position)
+
     for part in chain(read_chunks(path), [None]):
         if part is not None:
             waiting.append(part)
@@ -62,7 +66,7 @@ def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
             # As much again as there is of a value, so that a long one is not begun too often.
             if size < max(decoding.CHUNK_CHARS, min(len(text) - position, limit - len(text) + position)):
                 continue
-        lines += text.count("\n", 0, position)
+        lines = line_at(position)
         text, position = "".join([text[position:], *waiting]), 0
         waiting, size = [], 0
         try:
@@ -73,10 +77,10 @@ def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
                 elif takes_value:
                     value, end = decode(text, position)
                     if end - position > limit:
-                        raise too_long(path, f"line {lines + text.count(chr(10), 0, position)}", settings)
+                        raise too_long(path, f"line {line_at(position)}", settings)
                     position, signs, takes_value = end, ",]", False
                     if position > 2 * decoding.CHUNK_CHARS:
-                        lines += text.count("\n", 0, position)
+                        lines = line_at(position)
                         text, position = text[position:], 0
                     yield value
                 else:
@@ -85,22 +89,21 @@ def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
                 raise json.JSONDecodeError(
                     "Expecting value" if takes_value else "Expecting ',' delimiter", text, position
                 )
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # no JSON, or a number too long, a value too deep
             if part is None or not _is_unfinished(error):
-                line = lines + error.lineno - 1
+                line, message = line_at(getattr(error, "pos", position)), getattr(error, "msg", error)
                 raise UserError(
-                    f"{path}, line {line}: not JSON ({error.msg}): the file must be an array of objects"
+                    f"{path}, line {line}: not JSON ({message}): the file must be an array of objects"
                 ) from None
             if len(text) - position > limit:
-                raise too_long(path, f"line {lines + text.count(chr(10), 0, position)}", settings) from None
-        except (ValueError, RecursionError) as error:  # a number too long, a value too deep
-            line = lines + text.count("\n", 0, position)
-            raise UserError(f"{path}, line {line}: not JSON ({error}): the file must be an array of objects") from None
+                raise too_long(path, f"line {line_at(position)}", settings) from None
 
 
-def _is_unfinished(error: json.JSONDecodeError) -> bool:
+def _is_unfinished(error: ValueError | RecursionError) -> bool:
     """Return whether more text may mend the error: a string without an end, or an error in the text's last word."""
-    return error.msg.startswith("Unterminated string") or error.pos > len(error.doc) - 16
+    return isinstance(error, json.JSONDecodeError) and (
+        error.msg.startswith("Unterminated string") or error.pos > len(error.doc) - 16
+    )
 
 
 def _check_row(row: Any, where: str) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def set_up(
             "REMOTE CODE: code that comes with %s may run, as you: --trust_remote_code lets it",
             " and with ".join(code_sources(model_args)),
         )
-    cache = cache_folder(model_args)
+    cache = cache_folder(model_args.cache_dir)
     recipe = recipe_of(model_args, data_args, training_args)
     checkpoint = None
     if not training_args.prepare_only:
