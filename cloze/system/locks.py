@@ -75,6 +75,7 @@ def lock_output_dir(output_dir: str, *, dry_run: bool, prepare_only: bool) -> It
 
 
 def unwritable(output_dir: Path, error: OSError) -> UserError:
+    """Return the error for an output_dir that cannot be written to."""
     return UserError(f"--output_dir {output_dir} cannot be written to ({error.strerror}): give a folder of yours")
 
 

@@ -199,4 +199,5 @@ def _is_of_disk(error: Exception) -> bool:
 
 
 def gigabytes(size: float) -> str:
+    """Format a number of bytes as GB or MB."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -70,7 +70,7 @@ def _report(signals: socket.socket) -> None:
 
 
 def on_first_process(find: Callable[[], Path | None]) -> Path | None:
-    """What the first process finds, for all of them, which would look at a folder that changes meanwhile."""
+    """Return on all processes what the first one finds, or raise its UserError, as a folder may change meanwhile."""
     found: list = [None]
     if PartialState().is_main_process:
         try:

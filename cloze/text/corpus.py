@@ -40,7 +40,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class FileCorpus(Corpus):
-    """Text files and tables on disk, a shard each."""
+    """Read text files and tables on disk, a shard each."""
 
     files: tuple[Path, ...]
     text_column: str | None = None
@@ -48,6 +48,7 @@ class FileCorpus(Corpus):
 
     @property
     def name(self) -> str:
+        """Return the name of the first file, and how many others there are."""
         first = printable(self.files[0])
         return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more files"
 
@@ -97,7 +98,7 @@ class FileCorpus(Corpus):
 
 @dataclass(frozen=True)
 class HubCorpus(Corpus):
-    """One split of a data set of the datasets library, memory-mapped or streamed."""
+    """Read one split of a data set of the datasets library, memory-mapped or streamed."""
 
     name: str
     rows: datasets.Dataset | datasets.IterableDataset

@@ -93,7 +93,7 @@ def own_encoder(tokenizer: PreTrainedTokenizerBase, with_words: bool) -> Encoder
     if tokenizer.is_fast:
         return partial(encode_fast, backend=plain_backend(tokenizer), with_words=with_words)
     assert not with_words, "check_whole_words refuses slow tokenizers"
-    return partial(encode_slow, tokenizer=tokenizer)
+    return partial(_encode_slow, tokenizer=tokenizer)
 
 
 def encode_fast(texts: list[str], backend: Tokenizer, with_words: bool) -> Encoded:
@@ -176,7 +176,7 @@ def _encode_at_once(texts: list[str], backend: Tokenizer, with_words: bool) -> E
     return Encoded(ids, starts, lengths)
 
 
-def encode_slow(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+def _encode_slow(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """Encode texts by a tokenizer written in Python, which does not track words."""
     rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))

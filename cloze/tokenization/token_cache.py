@@ -72,6 +72,7 @@ class TokenizedCorpus:
 
     @property
     def unknown_share(self) -> float:
+        """Return the share of unknown tokens, 0 to 1."""
         return self.num_unknown / max(1, len(self.tokens))
 
     @property
