@@ -4,7 +4,8 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,21 +59,18 @@ def _read_row_group(
     if average > settings.max_document_chars + 10_000:
         raise too_long(path, f"row {first} or after it", settings)
     read = {"columns": None if column is None else [column], "use_threads": False}
-    if group.num_rows == 1:
-        # While it reads in batches, pyarrow holds all of a page, and its values.
-        values = table.read_row_group(number, **read)
-        _check_lengths(values, path, first, settings)
-        rows = values.to_pylist()
-        del values
-        pyarrow.default_memory_pool().release_unused()
-        yield rows
-        return
-    for batch in table.iter_batches(max(1, min(CHUNK_ROWS, int(4 * decoding.CHUNK_CHARS / average))), [number], **read):
+    batch_size = max(1, min(CHUNK_ROWS, int(4 * decoding.CHUNK_CHARS / average)))
+    # While it reads in batches, pyarrow holds all of a page, and its values.
+    is_single = group.num_rows == 1
+    read_whole = partial(table.read_row_group, **read)
+    for batch in map(read_whole, [number]) if is_single else table.iter_batches(batch_size, [number], **read):
         _check_lengths(batch, path, first, settings)
         first += batch.num_rows
         rows = batch.to_pylist()
         # A long document is in memory twice otherwise.
         del batch
+        if is_single:
+            pyarrow.default_memory_pool().release_unused()
         yield rows
 
 
@@ -87,13 +85,13 @@ def _check_lengths(rows: pyarrow.RecordBatch | pyarrow.Table, path: Path, first:
                     raise too_long(path, f"row {number}", settings)
 
 
-def _open_parquet(path: Path) -> IO[bytes]:
+@contextmanager
+def _open_parquet(path: Path) -> Iterator[IO[bytes]]:
     """Open a .parquet file; decompress a .gz or .zst to a temporary file, as parquet is read from its end."""
-    file = open_binary(path)
-    if path.suffix not in COMPRESSED:
-        return file
-    with file, ExitStack() as stack:
-        copy = stack.enter_context(tempfile.TemporaryFile())
-        shutil.copyfileobj(file, copy, decoding.CHUNK_CHARS)
-        stack.pop_all()
-    return copy
+    with open_binary(path) as file:
+        if path.suffix not in COMPRESSED:
+            yield file
+            return
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(file, copy, decoding.CHUNK_CHARS)
+            yield copy

@@ -36,9 +36,8 @@ def check_known(
 
 def check_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UserError if more than MOST_UNKNOWN of the tokens are unknown; warn if more than MUCH_UNKNOWN are."""
-    if share > MOST_UNKNOWN:
-        raise UserError(describe_unknown(share, name, tokenizer))
-    warn_of_unknown(share, name, tokenizer)
+    if share > MUCH_UNKNOWN:
+        _raise_or_warn(share, describe_unknown(share, name, tokenizer))
 
 
 def warn_of_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -86,10 +85,14 @@ def check_dropped(documents: Iterable[Sequence[str]], name: str, tokenizer: PreT
         "characters, which its vocabulary lacks, and has no token for unknown text: give a model or --tokenizer_name "
         "for such text, or train one that knows every byte (--model_type roberta)"
     )
+    if share > MUCH_UNKNOWN:
+        _raise_or_warn(share, problem)
+
+
+def _raise_or_warn(share: float, problem: str) -> None:
     if share > MOST_UNKNOWN:
         raise UserError(problem)
-    if share > MUCH_UNKNOWN:
-        logger.warning("UNKNOWN: %s", problem)
+    logger.warning("UNKNOWN: %s", problem)
 
 
 def check_whole_words(tokenizer: PreTrainedTokenizerBase) -> None:
