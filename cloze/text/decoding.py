@@ -50,21 +50,19 @@ def read_lines(path: Path, settings: ReaderSettings) -> Iterator[str]:
 
     Raises UserError for a line that is longer than a document may be, before it is in memory.
     """
-    # One more than a document may have: a line that is not shorter goes on, or is too long.
-    limit = min(CHUNK_CHARS, settings.max_document_chars + 1)
+    # Characters of a line that is too long; one with as many as are read at once may go on.
+    too_many = settings.max_document_chars + 1
+    limit = min(CHUNK_CHARS, too_many)
     with _open_text(path) as file:
         for number, line in enumerate(iter(partial(file.readline, limit), ""), 1):
             if len(line) < limit:
                 # Files that were joined have a mark at each one's beginning.
                 yield line.replace(BYTE_ORDER_MARK, "") if BYTE_ORDER_MARK in line else line
                 continue
-            parts, length = [line], len(line.removesuffix("\n"))
-            while length <= settings.max_document_chars and not parts[-1].endswith("\n"):
-                parts.append(file.readline(limit))
-                length += len(parts[-1].removesuffix("\n"))
-                if not parts[-1]:
-                    break
-            if length > settings.max_document_chars:
+            parts = [line]
+            while not line.endswith("\n") and sum(map(len, parts)) < too_many and (line := file.readline(limit)):
+                parts.append(line)
+            if sum(len(part.removesuffix("\n")) for part in parts) >= too_many:
                 raise too_long(path, f"line {number}", settings)
             parts = ["".join(parts).replace(BYTE_ORDER_MARK, "")]
             # Not in a variable, so that its memory is free as soon as the reader has done with it.
