@@ -1,4 +1,4 @@
-"""Files, globs, folders, Hub names -> a corpus of documents; those to train on and those held out."""
+"""Read the documents of a corpus, files or a data set; recognise it again, and hold documents out."""
 
 import logging
 import uuid
@@ -31,7 +31,7 @@ SAMPLE_ROWS = 100
 
 
 class Corpus:
-    """Documents, each a list of lines, in shards that can be read one by one: see the two classes below."""
+    """Read documents, each a list of lines, in shards that can be read one by one: see the two classes below."""
 
     def documents(self) -> Iterator[list[str]]:
         """Yield the documents of all shards in order."""

@@ -65,7 +65,7 @@ def _glob_root(pattern: Path) -> Path:
 def _find_outputs(paths: Sequence[Path], base: Path, flag: str, outputs: Mapping[str, Path]) -> set[Path]:
     """Return and log which paths lie in a folder below ``base`` that these scripts wrote or will write to.
 
-    Raises UserError if they will write to ``base`` itself, where their files could not be told from text.
+    Raises UserError if they will write to ``base`` itself, where their files could not be distinguished from text.
     """
     for name, folder in outputs.items():
         if folder.resolve() == base.resolve():

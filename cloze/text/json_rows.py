@@ -63,7 +63,7 @@ def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
         if part is not None:
             waiting.append(part)
             size += len(part)
-            # As much again as there is of a value, so that a long one is not begun too often.
+            # As much again as there is of a value, so that decoding of a long one does not start too often.
             if size < max(decoding.CHUNK_CHARS, min(len(text) - position, limit - len(text) + position)):
                 continue
         lines = line_at(position)

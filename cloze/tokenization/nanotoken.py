@@ -39,13 +39,13 @@ def faster_encoder(tokenizer: PreTrainedTokenizerBase, choice: str, with_words: 
         choice: --tokenizer_backend: ``nanotoken`` raises UserError where it cannot be used, ``auto`` returns None,
             ``tokenizers`` never uses it.
     """
+    if choice == "tokenizers":
+        return None
     try:
-        faster = None if choice == "tokenizers" else nanotoken_encoder(tokenizer, with_words)
+        faster = nanotoken_encoder(tokenizer, with_words)
     except UserError:
         if choice == "nanotoken":
             raise
-        faster = None
-    if faster is None:
         return None
     added = map(str, plain_backend(tokenizer).get_added_tokens_decoder().values())
     texts = [*HARD_TEXTS, *(f"{token} a{token}b {token.upper()}{token.lower()} {token}, {token}" for token in added)]

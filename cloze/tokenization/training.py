@@ -1,4 +1,4 @@
-"""Train a tokenizer from the corpus; its special tokens, and what else is asked of it."""
+"""Train a tokenizer from a corpus: WordPiece or byte-level BPE, as the type of model uses."""
 
 import logging
 import re
