@@ -27,10 +27,12 @@ from cloze.models.loading import (
 from cloze.models.vocabulary import NewToken, find_new_tokens
 from cloze.objectives.tasks import Task
 from cloze.system.processes import on_first_process
-from cloze.text.corpus import Corpus, find_change, find_corpora, log_columns
+from cloze.text.corpus import Corpus, find_change, log_columns
+from cloze.text.sources import find_corpora
 from cloze.tokenization.loading import load_tokenizer
+from cloze.tokenization.templates import ensure_template
 from cloze.tokenization.token_cache import cache_folder
-from cloze.tokenization.training import ensure_template, train_tokenizer
+from cloze.tokenization.training import train_tokenizer
 from cloze.training.checkpoints import prepare_output_dir
 from cloze.training.progress import Progress
 
@@ -74,13 +76,18 @@ def set_up(
             "REMOTE CODE: code that comes with %s may run, as you: --trust_remote_code lets it",
             " and with ".join(code_sources(model_args)),
         )
-    cache = cache_folder(model_args)
+    cache = cache_folder(model_args.cache_dir)
     recipe = recipe_of(model_args, data_args, training_args)
     checkpoint = None
     if not training_args.prepare_only:
         checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
     corpora = find_corpora(
-        data_args, model_args, training_args.do_train, training_args.do_eval, training_args.output_dir
+        data_args,
+        training_args.do_train,
+        training_args.do_eval,
+        output_dir=training_args.output_dir,
+        cache_dir=model_args.cache_dir,
+        token=model_args.token,
     )
     if checkpoint is not None:
         check_texts(Progress.read(checkpoint).texts, corpora)

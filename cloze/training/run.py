@@ -18,6 +18,7 @@ from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.reporting.model_card import CURVES
 from cloze.system.processes import on_first_process
 from cloze.system.signals import SIGNALS, handling_signals, ignore_signals
+from cloze.system.storage import RECIPE
 from cloze.training import checkpoints
 from cloze.training.context import RunContext, make_collator, padding_of
 from cloze.training.progress import Progress
@@ -36,7 +37,7 @@ def make_trainer(context: RunContext, model: PreTrainedModel, sets: DatasetSplit
     progress = length_before = None
     if context.checkpoint is not None:
         progress = Progress.read(context.checkpoint)
-        recipe = (context.checkpoint / checkpoints.RECIPE).read_text(encoding="utf-8")
+        recipe = (context.checkpoint / RECIPE).read_text(encoding="utf-8")
         length_before = length_of(settings_in(recipe))
     return PretrainingTrainer(
         model=model,
@@ -60,7 +61,7 @@ def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
     args, metrics = trainer.args, {}
     if args.do_train:
         checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
-    recipe = Path(args.output_dir) / checkpoints.RECIPE
+    recipe = Path(args.output_dir) / RECIPE
     if trainer.is_world_process_zero() and (args.do_train or not recipe.exists()):
         with checkpoints.writing(recipe, len(context.recipe)):
             recipe.write_text(context.recipe, encoding="utf-8")
