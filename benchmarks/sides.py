@@ -24,13 +24,14 @@ from cloze.config.data_arguments import DataTrainingArguments, PretrainingDataAr
 from cloze.data.mlm import make_blocks  # noqa: E402
 from cloze.data.nsp import make_pairs  # noqa: E402
 from cloze.data.splits import DatasetSplits  # noqa: E402
+from cloze.models.flops import Flops, count_flops, peak_flops  # noqa: E402
 from cloze.models.loading import load_model  # noqa: E402
 from cloze.models.sparse_prediction import predict_masked_positions  # noqa: E402
 from cloze.objectives.metrics import MASKED_TOKENS  # noqa: E402
 from cloze.objectives.tasks import MASKED_LM, PRETRAINING, Task  # noqa: E402
 from cloze.training.context import RunContext, set_up  # noqa: E402
 from cloze.training.run import make_trainer  # noqa: E402
-from cloze.training.throughput import Flops, Meter, count_flops, peak_flops  # noqa: E402
+from cloze.training.throughput import Meter  # noqa: E402
 from cloze.training.trainer import PretrainingTrainer  # noqa: E402
 
 # Steps that no turn comes to.

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from cloze.config.recipes import settings_in
 from cloze.data.splits import DatasetSplits
+from cloze.models.flops import count_flops
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.reporting.model_card import CURVES
@@ -21,7 +22,6 @@ from cloze.training import checkpoints
 from cloze.training.context import RunContext, make_collator, on_first_process, padding_of
 from cloze.training.progress import Progress
 from cloze.training.run_length import length_of
-from cloze.training.throughput import count_flops
 from cloze.training.trackers import guard_trackers
 from cloze.training.trainer import PretrainingTrainer
 

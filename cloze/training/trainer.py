@@ -12,9 +12,10 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from cloze.data.collators import IGNORED
 from cloze.errors import UserError
+from cloze.models.flops import Flops, peak_flops
 from cloze.objectives.metrics import Objective, check_finite, finite
 from cloze.training.resume import ResumableTrainer
-from cloze.training.throughput import Flops, Meter, peak_flops
+from cloze.training.throughput import Meter
 
 
 class PretrainingTrainer(ResumableTrainer):
