@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cloze.comparison.bootstrap import Outcome, summarise, tabulate
+from cloze.comparison.bootstrap import Outcome, summarise
+from cloze.comparison.table import tabulate
 from cloze.config.arguments import TrainingArguments
 from cloze.config.classification_arguments import ClassificationArguments, ClassifierArguments
 from cloze.config.recipes import differences, recipe_of

@@ -2,17 +2,11 @@
 
 import copy
 import difflib
-import inspect
-import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 import torch
-from torch import nn
-from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -27,19 +21,17 @@ from cloze.config.arguments import ModelArguments
 from cloze.config.model_files import check_settings, find_file, read_json
 from cloze.config.recipes import typed
 from cloze.errors import UserError
+from cloze.models.inspection import build_on_meta, check_memory, count_positions
 from cloze.models.sparse_prediction import quiet
 from cloze.models.vocabulary import NewToken, resize_vocabulary
 from cloze.models.weights import load_weights, shorten
 from cloze.objectives.tasks import Task
 from cloze.tokenization.training import required_vocab_size
-from cloze.training.checkpoints import gigabytes
 
 logger = logging.getLogger(__name__)
 
 # Where neither the model nor the tokenizer sets a limit, as upstream has it.
 LONGEST_BY_DEFAULT = 1024
-# Of a model that is looked at before it is built: torch makes some 20,000 a second. A layer has about 15.
-MAX_MODULES = 50_000
 
 
 def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
@@ -155,68 +147,6 @@ def check_model(
     return max_seq_length
 
 
-def build_on_meta(config: PretrainedConfig, task: Task, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model without memory for its weights, to be looked at before anything is loaded."""
-    try:
-        if getattr(config, "num_hidden_layers", 1) < 1:
-            raise ValueError(f"{config.num_hidden_layers} layers")
-        with torch.device("meta"), bounded_modules():
-            return task.auto_model.from_config(config, trust_remote_code=trust_remote_code)
-    # torch and the models raise IndexError, AssertionError and more for values out of place.
-    except Exception as error:
-        # Of torch's, what follows is where in torch it is.
-        problem = str(error).partition("Exception raised from")[0]
-        raise UserError(
-            f"the config builds no {config.model_type} model: {problem}: check {settings_place(config)}"
-        ) from None
-
-
-def settings_place(config: PretrainedConfig) -> str:
-    """Return where the settings of a config are the user's to change."""
-    return "its config.json" if config.name_or_path else "--config_overrides"
-
-
-@contextmanager
-def bounded_modules() -> Iterator[None]:
-    """Raise ValueError when a model of more than MAX_MODULES modules is built."""
-    count = itertools.count(1)
-
-    def refuse_too_many(*_) -> None:
-        if next(count) > MAX_MODULES:
-            raise ValueError(f"more than {MAX_MODULES:,} modules")
-
-    handle = register_module_module_registration_hook(refuse_too_many)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def check_memory(model: PreTrainedModel, dtype: str) -> None:
-    """Raise UserError if the weights, of which ``model`` is the outline, are larger than the machine's memory."""
-    precision = (model.config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
-    weights, memory = model.num_parameters(), psutil.virtual_memory().total
-    size = weights * precision.itemsize + sum(buffer.nbytes for buffer in model.buffers())
-    if size > memory:
-        raise UserError(
-            f"the config asks for {weights:,} parameters ({gigabytes(size)}), this machine has {gigabytes(memory)} of "
-            f"memory: check {settings_place(model.config)}, or take a smaller model"
-        )
-
-
-def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | None:
-    """How many tokens the model can tell apart by position, or None where it sets no limit.
-
-    RoBERTa and its kin number positions from padding_idx + 1, so that of 514 only 512 are of use
-    (huggingface/transformers#10832); it shows in the padding_idx of the embedding.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
-            unused = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - unused
-    return getattr(config, "max_position_embeddings", None)
-
-
 def load_model(
     model_args: ModelArguments,
     config: PretrainedConfig,
@@ -296,12 +226,3 @@ def code_sources(model_args: ModelArguments) -> list[str]:
     """Where code that comes with a model could be from, as --trust_remote_code lets it run."""
     names = (model_args.model_name_or_path, model_args.config_name, model_args.tokenizer_name)
     return [name for name in dict.fromkeys(names) if name] or ["the model"]
-
-
-def uses_attention_mask(model: PreTrainedModel) -> bool:
-    """Whether the model tells padding from text.
-
-    FNet has no attention mask, its Fourier transform mixes padding in: only with padding of equal length does its loss
-    not depend on which examples share a batch.
-    """
-    return "attention_mask" in inspect.signature(model.forward).parameters

@@ -16,8 +16,8 @@ from cloze import cli as commandline
 from cloze.config import model_files, recipes
 from cloze.config.recipes import BoundedLoader, RecipeLoader, parse_recipe, read_recipe, recipe_to_argv, settings_in
 from cloze.errors import UserError
-from cloze.models import loading as modeling
-from cloze.models.loading import build_on_meta, check_memory
+from cloze.models import inspection as modeling
+from cloze.models.inspection import build_on_meta, check_memory
 from cloze.objectives.tasks import MASKED_LM
 from cloze.training.run_length import length_of
 
