@@ -1,6 +1,5 @@
 """Operations of a model's forward, and operations a second of a device's peak."""
 
-import copy
 import logging
 import re
 import time
@@ -14,7 +13,7 @@ from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from cloze.models.sparse_prediction import quiet
+from cloze.models.trials import quiet, trial_copy
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +67,7 @@ def count_flops(model: PreTrainedModel, masks: bool) -> Flops | None:
     Args:
         model: takes ``masked_positions`` if it ``masks``. A copy is run, on the CPU.
     """
-    # Without gradients, as the counter fails on a weight that a layer takes as input, as in DeBERTa.
-    trial = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    trial = trial_copy(model).cpu()
     # Length and masked positions: four equations of four unknowns.
     trials = [(4, 2), (8, 2), (16, 2), (8, 4)]
     try:

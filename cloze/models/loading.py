@@ -22,7 +22,7 @@ from cloze.config.model_files import check_settings, find_file, read_json
 from cloze.config.recipes import typed
 from cloze.errors import UserError
 from cloze.models.inspection import build_on_meta, check_memory, count_positions
-from cloze.models.sparse_prediction import quiet
+from cloze.models.trials import quiet
 from cloze.models.vocabulary import NewToken, resize_vocabulary
 from cloze.models.weights import load_weights, shorten
 from cloze.objectives.tasks import Task

@@ -20,7 +20,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 from cloze.config.arguments import ModelArguments
 from cloze.config.model_files import check_shards, find_file, read_json
 from cloze.errors import UserError
-from cloze.models.sparse_prediction import quiet
+from cloze.models.trials import quiet
 from cloze.objectives.tasks import Task
 
 logger = logging.getLogger(__name__)
