@@ -121,7 +121,7 @@ class PositionSelector:
         thread: a hook of the hidden states' gradient runs in that thread, before the layers'.
         """
         _, positions = self._get()
-        if positions is not None and output[0].requires_grad and not torch.compiler.is_compiling():
+        if output[0].requires_grad and not torch.compiler.is_compiling():
             output[0].register_hook(lambda gradient: self._set(None, positions))
 
 

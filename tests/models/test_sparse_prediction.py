@@ -201,14 +201,15 @@ def test_with_gradient_checkpointing(family, use_reentrant):
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("in_thread", [False, True])
 def test_a_recomputed_layer_selects_the_positions_of_its_own_forward(use_reentrant, in_thread):
-    """Two forwards before their backwards, which run in another thread where autograd has one for the device."""
+    """Three forwards before their backwards, which run in another thread where autograd has one for the device."""
     stock = model_of("bert")
     model, _ = hooked(stock)
     model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
     batches = batch_of(), batch_of(masked=[2, 3, 1, 1, 4])
-    losses = [loss_of(model, batch) for batch in batches]
+    # Without positions, too: that backward comes after those with them.
+    losses = [own_loss(model, batches[0]), *(loss_of(model, batch) for batch in batches)]
     found = gradients(model, sum(losses)) if not in_thread else in_other_thread(gradients, model, sum(losses))
-    wanted = gradients(stock, sum(own_loss(stock, batch) for batch in batches))
+    wanted = gradients(stock, sum(own_loss(stock, batch) for batch in (*batches, batches[0])))
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
 
 
