@@ -1,4 +1,4 @@
-"""Operations of a model's forward, and operations a second of a device's peak."""
+"""Count the operations of a model's forward, and those a second that a device is capable of."""
 
 import logging
 import re
@@ -43,26 +43,26 @@ LONG_ENOUGH = 0.05
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of a model's forward, a multiplication and an addition counted as two: each example takes
-    ``an_example + a_token * length + a_square * length^2``, and each masked token ``a_label``.
+    """Hold the operations of a model's forward, a multiplication and an addition counted as two: each example takes
+    ``per_example + per_token * length + per_square * length^2``, and each masked token ``per_label``.
 
-    For BERT with L layers of width d, feed-forward f, vocabulary V: a_token L(8 d^2 + 4 d f), a_square 4 d L, a_label
-    2 d^2 + 2 d V; the last layer's 4 d f are not of a_token, but of a_label, where positions are selected before them.
+    For BERT with L layers of width d, feed-forward f, vocabulary V: per_token L(8 d^2 + 4 d f), per_square 4 d L,
+    per_label 2 d^2 + 2 d V; where positions are selected before the last layer's 4 d f, these are of per_label.
     """
 
-    an_example: float
-    a_token: float
-    a_square: float
-    a_label: float
+    per_example: float
+    per_token: float
+    per_square: float
+    per_label: float
 
     def training(self, examples: int, tokens: int, squares: int, labels: int) -> float:
-        """Operations of training on real tokens, three times those of the forward; ``squares`` are of the lengths."""
-        forward = self.an_example * examples + self.a_token * tokens + self.a_square * squares + self.a_label * labels
-        return 3 * forward
+        """Return the operations of training on real tokens, three times the forward's; ``squares`` are of lengths."""
+        per_text = self.per_example * examples + self.per_token * tokens + self.per_square * squares
+        return 3 * (per_text + self.per_label * labels)
 
 
 def count_flops(model: PreTrainedModel, masks: bool) -> Flops | None:
-    """What a model's forward takes, from running it on texts of a few lengths; None where it does not run on those.
+    """Return what a model's forward takes, from texts of a few lengths; None where it does not run on those.
 
     Args:
         model: takes ``masked_positions`` if it ``masks``. A copy is run, on the CPU.
@@ -71,7 +71,7 @@ def count_flops(model: PreTrainedModel, masks: bool) -> Flops | None:
     # Length and masked positions: four equations of four unknowns.
     trials = [(4, 2), (8, 2), (16, 2), (8, 4)]
     try:
-        counts = [count_forward(trial, *sizes, masks) for sizes in trials]
+        counts = [_count_forward(trial, *sizes, masks) for sizes in trials]
     except Exception as error:  # whatever a model does that is given so little
         logger.debug("%s does not run on a short text: %r", type(model).__name__, error)
         return None
@@ -81,7 +81,7 @@ def count_flops(model: PreTrainedModel, masks: bool) -> Flops | None:
 
 
 @torch.no_grad()
-def count_forward(model: PreTrainedModel, length: int, labels: int, masks: bool) -> int:
+def _count_forward(model: PreTrainedModel, length: int, labels: int, masks: bool) -> int:
     inputs = {"input_ids": torch.zeros(1, length, dtype=torch.long)}
     if masks:
         inputs["masked_positions"] = torch.zeros(labels, dtype=torch.long)
@@ -93,7 +93,7 @@ def count_forward(model: PreTrainedModel, length: int, labels: int, masks: bool)
 
 @cache
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second that the device is good for: of its data sheet, or else those of a large matrix product."""
+    """Return the operations a second of the device's data sheet, or else those measured of a large matrix product."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         # Where --tf32 or --torch_compile have set this, torch refuses to read allow_tf32 (pytorch#166387).
@@ -102,22 +102,22 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         found = next((peaks for key, peaks in PEAKS.items() if re.search(rf"\b{key}\b", name)), None)
         if found:
             return found[column] * 1e12
-    return measure_peak(device, dtype)
+    return _measure_peak(device, dtype)
 
 
-def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
+def _measure_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Return the operations a second of matrix products, of the first size that takes long enough to be timed."""
     # With a generator of its own: that of training must not depend on whether this was measured.
     generator = torch.Generator(device).manual_seed(0)
     for size in PRODUCT_SIZES:
         a, b = torch.rand(2, size, size, device=device, dtype=dtype, generator=generator)
-        seconds = min(time_product(a, b) for _ in range(4))  # the first one warms up
+        seconds = min(_time_product(a, b) for _ in range(4))  # the first one warms up
         if seconds > LONG_ENOUGH:
             break
     return 2 * size**3 / seconds
 
 
-def time_product(a: torch.Tensor, b: torch.Tensor) -> float:
+def _time_product(a: torch.Tensor, b: torch.Tensor) -> float:
     start = time.perf_counter()
     # As a layer does it: a CPU computes a plain product of float16 number by number, which took minutes.
     linear(a, b)[0, 0].item()  # waits for the device

@@ -151,7 +151,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
         return unreported_metrics(trainer, whole)
     counts = trainer.meter.totals(trainer.accelerator)
     seconds = time.monotonic() - trainer.begun - trainer.evaluation_seconds
-    meters = trainer.meter.figures(counts, seconds, args.world_size)
+    meters = trainer.meter.rates(counts, seconds, args.world_size)
     meters = {f"train_{name}": value for name, value in meters.items()}
     metrics = result.metrics | whole | {"train_tokens": int(counts[2])} | meters
     save_metrics(trainer, "train", metrics)

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from cloze.models import flops as flops_module
-from cloze.models.flops import Flops, count_flops, measure_peak, peak_flops
+from cloze.models.flops import Flops, _measure_peak, count_flops, peak_flops
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from tests.utils import BERT_LIKE, FAMILIES, PAIR_FAMILIES
@@ -51,10 +51,10 @@ def test_operations_of_bert_are_those_of_the_formula(layers, width, feed_forward
     """L (8 d^2 + 4 d f) a token, 4 d L a square, 2 d^2 + 2 d V a label; the last feed-forward is for labels only."""
     flops = counted(bert(layers, width, feed_forward, vocabulary))
     last = 4 * width * feed_forward
-    assert flops.a_token == pytest.approx(layers * (8 * width**2 + 4 * width * feed_forward) - last, rel=1e-9)
-    assert flops.a_square == pytest.approx(4 * width * layers, rel=1e-9)
-    assert flops.a_label == pytest.approx(2 * width**2 + 2 * width * vocabulary + last, rel=1e-9)
-    assert flops.an_example == pytest.approx(0, abs=1e-3)
+    assert flops.per_token == pytest.approx(layers * (8 * width**2 + 4 * width * feed_forward) - last, rel=1e-9)
+    assert flops.per_square == pytest.approx(4 * width * layers, rel=1e-9)
+    assert flops.per_label == pytest.approx(2 * width**2 + 2 * width * vocabulary + last, rel=1e-9)
+    assert flops.per_example == pytest.approx(0, abs=1e-3)
     length, labels = 64, 10
     forward = layers * (8 * width**2 + 4 * width * feed_forward) * length + 4 * length**2 * width * layers
     forward += labels * (2 * width**2 + 2 * width * vocabulary) - last * (length - labels)
@@ -63,9 +63,9 @@ def test_operations_of_bert_are_those_of_the_formula(layers, width, feed_forward
 
 def test_operations_of_a_pair_are_those_of_pooler_and_classifier():
     flops = counted(bert(2, 32, 96, 300, BertForNextSentencePrediction), masks=False)
-    assert flops.an_example == pytest.approx(2 * 32**2 + 2 * 32 * 2)
-    assert flops.a_token == pytest.approx(2 * (8 * 32**2 + 4 * 32 * 96))
-    assert flops.a_label == pytest.approx(0, abs=1e-3)
+    assert flops.per_example == pytest.approx(2 * 32**2 + 2 * 32 * 2)
+    assert flops.per_token == pytest.approx(2 * (8 * 32**2 + 4 * 32 * 96))
+    assert flops.per_label == pytest.approx(0, abs=1e-3)
 
 
 def test_operations_add_up_over_examples():
@@ -82,8 +82,8 @@ def test_a_head_that_is_not_spared_counts_for_each_token():
             return {"logits": self.cls(hidden + hidden.roll(1, dims=1))}
 
     flops = counted(bert(2, 32, 96, 300, Mixing))
-    assert flops.a_token == pytest.approx(2 * (8 * 32**2 + 4 * 32 * 96) + 2 * 32**2 + 2 * 32 * 300)
-    assert flops.a_label == pytest.approx(0, abs=1e-3)
+    assert flops.per_token == pytest.approx(2 * (8 * 32**2 + 4 * 32 * 96) + 2 * 32**2 + 2 * 32 * 300)
+    assert flops.per_label == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_operations_of_every_kind_of_model(family, auto_model):
     config = CONFIG_MAPPING[family](**(FAMILIES | PAIR_FAMILIES)[family][1] | {"vocab_size": 500, "pad_token_id": 0})
     flops = counted(auto_model.from_config(config), auto_model is not AutoModelForNextSentencePrediction)
     assert all(map(math.isfinite, vars(flops).values()))
-    assert 1000 < flops.a_token < 100_000
+    assert 1000 < flops.per_token < 100_000
     if auto_model is AutoModelForMaskedLM:
-        assert 2 * 8 * 500 <= flops.a_label < 2 * 16 * 500 + 3000
+        assert 2 * 8 * 500 <= flops.per_label < 2 * 16 * 500 + 3000
 
 
 def test_counting_leaves_the_model_as_it_was():
@@ -133,7 +133,7 @@ def card(monkeypatch):
     """
     before = torch.backends.fp32_precision
     peak_flops.cache_clear()
-    monkeypatch.setattr(flops_module, "measure_peak", lambda device, dtype: 5.0)
+    monkeypatch.setattr(flops_module, "_measure_peak", lambda device, dtype: 5.0)
 
     def put(name, tf32=False):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: name)
@@ -180,7 +180,7 @@ def test_peaks_of_other_devices_are_measured(card):
 
 def test_a_peak_is_measured_once(card, monkeypatch):
     measured = []
-    monkeypatch.setattr(flops_module, "measure_peak", lambda *device: measured.append(device) or 5.0)
+    monkeypatch.setattr(flops_module, "_measure_peak", lambda *device: measured.append(device) or 5.0)
     for _ in range(3):
         peak_flops(CPU, torch.float32)
     assert measured == [(CPU, torch.float32)]
@@ -189,8 +189,8 @@ def test_a_peak_is_measured_once(card, monkeypatch):
 def test_the_peak_is_that_of_the_fastest_product(monkeypatch):
     """The largest product takes 4, 3, 1 and 2 seconds."""
     times = iter([0.0] * 16 + [4.0, 3.0, 1.0, 2.0])
-    monkeypatch.setattr(flops_module, "time_product", lambda a, b: next(times))
-    assert measure_peak(CPU, torch.float32) == 2 * 2048**3
+    monkeypatch.setattr(flops_module, "_time_product", lambda a, b: next(times))
+    assert _measure_peak(CPU, torch.float32) == 2 * 2048**3
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -202,8 +202,8 @@ def test_no_larger_product_is_tried_once_one_takes_long_enough(dtype, monkeypatc
         tried.append((a.dtype, len(a)))
         return (len(a) / 512) ** 3
 
-    monkeypatch.setattr(flops_module, "time_product", time_product)
-    assert measure_peak(CPU, dtype) == 2 * 256**3 / 0.125
+    monkeypatch.setattr(flops_module, "_time_product", time_product)
+    assert _measure_peak(CPU, dtype) == 2 * 256**3 / 0.125
     assert tried == [(dtype, 128)] * 4 + [(dtype, 256)] * 4
 
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from cloze.models.flops import Flops
-from cloze.training.throughput import Meter
+from cloze.training.throughput import ThroughputMeter
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ def batch_of(lengths, width, labels=None):
 @pytest.fixture
 def meter():
     """Of a device of 1000 operations a second, and a model with a different price of each thing."""
-    return Meter(Flops(1000, 100, 10, 1), 1000.0, CPU)
+    return ThroughputMeter(Flops(1000, 100, 10, 1), 1000.0, CPU)
 
 
 def test_figures_of_given_batches(meter):
@@ -50,7 +50,7 @@ def test_figures_are_those_since_the_last_ones(meter):
 
 
 def test_the_peak_is_that_of_all_processes(meter):
-    one, four = (meter.figures(np.array([3, 16, 9, 29, 5]), 2.0, processes) for processes in (1, 4))
+    one, four = (meter.rates(np.array([3, 16, 9, 29, 5]), 2.0, processes) for processes in (1, 4))
     assert one["mfu"] == pytest.approx(6.2925)
     assert four["mfu"] == pytest.approx(1.5731)
     assert one["tokens_per_second"] == four["tokens_per_second"] == 4.5
@@ -62,7 +62,7 @@ def test_batches_without_labels_have_none(meter):
 
 
 def test_without_a_count_of_operations_there_is_no_share_of_the_peak():
-    meter = Meter(None, math.nan, CPU)
+    meter = ThroughputMeter(None, math.nan, CPU)
     meter.add(batch_of([4, 4], 4, labels=1))
     figures = meter.since_last(Accelerator(cpu=True), 0.5)
     assert figures == {"tokens_per_second": 16.0, "non_padding_fraction": 1.0}
@@ -71,6 +71,6 @@ def test_without_a_count_of_operations_there_is_no_share_of_the_peak():
 def test_the_meter_asks_the_device_for_nothing():
     """On the meta device there are no values to ask for."""
     meta = torch.device("meta")
-    meter = Meter(None, 1.0, meta)
+    meter = ThroughputMeter(None, 1.0, meta)
     meter.add({name: values.to(meta) for name, values in batch_of([4, 2], 4, labels=3).items()})
-    assert (meter.examples, meter.places) == (2, 8)
+    assert (meter.examples, meter.positions) == (2, 8)
