@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from cloze.comparison.bootstrap import Outcome, summarise
-from cloze.comparison.table import tabulate
+from cloze.comparison.table import format_comparison
 from cloze.config.arguments import TrainingArguments
 from cloze.config.classification_arguments import ClassificationArguments, ClassifierArguments
 from cloze.config.recipes import differences, recipe_of
@@ -206,6 +206,6 @@ def tell(comparison: dict, output_dir: Path, recipe: str) -> None:
     path = output_dir / "comparison.json"
     path.write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     title = f"{comparison['test_examples']:,} held-out texts, seeds {', '.join(map(str, comparison['seeds']))}"
-    logger.info("\n%s:\n\n%s\n\nSaved in %s, drawn beside it", title, tabulate(comparison), path)
+    logger.info("\n%s:\n\n%s\n\nSaved in %s, drawn beside it", title, format_comparison(comparison), path)
     with checkpoints.writing(path.with_suffix(".png"), FIGURE_SIZE):
         draw_comparison(comparison, path.with_suffix(".png"))

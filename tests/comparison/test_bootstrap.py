@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cloze.comparison.bootstrap import Outcome, bootstrap_difference, difference, summarise
-from cloze.comparison.table import tabulate
+from cloze.comparison.table import format_comparison
 
 
 def outcomes(hits: np.ndarray) -> list[Outcome]:
@@ -76,7 +76,7 @@ def test_the_comparison_has_means_spreads_and_differences_to_the_first():
     assert old["difference"] is None
     assert new["model"] == "b"
     assert new["difference"]["accuracy"] == -0.25
-    header, *rows = tabulate(comparison).splitlines()
+    header, *rows = format_comparison(comparison).splitlines()
     assert header.split("   ")[-1].strip() == "Time"
     assert "Difference to old" in header
     assert "62.5% ± 17.7" in rows[0]
@@ -88,5 +88,5 @@ def test_one_seed_has_no_spread():
     runs = outcomes(np.ones((1, 3), dtype=bool))
     comparison = summarise([("a", "a"), ("b", "b")], [runs, runs], [0])
     assert comparison["models"][0]["accuracy"] == {"mean": 1.0, "std": None, "by_seed": [1.0]}
-    assert "±" not in tabulate(comparison)
-    assert "no difference beyond noise of the texts; of seeds, one tells nothing" in tabulate(comparison)
+    assert "±" not in format_comparison(comparison)
+    assert "no difference beyond noise of the texts; of seeds, one tells nothing" in format_comparison(comparison)
