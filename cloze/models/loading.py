@@ -1,4 +1,4 @@
-"""Config and model, from a checkpoint or from scratch, and the checks that replace device-side asserts."""
+"""Load config and model, or make new ones, with checks in place of device-side asserts."""
 
 import copy
 import difflib
@@ -35,10 +35,10 @@ LONGEST_BY_DEFAULT = 1024
 
 
 def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
-    """The config of the checkpoint, or the default one of ``model_type`` with ``config_overrides``."""
+    """Return the checkpoint's config, or the default one of ``model_type`` with ``config_overrides``; or UserError."""
     name = model_args.config_name or model_args.model_name_or_path
     if name is None:
-        config = new_config(model_args)
+        config = _new_config(model_args)
     else:
         flag = "--config_name" if model_args.config_name else "--model_name_or_path"
         try:
@@ -61,24 +61,24 @@ def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
     return config
 
 
-def new_config(model_args: ModelArguments) -> PretrainedConfig:
+def _new_config(model_args: ModelArguments) -> PretrainedConfig:
     if model_args.model_type not in CONFIG_MAPPING:
         close = difflib.get_close_matches(model_args.model_type, CONFIG_MAPPING.keys(), n=1)
         hint = f"did you mean {close[0]}?" if close else "bert, distilbert, roberta, electra, ... are known"
         raise UserError(f"--model_type {model_args.model_type} is not known: {hint}")
     config = CONFIG_MAPPING[model_args.model_type]()
     if model_args.config_overrides:
-        for name in (pair.partition("=")[0] for pair in model_args.config_overrides.split(",")):
+        overrides = dict(pair.partition("=")[::2] for pair in model_args.config_overrides.split(","))
+        for name in overrides:
             if not hasattr(config, name):
                 close = difflib.get_close_matches(name, config.to_dict(), n=1)
                 hint = f": did you mean {close[0]}?" if close else ""
                 raise UserError(f"--config_overrides: {model_args.model_type} has no setting {name!r}{hint}")
         try:
-            check_settings(typed(dict(pair.partition("=")[::2] for pair in model_args.config_overrides.split(","))))
+            check_settings(typed(overrides))
             config.update_from_string(model_args.config_overrides)
             # Made anew, as some settings are derived from others: the layer types of ModernBERT from their number.
-            names = [pair.partition("=")[0] for pair in model_args.config_overrides.split(",")]
-            config = CONFIG_MAPPING[model_args.model_type](**{name: getattr(config, name) for name in names})
+            config = CONFIG_MAPPING[model_args.model_type](**{name: getattr(config, name) for name in overrides})
             check_settings(config.to_dict())
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
@@ -179,7 +179,7 @@ def load_model(
                 "--do_predict trains none: add --do_train, or give a model that was trained with this script"
             )
         if task.classifies:
-            missing = renew_head(model, missing, model_args, task)
+            missing = _renew_head(model, missing, model_args, task)
         if missing:
             logger.warning(
                 "NEW WEIGHTS: %s does not hold these, they start from random values and have to be trained: %s",
@@ -191,13 +191,13 @@ def load_model(
     return model
 
 
-def renew_head(model: PreTrainedModel, missing: list[str], model_args: ModelArguments, task: Task) -> list[str]:
+def _renew_head(model: PreTrainedModel, missing: list[str], model_args: ModelArguments, task: Task) -> list[str]:
     """Initialize the head if the checkpoint's is for other classes, and return the names of all new weights."""
     checkpoint = AutoConfig.from_pretrained(model_args.model_name_or_path, **model_args.hub_arguments)
     if checkpoint.id2label == model.config.id2label:
         return missing
     # Of another number of classes, they are new already.
-    names = set(class_weights(model.config, task, model_args.trust_remote_code)).difference(missing)
+    names = set(_class_weights(model.config, task, model_args.trust_remote_code)).difference(missing)
     if names:
         kept = {name: weights for name, weights in model.state_dict().items() if name not in names}
         with quiet():
@@ -206,7 +206,7 @@ def renew_head(model: PreTrainedModel, missing: list[str], model_args: ModelArgu
     return sorted({*missing, *names})
 
 
-def class_weights(config: PretrainedConfig, task: Task, trust_remote_code: bool) -> list[str]:
+def _class_weights(config: PretrainedConfig, task: Task, trust_remote_code: bool) -> list[str]:
     """Return the names of the weights whose size depends on the number of classes."""
     larger = copy.deepcopy(config)
     larger.num_labels += 1
@@ -223,6 +223,6 @@ def describe_model(model: PreTrainedModel, model_args: ModelArguments) -> str:
 
 
 def code_sources(model_args: ModelArguments) -> list[str]:
-    """Where code that comes with a model could be from, as --trust_remote_code lets it run."""
+    """Return where code that --trust_remote_code lets run could come from."""
     names = (model_args.model_name_or_path, model_args.config_name, model_args.tokenizer_name)
     return [name for name in dict.fromkeys(names) if name] or ["the model"]

@@ -47,7 +47,7 @@ class _PerThread(threading.local):
 
 
 class PositionSelector:
-    """Give a model's forward one more argument, ``masked_positions`` [positions], flat places in [batch * length].
+    """Give a model's forward one more argument, ``masked_positions`` [positions], flat indices in [batch * length].
 
     With it, the logits for masked tokens are [1, positions, vocabulary] instead of [batch, length, vocabulary].
     Without it, and in all that is saved, the model is unchanged: the selection is made in hooks, which a wrapping by
