@@ -159,7 +159,7 @@ def examples_of(texts: list[LabelledText], context: RunContext) -> LabelledExamp
 def set_classes(config: PretrainedConfig, classes: list[str]) -> None:
     """Give the config the classes, in its own order if it has the same: its head then knows them already.
 
-    A head for other classes, even as many, is made anew when the model is loaded (modeling.renew_head).
+    A head for other classes, even as many, is made anew when the model is loaded (models.loading).
     """
     if set(numbers_of_classes(config)) != set(classes):
         config.id2label = dict(enumerate(classes))

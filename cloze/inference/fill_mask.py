@@ -69,7 +69,7 @@ def fill_masks(
     Where a text is longer than ``max_seq_length``, each mask is filled from a window of that length around it.
 
     Args:
-        model: whose forward takes ``masked_positions``; see masked_head.predict_masked_positions.
+        model: whose forward takes ``masked_positions``; see sparse_prediction.predict_masked_positions.
         texts: with [MASK], or the tokenizer's own mask token, for each hidden word.
         max_seq_length: tokens that the model sees at once, special ones included.
         batch_size: texts, or windows, in a forward.

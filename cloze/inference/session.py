@@ -12,7 +12,8 @@ from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
 from cloze.inference.fill_mask import MASK, Filling, fill_masks, with_own_mask
 from cloze.inference.next_sentence import SentencePair, judge_pair
-from cloze.models.loading import build_on_meta, check_model, load_config
+from cloze.models.inspection import build_on_meta
+from cloze.models.loading import check_model, load_config
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.models.vocabulary import find_new_tokens, resize_vocabulary
 from cloze.models.weights import load_weights, shorten

@@ -16,13 +16,13 @@ from cloze.config.data_arguments import DataArguments
 from cloze.config.recipes import recipe_of
 from cloze.data.collators import MaskingCollator, Padding, collate
 from cloze.errors import UserError
+from cloze.models.inspection import uses_attention_mask
 from cloze.models.loading import (
     check_model,
     code_sources,
     load_config,
     load_model,
     sync_config_with_tokenizer,
-    uses_attention_mask,
 )
 from cloze.models.vocabulary import NewToken, find_new_tokens
 from cloze.objectives.tasks import Task

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from cloze.config.recipes import settings_in
 from cloze.data.splits import DatasetSplits
+from cloze.models.flops import count_flops
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.reporting.model_card import CURVES
@@ -23,7 +24,6 @@ from cloze.training import checkpoints
 from cloze.training.context import RunContext, make_collator, padding_of
 from cloze.training.progress import Progress
 from cloze.training.run_length import length_of
-from cloze.training.throughput import count_flops
 from cloze.training.trackers import guard_trackers
 from cloze.training.trainer import PretrainingTrainer
 
@@ -153,7 +153,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
         return unreported_metrics(trainer, whole)
     counts = trainer.meter.totals(trainer.accelerator)
     seconds = time.monotonic() - trainer.begun - trainer.evaluation_seconds
-    meters = trainer.meter.figures(counts, seconds, args.world_size)
+    meters = trainer.meter.rates(counts, seconds, args.world_size)
     meters = {f"train_{name}": value for name, value in meters.items()}
     metrics = result.metrics | whole | {"train_tokens": int(counts[2])} | meters
     save_metrics(trainer, "train", metrics)
