@@ -19,7 +19,8 @@ from cloze.comparison.bootstrap import Outcome, summarise, tabulate
 from cloze.config.arguments import TrainingArguments
 from cloze.config.classification_arguments import ClassificationArguments, ClassifierArguments
 from cloze.config.recipes import differences, recipe_of
-from cloze.data.classification import digest_of, numbers_of_classes, read_sets
+from cloze.data.classification import numbers_of_classes
+from cloze.data.labelled_texts import digest_of, read_sets
 from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.models.loading import load_config

@@ -1,6 +1,5 @@
 """Labelled texts -> the examples of a classifier, and the report of them."""
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -10,15 +9,12 @@ import numpy as np
 from torch.utils.data import Subset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from cloze.config.arguments import TrainingArguments
-from cloze.config.classification_arguments import ClassificationArguments
 from cloze.data.collators import IGNORED
-from cloze.data.labelled_texts import LabelledText, check_labels, divide, find_classes, read_labelled, sample
+from cloze.data.labelled_texts import LabelledText, check_labels, digest_of, find_classes, read_sets
 from cloze.data.pairs import fit
 from cloze.data.samplers import EpochDataset
 from cloze.data.splits import SHOWN, DatasetSplits
 from cloze.errors import UserError
-from cloze.text.corpus import Corpus
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.training import check_known, count_unknown, pair_template_of, template_of, unknown_id
 from cloze.training.context import RunContext
@@ -113,27 +109,6 @@ def make_labelled(context: RunContext) -> DatasetSplits:
             "A text of %s: %s", name_of(config, shown["label"]), context.tokenizer.decode(shown["input_ids"])[:300]
         )
     return sets
-
-
-def read_sets(
-    corpora: tuple[Corpus | None, Corpus | None], data_args: ClassificationArguments, training_args: TrainingArguments
-) -> tuple[list[LabelledText] | None, list[LabelledText] | None, list[LabelledText] | None]:
-    """Return all texts of the first corpus, those to train on and those to evaluate on."""
-    # By a generator of its own, those to evaluate on are the same however many are trained on, or none.
-    rng, rng_of_evaluation = (np.random.default_rng([training_args.data_seed or 0, number]) for number in (0, 1))
-    texts, evaluation = (None if corpus is None else read_labelled(corpus, data_args) for corpus in corpora)
-    training = texts
-    if training_args.do_eval and evaluation is None:
-        training, evaluation = divide(texts, data_args.validation_split_percentage, rng)
-    if training_args.do_train:
-        training = sample(training, data_args.max_train_samples, rng)
-    if training_args.do_eval:
-        evaluation = sample(evaluation, data_args.max_eval_samples, rng_of_evaluation)
-    return texts, training, evaluation
-
-
-def digest_of(texts: Sequence[LabelledText]) -> str:
-    return hashlib.sha256(repr([(text.texts, text.label) for text in texts]).encode()).hexdigest()
 
 
 def examples_for_epoch(examples: LabelledExamples, epoch: int) -> LabelledExamples:

@@ -1,5 +1,6 @@
 """Tables of labelled texts: read, divided, and the names of their classes."""
 
+import hashlib
 import logging
 import re
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from cloze.config.arguments import TrainingArguments
 from cloze.config.classification_arguments import ClassificationArguments
 from cloze.errors import UserError
 from cloze.text.columns import choose_column, text_in
@@ -36,6 +38,23 @@ class LabelledText:
     label: str | None
     where: str
     row: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
+def read_sets(
+    corpora: tuple[Corpus | None, Corpus | None], data_args: ClassificationArguments, training_args: TrainingArguments
+) -> tuple[list[LabelledText] | None, list[LabelledText] | None, list[LabelledText] | None]:
+    """Return all texts of the first corpus, those to train on and those to evaluate on."""
+    # By a generator of its own, those to evaluate on are the same however many are trained on, or none.
+    rng, rng_of_evaluation = (np.random.default_rng([training_args.data_seed or 0, number]) for number in (0, 1))
+    texts, evaluation = (None if corpus is None else read_labelled(corpus, data_args) for corpus in corpora)
+    training = texts
+    if training_args.do_eval and evaluation is None:
+        training, evaluation = divide(texts, data_args.validation_split_percentage, rng)
+    if training_args.do_train:
+        training = sample(training, data_args.max_train_samples, rng)
+    if training_args.do_eval:
+        evaluation = sample(evaluation, data_args.max_eval_samples, rng_of_evaluation)
+    return texts, training, evaluation
 
 
 def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[LabelledText]:
@@ -137,6 +156,10 @@ def label_in(value: Any, column: str, where: str, names: Sequence[str] | None = 
 def names_of_classes(rows: datasets.Dataset, data_args: ClassificationArguments) -> Sequence[str] | None:
     feature = rows.features.get(data_args.label_column or "label")
     return feature.names if isinstance(feature, datasets.ClassLabel) else None
+
+
+def digest_of(texts: Sequence[LabelledText]) -> str:
+    return hashlib.sha256(repr([(text.texts, text.label) for text in texts]).encode()).hexdigest()
 
 
 def divide(

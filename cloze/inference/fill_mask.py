@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cloze.config.data_arguments import DataTrainingArguments
 from cloze.data.collators import Padding, collate
 from cloze.errors import UserError
-from cloze.inference.next_sentence import save_predictions, warn_of_unknown_texts
+from cloze.inference.predictions import save_predictions, warn_of_unknown_texts
 from cloze.objectives.metrics import MASKED_TOKENS, check_finite
 from cloze.text.columns import choose_column, text_in
 from cloze.text.decoding import file_format
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 MASK = "[MASK]"
 # Lines shown on screen; the file has them all.
 SHOWN = 20
+# Tokens of context shown on each side of a word that is filled in.
+CONTEXT = 12
 
 
 @dataclass(frozen=True)
@@ -187,3 +190,47 @@ def predict(
     more = f", {len(texts) - SHOWN:,} of them more than shown" if len(texts) > SHOWN else ""
     predictions = [{"fillings": [[asdict(filling) for filling in mask] for mask in masks]} for masks in fillings]
     save_predictions(trainer, f"\nFilled in {len(texts):,} lines{more}", rows, predictions, {})
+
+
+@torch.no_grad()
+def fill_in(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[dict],
+    count: int,
+    rng: np.random.Generator,
+) -> list[str]:
+    """Words of the text hidden one by one, each with the model's three best guesses and the true word."""
+    model.eval()
+    lines, used = [], set()
+    # Several words of an example if there are few examples; some examples have none to hide.
+    for number in islice(cycle(rng.permutation(len(examples))), 4 * count):
+        if len(lines) == count:
+            break
+        ids = examples[number]["input_ids"]
+        words = [p for p in range(1, len(ids) - 1) if is_word(tokenizer, ids, p) and (number, p) not in used]
+        if not words:
+            continue
+        place = int(rng.choice(words))
+        used.add((number, place))
+        window = ids[max(place - CONTEXT, 0) : place + CONTEXT + 1].copy()
+        hidden = min(place, CONTEXT)
+        truth, window[hidden] = tokenizer.decode(window[hidden : hidden + 1]).strip(), tokenizer.mask_token_id
+        outputs = model(input_ids=torch.tensor(window, device=model.device)[None])
+        logits = MASKED_TOKENS.logits_of(outputs)[0, hidden]
+        best = logits.float().softmax(-1).topk(3)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        guesses = [f"{tokenizer.decode([token]).strip()} {share:.0%}" for token, share in pairs]
+        hidden_special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
+        text = tokenizer.decode([token for token in window if token not in hidden_special])
+        lines.append(f"{text.strip().removeprefix('##')}\n    {', '.join(guesses)}   (the text has: {truth})")
+    return lines
+
+
+def is_word(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, place: int) -> bool:
+    """Whether the token is a word, not too short, and no part of a longer one."""
+    spans = (place - 1, place + 1), (place, place + 1), (place, place + 2)
+    before, word, after = (tokenizer.decode(ids[start:stop]).strip() for start, stop in spans)
+    # In scripts with an alphabet the shortest words tell little.
+    long_enough = word.isalpha() and (len(word) > 3 or not word.isascii())
+    return long_enough and ids[place] not in tokenizer.all_special_ids and not before.isalpha() and not after.isalpha()

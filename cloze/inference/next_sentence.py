@@ -1,10 +1,9 @@
 """The judgement of a next sentence model on pairs of the user's own."""
 
-import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,22 +13,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cloze.config.data_arguments import NextSentenceArguments
 from cloze.data.collators import IGNORED, collate
 from cloze.data.labelled_texts import label_in
-from cloze.data.pairs import IS_RANDOM, fit
+from cloze.data.pairs import IS_NEXT, IS_RANDOM, fit
 from cloze.errors import UserError
-from cloze.objectives.metrics import SENTENCE_PAIRS, finite
+from cloze.inference.predictions import save_predictions, warn_of_unknown_texts
+from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.text.columns import text_in
 from cloze.text.decoding import file_format
 from cloze.text.files import find_files
 from cloze.text.readers import read_rows
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.templates import PairTemplate
-from cloze.tokenization.training import count_unknown, pair_template_of, unknown_id, warn_of_unknown
-from cloze.training.checkpoints import replacing
+from cloze.tokenization.training import pair_template_of
 from cloze.training.context import padding_for
-from cloze.training.run import going_on_without, save_metrics
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
+
+# Tokens shown of each text of a pair.
+CONTEXT = 24
 
 
 @dataclass(frozen=True)
@@ -99,44 +100,6 @@ def predict(
     save_predictions(trainer, f"Judged {len(pairs):,} pairs", rows, predictions, output.metrics)
 
 
-def warn_of_unknown_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
-    (encoded,) = encode([texts], tokenizer, with_words=False)
-    ids = np.concatenate([ids for ids, _ in encoded])
-    warn_of_unknown(count_unknown(ids, unknown_id(tokenizer)) / max(1, len(ids)), "--test_file", tokenizer)
-
-
-def save_predictions(
-    trainer: PretrainingTrainer,
-    title: str,
-    rows: list[tuple[Any, dict[str, Any]]],
-    predictions: list[dict[str, Any]],
-    metrics: dict[str, float],
-) -> None:
-    """Write predictions.jsonl, a line for each row; log and save the metrics of those whose labels are known, if any.
-
-    Args:
-        rows: what there is to predict of each row, None if nothing, and its columns.
-        predictions: of those that are not None.
-    """
-    if not trainer.is_world_process_zero():
-        return
-    path = Path(trainer.args.output_dir) / "predictions.jsonl"
-    found, nothing = iter(predictions), dict.fromkeys(predictions[0])
-    # Half a surrogate pair in a column that is not read is written as JSON can have it, escaped.
-    with going_on_without(trainer, path.name), replacing(path, errors="backslashreplace") as file:
-        for number, (item, row) in enumerate(rows):
-            line = row | {"row": number} | (nothing if item is None else next(found))
-            # Dates and the like, which JSON lacks, as strings.
-            file.write(json.dumps(finite(line), ensure_ascii=False, default=str) + "\n")
-    without = f"; rows without text: {len(rows) - len(predictions):,}" if len(rows) > len(predictions) else ""
-    logger.info("%s%s: %s", title, without, path)
-    if "predict_accuracy" in metrics:
-        save_metrics(trainer, "predict", metrics)
-        figures = {name: metrics.get(f"predict_{name}") for name in ("accuracy", "f1", "macro_f1", "loss", "is_next")}
-        told = (f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
-        logger.info("Those with a label: %s", ", ".join(told))
-
-
 @torch.no_grad()
 def judge_pair(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pair: SentencePair, max_seq_length: int
@@ -174,3 +137,22 @@ def cut_example(
 ) -> dict:
     kept_a, kept_b = fit(np.array([[len(a), len(b)]]), room)[0]
     return template.example(a[:kept_a], b[:kept_b], IGNORED if label is None else label, number)
+
+
+@torch.no_grad()
+def judge(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[dict], count: int
+) -> list[str]:
+    """Pairs of either label in turn, each with the chance the model gives to B following A, and whether it does."""
+    model.eval()
+    kinds = [[pair for pair in examples if pair["next_sentence_label"] == label] for label in (IS_NEXT, IS_RANDOM)]
+    lines = []
+    for pair in list(chain.from_iterable(zip(*kinds, strict=False)))[:count]:
+        ids, types = torch.tensor(pair["input_ids"])[None], torch.tensor(pair["token_type_ids"])[None]
+        outputs = model(input_ids=ids.to(model.device), token_type_ids=types.to(model.device))
+        chance = SENTENCE_PAIRS.logits_of(outputs).float().softmax(-1)[0, IS_NEXT]
+        a, b = (ids[types == kind] for kind in (0, 1))
+        texts = (tokenizer.decode(text, skip_special_tokens=True) for text in (a[-CONTEXT:], b[:CONTEXT]))
+        truth = "they are in order" if pair["next_sentence_label"] == IS_NEXT else "they are not"
+        lines.append(f"{' | '.join(texts)}\n    in order: {chance:.0%}   ({truth})")
+    return lines

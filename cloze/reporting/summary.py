@@ -2,16 +2,15 @@
 
 import logging
 from collections.abc import Sequence
-from itertools import chain, cycle, islice
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cloze.data.pairs import IS_NEXT, IS_RANDOM
 from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
+from cloze.inference.classify import classify
+from cloze.inference.fill_mask import fill_in
+from cloze.inference.next_sentence import judge
 from cloze.models.loading import describe_model
 from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS, Objective
 from cloze.reporting.history import format_metric, table_of
@@ -33,9 +32,6 @@ FIGURES = {
     ],
     "label": [("loss of classes", "loss", ".3f"), ("accuracy", "accuracy", ".1%"), ("macro-F1", "macro_f1", ".3f")],
 }
-
-# Tokens of context shown on each side of a word that is filled in.
-CONTEXT = 12
 
 
 def finish(trainer: PretrainingTrainer, context: RunContext, sets: DatasetSplits, metrics: dict[str, float]) -> None:
@@ -136,86 +132,6 @@ def summarise_run(
                 lines[title] = f"{format_metric(before[name], form)} before, {lines[title]} after"
     if "train_loss" in metrics:
         lines["saved in"] = output_dir
-    return lines
-
-
-@torch.no_grad()
-def fill_in(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[dict],
-    count: int,
-    rng: np.random.Generator,
-) -> list[str]:
-    """Words of the text hidden one by one, each with the model's three best guesses and the true word."""
-    model.eval()
-    lines, used = [], set()
-    # Several words of an example if there are few examples; some examples have none to hide.
-    for number in islice(cycle(rng.permutation(len(examples))), 4 * count):
-        if len(lines) == count:
-            break
-        ids = examples[number]["input_ids"]
-        words = [p for p in range(1, len(ids) - 1) if is_word(tokenizer, ids, p) and (number, p) not in used]
-        if not words:
-            continue
-        place = int(rng.choice(words))
-        used.add((number, place))
-        window = ids[max(place - CONTEXT, 0) : place + CONTEXT + 1].copy()
-        hidden = min(place, CONTEXT)
-        truth, window[hidden] = tokenizer.decode(window[hidden : hidden + 1]).strip(), tokenizer.mask_token_id
-        outputs = model(input_ids=torch.tensor(window, device=model.device)[None])
-        logits = MASKED_TOKENS.logits_of(outputs)[0, hidden]
-        best = logits.float().softmax(-1).topk(3)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        guesses = [f"{tokenizer.decode([token]).strip()} {share:.0%}" for token, share in pairs]
-        hidden_special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
-        text = tokenizer.decode([token for token in window if token not in hidden_special])
-        lines.append(f"{text.strip().removeprefix('##')}\n    {', '.join(guesses)}   (the text has: {truth})")
-    return lines
-
-
-def is_word(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, place: int) -> bool:
-    """Whether the token is a word, not too short, and no part of a longer one."""
-    spans = (place - 1, place + 1), (place, place + 1), (place, place + 2)
-    before, word, after = (tokenizer.decode(ids[start:stop]).strip() for start, stop in spans)
-    # In scripts with an alphabet the shortest words tell little.
-    long_enough = word.isalpha() and (len(word) > 3 or not word.isascii())
-    return long_enough and ids[place] not in tokenizer.all_special_ids and not before.isalpha() and not after.isalpha()
-
-
-@torch.no_grad()
-def judge(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[dict], count: int
-) -> list[str]:
-    """Pairs of either label in turn, each with the chance the model gives to B following A, and whether it does."""
-    model.eval()
-    kinds = [[pair for pair in examples if pair["next_sentence_label"] == label] for label in (IS_NEXT, IS_RANDOM)]
-    lines = []
-    for pair in list(chain.from_iterable(zip(*kinds, strict=False)))[:count]:
-        ids, types = torch.tensor(pair["input_ids"])[None], torch.tensor(pair["token_type_ids"])[None]
-        outputs = model(input_ids=ids.to(model.device), token_type_ids=types.to(model.device))
-        chance = SENTENCE_PAIRS.logits_of(outputs).float().softmax(-1)[0, IS_NEXT]
-        a, b = (ids[types == kind] for kind in (0, 1))
-        texts = (tokenizer.decode(text, skip_special_tokens=True) for text in (a[-2 * CONTEXT :], b[: 2 * CONTEXT]))
-        truth = "they are in order" if pair["next_sentence_label"] == IS_NEXT else "they are not"
-        lines.append(f"{' | '.join(texts)}\n    in order: {chance:.0%}   ({truth})")
-    return lines
-
-
-@torch.no_grad()
-def classify(trainer: PretrainingTrainer, examples: Sequence[dict]) -> list[str]:
-    """Texts, each with the model's best two classes and the true one."""
-    model, tokenizer = trainer.model.eval(), trainer.processing_class
-    names = model.config.id2label
-    lines = []
-    for example in examples:
-        batch = {name: values.to(model.device) for name, values in trainer.data_collator([example]).items()}
-        label = int(batch.pop("label"))
-        best = model(**batch).logits[0].float().softmax(-1).topk(2)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        guesses = ", ".join(f"{names[number]} {share:.0%}" for number, share in pairs)
-        text = tokenizer.decode(example["input_ids"], skip_special_tokens=True)
-        lines.append(f"{text[:100]}\n    {guesses}   (it is {names[label]})")
     return lines
 
 

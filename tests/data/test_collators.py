@@ -11,8 +11,8 @@ from tokenizers import AddedToken
 from torch.utils.data import DataLoader, Subset
 from transformers import DataCollatorForLanguageModeling
 
-from cloze.data.blocks import Blocks, Lines
 from cloze.data.collators import IGNORED, MaskingCollator, Padding, collate, mask_tokens, masked_positions, pad
+from cloze.data.mlm import Blocks, Lines
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.training import pair_template_of, template_of

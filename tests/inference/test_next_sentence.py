@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cloze.inference.next_sentence import pair_of, save_predictions
+from cloze.inference.next_sentence import pair_of
+from cloze.inference.predictions import save_predictions
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePrediction, AutoModelForPreTraining
 
+from cloze.inference.fill_mask import fill_in, is_word
+from cloze.inference.next_sentence import judge
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
-from cloze.reporting.summary import fill_in, is_word, judge, show, summarise_run
+from cloze.reporting.summary import show, summarise_run
 from cloze.tokenization.training import pair_template_of
 
 METRICS = {

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, RobertaTokenizer
 
-from cloze.data.blocks import Blocks
+from cloze.data.mlm import Blocks
 from cloze.data.splits import Split, check_words
 from cloze.errors import UserError
 from cloze.system import storage
