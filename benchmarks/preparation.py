@@ -141,7 +141,7 @@ def measure(side: str, folder: Path, text: str) -> dict[str, float]:
 
 def prepare_as_ours(text: Path, tokenizer, cache: Path, backend: str) -> dict[str, float]:
     from cloze.text.corpus import FileCorpus
-    from cloze.tokenization.encoding import faster_encoder
+    from cloze.tokenization.nanotoken import faster_encoder
     from cloze.tokenization.token_cache import prepare
 
     start = time.perf_counter()
@@ -187,9 +187,9 @@ def measure_pairs(text: Path, tokenizer, cache: Path) -> dict[str, float]:
 
     from cloze.data.pairs import PairSettings, Sentences, draw_pairs
     from cloze.text.corpus import FileCorpus
-    from cloze.tokenization.encoding import faster_encoder
+    from cloze.tokenization.nanotoken import faster_encoder
+    from cloze.tokenization.templates import pair_template_of
     from cloze.tokenization.token_cache import prepare
-    from cloze.tokenization.training import pair_template_of
 
     faster = faster_encoder(tokenizer, "auto", with_words=False)
     corpus = prepare(FileCorpus((text,)), tokenizer, cache, unit="sentence", with_words=False, faster=faster)

@@ -15,8 +15,10 @@ from cloze.data.pairs import fit
 from cloze.data.samplers import EpochDataset
 from cloze.data.splits import SHOWN, DatasetSplits
 from cloze.errors import UserError
+from cloze.tokenization.checks import check_known, count_unknown
 from cloze.tokenization.encoding import encode
-from cloze.tokenization.training import check_known, count_unknown, pair_template_of, template_of, unknown_id
+from cloze.tokenization.properties import unknown_id
+from cloze.tokenization.templates import pair_template_of, template_of
 from cloze.training.context import RunContext
 
 logger = logging.getLogger(__name__)

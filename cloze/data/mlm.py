@@ -15,8 +15,7 @@ import numpy as np
 from cloze.config.data_arguments import DataTrainingArguments
 from cloze.data.splits import DatasetSplits, Split, make_sets
 from cloze.errors import UserError
-from cloze.tokenization.templates import Template
-from cloze.tokenization.training import template_of
+from cloze.tokenization.templates import Template, template_of
 from cloze.training.context import RunContext
 
 logger = logging.getLogger(__name__)

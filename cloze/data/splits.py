@@ -17,9 +17,12 @@ from cloze.data.samplers import EpochDataset
 from cloze.data.streaming import Document, StreamedExamples, cut_chunks
 from cloze.errors import UserError
 from cloze.text.corpus import read_documents, split_documents
-from cloze.tokenization.encoding import CHUNK_CHARS, faster_encoder, own_encoder
-from cloze.tokenization.token_cache import TokenizedCorpus, check_language, prepare, tokenize
-from cloze.tokenization.training import MOST_UNKNOWN, check_known, check_whole_words, unknown_id
+from cloze.tokenization.checks import MOST_UNKNOWN, check_known, check_whole_words
+from cloze.tokenization.encoding import CHUNK_CHARS, own_encoder
+from cloze.tokenization.nanotoken import faster_encoder
+from cloze.tokenization.properties import unknown_id
+from cloze.tokenization.segmentation import check_language
+from cloze.tokenization.token_cache import TokenizedCorpus, prepare, tokenize
 from cloze.training.context import RunContext
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,7 @@ from cloze.text.decoding import file_format
 from cloze.text.files import find_files
 from cloze.text.readers import read_rows
 from cloze.tokenization.encoding import encode
-from cloze.tokenization.templates import Template
-from cloze.tokenization.training import template_of
+from cloze.tokenization.templates import Template, template_of
 from cloze.training.context import RunContext, padding_for
 from cloze.training.trainer import PretrainingTrainer
 

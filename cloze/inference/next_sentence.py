@@ -22,8 +22,7 @@ from cloze.text.decoding import file_format
 from cloze.text.files import find_files
 from cloze.text.readers import read_rows
 from cloze.tokenization.encoding import encode
-from cloze.tokenization.templates import PairTemplate
-from cloze.tokenization.training import pair_template_of
+from cloze.tokenization.templates import PairTemplate, pair_template_of
 from cloze.training.context import padding_for
 from cloze.training.trainer import PretrainingTrainer
 

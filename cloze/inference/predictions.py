@@ -9,8 +9,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from cloze.objectives.metrics import finite
+from cloze.tokenization.checks import count_unknown, warn_of_unknown
 from cloze.tokenization.encoding import encode
-from cloze.tokenization.training import count_unknown, unknown_id, warn_of_unknown
+from cloze.tokenization.properties import unknown_id
 from cloze.training.checkpoints import replacing
 from cloze.training.run import going_on_without, save_metrics
 from cloze.training.trainer import PretrainingTrainer

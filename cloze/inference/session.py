@@ -20,7 +20,7 @@ from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING, Task
 from cloze.text.columns import check_unicode
 from cloze.tokenization.loading import load_tokenizer
-from cloze.tokenization.training import ensure_template
+from cloze.tokenization.templates import ensure_template
 
 # More take longer than one waits for a page: so many characters are some ten windows of 512 tokens.
 MOST_CHARACTERS = 20_000

@@ -31,7 +31,7 @@ from cloze.models.sparse_prediction import quiet
 from cloze.models.vocabulary import NewToken, resize_vocabulary
 from cloze.models.weights import load_weights, shorten
 from cloze.objectives.tasks import Task
-from cloze.tokenization.training import required_vocab_size
+from cloze.tokenization.properties import required_vocab_size
 from cloze.training.checkpoints import gigabytes
 
 logger = logging.getLogger(__name__)

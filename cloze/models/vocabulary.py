@@ -13,9 +13,8 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
 from cloze.models.sparse_prediction import quiet
-from cloze.tokenization.encoding import plain_backend
 from cloze.tokenization.loading import load_tokenizer
-from cloze.tokenization.training import required_vocab_size
+from cloze.tokenization.properties import plain_backend, required_vocab_size
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from cloze.config.arguments import ModelArguments
 from cloze.config.model_files import MAX_TOKENIZER_BYTES, check_vocabulary, find_file, read_json
 from cloze.errors import UserError
-from cloze.tokenization.training import fingerprint
+from cloze.tokenization.properties import fingerprint
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,17 @@
 """Special tokens around one text or two."""
 
+import logging
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from tokenizers import Tokenizer, models, processors
+from transformers import PreTrainedTokenizerBase
+
+from cloze.errors import UserError
+from cloze.tokenization.properties import plain_backend
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,3 +59,76 @@ class PairTemplate:
     def word_starts(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         special = (np.ones(len(part)) for part in (self.prefix, self.middle, self.suffix))
         return np.concatenate([next(special), a, next(special), b, next(special)]).astype(bool)
+
+
+# Families whose pairs are <s> A </s></s> B </s>, all of type 0; those of others are [CLS] A [SEP] B [SEP].
+DOUBLE_SEPARATOR_TYPES = (
+    "camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
+    "xlm-roberta-xl", "xmod",
+)  # fmt: skip
+
+
+def ensure_template(tokenizer: PreTrainedTokenizerBase, model_type: str) -> None:
+    """Make a tokenizer that adds no special tokens add the model family's; it is saved with the model like this.
+
+    UserError if it has no such tokens.
+    """
+    prefix, suffix = single = special_tokens_around(tokenizer, 1)
+    if any(single) and any(special_tokens_around(tokenizer, 2)):
+        return
+    name = type(tokenizer).__name__
+    if not any(single):
+        tokens = [tokenizer.cls_token or tokenizer.bos_token, tokenizer.sep_token or tokenizer.eos_token]
+        if not tokenizer.is_fast or None in tokens:
+            raise UserError(
+                f"{tokenizer.name_or_path}: the tokenizer ({name}) adds no special tokens, as [CLS] and [SEP]: "
+                "name its cls_token and sep_token in tokenizer_config.json, or give --tokenizer_name PATH of another"
+            )
+        prefix, suffix = ((token_id,) for token_id in tokenizer.convert_tokens_to_ids(tokens))
+    doubled = model_type in DOUBLE_SEPARATOR_TYPES
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="start $A end",
+        pair="start $A end end $B end" if doubled else "start $A end $B:1 end:1",
+        special_tokens=[
+            {"id": place, "ids": list(ids), "tokens": tokenizer.convert_ids_to_tokens(ids)}
+            for place, ids in (("start", prefix), ("end", suffix))
+        ],
+    )
+    before, between, after = (" ".join(map(tokenizer.decode, ids)) for ids in special_tokens_around(tokenizer, 2))
+    logger.warning(
+        "SPECIAL TOKENS: the tokenizer (%s) adds none to %s: those of %s models are added, %s A %s B %s, and saved "
+        "with it",
+        name,
+        "two texts" if any(single) else "a text",
+        model_type,
+        before,
+        between,
+        after,
+    )
+
+
+def special_tokens_around(tokenizer: PreTrainedTokenizerBase, texts: int) -> list[tuple[int, ...]]:
+    """Return the ids that the tokenizer adds before, between and behind one text or two: ``texts + 1`` groups.
+
+    Whatever the texts are: they are tokens here that no vocabulary has to know.
+    """
+    if tokenizer.is_fast:
+        word = Tokenizer(models.WordLevel({"text": 0})).encode("text")
+        whole = plain_backend(tokenizer).post_process(*[word] * texts)
+        ids = [-1 if text is not None else token for token, text in zip(whole.ids, whole.sequence_ids, strict=True)]
+    else:
+        ids = tokenizer.build_inputs_with_special_tokens(*[[-1]] * texts)
+    places = [-1, *(place for place, token in enumerate(ids) if token == -1), len(ids)]
+    return [tuple(ids[before + 1 : after]) for before, after in pairwise(places)]
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
+    """Return the special tokens that the tokenizer puts around a text."""
+    prefix, suffix = special_tokens_around(tokenizer, 1)
+    separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    return Template(prefix, suffix, separator=() if separator is None else (separator,))
+
+
+def pair_template_of(tokenizer: PreTrainedTokenizerBase) -> PairTemplate:
+    """Return the special tokens that the tokenizer puts around two texts and between them."""
+    return PairTemplate(*special_tokens_around(tokenizer, 2))

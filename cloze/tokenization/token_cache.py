@@ -3,15 +3,17 @@
 import json
 import logging
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import datasets
 import numpy as np
-import sentencex
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -19,23 +21,17 @@ from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
 from cloze.system.storage import find_or_write
 from cloze.text.corpus import Corpus, read_documents
-from cloze.tokenization.encoding import Encoder, beginning, encode_ahead, own_encoder, portions
-from cloze.tokenization.training import count_unknown, fingerprint, hash_of, required_vocab_size, unknown_id
+from cloze.tokenization import encoding
+from cloze.tokenization.checks import count_unknown
+from cloze.tokenization.encoding import Encoded, Encoder, beginning, own_encoder, portions
+from cloze.tokenization.nanotoken import same_ids
+from cloze.tokenization.properties import fingerprint, hash_of, required_vocab_size, unknown_id
+from cloze.tokenization.segmentation import count_sentences, units_of
 
 logger = logging.getLogger(__name__)
 
 # Raised when what is written changes, so that older caches are not taken for it.
 VERSION = 5
-
-# That sentencex has rules for; for other languages it takes those of a related one, or of English, and does not say so.
-LANGUAGES = "am ar bg bn ca da de el en es fi fr gu hi hy it ja kk kn ml mr my nl pa pl pt ru sk ta te uk"
-
-# Where the units are no sentences, finding those only to tell their number takes half as long as reading, or more if
-# documents are long. They are counted in about so many characters, and in this share of a longer text.
-COUNTED = 1_000_000
-COUNTED_SHARE = 0.05
-# Of one document, characters at most.
-LONGEST_COUNTED = 1_000_000
 
 
 def cache_folder(model_args: ModelArguments) -> Path:
@@ -157,7 +153,8 @@ def write(
 ) -> None:
     dtype = dtype_for(tokenizer)
     info = {"dtype": dtype.name, "with_words": with_words}
-    documents = count_sentences(unit_texts(corpus, unit, language), info, unit, language)
+    documents = (units_of(lines, unit, language) for lines in read_documents(corpus))
+    documents = count_sentences(documents, info, unit, language)
     progress = tqdm(documents, "tokenizing", unit=" documents", disable=not sys.stderr.isatty())
     num_tokens = num_units = num_unknown = 0
     unknown = unknown_id(tokenizer)
@@ -192,54 +189,6 @@ def write_begins(file: BinaryIO, lengths: Sequence[int], begin: int) -> int:
     return int(ends[-1]) if len(ends) else begin
 
 
-def unit_texts(corpus: Corpus, unit: str, language: str) -> Iterator[list[str]]:
-    """The texts of each document's units."""
-    return (units_of(lines, unit, language) for lines in read_documents(corpus))
-
-
-def units_of(lines: list[str], unit: str, language: str) -> list[str]:
-    """The texts of the units of a document of these lines."""
-    if unit == "line":
-        return lines
-    if unit == "sentence_per_line":  # a row of a table may have several
-        return [line.strip() for text in lines for line in text.split("\n") if line.strip()]
-    text = "\n".join(lines)
-    return [text] if unit == "document" else split_sentences(text, language)
-
-
-def split_sentences(text: str, language: str) -> list[str]:
-    """Split a text into sentences, by punctuation; one may go over several lines, but not over a blank one."""
-    return [sentence.strip() for sentence in sentencex.segment(language, text) if sentence.strip()]
-
-
-def check_language(language: str) -> None:
-    if language not in LANGUAGES.split():
-        logger.warning(
-            "LANGUAGE: there are no rules for sentences of %r, so that those of a related language or of English are "
-            "taken; there are for %s",
-            language,
-            LANGUAGES,
-        )
-
-
-def count_sentences(documents: Iterator[list[str]], info: dict, unit: str, language: str) -> Iterator[list[str]]:
-    """Pass the documents on, and put into ``info`` how many sentences they have, and whether that is an estimate."""
-    characters = counted = found = 0
-    for document in documents:
-        length = sum(map(len, document))
-        characters += length
-        if unit.startswith("sentence"):
-            counted, found = characters, found + len(document)
-        elif counted < COUNTED or counted < COUNTED_SHARE * characters:
-            texts = beginning(document, LONGEST_COUNTED)
-            counted += sum(map(len, texts))
-            found += sum(len(split_sentences(text, language)) for text in texts)
-        yield document
-    about = counted < characters
-    # Three digits of an estimate are plenty.
-    info |= {"sentences": int(float(f"{found * characters / counted:.3g}")) if about else found, "about": about}
-
-
 def read(path: Path) -> TokenizedCorpus:
     info = json.loads((path / "info.json").read_text())
     return TokenizedCorpus(
@@ -251,3 +200,46 @@ def read(path: Path) -> TokenizedCorpus:
         about=info["about"],
         num_unknown=info["unknown"],
     )
+
+
+# So many portions are tokenized while text is read and ids are written, in threads of their own: while Python is busy
+# with the ids of one, the other has the processors.
+PREFETCH = 2
+
+
+def encode_ahead(
+    documents: Iterable[Sequence[str]], own: Encoder, faster: Encoder | None = None
+) -> Iterator[tuple[Encoded, list[int]]]:
+    """Portion by portion, the documents' units and how many each document has [documents].
+
+    By the tokenizer's ``own`` encoder, or by a ``faster`` one that gives the same ids for the beginning of the text.
+    """
+    all_portions = portions(documents)
+    first = next(all_portions, None)
+    if first is None:
+        return
+    encoder = own
+    if faster is not None:
+        sample = beginning(first[0], encoding.CHUNK_CHARS)
+        if same_ids(sample, own(sample), faster, "text"):
+            logger.info("Tokenizing with nanotoken, which gives the ids of the tokenizer itself")
+            encoder = faster
+    all_portions = chain([first], all_portions)
+    # A long document need not stay in memory until all is done.
+    del first
+    waiting: deque = deque()
+    with ThreadPoolExecutor(PREFETCH) as pool:
+        for texts, counts in all_portions:
+            is_long = sum(map(len, texts)) > 2 * encoding.CHUNK_CHARS
+            waiting.append((pool.submit(encoder, texts), counts))
+            del texts
+            # Nothing is read while a long document is encoded.
+            while waiting and (is_long or len(waiting) > PREFETCH):
+                yield _next_result(waiting)
+        while waiting:
+            yield _next_result(waiting)
+
+
+def _next_result(waiting: deque) -> tuple[Encoded, list[int]]:
+    future, counts = waiting.popleft()
+    return future.result(), counts

@@ -31,8 +31,9 @@ from cloze.objectives.tasks import Task
 from cloze.text.corpus import Corpus, find_change, log_columns
 from cloze.text.sources import find_corpora
 from cloze.tokenization.loading import load_tokenizer
+from cloze.tokenization.templates import ensure_template
 from cloze.tokenization.token_cache import cache_folder
-from cloze.tokenization.training import ensure_template, train_tokenizer
+from cloze.tokenization.training import train_tokenizer
 from cloze.training.checkpoints import prepare_output_dir
 from cloze.training.progress import Progress
 

@@ -17,22 +17,11 @@ from cloze.errors import UserError
 from cloze.system.signals import exit_immediately, handled
 from cloze.text.corpus import FileCorpus
 from cloze.tokenization import training as tokenization
+from cloze.tokenization.checks import check_dropped, check_unknown, check_whole_words, count_unknown, describe_unknown
 from cloze.tokenization.encoding import own_encoder
-from cloze.tokenization.templates import PairTemplate, Template
-from cloze.tokenization.training import (
-    check_dropped,
-    check_unknown,
-    check_whole_words,
-    count_unknown,
-    describe_unknown,
-    ensure_template,
-    fingerprint,
-    pair_template_of,
-    required_vocab_size,
-    template_of,
-    train_tokenizer,
-    unknown_id,
-)
+from cloze.tokenization.properties import fingerprint, required_vocab_size, unknown_id
+from cloze.tokenization.templates import PairTemplate, Template, ensure_template, pair_template_of, template_of
+from cloze.tokenization.training import train_tokenizer
 from tests.utils import ROOT, truncating
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
