@@ -27,12 +27,13 @@ def predict_classes(
     # By length, so that a batch has little padding.
     order = np.argsort(-examples.lengths, kind="stable")
     output = trainer.predict(Subset(examples, order), metric_key_prefix="predict")
-    scores = output.predictions[0][np.argsort(order)]
+    (scores,) = output.predictions.values()
+    scores = {name: values[np.argsort(order)] for name, values in scores.items()}
     _, found = classes_of(scores)
     names = list(numbers_of_classes(context.config))
     predictions = [
         {"prediction": names[number], "probabilities": dict(zip(names, probabilities, strict=True))}
-        for number, probabilities in zip(found.tolist(), scores[:, 4:].tolist(), strict=True)
+        for number, probabilities in zip(found.tolist(), scores["probabilities"].tolist(), strict=True)
     ]
     save_predictions(trainer, f"Classified {len(predictions):,} texts", rows, predictions, output.metrics)
 

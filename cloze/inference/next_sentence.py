@@ -88,13 +88,14 @@ def predict(
     if too_long:
         logger.warning("%d of %d pairs exceed %d tokens: their ends are cut off", too_long, len(pairs), max_seq_length)
     output = trainer.predict(examples, metric_key_prefix="predict")
+    (scores,) = output.predictions.values()
     predictions = [
         {
             "is_next_probability": 1 - probability,
             "not_next_probability": probability,
             "prediction": int(probability > 0.5),
         }
-        for probability in output.predictions[0][:, -1].tolist()
+        for probability in scores["probability"].tolist()
     ]
     save_predictions(trainer, f"Judged {len(pairs):,} pairs", rows, predictions, output.metrics)
 

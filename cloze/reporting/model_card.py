@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataArguments
 from cloze.models.loading import code_sources
-from cloze.objectives.tasks import Task
+from cloze.objectives.task import Task
 from cloze.training.checkpoints import replacing
 
 # The figure beside it, which it shows.
@@ -20,7 +20,7 @@ def write_model_card(
     path: Path,
     task: Task,
     lines: dict[str, str],
-    shown: dict[str, list[str]],
+    samples: dict[str, list[str]],
     model_args: ModelArguments,
     data_args: DataArguments,
     training_args: TrainingArguments,
@@ -28,23 +28,9 @@ def write_model_card(
 ) -> None:
     """Write it, with the curves if they are there."""
     metadata = {"library_name": "transformers", "tags": [model.config.model_type]}
-    how = []
-    if task.masks or task.classifies:
-        tag = metadata["pipeline_tag"] = "fill-mask" if task.masks else "text-classification"
-        usage = f'from transformers import pipeline\n    pipeline("{tag}", model="{training_args.output_dir}")'
-    else:
-        usage = (
-            "from transformers import AutoModelForNextSentencePrediction\n"
-            f'    AutoModelForNextSentencePrediction.from_pretrained("{training_args.output_dir}")'
-        )
-    if task.masks:
-        how.append(
-            f"{data_args.mlm_probability:.0%} of the tokens were predicted in training, "
-            f"{data_args.eval_mlm_probability:.0%} in evaluations;"
-        )
-    if task.pairs:
-        kind = "swapped" if data_args.pair_objective == "sop" else "random"
-        how.append(f"{data_args.nsp_probability:.0%} of the pairs were {kind};")
+    how = task.describe_settings(data_args)
+    if task.pipeline_tag is not None:
+        metadata["pipeline_tag"] = task.pipeline_tag
     if model_args.model_name_or_path and not Path(model_args.model_name_or_path).exists():
         metadata["base_model"] = model_args.model_name_or_path
     origin = model_args.model_name_or_path or f"a new {model.config.model_type}"
@@ -55,7 +41,7 @@ def write_model_card(
         f"| {name} | {text.replace('|', '&#124;')} |" for name, text in lines.items() if name != "saved in"
     )
     curves = f"\n![Training curves]({CURVES})\n" if (path.parent / CURVES).exists() else ""
-    examples = "\n\n".join(f"## {title}\n\n" + "\n\n".join(texts) for title, texts in shown.items())
+    examples = "\n\n".join(f"## {title}\n\n" + "\n\n".join(texts) for title, texts in samples.items())
     text = f"""---
 {yaml.safe_dump(metadata, sort_keys=False)}---
 
@@ -63,7 +49,7 @@ def write_model_card(
 
 A {task.title}, trained from {origin}.
 
-    {usage}
+    {task.usage(training_args.output_dir)}
 
 | | |
 |---|---|

@@ -1,20 +1,16 @@
-"""What a user reads at the end: a table of the run, a summary, a few words filled in; and the curves."""
+"""What a user reads at the end: a table of the run, a summary, a few samples predicted; and the curves."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
-from cloze.inference.classify import classify
-from cloze.inference.fill_mask import fill_in
-from cloze.inference.next_sentence import judge
 from cloze.models.loading import describe_model
-from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS, Objective
+from cloze.objectives.metrics import Objective
 from cloze.reporting.history import format_metric, table_of
 from cloze.reporting.model_card import CURVES, write_model_card
+from cloze.system.output import format_lines
 from cloze.training import checkpoints
 from cloze.training.context import RunContext
 from cloze.training.run import going_on_without
@@ -22,45 +18,31 @@ from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
 
-# What is told of an evaluation: title, metric, format.
-FIGURES = {
-    MASKED_TOKENS.labels: [("masked perplexity", "perplexity", ",.2f"), ("masked accuracy", "accuracy", ".1%")],
-    SENTENCE_PAIRS.labels: [
-        ("pair loss", "loss", ".3f"),
-        ("pair accuracy", "accuracy", ".1%"),
-        ("pair F1", "f1", ".3f"),
-    ],
-    "label": [("loss of classes", "loss", ".3f"), ("accuracy", "accuracy", ".1%"), ("macro-F1", "macro_f1", ".3f")],
-}
 
-
-def finish(trainer: PretrainingTrainer, context: RunContext, sets: DatasetSplits, metrics: dict[str, float]) -> None:
-    """Show what was trained and how it went, write the model card, and push to the Hub, each if asked for."""
-    model, tokenizer, task, training_args = trainer.model, context.tokenizer, context.task, context.training_args
-    shown = {}
-    if sets.samples:
-        # By every process, though one shows it: with FSDP, none has the whole model.
-        if task.masks:
-            shown["Words hidden from the model, and its guesses"] = fill_in(
-                model, tokenizer, sets.samples, 5, np.random.default_rng(0)
-            )
-        if task.pairs:
-            shown["Pairs, and how likely the model holds their order"] = judge(model, tokenizer, sets.samples, 4)
-        if task.classifies:
-            shown["Texts, and what the model takes them for"] = classify(
-                trainer, sets.samples[:: max(1, len(sets.samples) // 4)][:4]
-            )
-    if trainer.is_world_process_zero() and sets.samples:
+def finish(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSplits, metrics: dict[str, float]) -> None:
+    """Log what was trained and how it went, write the model card, and push to the Hub, each if asked for."""
+    task, training_args = context.task, context.training_args
+    samples = task.predict_samples(trainer, splits.samples) if splits.samples else {}
+    if trainer.is_world_process_zero() and splits.samples:
         history, best_step = trainer.state.log_history, trainer.state.best_global_step
-        facts = {"model": describe_model(model, context.model_args), **sets.stats}
-        lines = summarise_run(history, metrics, facts, training_args.output_dir, task.objectives)
+        stats = {"model": describe_model(trainer.model, context.model_args), **splits.stats}
+        lines = summarise_run(history, metrics, stats, training_args.output_dir, task.objectives)
         figures = figures_of(task.objectives)
-        show(lines, shown, table_of(history, best_step, figures) if "train_loss" in metrics else [])
+        log_summary(lines, samples, table_of(history, best_step, figures) if "train_loss" in metrics else [])
         if "train_loss" in metrics:
             card = Path(training_args.output_dir) / "README.md"
             draw_curves(history, best_step, figures, card.parent / CURVES)
             with going_on_without(trainer, card.name):
-                write_model_card(card, task, lines, shown, context.model_args, context.data_args, training_args, model)
+                write_model_card(
+                    card,
+                    task,
+                    lines,
+                    samples,
+                    context.model_args,
+                    context.data_args,
+                    training_args,
+                    trainer.model,
+                )
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset=context.data_args.dataset_name)
     check_written(trainer)
@@ -82,11 +64,11 @@ def check_written(trainer: PretrainingTrainer) -> None:
 
 
 def figures_of(objectives: dict[str, Objective]) -> dict[str, tuple[str, str]]:
-    """Title and format of what is told of an evaluation, by the metric's name."""
+    """Return title and format of what is reported of an evaluation, by the metric's name."""
     return {
         f"{prefix}{name}": (title, form)
         for prefix, objective in objectives.items()
-        for title, name, form in FIGURES[objective.labels]
+        for title, name, form in objective.figures
     }
 
 
@@ -110,10 +92,10 @@ def draw_curves(
 
 
 def summarise_run(
-    history: Sequence[dict], metrics: dict, facts: dict[str, str], output_dir: str, objectives: dict[str, Objective]
+    history: Sequence[dict], metrics: dict, stats: dict[str, str], output_dir: str, objectives: dict[str, Objective]
 ) -> dict[str, str]:
-    """What was trained on what, and how it went, as lines of name and text."""
-    lines = dict(facts)
+    """Return what was trained on what, and how it went, as lines of name and text."""
+    lines = dict(stats)
     losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     if "train_runtime" in metrics:
         speed = f"{metrics['train_tokens']:,} real tokens, {metrics['train_tokens_per_second']:,.0f} a second"
@@ -135,12 +117,11 @@ def summarise_run(
     return lines
 
 
-def show(lines: dict[str, str], shown: dict[str, list[str]], table: Sequence[str] = ()) -> None:
-    """Log the table of the run, the summary, and the examples."""
+def log_summary(lines: dict[str, str], samples: dict[str, list[str]], table: Sequence[str] = ()) -> None:
+    """Log the table of the run, the summary, and the samples by title."""
     if table:
         logger.info("\n%s", "\n".join(table))
-    width = max(map(len, lines))
-    logger.info("\n%s", "\n".join(f"  {name[0].upper() + name[1:]:<{width}}  {text}" for name, text in lines.items()))
-    for title, examples in shown.items():
+    logger.info("\n%s", format_lines(lines))
+    for title, examples in samples.items():
         if examples:
             logger.info("\n%s:\n%s\n", title, "\n".join(f"  {line}" for line in examples))

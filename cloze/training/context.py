@@ -10,13 +10,14 @@ from pathlib import Path
 import datasets
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataArguments
 from cloze.config.recipes import recipe_of
-from cloze.data.collators import MaskingCollator, Padding, collate
+from cloze.data.collators import Padding
+from cloze.data.context import DataContext
 from cloze.errors import UserError
 from cloze.models.loading import (
     check_model,
@@ -27,7 +28,7 @@ from cloze.models.loading import (
     uses_attention_mask,
 )
 from cloze.models.vocabulary import NewToken, find_new_tokens
-from cloze.objectives.tasks import Task
+from cloze.objectives.task import Task
 from cloze.text.corpus import Corpus, find_change, log_columns
 from cloze.text.sources import find_corpora
 from cloze.tokenization.loading import load_tokenizer
@@ -41,28 +42,19 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RunContext:
-    """A script's settings, and what they stand for.
+class RunContext(DataContext):
+    """A script's settings, and what they stand for: of examples, of the model, and of the run.
 
     Attributes:
-        cache: the folder of prepared corpora and trained tokenizers.
-        checkpoint: where to go on from, if anywhere.
-        corpora: the training and the validation corpus, each if asked for.
-        max_seq_length: tokens in an example, as asked for or as the model takes at most.
+        checkpoint: where to resume from, if anywhere.
         recipe: the settings as a recipe.
         new_tokens: tokens of the tokenizer beyond the vocabulary of the checkpoint.
     """
 
     task: Task
     model_args: ModelArguments
-    data_args: DataArguments
     training_args: TrainingArguments
-    cache: Path
     checkpoint: Path | None
-    corpora: tuple[Corpus | None, Corpus | None]
-    config: PretrainedConfig
-    tokenizer: PreTrainedTokenizerBase
-    max_seq_length: int
     recipe: str
     new_tokens: list[NewToken]
 
@@ -78,6 +70,7 @@ def set_up(
             " and with ".join(code_sources(model_args)),
         )
     cache = cache_folder(model_args)
+    overwrite_cache = data_args.overwrite_cache and training_args.local_process_index == 0
     recipe = recipe_of(model_args, data_args, training_args)
     checkpoint = None
     if not training_args.prepare_only:
@@ -100,7 +93,7 @@ def set_up(
             model_args.vocab_size,
             model_args.do_lower_case,
             cache,
-            overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
+            overwrite=overwrite_cache,
         )
     if model_args.model_name_or_path is None:
         sync_config_with_tokenizer(config, tokenizer, model_args.config_overrides)
@@ -116,16 +109,22 @@ def set_up(
             f"{length} or more, or lower --max_seq_length"
         )
     return RunContext(
-        task,
-        model_args,
-        data_args,
-        training_args,
-        cache,
-        checkpoint,
-        corpora,
-        config,
-        tokenizer,
+        data_args=data_args,
+        do_train=training_args.do_train,
+        do_eval=training_args.do_eval,
+        shuffle_seed=training_args.shuffle_seed,
+        data_seed=training_args.data_seed or 0,
+        # One process does it again; the others wait for it at the lock, or take the same ids from before.
+        overwrite_cache=overwrite_cache,
+        cache=cache,
+        corpora=corpora,
+        config=config,
+        tokenizer=tokenizer,
         max_seq_length=length,
+        task=task,
+        model_args=model_args,
+        training_args=training_args,
+        checkpoint=checkpoint,
         recipe=recipe,
         new_tokens=new_tokens,
     )
@@ -208,21 +207,9 @@ def padding_for(model: PreTrainedModel, max_seq_length: int) -> Padding:
 
 
 def make_collator(context: RunContext, padding: Padding) -> Callable[[list[dict]], dict]:
-    """What makes batches of examples: padded, and masked if the task is to find masked tokens."""
-    tokenizer, data_args, training_args = context.tokenizer, context.data_args, context.training_args
-    if not data_args.streaming or training_args.dataloader_num_workers:
+    """Return what makes batches of examples."""
+    if not context.data_args.streaming or context.training_args.dataloader_num_workers:
         # All text is tokenized, or is to be by data-loader workers, a thread each; unless told so, the library warns in
         # each that is forked.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not context.task.masks:
-        return partial(collate, pad_id=tokenizer.pad_token_id, padding=padding)
-    return MaskingCollator(
-        tokenizer,
-        mlm_probability=data_args.mlm_probability,
-        eval_mlm_probability=data_args.eval_mlm_probability,
-        mask_replace_prob=data_args.mask_replace_prob,
-        random_replace_prob=data_args.random_replace_prob,
-        whole_words=data_args.whole_word_mask,
-        seed=training_args.seed,
-        padding=padding,
-    )
+    return context.task.make_collator(context, padding, context.training_args.seed)

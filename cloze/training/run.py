@@ -13,12 +13,11 @@ from transformers import PreTrainedModel
 
 from cloze.config.recipes import settings_in
 from cloze.data.splits import DatasetSplits
-from cloze.models.sparse_prediction import predict_masked_positions
-from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.reporting.model_card import CURVES
 from cloze.system.signals import SIGNALS, handled, ignore_signals
 from cloze.training import checkpoints
-from cloze.training.context import RunContext, make_collator, on_first_process, padding_of
+from cloze.training.context import RunContext, make_collator, make_model, on_first_process, padding_of
+from cloze.training.dry_run import dry_run, log_prepared
 from cloze.training.progress import Progress
 from cloze.training.run_length import length_of
 from cloze.training.throughput import count_flops
@@ -28,10 +27,21 @@ from cloze.training.trainer import PretrainingTrainer
 logger = logging.getLogger(__name__)
 
 
-def make_trainer(context: RunContext, model: PreTrainedModel, sets: DatasetSplits) -> PretrainingTrainer:
+def start(context: RunContext, splits: DatasetSplits) -> PretrainingTrainer | None:
+    """Return what trains the context's model, or None where the run ends before: --prepare_only and --dry_run."""
+    if context.training_args.prepare_only:
+        log_prepared(context)
+        return None
+    trainer = make_trainer(context, make_model(context), splits)
+    if context.training_args.dry_run:
+        dry_run(trainer, context, splits)
+        return None
+    return trainer
+
+
+def make_trainer(context: RunContext, model: PreTrainedModel, splits: DatasetSplits) -> PretrainingTrainer:
     padding = padding_of(context, model)
-    if context.task.masks:
-        predict_masked_positions(model, MASKED_TOKENS.logits, context.max_seq_length)
+    context.task.prepare_model(model, context.max_seq_length)
     progress = length_before = None
     if context.checkpoint is not None:
         progress = Progress.read(context.checkpoint)
@@ -46,10 +56,10 @@ def make_trainer(context: RunContext, model: PreTrainedModel, sets: DatasetSplit
         progress=progress,
         length_before=length_before,
         texts=[corpus and corpus.content for corpus in context.corpora] if context.training_args.do_train else None,
-        flops=count_flops(model, context.task.masks) if context.training_args.do_train else None,
+        flops=count_flops(model, context.task.takes_positions) if context.training_args.do_train else None,
         data_collator=make_collator(context, padding),
-        train_dataset=sets.train,
-        eval_dataset=sets.validation,
+        train_dataset=splits.train,
+        eval_dataset=splits.validation,
         processing_class=context.tokenizer,
     )
 

@@ -11,8 +11,8 @@ from tokenizers import AddedToken
 from torch.utils.data import DataLoader, Subset
 from transformers import DataCollatorForLanguageModeling
 
+from cloze.data.blocks import Blocks, Lines
 from cloze.data.collators import IGNORED, MaskingCollator, Padding, collate, mask_tokens, masked_positions, pad
-from cloze.data.mlm import Blocks, Lines
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.templates import pair_template_of, template_of
@@ -227,7 +227,7 @@ def test_workers_make_the_batches_that_one_process_makes(strategy, tokenizers):
     def two_epochs(workers):
         padding = Padding()
         sampler = ResumableBatchSampler(
-            EpochDataset(lambda epoch: lines), BatchSettings(strategy, 4), padding.widths, seed=7
+            EpochDataset(lambda epoch: lines), BatchSettings(strategy, 4), padding.padded_lengths, seed=7
         )
         loader = DataLoader(
             sampler.examples,
@@ -504,7 +504,7 @@ def test_width(padding, width, tokenizers):
 )
 def test_widths(padding, lengths, widths):
     """Rounded up, but never to more positions than the model has."""
-    assert padding.widths(np.array(lengths)).tolist() == widths
+    assert padding.padded_lengths(np.array(lengths)).tolist() == widths
 
 
 # Positions

@@ -8,8 +8,10 @@ from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePredictio
 from cloze.inference.fill_mask import fill_in, is_word
 from cloze.inference.next_sentence import judge
 from cloze.objectives.metrics import SENTENCE_PAIRS
-from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
-from cloze.reporting.summary import show, summarise_run
+from cloze.reporting.summary import log_summary, summarise_run
+from cloze.tasks.masked_lm import MASKED_LM
+from cloze.tasks.next_sentence import NEXT_SENTENCE
+from cloze.tasks.pretraining import PRETRAINING
 from cloze.tokenization.templates import pair_template_of
 
 METRICS = {
@@ -211,5 +213,5 @@ def test_long_pairs_are_shown_around_the_border(pair_checkpoint, tokenizers):
 
 def test_what_is_shown_has_its_title_and_empty_parts_have_none(caplog):
     caplog.set_level("INFO", logger="cloze")
-    show({"pair loss": "0.500", "saved in": "out"}, {"Pairs": ["a | b", "c | d"], "Words": []})
+    log_summary({"pair loss": "0.500", "saved in": "out"}, {"Pairs": ["a | b", "c | d"], "Words": []})
     assert caplog.messages == ["\n  Pair loss  0.500\n  Saved in   out", "\nPairs:\n  a | b\n  c | d\n"]

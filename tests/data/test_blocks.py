@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloze.data.mlm import Blocks, Lines
+from cloze.data.blocks import Blocks, Lines
 from cloze.tokenization.templates import Template
 
 CLS, SEP, JOINT = 101, 102, 9
