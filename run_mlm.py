@@ -32,7 +32,7 @@ from cloze.config.data_arguments import DataTrainingArguments
 
 def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:
     # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
-    from cloze.inference.fill_mask import predict, read_lines_to_fill
+    from cloze.inference.fill_mask import predict_words, read_masked_texts
     from cloze.reporting.summary import finish
     from cloze.tasks.masked_lm import MASKED_LM
     from cloze.training.context import set_up
@@ -40,7 +40,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
 
     # Text, config and tokenizer, which is trained from the text if there is none
     context = set_up(MASKED_LM, model_args, data_args, training_args)
-    test_rows = read_lines_to_fill(context) if training_args.do_predict else []
+    test_rows = read_masked_texts(context) if training_args.do_predict else []
 
     # Blocks, or lines; masks are drawn while batches are made, anew each epoch
     splits = MASKED_LM.make_splits(context)
@@ -55,7 +55,7 @@ def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_
 
     # Fill in lines of the user's own
     if test_rows:
-        predict(trainer, test_rows, data_args.top_k, context.max_seq_length)
+        predict_words(trainer, test_rows, data_args.top_k, context.max_seq_length)
 
     finish(trainer, context, splits, metrics)
 

@@ -32,7 +32,7 @@ from cloze.config.data_arguments import NextSentenceArguments
 
 def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_args: TrainingArguments) -> None:
     # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
-    from cloze.inference.next_sentence import predict, read_pairs
+    from cloze.inference.next_sentence import predict_pairs, read_pairs
     from cloze.reporting.summary import finish
     from cloze.tasks.next_sentence import NEXT_SENTENCE
     from cloze.training.context import set_up
@@ -55,7 +55,7 @@ def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_
 
     # Judge pairs of the user's own
     if test_rows:
-        predict(trainer, test_rows, context.max_seq_length)
+        predict_pairs(trainer, test_rows, context.max_seq_length)
 
     finish(trainer, context, splits, metrics)
 

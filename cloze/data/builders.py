@@ -31,7 +31,7 @@ class Split:
 
 
 class ExampleBuilder(Protocol):
-    """Makes the examples of an objective out of tokenized documents.
+    """Make the examples of an objective out of tokenized documents.
 
     Attributes:
         granularity: what documents are tokenized as: ``document``, ``line``, ``sentence`` or ``sentence_per_line``.

@@ -1,7 +1,7 @@
 """Documents of sentences -> pairs A/B for next sentence prediction (Devlin et al., 2018, sections 3.1 and A.2).
 
 A pair is ``{"input_ids": int64 [length], "token_type_ids": int64 [length], "next_sentence_label": 0 or 1, "example":
-its number}``, cut out of the token file when it is asked for: drawing pairs decides about places only.
+its number}``, cut out of the token file when it is asked for: drawing pairs decides about positions only.
 """
 
 from array import array
@@ -51,8 +51,15 @@ class Sentences:
 
 @dataclass(frozen=True)
 class PairSettings:
-    """How pairs are drawn: the flags of these names, and ``swap``: B follows A, or the two are swapped (Lan et al.,
-    2019), instead of B being random."""
+    """How pairs are drawn.
+
+    Attributes:
+        max_tokens: of A and B together.
+        strategy: ``segment`` or ``sentence``.
+        swap: B follows A, or the two are swapped (Lan et al., 2019), instead of B being random.
+        random_probability: share of pairs with a random B, or swapped.
+        short_probability: share of segment pairs that are shorter than ``max_tokens``, at random.
+    """
 
     max_tokens: int
     strategy: str = "segment"

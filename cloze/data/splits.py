@@ -84,6 +84,7 @@ def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
 
 
 def log_stats(splits: DatasetSplits) -> None:
+    """Log what the examples are made of."""
     for name, text in splits.stats.items():
         logger.info("%s: %s", name.capitalize(), text)
 
@@ -120,7 +121,7 @@ def _stream_train(splits: DatasetSplits, context: DataContext, builder: ExampleB
 
 @dataclass(frozen=True)
 class ChunkBuilder:
-    """Makes the examples of some documents of a stream.
+    """Make the examples of some documents of a stream.
 
     Attributes:
         name: of the text.
@@ -226,7 +227,7 @@ def check_words(corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase) -> 
     whole = sample & np.append(sample[1:], True)  # words of one token
     ids, counts = np.unique(corpus.tokens[: len(sample)][whole], return_counts=True)
     tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
-    single = sum(count for token, count in zip(tokens, counts, strict=True) if is_character_without_spaces(token))
+    single = sum(count for token, count in zip(tokens, counts, strict=True) if _is_character_without_spaces(token))
     if single > num_words / 2:
         logger.warning(
             "WHOLE WORDS: %.0f %% of the words that this tokenizer finds are single characters of a script without "
@@ -235,6 +236,6 @@ def check_words(corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase) -> 
         )
 
 
-def is_character_without_spaces(token: str) -> bool:
+def _is_character_without_spaces(token: str) -> bool:
     character = token.removeprefix("\N{LOWER ONE EIGHTH BLOCK}")
     return len(character) == 1 and unicodedata.name(character, "").startswith(WITHOUT_SPACES)

@@ -8,11 +8,11 @@ import torch
 from torch.utils.data import Subset
 
 from cloze.data.classification import LabelledExamples, numbers_of_classes
+from cloze.data.context import DataContext
 from cloze.data.labelled_texts import LabelledText
 from cloze.inference.predictions import save_predictions
 from cloze.objectives.classification import classes_of
 from cloze.tokenization.checks import warn_of_unknown
-from cloze.training.context import RunContext
 from cloze.training.trainer import PretrainingTrainer
 
 
@@ -20,7 +20,7 @@ def predict_classes(
     trainer: PretrainingTrainer,
     rows: list[tuple[LabelledText | None, dict[str, Any]]],
     examples: LabelledExamples,
-    context: RunContext,
+    context: DataContext,
 ) -> None:
     """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
     warn_of_unknown(examples.unknown_share, "--test_file", context.tokenizer)
@@ -39,8 +39,8 @@ def predict_classes(
 
 
 @torch.no_grad()
-def classify(trainer: PretrainingTrainer, examples: Sequence[dict]) -> list[str]:
-    """Texts, each with the model's best two classes and the true one."""
+def classify_samples(trainer: PretrainingTrainer, examples: Sequence[dict]) -> list[str]:
+    """Return texts, each with the model's best two classes and the true one."""
     model, tokenizer = trainer.model.eval(), trainer.processing_class
     names = model.config.id2label
     lines = []

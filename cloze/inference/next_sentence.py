@@ -1,4 +1,4 @@
-"""The judgement of a next sentence model on pairs of the user's own."""
+"""What a next sentence model predicts for pairs of the user's own."""
 
 import logging
 from collections.abc import Sequence
@@ -62,6 +62,7 @@ def read_pairs(data_args: NextSentenceArguments) -> list[tuple[SentencePair | No
 
 
 def pair_of(row: dict, where: str) -> SentencePair:
+    """Return the pair in a row of a table; UserError for columns that are missing or no text, and other labels."""
     for column in ("sentence_a", "sentence_b"):
         if column not in row:
             raise UserError(f"{where}: no column {column} (columns: {', '.join(row)}): rename those of the two texts")
@@ -76,7 +77,7 @@ def pair_of(row: dict, where: str) -> SentencePair:
     return SentencePair(*texts, None if label is None else int(label), where)
 
 
-def predict(
+def predict_pairs(
     trainer: PretrainingTrainer, rows: list[tuple[SentencePair | None, dict[str, Any]]], max_seq_length: int
 ) -> None:
     """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
@@ -104,7 +105,7 @@ def predict(
 def judge_pair(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pair: SentencePair, max_seq_length: int
 ) -> tuple[float, bool]:
-    """The probability that the second text does not follow the first, and whether the pair had to be cut."""
+    """Return the probability that the second text does not follow the first, and whether the pair had to be cut."""
     model.eval()
     examples, too_long = encode_pairs([pair], tokenizer, max_seq_length)
     batch = collate(examples, tokenizer.pad_token_id, padding_for(model, max_seq_length))
@@ -116,43 +117,43 @@ def judge_pair(
 def encode_pairs(
     pairs: list[SentencePair], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
 ) -> tuple[list[dict], int]:
-    """The pairs as examples, and how many are too long: of these, the ends are cut off."""
+    """Return the pairs as examples, and how many are too long: of these, the ends are cut off."""
     template = pair_template_of(tokenizer)
     texts = [[pair.sentence_a, pair.sentence_b] for pair in pairs]
     encoded = [[ids for ids, _ in document] for document in encode(texts, tokenizer, with_words=False)]
     for pair, ids in zip(pairs, encoded, strict=True):
         if not all(map(len, ids)):
             raise UserError(f"{pair.where}: the tokenizer finds no token in one of the texts: every pair needs two")
-    room = max_seq_length - template.num_special
-    too_long = sum(len(a) + len(b) > room for a, b in encoded)
+    max_tokens = max_seq_length - template.num_special
+    too_long = sum(len(a) + len(b) > max_tokens for a, b in encoded)
     examples = [
-        cut_example(*ids, pair.label, number, template, room)
+        _cut_example(*ids, pair.label, number, template, max_tokens)
         for number, (ids, pair) in enumerate(zip(encoded, pairs, strict=True))
     ]
     return examples, too_long
 
 
-def cut_example(
-    a: np.ndarray, b: np.ndarray, label: int | None, number: int, template: PairTemplate, room: int
+def _cut_example(
+    a: np.ndarray, b: np.ndarray, label: int | None, number: int, template: PairTemplate, max_tokens: int
 ) -> dict:
-    kept_a, kept_b = fit(np.array([[len(a), len(b)]]), room)[0]
+    kept_a, kept_b = fit(np.array([[len(a), len(b)]]), max_tokens)[0]
     return template.example(a[:kept_a], b[:kept_b], IGNORED if label is None else label, number)
 
 
 @torch.no_grad()
-def judge(
+def judge_samples(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[dict], count: int
 ) -> list[str]:
-    """Pairs of either label in turn, each with the chance the model gives to B following A, and whether it does."""
+    """Return pairs of either label in turn, each with the model's probability that B follows A, and whether it does."""
     model.eval()
     kinds = [[pair for pair in examples if pair["next_sentence_label"] == label] for label in (IS_NEXT, IS_RANDOM)]
     lines = []
     for pair in list(chain.from_iterable(zip(*kinds, strict=False)))[:count]:
         ids, types = torch.tensor(pair["input_ids"])[None], torch.tensor(pair["token_type_ids"])[None]
         outputs = model(input_ids=ids.to(model.device), token_type_ids=types.to(model.device))
-        chance = SENTENCE_PAIRS.logits_of(outputs).float().softmax(-1)[0, IS_NEXT]
+        probability = SENTENCE_PAIRS.logits_of(outputs).float().softmax(-1)[0, IS_NEXT]
         a, b = (ids[types == kind] for kind in (0, 1))
         texts = (tokenizer.decode(text, skip_special_tokens=True) for text in (a[-CONTEXT:], b[:CONTEXT]))
         truth = "they are in order" if pair["next_sentence_label"] == IS_NEXT else "they are not"
-        lines.append(f"{' | '.join(texts)}\n    in order: {chance:.0%}   ({truth})")
+        lines.append(f"{' | '.join(texts)}\n    in order: {probability:.0%}   ({truth})")
     return lines

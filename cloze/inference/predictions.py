@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_unknown_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
+    """Warn where the tokenizer does not know much of the texts to predict."""
     (encoded,) = encode([texts], tokenizer, with_words=False)
     ids = np.concatenate([ids for ids, _ in encoded])
     warn_of_unknown(count_unknown(ids, unknown_id(tokenizer)) / max(1, len(ids)), "--test_file", tokenizer)
@@ -53,5 +54,5 @@ def save_predictions(
     if "predict_accuracy" in metrics:
         save_metrics(trainer, "predict", metrics)
         figures = {name: metrics.get(f"predict_{name}") for name in ("accuracy", "f1", "macro_f1", "loss", "is_next")}
-        told = (f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
-        logger.info("Those with a label: %s", ", ".join(told))
+        reported = (f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
+        logger.info("Those with a label: %s", ", ".join(reported))

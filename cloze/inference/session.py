@@ -53,14 +53,14 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     paths = {}
     for name in names:
         paths.setdefault(Path(name).resolve().parts if Path(name).is_dir() else tuple(name.split("/")), name)
-    shown = {}
+    short = {}
     for path, name in paths.items():
         # On the Hub, whose it is belongs to the name.
         count = 1 if Path(name).is_dir() else len(path)
         while count < len(path) and sum(other[-count:] == path[-count:] for other in paths) > 1:
             count += 1
-        shown["/".join(path[-count:])] = name
-    return shown
+        short["/".join(path[-count:])] = name
+    return short
 
 
 def load_trained(name: str, tasks: Sequence[Task]) -> TrainedModel:
@@ -104,7 +104,7 @@ def task_of(config: PretrainedConfig, name: str, tasks: Sequence[Task]) -> Task:
 
 
 def fill_masks_in_text(trained: TrainedModel, text: str, top_k: int) -> list[list[Filling]]:
-    """The likeliest tokens for each mask of a text: masks x top_k."""
+    """Return the likeliest tokens for each mask of a text: masks x top_k."""
     check_length(text)
     count = with_own_mask(text, trained.tokenizer).count(trained.tokenizer.mask_token)
     if not count:
@@ -116,7 +116,7 @@ def fill_masks_in_text(trained: TrainedModel, text: str, top_k: int) -> list[lis
 
 
 def judge_texts(trained: TrainedModel, sentence_a: str, sentence_b: str) -> tuple[float, bool]:
-    """The probability that the second text does not follow the first, and whether the pair had to be cut."""
+    """Return the probability that the second text does not follow the first, and whether the pair had to be cut."""
     for text in (sentence_a, sentence_b):
         check_length(text)
     pair = SentencePair(sentence_a, sentence_b, None, "These two")
@@ -124,6 +124,7 @@ def judge_texts(trained: TrainedModel, sentence_a: str, sentence_b: str) -> tupl
 
 
 def check_length(text: str) -> None:
+    """Raise UserError for a text that is empty, too long, or no valid Unicode."""
     if not text.strip():
         raise UserError("There is no text yet: write some.")
     check_unicode(text, "The text")

@@ -9,7 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from cloze.data.classification import make_labelled
 from cloze.data.context import DataContext
 from cloze.data.splits import DatasetSplits
-from cloze.inference.classify import classify
+from cloze.inference.classify import classify_samples
 from cloze.objectives.classification import CLASSES
 from cloze.objectives.task import Task
 from cloze.tasks.masked_lm import MASKED_LM
@@ -35,7 +35,7 @@ class Classification(Task):
 
     def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
         spread = samples[:: max(1, len(samples) // 4)][:4]
-        return {"Texts, and what the model takes them for": classify(trainer, spread)}
+        return {"Texts, and what the model takes them for": classify_samples(trainer, spread)}
 
 
 CLASSIFICATION = Classification()

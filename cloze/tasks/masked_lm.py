@@ -14,7 +14,7 @@ from cloze.data.collators import MaskingCollator, Padding
 from cloze.data.context import DataContext
 from cloze.data.splits import DatasetSplits, make_splits
 from cloze.errors import UserError
-from cloze.inference.fill_mask import fill_in
+from cloze.inference.fill_mask import fill_samples
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.objectives.task import Task
@@ -65,7 +65,7 @@ class MaskedLM(Task):
         )
 
     def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
-        words = fill_in(trainer.model, trainer.processing_class, samples, 5, np.random.default_rng(0))
+        words = fill_samples(trainer.model, trainer.processing_class, samples, 5, np.random.default_rng(0))
         return {"Words hidden from the model, and its guesses": words}
 
     def describe_settings(self, data_args: MaskingArguments) -> list[str]:

@@ -11,7 +11,7 @@ from cloze.data.context import DataContext
 from cloze.data.nsp import PairBuilder, make_pairs
 from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
-from cloze.inference.next_sentence import judge
+from cloze.inference.next_sentence import judge_samples
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.objectives.task import Task
 
@@ -37,7 +37,7 @@ class NextSentence(Task):
         return make_pairs(context, PairBuilder)
 
     def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
-        judgements = judge(trainer.model, trainer.processing_class, samples, 4)
+        judgements = judge_samples(trainer.model, trainer.processing_class, samples, 4)
         return {"Pairs, and how likely the model holds their order": judgements}
 
     def describe_settings(self, data_args: PairArguments) -> list[str]:

@@ -46,7 +46,7 @@ class RunContext(DataContext):
     """A script's settings, and what they stand for: of examples, of the model, and of the run.
 
     Attributes:
-        checkpoint: where to resume from, if anywhere.
+        checkpoint: to resume from, if there is one.
         recipe: the settings as a recipe.
         new_tokens: tokens of the tokenizer beyond the vocabulary of the checkpoint.
     """
@@ -164,7 +164,7 @@ def on_first_process(find: Callable[[], Path | None]) -> Path | None:
 
 
 def start_process(data_args: DataArguments, training_args: TrainingArguments) -> None:
-    """Seeds, logging, progress bars and threads."""
+    """Set seeds, logging, progress bars and threads."""
     set_seed(training_args.seed)
     if not training_args.should_log:
         logging.getLogger("cloze").setLevel(logging.ERROR)
@@ -191,6 +191,7 @@ def make_model(context: RunContext) -> PreTrainedModel:
 
 
 def padding_of(context: RunContext, model: PreTrainedModel) -> Padding:
+    """Return how the batches of a run are padded."""
     args = context.training_args
     padding = padding_for(model, context.max_seq_length)
     return replace(
@@ -202,7 +203,7 @@ def padding_of(context: RunContext, model: PreTrainedModel) -> Padding:
 
 
 def padding_for(model: PreTrainedModel, max_seq_length: int) -> Padding:
-    """How a model's batches are padded where no setting asks for more."""
+    """Return how a model's batches are padded where no setting asks for more."""
     return Padding(multiple=4, longest=max_seq_length, fixed=not uses_attention_mask(model))
 
 
