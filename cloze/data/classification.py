@@ -31,12 +31,20 @@ LISTED_CLASSES = 10
 class LabelledExamples:
     """Hold texts as examples ``{"input_ids": int64 [length], "label": a class or -100, "example": its number}``.
 
-    Pairs have ``"token_type_ids"``, int64 [length], too, if the model tells A from B. A text that is too long is cut at
-    its end, of a pair the longer one.
+    Pairs may have ``"token_type_ids"``, int64 [length], too. A text that is too long is cut at its end, of a pair the
+    longer one.
 
     Args:
         texts: each one text, or two.
         classes: the number of each label.
+        with_types: whether pairs have ``"token_type_ids"``.
+        label_name: of the label in an example.
+
+    Attributes:
+        cut: tokens that were cut off.
+        num_cut: texts, or pairs, that were cut.
+        unknown_share: of the tokens.
+        digest: by which the texts are known again.
     """
 
     def __init__(
@@ -46,8 +54,9 @@ class LabelledExamples:
         classes: dict[str, int],
         max_seq_length: int,
         with_types: bool,
+        label_name: str = "label",
     ):
-        self.pairs, self.with_types = len(texts[0].texts) == 2, with_types
+        self.pairs, self.with_types, self.label_name = len(texts[0].texts) == 2, with_types, label_name
         self.template = pair_template_of(tokenizer) if self.pairs else template_of(tokenizer)
         documents = (text.texts for text in texts)
         self.ids = [[ids for ids, _ in document] for document in encode(documents, tokenizer, with_words=False)]
@@ -58,7 +67,7 @@ class LabelledExamples:
         lengths = np.array([list(map(len, ids)) for ids in self.ids])
         max_tokens = max_seq_length - self.template.num_special
         self.kept = fit(lengths, max_tokens) if self.pairs else np.minimum(lengths, max_tokens)
-        self.cut = int((lengths - self.kept).sum())
+        self.cut, self.num_cut = int((lengths - self.kept).sum()), int((lengths > self.kept).any(1).sum())
         self.lengths = self.kept.sum(1) + self.template.num_special
 
     def __len__(self) -> int:
@@ -67,9 +76,9 @@ class LabelledExamples:
     def __getitem__(self, number: int) -> dict:
         texts = [ids[:kept] for ids, kept in zip(self.ids[number], self.kept[number], strict=True)]
         if not self.pairs:
-            return self.template.example(texts, int(number)) | {"label": self.labels[number]}
+            return self.template.example(texts, int(number)) | {self.label_name: self.labels[number]}
         example = self.template.example(*texts, self.labels[number], int(number))
-        example["label"] = example.pop("next_sentence_label")
+        example[self.label_name] = example.pop("next_sentence_label")
         if not self.with_types:
             del example["token_type_ids"]
         return example
@@ -135,7 +144,7 @@ def examples_of(texts: list[LabelledText], context: DataContext) -> LabelledExam
 def set_classes(config: PretrainedConfig, classes: list[str]) -> None:
     """Give the config the classes, in its own order if it has the same: its head then knows them already.
 
-    A head for other classes, even as many, is made anew when the model is loaded (modeling.renew_head).
+    A head for other classes, even as many, is made anew when the model is loaded (models.loading.renew_head).
     """
     if set(numbers_of_classes(config)) != set(classes):
         config.id2label = dict(enumerate(classes))

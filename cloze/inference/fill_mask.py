@@ -15,13 +15,15 @@ from cloze.config.data_arguments import DataTrainingArguments
 from cloze.data.collators import Padding, collate
 from cloze.data.context import DataContext
 from cloze.errors import UserError
-from cloze.inference.predictions import save_predictions, warn_of_unknown_texts
+from cloze.inference.predictions import save_predictions
 from cloze.objectives.metrics import MASKED_TOKENS, check_finite
 from cloze.text.columns import choose_column, text_in
 from cloze.text.decoding import file_format
 from cloze.text.files import find_files
 from cloze.text.readers import read_rows
+from cloze.tokenization.checks import count_unknown, warn_of_unknown
 from cloze.tokenization.encoding import encode
+from cloze.tokenization.properties import unknown_id
 from cloze.tokenization.templates import Template, template_of
 from cloze.training.context import padding_for
 from cloze.training.trainer import PretrainingTrainer
@@ -179,11 +181,13 @@ def predict_words(
     trainer: PretrainingTrainer, rows: list[tuple[str | None, dict[str, Any]]], top_k: int, max_seq_length: int
 ) -> None:
     """Write predictions.jsonl to output_dir, in the order of the rows, and log the first of them."""
-    texts = [text for text, _ in rows if text]
-    warn_of_unknown_texts(trainer.processing_class, [with_own_mask(text, trainer.processing_class) for text in texts])
+    texts, tokenizer = [text for text, _ in rows if text], trainer.processing_class
+    (encoded,) = encode([[with_own_mask(text, tokenizer) for text in texts]], tokenizer, with_words=False)
+    ids = np.concatenate([ids for ids, _ in encoded])
+    warn_of_unknown(count_unknown(ids, unknown_id(tokenizer)) / max(1, len(ids)), "--test_file", tokenizer)
     # By every process, though one writes: with FSDP, none has the whole model.
     batch_size = trainer.args.per_device_eval_batch_size
-    fillings = fill_masks(trainer.model, trainer.processing_class, texts, top_k, max_seq_length, batch_size)
+    fillings = fill_masks(trainer.model, tokenizer, texts, top_k, max_seq_length, batch_size)
     if not trainer.is_world_process_zero():
         return
     for text, masks in list(zip(texts, fillings, strict=True))[:MAX_LOGGED]:

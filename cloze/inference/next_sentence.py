@@ -2,27 +2,25 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import NextSentenceArguments
-from cloze.data.collators import IGNORED, collate
-from cloze.data.labelled_texts import label_in
-from cloze.data.pairs import IS_NEXT, IS_RANDOM, fit
+from cloze.data.classification import LabelledExamples
+from cloze.data.collators import collate
+from cloze.data.labelled_texts import LabelledText, label_in
+from cloze.data.pairs import IS_NEXT, IS_RANDOM
 from cloze.errors import UserError
-from cloze.inference.predictions import save_predictions, warn_of_unknown_texts
+from cloze.inference.predictions import save_predictions
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.text.columns import text_in
 from cloze.text.decoding import file_format
 from cloze.text.files import find_files
 from cloze.text.readers import read_rows
-from cloze.tokenization.encoding import encode
-from cloze.tokenization.templates import PairTemplate, pair_template_of
+from cloze.tokenization.checks import warn_of_unknown
 from cloze.training.context import padding_for
 from cloze.training.trainer import PretrainingTrainer
 
@@ -32,17 +30,7 @@ logger = logging.getLogger(__name__)
 CONTEXT = 24
 
 
-@dataclass(frozen=True)
-class SentencePair:
-    """Two texts, and 0 if the second follows the first, 1 if not, None if that is not known."""
-
-    sentence_a: str
-    sentence_b: str
-    label: int | None
-    where: str
-
-
-def read_pairs(data_args: NextSentenceArguments) -> list[tuple[SentencePair | None, dict[str, Any]]]:
+def read_pairs(data_args: NextSentenceArguments) -> list[tuple[LabelledText | None, dict[str, Any]]]:
     """Return each row of a table with its pair, None where a text is empty.
 
     The columns are sentence_a, sentence_b and, if known, label.
@@ -54,15 +42,15 @@ def read_pairs(data_args: NextSentenceArguments) -> list[tuple[SentencePair | No
     rows = []
     for where, row in chain.from_iterable(read_rows(path, data_args.reader_settings) for path in files):
         pair = pair_of(row, where)
-        is_whole = pair.sentence_a.strip() and pair.sentence_b.strip()
-        rows.append((pair if is_whole else None, row | {"label": pair.label}))
+        is_whole = all(map(str.strip, pair.texts))
+        rows.append((pair if is_whole else None, row | {"label": pair.label and int(pair.label)}))
     if not any(pair for pair, _ in rows):
         raise UserError(f"--test_file {test_file} holds no pairs: it is empty, or each row lacks a text")
     return rows
 
 
-def pair_of(row: dict, where: str) -> SentencePair:
-    """Return the pair in a row of a table; UserError for columns that are missing or no text, and other labels."""
+def pair_of(row: dict, where: str) -> LabelledText:
+    """Return the pair in a row of a table, of label "0" if B follows A, "1" if not, None if that is not known."""
     for column in ("sentence_a", "sentence_b"):
         if column not in row:
             raise UserError(f"{where}: no column {column} (columns: {', '.join(row)}): rename those of the two texts")
@@ -73,21 +61,21 @@ def pair_of(row: dict, where: str) -> SentencePair:
     if label not in (None, "0", "1"):
         found = row["label"]
         raise UserError(f"{where}: label {found!r} is neither 0 (B follows A) nor 1 (not): leave unknown ones empty")
-    texts = (text_in(row, column, where) for column in ("sentence_a", "sentence_b"))
-    return SentencePair(*texts, None if label is None else int(label), where)
+    texts = tuple(text_in(row, column, where) for column in ("sentence_a", "sentence_b"))
+    return LabelledText(texts, label, where)
 
 
 def predict_pairs(
-    trainer: PretrainingTrainer, rows: list[tuple[SentencePair | None, dict[str, Any]]], max_seq_length: int
+    trainer: PretrainingTrainer, rows: list[tuple[LabelledText | None, dict[str, Any]]], max_seq_length: int
 ) -> None:
     """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
     pairs = [pair for pair, _ in rows if pair]
-    examples, too_long = encode_pairs(pairs, trainer.processing_class, max_seq_length)
-    warn_of_unknown_texts(
-        trainer.processing_class, [text for pair in pairs for text in (pair.sentence_a, pair.sentence_b)]
-    )
-    if too_long:
-        logger.warning("%d of %d pairs exceed %d tokens: their ends are cut off", too_long, len(pairs), max_seq_length)
+    examples = encode_pairs(pairs, trainer.processing_class, max_seq_length)
+    warn_of_unknown(examples.unknown_share, "--test_file", trainer.processing_class)
+    if examples.num_cut:
+        logger.warning(
+            "%d of %d pairs exceed %d tokens: their ends are cut off", examples.num_cut, len(pairs), max_seq_length
+        )
     output = trainer.predict(examples, metric_key_prefix="predict")
     (scores,) = output.predictions.values()
     predictions = [
@@ -103,41 +91,27 @@ def predict_pairs(
 
 @torch.no_grad()
 def judge_pair(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pair: SentencePair, max_seq_length: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pair: LabelledText, max_seq_length: int
 ) -> tuple[float, bool]:
     """Return the probability that the second text does not follow the first, and whether the pair had to be cut."""
     model.eval()
-    examples, too_long = encode_pairs([pair], tokenizer, max_seq_length)
-    batch = collate(examples, tokenizer.pad_token_id, padding_for(model, max_seq_length))
+    examples = encode_pairs([pair], tokenizer, max_seq_length)
+    batch = collate([examples[0]], tokenizer.pad_token_id, padding_for(model, max_seq_length))
     del batch["next_sentence_label"]
     logits = SENTENCE_PAIRS.logits_of(model(**batch)).float()
-    return logits.softmax(-1)[0, IS_RANDOM].item(), too_long > 0
+    return logits.softmax(-1)[0, IS_RANDOM].item(), examples.num_cut > 0
 
 
 def encode_pairs(
-    pairs: list[SentencePair], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
-) -> tuple[list[dict], int]:
-    """Return the pairs as examples, and how many are too long: of these, the ends are cut off."""
-    template = pair_template_of(tokenizer)
-    texts = [[pair.sentence_a, pair.sentence_b] for pair in pairs]
-    encoded = [[ids for ids, _ in document] for document in encode(texts, tokenizer, with_words=False)]
-    for pair, ids in zip(pairs, encoded, strict=True):
+    pairs: list[LabelledText], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
+) -> LabelledExamples:
+    """Return pairs as examples; UserError for a text without a token."""
+    classes = {str(label): label for label in (IS_NEXT, IS_RANDOM)}
+    examples = LabelledExamples(pairs, tokenizer, classes, max_seq_length, True, SENTENCE_PAIRS.labels)
+    for pair, ids in zip(pairs, examples.ids, strict=True):
         if not all(map(len, ids)):
             raise UserError(f"{pair.where}: the tokenizer finds no token in one of the texts: every pair needs two")
-    max_tokens = max_seq_length - template.num_special
-    too_long = sum(len(a) + len(b) > max_tokens for a, b in encoded)
-    examples = [
-        _cut_example(*ids, pair.label, number, template, max_tokens)
-        for number, (ids, pair) in enumerate(zip(encoded, pairs, strict=True))
-    ]
-    return examples, too_long
-
-
-def _cut_example(
-    a: np.ndarray, b: np.ndarray, label: int | None, number: int, template: PairTemplate, max_tokens: int
-) -> dict:
-    kept_a, kept_b = fit(np.array([[len(a), len(b)]]), max_tokens)[0]
-    return template.example(a[:kept_a], b[:kept_b], IGNORED if label is None else label, number)
+    return examples
 
 
 @torch.no_grad()

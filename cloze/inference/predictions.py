@@ -1,29 +1,16 @@
-"""What predictions on the user's own texts share: a warning of unknown text, and the file of predictions."""
+"""The file of predictions for the user's own texts."""
 
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from transformers import PreTrainedTokenizerBase
-
 from cloze.objectives.metrics import finite
-from cloze.tokenization.checks import count_unknown, warn_of_unknown
-from cloze.tokenization.encoding import encode
-from cloze.tokenization.properties import unknown_id
 from cloze.training.checkpoints import replacing
 from cloze.training.run import going_on_without, save_metrics
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
-
-
-def warn_of_unknown_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
-    """Warn where the tokenizer does not know much of the texts to predict."""
-    (encoded,) = encode([texts], tokenizer, with_words=False)
-    ids = np.concatenate([ids for ids, _ in encoded])
-    warn_of_unknown(count_unknown(ids, unknown_id(tokenizer)) / max(1, len(ids)), "--test_file", tokenizer)
 
 
 def save_predictions(

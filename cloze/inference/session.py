@@ -9,9 +9,10 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.config.arguments import ModelArguments
+from cloze.data.labelled_texts import LabelledText
 from cloze.errors import UserError
 from cloze.inference.fill_mask import MASK, Filling, fill_masks, with_own_mask
-from cloze.inference.next_sentence import SentencePair, judge_pair
+from cloze.inference.next_sentence import judge_pair
 from cloze.models.loading import build_on_meta, check_model, load_config
 from cloze.models.vocabulary import find_new_tokens, resize_vocabulary
 from cloze.models.weights import load_weights, shorten
@@ -119,7 +120,7 @@ def judge_texts(trained: TrainedModel, sentence_a: str, sentence_b: str) -> tupl
     """Return the probability that the second text does not follow the first, and whether the pair had to be cut."""
     for text in (sentence_a, sentence_b):
         check_length(text)
-    pair = SentencePair(sentence_a, sentence_b, None, "These two")
+    pair = LabelledText((sentence_a, sentence_b), None, "These two")
     return judge_pair(trained.model, trained.tokenizer, pair, trained.max_seq_length)
 
 

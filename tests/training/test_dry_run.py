@@ -483,7 +483,7 @@ def test_weights_that_are_shared_out_are_refused(script, monkeypatch):
         trainer.is_fsdp_enabled = True
         original(trainer, *args)
 
-    monkeypatch.setattr(dry_run_module, "dry_run", share_out)
+    monkeypatch.setattr(training, "dry_run", share_out)
     code, _, errors = script("--dry_run")
     assert code == 2
     assert "--dry_run does not know weights that are shared out" in errors
