@@ -146,7 +146,7 @@ def prepare_as_ours(text: Path, tokenizer, cache: Path, backend: str) -> dict[st
 
     start = time.perf_counter()
     faster = faster_encoder(tokenizer, backend, with_words=False)
-    corpus = prepare(FileCorpus((text,)), tokenizer, cache, unit="document", with_words=False, faster=faster)
+    corpus = prepare(FileCorpus((text,)), tokenizer, cache, granularity="document", with_words=False, faster=faster)
     return figures(start, cache) | {"tokens": len(corpus.tokens)}
 
 
@@ -192,7 +192,7 @@ def measure_pairs(text: Path, tokenizer, cache: Path) -> dict[str, float]:
     from cloze.tokenization.token_cache import prepare
 
     faster = faster_encoder(tokenizer, "auto", with_words=False)
-    corpus = prepare(FileCorpus((text,)), tokenizer, cache, unit="sentence", with_words=False, faster=faster)
+    corpus = prepare(FileCorpus((text,)), tokenizer, cache, granularity="sentence", with_words=False, faster=faster)
     tokens = len(corpus.tokens)
     result = {"tokens": tokens, "disk_bytes_per_token": figures(0, cache)["bytes"] / tokens}
     template = pair_template_of(tokenizer)

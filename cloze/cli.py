@@ -78,7 +78,8 @@ def run_script(main: Callable, argv: Sequence[str] | None = None) -> None:
                 # A recipe may have one, too.
                 secrets |= {token for token in (model_args.token, args.hub_token) if token}
                 leaves_nothing = without_new_folders(args.output_dir) if args.dry_run else nullcontext()
-                with leaves_nothing, lock_output_dir(args), destroying_process_group():
+                locked = lock_output_dir(args.output_dir, dry_run=args.dry_run, prepare_only=args.prepare_only)
+                with leaves_nothing, locked, destroying_process_group():
                     if args.report_to:
                         # Models and data sets are imported with it.
                         from cloze.training.trackers import check_login

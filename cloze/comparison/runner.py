@@ -27,11 +27,13 @@ from cloze.models.loading import load_config
 from cloze.models.weights import load_weights
 from cloze.objectives.classification import classes_of
 from cloze.system.locks import lock_output_dir
+from cloze.system.storage import RECIPE
+from cloze.system.waiting import on_first_process
 from cloze.tasks.classification import CLASSIFICATION
 from cloze.text.sources import find_corpora
 from cloze.tokenization.loading import load_tokenizer
 from cloze.training import checkpoints
-from cloze.training.context import on_first_process, start_process
+from cloze.training.context import start_process
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
@@ -76,7 +78,8 @@ def compare(
         logger.info("\n%s: run %d of %d", training.run_name, count, len(runs))
         leaves_nothing = nullcontext() if trains else checkpoints.without_new_folders(training.output_dir)
         # Its folder is one in which it could be run alone, too.
-        with leaves_nothing, lock_output_dir(training):
+        locked = lock_output_dir(training.output_dir, dry_run=training.dry_run, prepare_only=training.prepare_only)
+        with leaves_nothing, locked:
             outcomes[number].append(outcome_of_run(fine_tune, model, data_args, training))
         if trains:
             check_texts(outcomes, digests)
@@ -151,7 +154,7 @@ def outcome_of_run(
 def find_outcome(path: Path, recipe: str) -> Outcome | None:
     if not path.exists():
         return None
-    changes = differences(recipe, (path.parent / checkpoints.RECIPE).read_text(encoding="utf-8"), COMPARE_CRITICAL)
+    changes = differences(recipe, (path.parent / RECIPE).read_text(encoding="utf-8"), COMPARE_CRITICAL)
     if changes:
         raise UserError(
             f"{path.parent} is of another recipe, here changed to {', '.join(changes)}: give what it has, or another "
@@ -162,7 +165,7 @@ def find_outcome(path: Path, recipe: str) -> Outcome | None:
 
 def is_begun(folder: Path, recipe: str) -> bool:
     """Whether a folder without checkpoints is of a run of this recipe."""
-    path = folder / checkpoints.RECIPE
+    path = folder / RECIPE
     if not path.exists() or checkpoints.list_checkpoints(str(folder)):
         return False
     return not differences(recipe, path.read_text(encoding="utf-8"), COMPARE_CRITICAL)
@@ -183,7 +186,12 @@ def digests_of_texts(
 ) -> list[str]:
     """Return the digests of the texts to train and to evaluate on, as the files hold them now."""
     corpora = find_corpora(
-        data_args, model_args, training_args.do_train, training_args.do_eval, training_args.output_dir
+        data_args,
+        training_args.do_train,
+        training_args.do_eval,
+        output_dir=training_args.output_dir,
+        cache_dir=model_args.cache_dir,
+        token=model_args.token,
     )
     do_train, do_eval, seed = training_args.do_train, training_args.do_eval, training_args.data_seed or 0
     _, *splits = read_splits(corpora, data_args, do_train, do_eval, seed)
@@ -204,7 +212,7 @@ def tell(comparison: dict, output_dir: Path, recipe: str) -> None:
     # Not at the top, as all of matplotlib comes with it.
     from cloze.reporting.plots import draw_comparison
 
-    (output_dir / checkpoints.RECIPE).write_text(recipe, encoding="utf-8")
+    (output_dir / RECIPE).write_text(recipe, encoding="utf-8")
     path = output_dir / "comparison.json"
     path.write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     title = f"{comparison['test_examples']:,} held-out texts, seeds {', '.join(map(str, comparison['seeds']))}"

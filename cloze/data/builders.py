@@ -25,7 +25,7 @@ class Split:
         count = self.corpus.num_documents if self.documents is None else len(self.documents)
         part = "" if self.documents is None else f" of {self.corpus.num_documents:,}"
         tokens = f"{self.corpus.count_tokens(self.documents):,} tokens"
-        sentences = f"{'about ' if self.corpus.about else ''}{self.corpus.num_sentences:,} sentences in all"
+        sentences = f"{'about ' if self.corpus.is_estimate else ''}{self.corpus.num_sentences:,} sentences in all"
         unknown = f"{self.corpus.unknown_share:.1%} unknown tokens"
         return f"{count:,}{part} documents, {tokens}, from {self.name} ({sentences}, {unknown})"
 

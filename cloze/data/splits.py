@@ -167,7 +167,7 @@ def _prepare(context: DataContext, builder: ExampleBuilder) -> tuple[Split | Non
         prepare,
         tokenizer=context.tokenizer,
         cache=context.cache,
-        unit=builder.granularity,
+        granularity=builder.granularity,
         with_words=with_words,
         language=data_args.language,
         faster=faster_encoder(context.tokenizer, data_args.tokenizer_backend, with_words),

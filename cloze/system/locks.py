@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+from accelerate import PartialState
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from cloze.config.arguments import TrainingArguments
 from cloze.errors import UserError
 from cloze.system import waiting
+from cloze.system.waiting import on_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def acquire(lock: FileLock, what: str) -> AcquireReturnProxy:
 
 
 @contextmanager
-def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
+def lock_output_dir(output_dir: str, *, dry_run: bool, prepare_only: bool) -> Iterator[None]:
     """Keep other runs out of output_dir; raise UserError where one is there.
 
     All that write there take the lock: training, and --do_eval or --do_predict alone, as two would replace each other's
@@ -55,14 +56,13 @@ def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
     empty: to delete it would leave two files to processes that open it at that moment.
     """
     # A soft lock, which would take the place of one that the file system does not know, outlives a killed node.
-    lock = FileLock(Path(args.output_dir) / RUN_LOCK, fallback_to_soft=False)
-    if args.dry_run and args.process_index == 0:
+    lock = FileLock(Path(output_dir) / RUN_LOCK, fallback_to_soft=False)
+    if dry_run and PartialState().is_main_process:
         _warn_if_held(lock)
-    if args.dry_run or args.prepare_only:
+    if dry_run or prepare_only:
         yield
         return
     # Not at the top: models and data sets are imported with it.
-    from cloze.training.context import on_first_process
 
     on_first_process(partial(_take, lock))
     try:
@@ -75,6 +75,7 @@ def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
 
 
 def unwritable(output_dir: Path, error: OSError) -> UserError:
+    """Return the error for an output_dir that cannot be written to."""
     return UserError(f"--output_dir {output_dir} cannot be written to ({error.strerror}): give a folder of yours")
 
 

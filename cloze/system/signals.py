@@ -15,7 +15,7 @@ RUN_AGAIN = 75
 
 
 def exit_code(number: int) -> int:
-    """The exit code of a process that this signal has ended."""
+    """Return the exit code of a process that this signal has ended."""
     return 128 + signal.SIGINT if number == signal.SIGINT else RUN_AGAIN
 
 
@@ -53,12 +53,13 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 
 def ignore_signals(numbers: Iterable[int] = SIGNALS) -> None:
+    """Ignore the signals from now on."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
 
 def ignore_signals_in_worker(worker: int) -> None:
-    """For the start of a data-loader worker: batch systems signal all processes, and the parent still needs batches."""
+    """Ignore signals in a data-loader worker: batch systems signal all processes, and the parent needs its batches."""
     ignore_signals()
 
 

@@ -24,6 +24,8 @@ T = TypeVar("T")
 # gigabyte, so that a cache is verified at each start; SHA-256 half a second, or more than two on older processors.
 SHA256, XXH128 = "SHA256SUMS", "XXH128SUMS"
 HASHES = {SHA256: hashlib.sha256, XXH128: xxhash.xxh3_128}
+# What a run writes beside a model: its settings, and checksums, without which a checkpoint does not count.
+RECIPE, CHECKSUMS = "recipe.yaml", SHA256
 
 
 def find_or_write(
@@ -197,4 +199,5 @@ def _is_of_disk(error: Exception) -> bool:
 
 
 def gigabytes(size: float) -> str:
+    """Format a number of bytes as GB or MB."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

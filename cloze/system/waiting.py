@@ -6,11 +6,15 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
+from cloze.errors import UserError
 from cloze.system.signals import exit_code
 
 logger = logging.getLogger(__name__)
@@ -63,3 +67,17 @@ def _report(signals: socket.socket) -> None:
         patience = NEXT_NOTICE
     for number in signals.recv(1):
         os._exit(exit_code(number))
+
+
+def on_first_process(find: Callable[[], Path | None]) -> Path | None:
+    """Return on all processes what the first one finds, or raise its UserError, as a folder may change meanwhile."""
+    found: list = [None]
+    if PartialState().is_main_process:
+        try:
+            found = [find()]
+        except UserError as error:
+            found = [error]
+    (result,) = broadcast_object_list(found)
+    if isinstance(result, UserError):
+        raise result
+    return result

@@ -1,8 +1,8 @@
-"""The column of a table that holds the text, and the text in its rows."""
+"""Choose the column of a table that holds the text, and read the text in its rows."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ LOOKS_LIKE_TEXT = re.compile(r"[.!?…。！？।؟۔።။]\W*$|[,;|\t]|\S\s+\
 
 
 def choose_column(row: dict[str, Any], text_column: str | None, where: str, labels: Sequence[str] = ()) -> str:
-    """Return the column that holds the text: the one asked for, else `text`, else the only one with strings.
+    """Return the column that holds the text: ``text_column`` if given, else `text`, else the only one with strings.
 
-    Columns of labels are not considered.
+    Columns of ``labels`` are not considered. Raises UserError where no column, or more than one, could hold the text.
     """
     columns = f"columns: {', '.join(map(str, row))}"
     # An empty value may be a text elsewhere.
@@ -41,8 +41,23 @@ def choose_column(row: dict[str, Any], text_column: str | None, where: str, labe
     return column
 
 
+def read_column(rows: Iterable[tuple[str, dict[str, Any]]], text_column: str | None, name: str) -> Iterator[list[str]]:
+    """Yield the text of each row that has one, as a document of one line.
+
+    Args:
+        rows: each with where it stands.
+        name: where they all stand, for errors about the column.
+    """
+    column = None
+    for where, row in rows:
+        column = column or choose_column(row, text_column, name)
+        text = text_in(row, column, where).strip()
+        if text:
+            yield [text]
+
+
 def text_in(row: dict[str, Any], column: str, where: str) -> str:
-    """The text of a row, empty where there is none; UserError for what is no text."""
+    """Return the text of a row, empty where there is none; raise UserError for other values."""
     if column not in row:
         raise UserError(f"{where}: no {column!r} (columns: {', '.join(row)})")
     text = "" if row[column] is None else row[column]
@@ -53,9 +68,9 @@ def text_in(row: dict[str, Any], column: str, where: str) -> str:
 
 
 def check_unicode(text: str, where: str) -> None:
-    """Raise UserError for lone surrogates, which JSON can write, as in texts cut in the middle of an emoji."""
+    """Raise UserError for unpaired surrogates, which JSON can write, as in texts cut in the middle of an emoji."""
     try:
-        # Of plain ASCII nothing has to be looked at, nor copied.
+        # ASCII needs no check, and no copy.
         text.isascii() or text.encode()
     except UnicodeEncodeError:
         raise UserError(
@@ -64,7 +79,7 @@ def check_unicode(text: str, where: str) -> None:
 
 
 def check_names(names: Sequence[str], path: Path) -> Sequence[str]:
-    """Return the names of columns; UserError if two are the same, unless they are empty."""
+    """Return the names of columns; raise UserError if two are the same, unless they are empty."""
     name, count = Counter(filter(None, names)).most_common(1)[0] if any(names) else ("", 0)
     if count > 1:
         raise UserError(f"{path}: {count} columns are called {name}: rename them (columns: {', '.join(names)})")

@@ -1,4 +1,4 @@
-"""Files, globs, folders, Hub names -> a corpus of documents; those to train on and those held out."""
+"""Read the documents of a corpus, files or a data set; recognise it again, and hold documents out."""
 
 import logging
 import uuid
@@ -17,22 +17,30 @@ import pyarrow
 
 from cloze.config.data_arguments import ReaderSettings
 from cloze.errors import UserError
-from cloze.text.columns import choose_column, text_in
+from cloze.text.columns import choose_column, read_column
 from cloze.text.csv_rows import find_delimiter
 from cloze.text.decoding import file_format
-from cloze.text.digests import content_of, digest_of_parts, starts_of_parts, stats_of
+from cloze.text.digests import digest_file, digest_samples, file_stats, sample_starts
 from cloze.text.files import printable
 from cloze.text.readers import read_rows, read_table, read_text
 
 logger = logging.getLogger(__name__)
 
-# Rows of each part of a data set by which its content is known again.
-PART_ROWS = 100
+# Rows of each sample of a data set by which its content is recognised.
+SAMPLE_ROWS = 100
+
+
+class Corpus:
+    """Read documents, each a list of lines, in shards that can be read one by one: see the two classes below."""
+
+    def documents(self) -> Iterator[list[str]]:
+        """Yield the documents of all shards in order."""
+        return chain.from_iterable(map(self.read_shard, range(self.num_shards)))
 
 
 @dataclass(frozen=True)
-class FileCorpus:
-    """Text files and tables on disk."""
+class FileCorpus(Corpus):
+    """Read text files and tables on disk, a shard each."""
 
     files: tuple[Path, ...]
     text_column: str | None = None
@@ -40,47 +48,46 @@ class FileCorpus:
 
     @property
     def name(self) -> str:
+        """Return the name of the first file, and how many others there are."""
         first = printable(self.files[0])
         return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more files"
 
     @property
     def identity(self) -> list:
-        """What a cache of this corpus depends on: every file's path, size and time of change, and how it is read."""
-        return [stats_of(self.files), self.text_column, (self.settings.delimiter, self.settings.quoting)]
+        """List what a cache of this corpus depends on: each file's path, size and mtime, and how it is read."""
+        return [file_stats(self.files), self.text_column, (self.settings.delimiter, self.settings.quoting)]
 
     @cached_property
     def content(self) -> list[list]:
-        """Size and digest of each file, found once: by them the text is known again, wherever it lies."""
-        return list(map(content_of, self.files))
+        """List size and digest of each file, computed once: they identify the text wherever it lies."""
+        return list(map(digest_file, self.files))
 
     @property
     def num_shards(self) -> int:
-        """Parts that can be read one by one: the files."""
         return len(self.files)
 
     @property
     def num_bytes(self) -> int:
+        """Sum the sizes of the files, which may be compressed."""
         return sum(size for size, _ in self.content)
 
-    def name_of(self, number: int) -> str:
+    def shard_name(self, number: int) -> str:
         """Return the name of a file, and when it was last changed."""
         time = datetime.fromtimestamp(self.files[number].stat().st_mtime)
         return f"{self.files[number]} (last changed {time:%Y-%m-%d %H:%M})"
 
     def read_shard(self, number: int) -> Iterator[list[str]]:
+        """Yield the documents of a file; raise UserError if it changed since its digest was computed."""
         path, content = self.files[number], self.content[number]
         if file_format(path) == ".txt":
             yield from read_text(path, self.settings)
         else:
             yield from read_table(path, self.text_column, self.settings)
-        if content_of(path) != content:
+        if digest_file(path) != content:
             raise UserError(f"{path} changed while it was in use: put it back, or use a copy that stays unchanged")
 
-    def documents(self) -> Iterator[list[str]]:
-        return chain.from_iterable(map(self.read_shard, range(self.num_shards)))
-
     def first_row(self) -> tuple[str, dict[str, Any]] | None:
-        """Return where the first table is and how it is divided, and its first row; None if there is none."""
+        """Return path and delimiter of the first table, and its first row; None if there is none."""
         path = next((path for path in self.files if file_format(path) != ".txt"), None)
         row = None if path is None else next(read_rows(path, self.settings), None)
         if row is None:
@@ -90,8 +97,8 @@ class FileCorpus:
 
 
 @dataclass(frozen=True)
-class HubCorpus:
-    """One split of a data set of the datasets library, in memory map or streamed."""
+class HubCorpus(Corpus):
+    """Read one split of a data set of the datasets library, memory-mapped or streamed."""
 
     name: str
     rows: datasets.Dataset | datasets.IterableDataset
@@ -99,57 +106,58 @@ class HubCorpus:
 
     @property
     def identity(self) -> list:
-        # What a stream holds cannot be known beforehand: nothing that was made of it is used again.
+        """List what a cache of this corpus depends on: see FileCorpus."""
+        # What a stream holds cannot be known beforehand: nothing that was made of it is used again. The fingerprint is
+        # documented, though its name is private.
         fingerprint = getattr(self.rows, "_fingerprint", None) or uuid.uuid4().hex
         # Rows of a generator that were made anew have the same fingerprint, but not the same files.
         files = [Path(file["filename"]) for file in getattr(self.rows, "cache_files", [])]
-        return [fingerprint, stats_of(files), self.text_column]
+        return [fingerprint, file_stats(files), self.text_column]
 
     @cached_property
     def content(self) -> list[list]:
-        """Number of rows and digest of the first, middle and last ones; of a stream, of its first and last shard.
+        """List number of rows and digest of the first, middle and last ones; of a stream, of its first and last shard.
 
         Fingerprints and files of data sets depend on where they lie and on the library's version.
         """
         if isinstance(self.rows, datasets.IterableDataset):
             size = self.num_shards
-            parts = [islice(self.read_rows(shard), PART_ROWS) for shard in sorted({0, size - 1})]
+            samples = [islice(self.read_rows(shard), SAMPLE_ROWS) for shard in sorted({0, size - 1})]
         else:
             size = len(self.rows)
-            starts = starts_of_parts(size, PART_ROWS)
-            numbers = {number for start in starts for number in range(start, min(start + PART_ROWS, size))}
-            parts = [HubCorpus(self.name, self.rows.select(sorted(numbers))).read_rows(0)]
+            starts = sample_starts(size, SAMPLE_ROWS)
+            numbers = {number for start in starts for number in range(start, min(start + SAMPLE_ROWS, size))}
+            samples = [HubCorpus(self.name, self.rows.select(sorted(numbers))).read_rows(0)]
         # Others, as images, need not look the same twice.
         kinds = str | int | float
-        values = ({name: value for name, value in row.items() if isinstance(value, kinds)} for row in chain(*parts))
-        return [[size, digest_of_parts(repr(row).encode() for row in values)]]
+        values = ({name: value for name, value in row.items() if isinstance(value, kinds)} for row in chain(*samples))
+        return [[size, digest_samples(repr(row).encode() for row in values)]]
 
     @property
     def num_shards(self) -> int:
-        """Parts that can be read one by one: of a stream, as many as its source has files or the like."""
+        """Count the shards: of a stream, as many as its source has files or the like."""
         return self.rows.num_shards if isinstance(self.rows, datasets.IterableDataset) else 1
 
     @property
     def num_bytes(self) -> int:
-        """Not known before it is read."""
+        """Return 0: the size is not known before the data set is read."""
         return 0
 
-    def name_of(self, number: int) -> str:
+    def shard_name(self, number: int) -> str:
+        """Return the name of the data set: its shards have none."""
         return self.name
 
     def read_shard(self, number: int) -> Iterator[list[str]]:
+        """Yield the documents of a shard."""
         name = f"{self.name}, shard {number}" if self.num_shards > 1 else self.name
-        column = None
-        for row_number, row in enumerate(self.read_rows(number)):
-            column = column or choose_column(row, self.text_column, self.name)
-            text = text_in(row, column, f"{name}, row {row_number}").strip()
-            if text:
-                yield [text]
+        rows = ((f"{name}, row {row_number}", row) for row_number, row in enumerate(self.read_rows(number)))
+        return read_column(rows, self.text_column, self.name)
 
     def read_rows(self, shard: int) -> Iterator[dict]:
+        """Yield the rows of a shard; raise UserError where they cannot be read."""
         number = 0
         try:
-            for row in self._rows_of(shard):
+            for row in self._shard_rows(shard):
                 yield row
                 number += 1
         except (UnicodeDecodeError, pyarrow.ArrowException) as error:
@@ -157,24 +165,18 @@ class HubCorpus:
                 f"{self.name} cannot be read after row {number}: {error}: download or save it again"
             ) from None
 
-    def _rows_of(self, shard: int) -> Iterable[dict]:
+    def _shard_rows(self, shard: int) -> Iterable[dict]:
         if not isinstance(self.rows, datasets.IterableDataset):
             return self.rows
-        # Rows one by one would be, in a data-loader worker, only those that the library takes for its part; batches are
+        # Rows one by one would be, in a data-loader worker, only those that the library assigns to it; batches are
         # all of them, at a tenth of the time.
         batches = self.rows.shard(self.num_shards, shard).iter(batch_size=100)
         return (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
-
-    def documents(self) -> Iterator[list[str]]:
-        return chain.from_iterable(map(self.read_shard, range(self.num_shards)))
 
     def first_row(self) -> tuple[str, dict[str, Any]] | None:
         """Return the name of the data set and its first row, None if it is empty."""
         row = next(self.read_rows(0), None)
         return None if row is None else (self.name, row)
-
-
-Corpus = FileCorpus | HubCorpus
 
 
 def log_columns(corpus: Corpus, other_columns: Sequence[str]) -> None:
@@ -194,17 +196,21 @@ def log_columns(corpus: Corpus, other_columns: Sequence[str]) -> None:
 
 
 def find_change(content: list[list] | None, corpus: Corpus | None) -> str | None:
-    """Return where a text is not of this content any more; None if it is, or if one of them is not known."""
+    """Return where a text differs from recorded content; None if nowhere, or if one of the two is not known.
+
+    Args:
+        content: what ``corpus.content`` was when a checkpoint was written.
+    """
     if content is None or corpus is None or content == corpus.content:
         return None
     before, now = len(content), len(corpus.content)
     same = next((n for n, pair in enumerate(zip(content, corpus.content, strict=False)) if pair[0] != pair[1]), None)
-    first = f"{corpus.name_of(min(before, now - 1) if same is None else same)} differs"
+    first = f"{corpus.shard_name(min(before, now - 1) if same is None else same)} differs"
     return first if before == now else f"{first}, the first of {now} files, {before} then"
 
 
 def read_documents(corpus: Corpus) -> Iterator[list[str]]:
-    """The corpus's documents; UserError if there is not one."""
+    """Yield the corpus's documents; raise UserError if there are none."""
     documents = corpus.documents()
     first = next(documents, None)
     if first is None:
@@ -218,7 +224,10 @@ def read_documents(corpus: Corpus) -> Iterator[list[str]]:
 def split_documents(
     num_documents: int, percentage: float, rng: np.random.Generator, at_least: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the documents to train on and of those held out, each in ascending order, each at least so many."""
+    """Return the numbers of the documents to train on and of those held out, both ascending.
+
+    Raises UserError if either would have fewer than ``at_least``.
+    """
     held_out = max(at_least, round(num_documents * percentage / 100))
     left = max(num_documents - held_out, 0) or "none"
     if num_documents - held_out < at_least:

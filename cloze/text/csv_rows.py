@@ -1,4 +1,4 @@
-"""Files of csv and tsv -> rows, each with the place where it stands."""
+"""Read the rows of .csv and .tsv files, each with where it stands."""
 
 import csv
 from collections.abc import Iterator
@@ -13,12 +13,13 @@ from cloze.text import decoding
 from cloze.text.columns import check_names
 from cloze.text.decoding import file_format, read_lines, too_long
 
-# Of a .csv file, the likeliest first; rows in which they are looked for.
+# Candidates for the delimiter of a .csv file, the likeliest first; rows in which they are tried.
 DELIMITERS = ",;\t|"
 SAMPLED_ROWS = 100
 
 
 def read_csv(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where each row below the header stands, and the row; raise UserError for a row of other fields."""
     is_tsv = file_format(path) == ".tsv"
     header = None
     try:
@@ -47,7 +48,7 @@ def read_csv(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[s
 
 
 def _read_csv_rows(path: Path, delimiter: str, settings: ReaderSettings) -> Iterator[tuple[int, int, list[str]]]:
-    """Yield the rows of a table, each with the numbers of its first and last line."""
+    """Yield the numbers of each row's first and last line, and its fields; raise csv.Error with the lines."""
     before, length, taken = 0, 0, []
 
     def take(line: str) -> str:
@@ -86,27 +87,27 @@ def _read_csv_rows(path: Path, delimiter: str, settings: ReaderSettings) -> Iter
 
 
 def _split_long_row(lines: Iterator[str], delimiter: str, quoting: int) -> list[str]:
-    """Return the fields of the row that begins with the lines, as csv.reader gives them."""
+    """Return the fields of the first row of the lines, as csv.reader does with more memory."""
     row: list[str] = []
-    quoted: list[str] | None = None  # what there is of a field in quotes
+    quoted: list[str] | None = None  # the beginning of a field in quotes
     for line in lines:
-        place = 0
+        position = 0
         while True:
-            if quoted is None and quoting != csv.QUOTE_NONE and line.startswith('"', place):
-                quoted, place = [], place + 1
+            if quoted is None and quoting != csv.QUOTE_NONE and line.startswith('"', position):
+                quoted, position = [], position + 1
             if quoted is None:
-                end = line.find(delimiter, place)
+                end = line.find(delimiter, position)
                 end = len(line.removesuffix("\n")) if end < 0 else end
-                row.append(line[place:end])
+                row.append(line[position:end])
             else:
-                end = line.find('"', place)
-                quoted.append(line[place:] if end < 0 else line[place:end])
+                end = line.find('"', position)
+                quoted.append(line[position:] if end < 0 else line[position:end])
                 if end < 0:
                     break
                 end += 1
                 if line.startswith('"', end):
                     quoted.append('"')
-                    place = end + 1
+                    position = end + 1
                     continue
                 if line[end : end + 1] not in (delimiter, "\n", ""):
                     raise csv.Error(f"'{delimiter}' expected after '\"'")
@@ -114,14 +115,14 @@ def _split_long_row(lines: Iterator[str], delimiter: str, quoting: int) -> list[
                 quoted = None
             if not line.startswith(delimiter, end):
                 return row
-            place = end + 1
+            position = end + 1
     raise csv.Error("unexpected end of data")
 
 
 def find_delimiter(path: Path, settings: ReaderSettings) -> str:
-    """Return the delimiter that is given, a tab of a .tsv, or what divides a .csv.
+    """Return the delimiter of the settings, a tab for a .tsv, or the one found in a .csv.
 
-    That is the one by which the first rows all have as many fields as the header, two or more; else a comma.
+    That is the first by which SAMPLED_ROWS all have as many fields as the header, two or more; else a comma.
     """
     if settings.delimiter is not None or file_format(path) == ".tsv":
         return settings.delimiter or "\t"

@@ -1,10 +1,11 @@
-"""Files of parquet -> rows, each with the place where it stands."""
+"""Read the rows of .parquet files, each with where it stands, a few at a time."""
 
 import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,13 +19,14 @@ from cloze.text import decoding
 from cloze.text.columns import check_names
 from cloze.text.decoding import COMPRESSED, open_binary, too_long
 
+# Rows that are read at once, fewer if they are long.
 CHUNK_ROWS = 16
 
 
 def read_parquet(
     path: Path, settings: ReaderSettings, column: str | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each row, or one column of each, and where it stands."""
+    """Yield where each row stands, and the row or one column of it; raise UserError for what cannot be read."""
     number = 0
     try:
         with _open_parquet(path) as file:
@@ -48,7 +50,7 @@ def _read_row_group(
     first: int,
     settings: ReaderSettings,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of a group, a few at a time, of which the ``first`` is that row of the file."""
+    """Yield the rows of a group, a few at a time; ``first`` is the number of its first row in the file."""
     group = table.metadata.row_group(number)
     columns = map(group.column, range(group.num_columns))
     size = max([1, *(each.total_uncompressed_size for each in columns if column in (None, each.path_in_schema))])
@@ -57,25 +59,23 @@ def _read_row_group(
     if average > settings.max_document_chars + 10_000:
         raise too_long(path, f"row {first} or after it", settings)
     read = {"columns": None if column is None else [column], "use_threads": False}
-    if group.num_rows == 1:
-        # While it reads in batches, pyarrow holds all of a page, and its values.
-        values = table.read_row_group(number, **read)
-        _check_lengths(values, path, first, settings)
-        rows = values.to_pylist()
-        del values
-        pyarrow.default_memory_pool().release_unused()
-        yield rows
-        return
-    for batch in table.iter_batches(max(1, min(CHUNK_ROWS, int(4 * decoding.CHUNK_CHARS / average))), [number], **read):
+    batch_size = max(1, min(CHUNK_ROWS, int(4 * decoding.CHUNK_CHARS / average)))
+    # While it reads in batches, pyarrow holds all of a page, and its values.
+    is_single = group.num_rows == 1
+    read_whole = partial(table.read_row_group, **read)
+    for batch in map(read_whole, [number]) if is_single else table.iter_batches(batch_size, [number], **read):
         _check_lengths(batch, path, first, settings)
         first += batch.num_rows
         rows = batch.to_pylist()
         # A long document is in memory twice otherwise.
         del batch
+        if is_single:
+            pyarrow.default_memory_pool().release_unused()
         yield rows
 
 
 def _check_lengths(rows: pyarrow.RecordBatch | pyarrow.Table, path: Path, first: int, settings: ReaderSettings) -> None:
+    """Raise UserError for a value that is longer than a document may be; ``first`` is the number of the first row."""
     if rows.nbytes <= settings.max_document_chars:
         return
     for values in rows.columns:
@@ -85,13 +85,13 @@ def _check_lengths(rows: pyarrow.RecordBatch | pyarrow.Table, path: Path, first:
                     raise too_long(path, f"row {number}", settings)
 
 
-def _open_parquet(path: Path) -> IO[bytes]:
-    """Open a parquet file; a compressed one is copied, as it is read from its end, which such a stream cannot do."""
-    file = open_binary(path)
-    if path.suffix not in COMPRESSED:
-        return file
-    with file, ExitStack() as stack:
-        copy = stack.enter_context(tempfile.TemporaryFile())
-        shutil.copyfileobj(file, copy, decoding.CHUNK_CHARS)
-        stack.pop_all()
-    return copy
+@contextmanager
+def _open_parquet(path: Path) -> Iterator[IO[bytes]]:
+    """Open a .parquet file; decompress a .gz or .zst to a temporary file, as parquet is read from its end."""
+    with open_binary(path) as file:
+        if path.suffix not in COMPRESSED:
+            yield file
+            return
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(file, copy, decoding.CHUNK_CHARS)
+            yield copy

@@ -1,20 +1,26 @@
-"""One file -> documents. A document is a list of lines; a row of a table is a document of one line."""
+"""Read the documents or rows of one file of any format.
+
+A document is a list of lines; a row of a table is a document of one line.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cloze.config.data_arguments import ReaderSettings
-from cloze.text.columns import choose_column, text_in
+from cloze.text.columns import choose_column, read_column
 from cloze.text.csv_rows import read_csv
 from cloze.text.decoding import file_format, read_lines, too_long
-from cloze.text.json_rows import read_json, read_json_lines, starts_with_bracket
+from cloze.text.json_rows import read_json
 from cloze.text.parquet_rows import read_parquet
 
 
 def read_text(path: Path, settings: ReaderSettings) -> Iterator[list[str]]:
-    """Documents of a text file: blank lines separate them; where there are none, each line is one."""
-    paragraphs = has_blank_lines_between(path, settings)
+    """Yield the documents of a text file: blank lines separate them; where there are none, each line is one.
+
+    Raises UserError for a document longer than ``settings.max_document_chars``.
+    """
+    paragraphs = _has_blank_lines_between(path, settings)
     document: list[str] = []
     number, length, limit = 0, 0, settings.max_document_chars
     # Not by enumerate, which keeps the line it gave last, and that may be long.
@@ -34,7 +40,8 @@ def read_text(path: Path, settings: ReaderSettings) -> Iterator[list[str]]:
         yield document
 
 
-def has_blank_lines_between(path: Path, settings: ReaderSettings) -> bool:
+def _has_blank_lines_between(path: Path, settings: ReaderSettings) -> bool:
+    """Return whether a blank line has text before and behind it."""
     text_before = blank_before = False
     for line in read_lines(path, settings):
         if line.isspace() or not line:
@@ -47,22 +54,19 @@ def has_blank_lines_between(path: Path, settings: ReaderSettings) -> bool:
 
 
 def read_table(path: Path, text_column: str | None, settings: ReaderSettings) -> Iterator[list[str]]:
-    """Documents of a table: the text of each row, rows without text left out."""
+    """Yield the documents of a table: the text of each row that has one."""
     column = None
     if file_format(path) == ".parquet":
         # Chosen beforehand, so that the others need not be read.
         column = next((choose_column(row, text_column, str(path)) for _, row in read_parquet(path, settings)), None)
-    for where, row in read_rows(path, settings, column):
-        column = column or choose_column(row, text_column, str(path))
-        text = text_in(row, column, where).strip()
-        if text:
-            yield [text]
+    yield from read_column(read_rows(path, settings, column), column or text_column, str(path))
 
 
 def read_rows(path: Path, settings: ReaderSettings, column: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each row, and where it stands; a line of a text file that is not blank is a row with a text.
+    """Return an iterator of the rows and where each stands, as "FILE, line 3".
 
-    Of a .parquet file, only the ``column`` if one is given.
+    A non-blank line of a text file is a row ``{"text": line}``. Of a .parquet file, only ``column`` is read if given.
+    Raises UserError, while iterating, for what cannot be read.
     """
     kind = file_format(path)
     if kind == ".txt":
@@ -71,9 +75,7 @@ def read_rows(path: Path, settings: ReaderSettings, column: str | None = None) -
         return read_csv(path, settings)
     if kind == ".parquet":
         return read_parquet(path, settings, column)
-    if kind == ".json" and starts_with_bracket(path):
-        return read_json(path, settings)
-    return read_json_lines(path, settings)
+    return read_json(path, settings)
 
 
 def _read_text_rows(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, str]]]:

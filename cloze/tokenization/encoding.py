@@ -1,4 +1,4 @@
-"""Text -> token ids, portion by portion; by the tokenizers library, or by nanotoken where both give the same ids."""
+"""Encode texts as token ids, in chunks of bounded memory."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,12 +15,11 @@ from cloze.tokenization.properties import plain_backend
 
 logger = logging.getLogger(__name__)
 
-# Text is handed to the tokenizer in portions of about this many characters; as many are the sample that judges
-# nanotoken.
+# Characters that are handed to a tokenizer at once, about.
 CHUNK_CHARS = 250_000
 
 # The tokenizers library takes a hundred bytes for each of a text: a long one is encoded in pieces of about PIECE
-# characters. Where one ends is decided by MARGIN characters on both sides, and TRIES places are tried.
+# characters. Where one ends is decided by MARGIN characters on both sides, and TRIES positions are tried.
 PIECE = CHUNK_CHARS // 4
 MARGIN = 300
 TRIES = 8
@@ -28,7 +27,7 @@ TRIES = 8
 
 @dataclass(frozen=True)
 class Encoded:
-    """The ids of some texts, one after another, without special tokens.
+    """Hold the ids of some texts, one after another, without special tokens.
 
     Attributes:
         ids: [tokens].
@@ -41,10 +40,10 @@ class Encoded:
     lengths: np.ndarray
 
     def texts(self) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Each text's ids and word starts."""
+        """Return each text's ids [tokens], and its word starts [tokens] or None."""
         ends = np.cumsum(self.lengths).tolist()
-        places = [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
-        return [(self.ids[place], None if self.word_starts is None else self.word_starts[place]) for place in places]
+        spans = [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
+        return [(self.ids[span], None if self.word_starts is None else self.word_starts[span]) for span in spans]
 
 
 Encoder = Callable[[list[str]], Encoded]
@@ -53,16 +52,19 @@ Encoder = Callable[[list[str]], Encoded]
 def encode(
     documents: Iterable[Sequence[str]], tokenizer: PreTrainedTokenizerBase, with_words: bool
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray | None]]]:
-    """Each document's units as (ids [tokens], whether a word starts there [tokens] or None), without special tokens."""
+    """Yield the units of each document, without special tokens.
+
+    A unit is (ids [tokens], whether a word starts at each token [tokens]), the latter None unless ``with_words``.
+    """
     encoder = own_encoder(tokenizer, with_words)
-    for texts, counts in portions(documents):
+    for texts, counts in chunk_documents(documents):
         units = iter(encoder(texts).texts())
         for count in counts:
             yield list(islice(units, count))
 
 
-def portions(documents: Iterable[Sequence[str]]) -> Iterator[tuple[list[str], list[int]]]:
-    """The texts of some documents in a row, and how many each document has [documents]."""
+def chunk_documents(documents: Iterable[Sequence[str]]) -> Iterator[tuple[list[str], list[int]]]:
+    """Yield chunks of whole documents: their texts, at least CHUNK_CHARS, and the number of each one's [documents]."""
     texts, counts, characters = [], [], 0
     for document in documents:
         texts += document
@@ -75,8 +77,8 @@ def portions(documents: Iterable[Sequence[str]]) -> Iterator[tuple[list[str], li
         yield texts, counts
 
 
-def beginning(texts: list[str], characters: int) -> list[str]:
-    """The first so many characters of the texts."""
+def take_characters(texts: list[str], characters: int) -> list[str]:
+    """Return the first N characters of the texts, cutting the last text that begins in them."""
     found = []
     for text in texts:
         if characters <= 0:
@@ -87,13 +89,15 @@ def beginning(texts: list[str], characters: int) -> list[str]:
 
 
 def own_encoder(tokenizer: PreTrainedTokenizerBase, with_words: bool) -> Encoder:
+    """Return the encoder of the tokenizer itself, fast or slow."""
     if tokenizer.is_fast:
         return partial(encode_fast, backend=plain_backend(tokenizer), with_words=with_words)
     assert not with_words, "check_whole_words refuses slow tokenizers"
-    return partial(encode_slow, tokenizer=tokenizer)
+    return partial(_encode_slow, tokenizer=tokenizer)
 
 
 def encode_fast(texts: list[str], backend: Tokenizer, with_words: bool) -> Encoded:
+    """Encode texts by the tokenizers library, long ones in pieces."""
     if sum(map(len, texts)) <= 2 * CHUNK_CHARS:
         return _encode_at_once(texts, backend, with_words)
     owners: list[int] = []
@@ -104,7 +108,7 @@ def encode_fast(texts: list[str], backend: Tokenizer, with_words: bool) -> Encod
                 owners.append(number)
                 yield [piece]
 
-    parts = [_encode_at_once(batch, backend, with_words) for batch, _ in portions(pieces())]
+    parts = [_encode_at_once(batch, backend, with_words) for batch, _ in chunk_documents(pieces())]
     lengths = np.zeros(len(texts), np.int64)
     np.add.at(lengths, owners, np.concatenate([part.lengths for part in parts]))
     words = np.concatenate([part.word_starts for part in parts]) if with_words else None
@@ -112,18 +116,18 @@ def encode_fast(texts: list[str], backend: Tokenizer, with_words: bool) -> Encod
 
 
 def cut_text(text: str, backend: Tokenizer) -> Iterator[str]:
-    """Yield a text in pieces that give the ids of the whole; or the whole, where no place is safe to cut."""
+    """Yield a text in pieces that give the ids of the whole; or the whole, where no position is safe to cut."""
     begin = 0
-    for about in range(PIECE, len(text) - MARGIN, PIECE):
-        end = _find_cut(text[about - MARGIN : about + MARGIN], backend)
-        if end is not None:
-            yield text[begin : about - MARGIN + end]
-            begin = about - MARGIN + end
+    for middle in range(PIECE, len(text) - MARGIN, PIECE):
+        cut = _find_cut(text[middle - MARGIN : middle + MARGIN], backend)
+        if cut is not None:
+            yield text[begin : middle - MARGIN + cut]
+            begin = middle - MARGIN + cut
     yield text[begin:]
 
 
 def _find_cut(text: str, backend: Tokenizer) -> int | None:
-    """Return a place near the middle where two words meet and no token depends on the other side, if there is one.
+    """Return a position near the middle where two words meet and no token depends on the other side, if there is one.
 
     There, the two sides encoded by themselves give the tokens of the whole, also of one that is a character shorter at
     both ends: digits that are grouped from the left or the right, for one, do not.
@@ -147,11 +151,12 @@ def _tokens(encoding: Encoding) -> list[tuple[int, bool]]:
 
 
 def _encode_batch(texts: list[str], backend: Tokenizer, with_words: bool = True) -> list[Encoding]:
+    """Encode texts without special tokens; raise UserError where the vocabulary lacks the unknown token it needs."""
     # encode_batch_fast does not track words.
     encode_batch = backend.encode_batch if with_words else backend.encode_batch_fast
     try:
         return encode_batch(texts, add_special_tokens=False)
-    # A bare one, where the vocabulary lacks the token for unknown text that its model would give.
+    # The library raises a bare Exception.
     except Exception as error:
         raise UserError(
             f"the tokenizer cannot encode the text ({error}): add the token to its vocabulary, or give "
@@ -171,7 +176,8 @@ def _encode_at_once(texts: list[str], backend: Tokenizer, with_words: bool) -> E
     return Encoded(ids, starts, lengths)
 
 
-def encode_slow(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+def _encode_slow(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """Encode texts by a tokenizer written in Python, which does not track words."""
     rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     return Encoded(np.fromiter(chain.from_iterable(rows), np.uint32, lengths.sum()), None, lengths)

@@ -1,4 +1,4 @@
-"""nanotoken, an optional backend: much faster for WordPiece, and used only where it gives the same ids."""
+"""Encode WordPiece by nanotoken, an optional and much faster backend, where it gives the tokenizer's own ids."""
 
 import logging
 from functools import partial
@@ -12,10 +12,10 @@ from cloze.tokenization.properties import plain_backend
 
 logger = logging.getLogger(__name__)
 
-# Words that nanotoken remembers in each of its threads, 12 MB of them. Its own default of a million takes gigabytes
+# Words that nanotoken caches in each of its threads, 12 MB of them. Its own default of a million takes gigabytes
 # where there are many processors, for words too rare to be worth it.
-REMEMBERED = 2**15
-# Where one tokenizer may differ from another, though they agree on most text; added tokens are put to the test besides.
+CACHED_WORDS = 2**15
+# Texts on which tokenizers differ though they agree on most text; added tokens are tested besides.
 HARD_TEXTS = (
     "",
     " \t\n\r ",
@@ -33,22 +33,36 @@ HARD_TEXTS = (
 
 
 def faster_encoder(tokenizer: PreTrainedTokenizerBase, choice: str, with_words: bool) -> Encoder | None:
-    """That of nanotoken, if it stands the test; None if it cannot be used and ``choice`` is ``auto``, or another."""
+    """Return nanotoken's encoder if it gives the tokenizer's ids for HARD_TEXTS, else None.
+
+    Args:
+        choice: --tokenizer_backend: ``nanotoken`` raises UserError where it cannot be used, ``auto`` returns None,
+            ``tokenizers`` never uses it.
+    """
+    if choice == "tokenizers":
+        return None
     try:
-        faster = None if choice == "tokenizers" else nanotoken_encoder(tokenizer, with_words)
+        faster = nanotoken_encoder(tokenizer, with_words)
     except UserError:
         if choice == "nanotoken":
             raise
-        faster = None
-    if faster is None:
         return None
     added = map(str, plain_backend(tokenizer).get_added_tokens_decoder().values())
     texts = [*HARD_TEXTS, *(f"{token} a{token}b {token.upper()}{token.lower()} {token}, {token}" for token in added)]
     expected = own_encoder(tokenizer, with_words)(texts)
-    return faster if same_ids(texts, expected, faster, "test") else None
+    return faster if _gives_same_ids(texts, expected, faster, "test") else None
+
+
+def choose_encoder(own: Encoder, faster: Encoder | None, sample: list[str]) -> Encoder:
+    """Return the ``faster`` encoder if it gives the ids of the tokenizer's ``own`` for a sample of the text."""
+    if faster is None or not _gives_same_ids(sample, own(sample), faster, "text"):
+        return own
+    logger.info("Tokenizing with nanotoken, which gives the ids of the tokenizer itself")
+    return faster
 
 
 def nanotoken_encoder(tokenizer: PreTrainedTokenizerBase, with_words: bool) -> Encoder:
+    """Return nanotoken's encoder; raise UserError where it is not installed or cannot be this tokenizer."""
     flag, name = "--tokenizer_backend nanotoken", type(tokenizer).__name__
     if with_words:
         raise UserError(f"{flag} does not say where words begin, as --whole_word_mask needs it: drop one of the two")
@@ -63,17 +77,17 @@ def nanotoken_encoder(tokenizer: PreTrainedTokenizerBase, with_words: bool) -> E
         faster = nanotoken.Tokenizer.from_json(plain_backend(tokenizer).to_str())
     except ValueError as error:
         raise UserError(f"{flag} cannot be {name} ({str(error)[:200]}): drop the flag") from None
-    nanotoken.set_cache_entries(REMEMBERED)
-    return partial(encode_nanotoken, tokenizer=faster)
+    nanotoken.set_cache_entries(CACHED_WORDS)
+    return partial(_encode, tokenizer=faster)
 
 
-def encode_nanotoken(texts: list[str], tokenizer) -> Encoded:
+def _encode(texts: list[str], tokenizer) -> Encoded:
     rows = tokenizer.encode_batch(texts, add_special_tokens=False)
     return Encoded(rows.ids, None, np.diff(rows.offsets))
 
 
-def same_ids(texts: list[str], expected: Encoded, faster: Encoder, kind: str) -> bool:
-    """Whether the faster encoder gives what is expected of these texts; else a warning names the first that differs."""
+def _gives_same_ids(texts: list[str], expected: Encoded, faster: Encoder, kind: str) -> bool:
+    """Return whether an encoder gives the expected ids of these texts; warn of the first text that differs."""
     found = faster(texts)
     if np.array_equal(found.ids, expected.ids) and np.array_equal(found.lengths, expected.lengths):
         return True

@@ -1,4 +1,4 @@
-"""Train a tokenizer from the corpus; its special tokens, and what else is asked of it."""
+"""Train a tokenizer from a corpus: WordPiece or byte-level BPE, as the type of model uses."""
 
 import logging
 import re
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 # Raised when what is trained changes, so that tokenizers in older caches are not taken for it.
 VERSION = 2
-# Behind it, a long text can be cut.
+# Where a long text can be cut, behind the match.
 BETWEEN_WORDS = re.compile(r"\w(?= \w)")
 # Characters, for byte-level BPE bytes, of a word at most in training, whose time grows with the square of the length.
 LONGEST_WORD = 1_000
@@ -41,7 +41,10 @@ BYTE_LEVEL_TYPES = ("roberta", "modernbert")
 def train_tokenizer(
     corpus: Corpus, model_type: str, vocab_size: int, lower_case: bool, cache: Path, overwrite: bool
 ) -> PreTrainedTokenizerBase:
-    """Train a tokenizer of the kind that ``model_type`` uses, or take the one trained from the same text before."""
+    """Train a tokenizer of the kind that ``model_type`` uses, or load the one trained from the same text before.
+
+    Raises UserError for types of models whose tokenizers are not trained here.
+    """
     if model_type not in WORDPIECE_TYPES + BYTE_LEVEL_TYPES:
         raise UserError(
             f"a new {model_type} needs --tokenizer_name PATH; tokenizers are trained here for "
@@ -63,28 +66,28 @@ def train_tokenizer(
 
 
 def train_wordpiece(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
-    """BERT's tokenizer. Accents are kept, even in lower case: in many languages they tell words apart."""
+    """Train a tokenizer like BERT's; accents are kept, even in lower case: in many languages they distinguish words."""
     backend: Tokenizer = BertTokenizer(do_lower_case=lower_case, strip_accents=False).backend_tokenizer
     special = list(backend.get_added_tokens_decoder().values())
     # The trainer numbers characters inside words in the order of a hash map, which differs from run to run and then
     # decides between merges of equal count. Given beforehand in a fixed order, they make training reproducible.
     characters: set[str] = set()
-    texts = tqdm(texts_of(corpus), "collecting characters", unit=" documents", disable=not sys.stderr.isatty())
+    texts = tqdm(_read_texts(corpus), "collecting characters", unit=" documents", disable=not sys.stderr.isatty())
     for text in texts:
         characters.update(text)
-    continuing = [f"##{character}" for character in sorted(characters_in_words(characters, backend))]
+    continuing = [f"##{character}" for character in sorted(_characters_in_words(characters, backend))]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         special_tokens=[str(token) for token in special] + continuing,
         show_progress=sys.stderr.isatty(),
     )
-    train_on(corpus, backend, partial(backend.train_from_iterator, trainer=trainer))
+    _train_in_thread(corpus, backend, partial(backend.train_from_iterator, trainer=trainer))
     vocabulary = backend.get_vocab(with_added_tokens=False)
     return BertTokenizer(vocab=vocabulary, do_lower_case=lower_case, strip_accents=False)
 
 
-def characters_in_words(characters: Iterable[str], backend: Tokenizer) -> set[str]:
-    """What becomes of the characters that can stand inside a word; punctuation and Chinese stand alone."""
+def _characters_in_words(characters: Iterable[str], backend: Tokenizer) -> set[str]:
+    """Return the normalized forms of the characters that can stand inside a word, unlike punctuation and Chinese."""
     inside: set[str] = set()
     for character in characters:
         word = backend.normalizer.normalize_str(f"a{character}a")
@@ -94,25 +97,25 @@ def characters_in_words(characters: Iterable[str], backend: Tokenizer) -> set[st
 
 
 def train_byte_level(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
-    """RoBERTa's tokenizer; ModernBERT's is of the same kind."""
+    """Train a tokenizer like RoBERTa's; ModernBERT's is of the same kind. Raises UserError for ``lower_case``."""
     if lower_case:
         raise UserError("--do_lower_case is for WordPiece tokenizers (bert, distilbert, electra): drop it")
     untrained = RobertaTokenizer()
     pre_tokenizer = untrained.backend_tokenizer.pre_tokenizer
     train = partial(untrained.train_new_from_iterator, vocab_size=vocab_size, show_progress=sys.stderr.isatty())
-    tokenizer = train_on(corpus, untrained.backend_tokenizer, train)
+    tokenizer = _train_in_thread(corpus, untrained.backend_tokenizer, train)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
     # As RoBERTa's own: the space before a mask belongs to the word that is hidden.
     tokenizer.add_special_tokens({"mask_token": AddedToken(tokenizer.mask_token, lstrip=True, special=True)})
     return tokenizer
 
 
-def train_on(corpus: Corpus, backend: Tokenizer, train: Callable[[Iterator[str]], T]) -> T:
-    """Return ``train(texts)``, for which the backend cuts long words; in a thread, so that signals are handled.
+def _train_in_thread(corpus: Corpus, backend: Tokenizer, train: Callable[[Iterator[str]], T]) -> T:
+    """Return ``train(texts)``, called in a thread and with long words cut by the backend.
 
-    Training is one call of the library, during which the main thread would not run Python's signal handlers.
+    Training is one call of the library, during which the main thread could not run Python's signal handlers.
     """
-    texts = count_long_words(texts_of(corpus), backend.normalizer, backend.pre_tokenizer)
+    texts = _check_long_words(_read_texts(corpus), backend.normalizer, backend.pre_tokenizer)
     pieces = pre_tokenizers.FixedLength(length=LONGEST_WORD)
     backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, pieces])
     result, stopped = Future(), threading.Event()
@@ -133,8 +136,10 @@ def train_on(corpus: Corpus, backend: Tokenizer, train: Callable[[Iterator[str]]
         thread.join(timeout=1)
 
 
-def count_long_words(texts: Iterator[str], normalizer: Normalizer | None, pre_tokenizer: PreTokenizer) -> Iterator[str]:
-    """Pass the texts on, and warn if words in them are cut for training."""
+def _check_long_words(
+    texts: Iterator[str], normalizer: Normalizer | None, pre_tokenizer: PreTokenizer
+) -> Iterator[str]:
+    """Yield the texts unchanged, then warn if words in them are cut for training."""
     count = 0
     for text in texts:
         if any(len(run) > LONGEST_WORD for run in text.split()):
@@ -150,7 +155,7 @@ def count_long_words(texts: Iterator[str], normalizer: Normalizer | None, pre_to
         )
 
 
-def texts_of(corpus: Corpus) -> Iterator[str]:
+def _read_texts(corpus: Corpus) -> Iterator[str]:
     """Yield the documents, long ones in pieces: the words of tokenizers trained here end at a space between letters."""
     for document in read_documents(corpus):
         text, begin = "\n".join(document), 0

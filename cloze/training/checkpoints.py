@@ -17,17 +17,14 @@ from cloze.config.recipes import differences, settings_in
 from cloze.errors import UserError
 from cloze.system import storage
 from cloze.system.locks import unwritable
-from cloze.system.storage import delete, delete_as, gigabytes
+from cloze.system.storage import CHECKSUMS, RECIPE, delete, delete_as, gigabytes
 from cloze.training.progress import FILE as PROGRESS
 from cloze.training.run_length import check_length, length_of
 
 logger = logging.getLogger(__name__)
 
-RECIPE = "recipe.yaml"
 # A folder holds a model if it has one of these: the weights, or the index of shards.
 MODEL_FILES = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
-# Checksums of the files, written last: without it, a checkpoint does not count.
-CHECKSUMS = storage.SHA256
 # What an optimizer is made of; its state, which has these settings as well, fits no other.
 OPTIMIZER_SETTINGS = {"optim", "optim_args", "optim_target_modules"}
 # Schedulers whose rate follows the evaluations or losses so far, and the settings that it follows from.

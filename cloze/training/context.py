@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, set_seed
 from transformers.utils.logging import disable_progress_bar
 
@@ -29,6 +27,7 @@ from cloze.models.loading import (
 )
 from cloze.models.vocabulary import NewToken, find_new_tokens
 from cloze.objectives.task import Task
+from cloze.system.waiting import on_first_process
 from cloze.text.corpus import Corpus, find_change, log_columns
 from cloze.text.sources import find_corpora
 from cloze.tokenization.loading import load_tokenizer
@@ -69,14 +68,19 @@ def set_up(
             "REMOTE CODE: code that comes with %s may run, as you: --trust_remote_code lets it",
             " and with ".join(code_sources(model_args)),
         )
-    cache = cache_folder(model_args)
+    cache = cache_folder(model_args.cache_dir)
     overwrite_cache = data_args.overwrite_cache and training_args.local_process_index == 0
     recipe = recipe_of(model_args, data_args, training_args)
     checkpoint = None
     if not training_args.prepare_only:
         checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
     corpora = find_corpora(
-        data_args, model_args, training_args.do_train, training_args.do_eval, training_args.output_dir
+        data_args,
+        training_args.do_train,
+        training_args.do_eval,
+        output_dir=training_args.output_dir,
+        cache_dir=model_args.cache_dir,
+        token=model_args.token,
     )
     if checkpoint is not None:
         check_texts(Progress.read(checkpoint).texts, corpora)
@@ -147,20 +151,6 @@ def check_texts(texts: list[list[list] | None] | None, corpora: tuple[Corpus | N
             "CHANGED: the validation text is another than before: %s: evaluations before and after cannot be compared",
             validation,
         )
-
-
-def on_first_process(find: Callable[[], Path | None]) -> Path | None:
-    """What the first process finds, for all of them, which would look at a folder that changes meanwhile."""
-    found: list = [None]
-    if PartialState().is_main_process:
-        try:
-            found = [find()]
-        except UserError as error:
-            found = [error]
-    (result,) = broadcast_object_list(found)
-    if isinstance(result, UserError):
-        raise result
-    return result
 
 
 def start_process(data_args: DataArguments, training_args: TrainingArguments) -> None:

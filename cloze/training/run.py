@@ -15,8 +15,10 @@ from cloze.config.recipes import settings_in
 from cloze.data.splits import DatasetSplits
 from cloze.reporting.model_card import CURVES
 from cloze.system.signals import SIGNALS, handled, ignore_signals
+from cloze.system.storage import RECIPE
+from cloze.system.waiting import on_first_process
 from cloze.training import checkpoints
-from cloze.training.context import RunContext, make_collator, make_model, on_first_process, padding_of
+from cloze.training.context import RunContext, make_collator, make_model, padding_of
 from cloze.training.dry_run import dry_run, log_prepared
 from cloze.training.progress import Progress
 from cloze.training.run_length import length_of
@@ -45,7 +47,7 @@ def make_trainer(context: RunContext, model: PreTrainedModel, splits: DatasetSpl
     progress = length_before = None
     if context.checkpoint is not None:
         progress = Progress.read(context.checkpoint)
-        recipe = (context.checkpoint / checkpoints.RECIPE).read_text(encoding="utf-8")
+        recipe = (context.checkpoint / RECIPE).read_text(encoding="utf-8")
         length_before = length_of(settings_in(recipe))
     return PretrainingTrainer(
         model=model,
@@ -69,7 +71,7 @@ def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
     args, metrics = trainer.args, {}
     if args.do_train:
         checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
-    recipe = Path(args.output_dir) / checkpoints.RECIPE
+    recipe = Path(args.output_dir) / RECIPE
     if trainer.is_world_process_zero() and (args.do_train or not recipe.exists()):
         with checkpoints.writing(recipe, len(context.recipe)):
             recipe.write_text(context.recipe, encoding="utf-8")

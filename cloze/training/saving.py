@@ -14,6 +14,7 @@ from transformers.trainer_callback import ExportableState
 
 from cloze.errors import UserError
 from cloze.system.signals import exit_code, handled
+from cloze.system.storage import RECIPE
 from cloze.training import checkpoints
 from cloze.training.callbacks import StopCallback
 from cloze.training.progress import Progress
@@ -134,7 +135,7 @@ class SavingTrainer(Trainer):
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, ExportableState):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-            (folder / checkpoints.RECIPE).write_text(self.recipe, encoding="utf-8")
+            (folder / RECIPE).write_text(self.recipe, encoding="utf-8")
             self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def complete(self, folder: Path) -> None:

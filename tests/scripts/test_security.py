@@ -18,7 +18,7 @@ from cloze import cli as commandline
 from cloze.config.recipes import recipe_of, recipe_to_argv
 from cloze.config.redaction import find_secrets, redact
 from cloze.errors import UserError
-from cloze.training.checkpoints import CHECKSUMS
+from cloze.system.storage import CHECKSUMS
 from tests.utils import SAMPLE
 
 LEAST = ["--model_type", "bert", "--train_file", "text.txt", "--do_train", "--output_dir", "out"]

@@ -54,7 +54,7 @@ def write_corpus(path, documents):
 
 
 def prepared(corpus, tokenizer, cache, unit="document", with_words=False, **settings):
-    return prepare(corpus, tokenizer, cache, unit=unit, with_words=with_words, **settings)
+    return prepare(corpus, tokenizer, cache, granularity=unit, with_words=with_words, **settings)
 
 
 def finished(cache):
@@ -336,7 +336,7 @@ def test_sentences_are_counted_or_their_number_estimated(
     split = segmentation.split_sentences
     monkeypatch.setattr(segmentation, "split_sentences", lambda text, _: looked_at.append(text) or split(text, "en"))
     result = prepared(write_corpus(tmp_path / "corpus.txt", SENTENCES), of_all_characters, tmp_path, unit)
-    assert result.about is about
+    assert result.is_estimate is about
     assert least <= result.num_sentences <= most
     if about:
         assert len("".join(looked_at)) < max(counted, share * len("".join(SENTENCES))) + 25
@@ -351,7 +351,7 @@ def test_an_estimate_looks_at_the_whole_text(of_all_characters, tmp_path, monkey
     monkeypatch.setattr(segmentation, "COUNTED", 100)
     texts = ["no stop at all in here"] * 2000 + ["It stops. Often. So."] * 2000
     result = prepared(write_corpus(tmp_path / "corpus.txt", texts), of_all_characters, tmp_path)
-    assert result.about
+    assert result.is_estimate
     assert result.num_sentences == pytest.approx(8000, rel=0.05)
 
 
