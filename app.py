@@ -53,9 +53,13 @@ def main(argv: Sequence[str]) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from cloze.inference.session import load_trained, short_names
+    from cloze.tasks.masked_lm import MASKED_LM
+    from cloze.tasks.next_sentence import NEXT_SENTENCE
+    from cloze.tasks.pretraining import PRETRAINING
 
     disable_progress_bar()
-    models = {shown: load_trained(name) for shown, name in short_names(args.models).items()}
+    tasks = (PRETRAINING, NEXT_SENTENCE, MASKED_LM)
+    models = {shown: load_trained(name, tasks) for shown, name in short_names(args.models).items()}
     serve_page(models, args.port, args.share)
 
 

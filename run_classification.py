@@ -50,40 +50,36 @@ def fine_tune(
 ) -> Outcome | None:
     # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
     from cloze.comparison.runner import outcome_of
-    from cloze.data.classification import examples_of, make_labelled
+    from cloze.data.classification import examples_of
     from cloze.data.labelled_texts import read_test_texts
     from cloze.inference.classify import predict_classes
-    from cloze.objectives.classification import CLASSIFICATION
     from cloze.reporting.summary import finish
-    from cloze.training.context import make_model, set_up
-    from cloze.training.dry_run import dry_run, log_prepared
-    from cloze.training.run import make_trainer, run
+    from cloze.tasks.classification import CLASSIFICATION
+    from cloze.training.context import set_up
+    from cloze.training.run import run, start
 
     # Texts, config and tokenizer
     context = set_up(CLASSIFICATION, model_args, data_args, training_args)
     test_rows = read_test_texts(data_args) if training_args.do_predict else []
 
     # Labelled texts, those to train on and those held out; the config is told their classes
-    sets = make_labelled(context)
+    splits = CLASSIFICATION.make_splits(context)
     test_examples = examples_of([text for text, _ in test_rows if text], context) if test_rows else None
-    if training_args.prepare_only:
-        log_prepared(context)
+
+    # The model and what trains it; --prepare_only and --dry_run end here
+    trainer = start(context, splits)
+    if trainer is None:
         return None
-    model = make_model(context)
 
     # Train and evaluate
-    trainer = make_trainer(context, model, sets)
-    if training_args.dry_run:
-        dry_run(trainer, context, sets)
-        return None
     metrics = run(trainer, context)
-    outcome = outcome_of(trainer, sets, metrics) if training_args.do_eval else None
+    outcome = outcome_of(trainer, splits, metrics) if training_args.do_eval else None
 
     # Classify texts of the user's own
     if test_rows:
         predict_classes(trainer, test_rows, test_examples, context)
 
-    finish(trainer, context, sets, metrics)
+    finish(trainer, context, splits, metrics)
     return outcome
 
 

@@ -32,37 +32,32 @@ from cloze.config.data_arguments import DataTrainingArguments
 
 def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:
     # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
-    from cloze.data.mlm import make_blocks
-    from cloze.inference.fill_mask import predict, read_lines_to_fill
-    from cloze.objectives.tasks import MASKED_LM
+    from cloze.inference.fill_mask import predict_words, read_masked_texts
     from cloze.reporting.summary import finish
-    from cloze.training.context import make_model, set_up
-    from cloze.training.dry_run import dry_run, log_prepared
-    from cloze.training.run import make_trainer, run
+    from cloze.tasks.masked_lm import MASKED_LM
+    from cloze.training.context import set_up
+    from cloze.training.run import run, start
 
     # Text, config and tokenizer, which is trained from the text if there is none
     context = set_up(MASKED_LM, model_args, data_args, training_args)
-    test_rows = read_lines_to_fill(context) if training_args.do_predict else []
+    test_rows = read_masked_texts(context) if training_args.do_predict else []
 
     # Blocks, or lines; masks are drawn while batches are made, anew each epoch
-    sets = make_blocks(context)
-    if training_args.prepare_only:
-        log_prepared(context)
+    splits = MASKED_LM.make_splits(context)
+
+    # The model and what trains it; --prepare_only and --dry_run end here
+    trainer = start(context, splits)
+    if trainer is None:
         return
-    model = make_model(context)
 
     # Train and evaluate
-    trainer = make_trainer(context, model, sets)
-    if training_args.dry_run:
-        dry_run(trainer, context, sets)
-        return
     metrics = run(trainer, context)
 
     # Fill in lines of the user's own
     if test_rows:
-        predict(trainer, test_rows, data_args.top_k, context.max_seq_length)
+        predict_words(trainer, test_rows, data_args.top_k, context.max_seq_length)
 
-    finish(trainer, context, sets, metrics)
+    finish(trainer, context, splits, metrics)
 
 
 if __name__ == "__main__":

@@ -32,37 +32,32 @@ from cloze.config.data_arguments import NextSentenceArguments
 
 def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_args: TrainingArguments) -> None:
     # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
-    from cloze.data.nsp import make_pairs
-    from cloze.inference.next_sentence import predict, read_pairs
-    from cloze.objectives.tasks import NEXT_SENTENCE
+    from cloze.inference.next_sentence import predict_pairs, read_pairs
     from cloze.reporting.summary import finish
-    from cloze.training.context import make_model, set_up
-    from cloze.training.dry_run import dry_run, log_prepared
-    from cloze.training.run import make_trainer, run
+    from cloze.tasks.next_sentence import NEXT_SENTENCE
+    from cloze.training.context import set_up
+    from cloze.training.run import run, start
 
     # Text, config and tokenizer, which is trained from the text if there is none
     context = set_up(NEXT_SENTENCE, model_args, data_args, training_args)
     test_rows = read_pairs(data_args) if training_args.do_predict else []
 
     # Pairs of sentences are drawn anew each epoch
-    sets = make_pairs(context)
-    if training_args.prepare_only:
-        log_prepared(context)
+    splits = NEXT_SENTENCE.make_splits(context)
+
+    # The model and what trains it; --prepare_only and --dry_run end here
+    trainer = start(context, splits)
+    if trainer is None:
         return
-    model = make_model(context)
 
     # Train and evaluate
-    trainer = make_trainer(context, model, sets)
-    if training_args.dry_run:
-        dry_run(trainer, context, sets)
-        return
     metrics = run(trainer, context)
 
     # Judge pairs of the user's own
     if test_rows:
-        predict(trainer, test_rows, context.max_seq_length)
+        predict_pairs(trainer, test_rows, context.max_seq_length)
 
-    finish(trainer, context, sets, metrics)
+    finish(trainer, context, splits, metrics)
 
 
 if __name__ == "__main__":

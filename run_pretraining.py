@@ -27,30 +27,25 @@ from cloze.config.data_arguments import PretrainingDataArguments
 
 def main(model_args: ModelArguments, data_args: PretrainingDataArguments, training_args: TrainingArguments) -> None:
     # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
-    from cloze.data.nsp import make_pairs
-    from cloze.objectives.tasks import PRETRAINING
     from cloze.reporting.summary import finish
-    from cloze.training.context import make_model, set_up
-    from cloze.training.dry_run import dry_run, log_prepared
-    from cloze.training.run import make_trainer, run
+    from cloze.tasks.pretraining import PRETRAINING
+    from cloze.training.context import set_up
+    from cloze.training.run import run, start
 
     # Text, config and tokenizer, which is trained from the text if there is none
     context = set_up(PRETRAINING, model_args, data_args, training_args)
 
     # Pairs are drawn anew each epoch, and masked while batches are made
-    sets = make_pairs(context)
-    if training_args.prepare_only:
-        log_prepared(context)
+    splits = PRETRAINING.make_splits(context)
+
+    # The model and what trains it; --prepare_only and --dry_run end here
+    trainer = start(context, splits)
+    if trainer is None:
         return
-    model = make_model(context)
 
     # Train and evaluate: the loss is that of the masked tokens and that of the pairs, added up
-    trainer = make_trainer(context, model, sets)
-    if training_args.dry_run:
-        dry_run(trainer, context, sets)
-        return
     metrics = run(trainer, context)
-    finish(trainer, context, sets, metrics)
+    finish(trainer, context, splits, metrics)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,12 @@ sys.path.insert(0, str(ROOT))
 
 from cloze.config.arguments import ModelArguments, TrainingArguments  # noqa: E402
 from cloze.config.data_arguments import DataTrainingArguments, PretrainingDataArguments  # noqa: E402
-from cloze.data.mlm import make_blocks  # noqa: E402
-from cloze.data.nsp import make_pairs  # noqa: E402
 from cloze.data.splits import DatasetSplits  # noqa: E402
 from cloze.models.flops import Flops, count_flops, peak_flops  # noqa: E402
 from cloze.models.loading import load_model  # noqa: E402
-from cloze.models.sparse_prediction import predict_masked_positions  # noqa: E402
-from cloze.objectives.metrics import MASKED_TOKENS  # noqa: E402
-from cloze.objectives.tasks import MASKED_LM, PRETRAINING, Task  # noqa: E402
+from cloze.objectives.task import Task  # noqa: E402
+from cloze.tasks.masked_lm import MASKED_LM  # noqa: E402
+from cloze.tasks.pretraining import PRETRAINING  # noqa: E402
 from cloze.training.context import RunContext, set_up  # noqa: E402
 from cloze.training.run import make_trainer  # noqa: E402
 from cloze.training.throughput import ThroughputMeter  # noqa: E402
@@ -70,7 +68,7 @@ class Bench:
 
     work: Work
     context: RunContext
-    sets: DatasetSplits
+    splits: DatasetSplits
     model: PreTrainedModel
     flops: Flops
 
@@ -116,11 +114,11 @@ def make_bench(name: str, size: str, args, folder: str, held_out: str | None = N
         **common_arguments(args),
     )
     context = set_up(work.task, model_args, data_args, training_args)
-    sets = (make_blocks if work.task is MASKED_LM else make_pairs)(context)
+    splits = work.task.make_splits(context)
     model = load_model(model_args, context.config, work.task, training_args.seed)
     spared = copy.deepcopy(model)
-    predict_masked_positions(spared, MASKED_TOKENS.logits, work.max_seq_length)
-    return Bench(work, context, sets, model, count_flops(spared, masks=True))
+    work.task.prepare_model(spared, work.max_seq_length)
+    return Bench(work, context, splits, model, count_flops(spared, work.task.takes_positions))
 
 
 def common_arguments(args) -> dict:
@@ -182,7 +180,7 @@ def our_trainer(bench: Bench, model: PreTrainedModel, **training) -> Pretraining
     training_args = copy.deepcopy(bench.context.training_args)
     for name, value in training.items():
         setattr(training_args, name, value)
-    return make_trainer(replace(bench.context, training_args=training_args), model, bench.sets)
+    return make_trainer(replace(bench.context, training_args=training_args), model, bench.splits)
 
 
 def train_stock(bench: Bench, model: PreTrainedModel, args, seconds: float, seed: int, turns=1, warm_up=1, **training):
@@ -238,7 +236,7 @@ def stock_examples(bench: Bench) -> list[dict]:
 
 
 def pairs_of(bench: Bench) -> list[dict]:
-    pairs = (bench.sets.train[0, number] for number in range(len(bench.sets.train)))
+    pairs = (bench.splits.train[0, number] for number in range(len(bench.splits.train)))
     return [{key: pair[key] for key in ("input_ids", "token_type_ids", "next_sentence_label")} for pair in pairs]
 
 

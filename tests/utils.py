@@ -18,6 +18,9 @@ from transformers import CONFIG_MAPPING
 from cloze.cli import run_script
 from cloze.models.loading import sync_config_with_tokenizer
 from cloze.system.output import tolerate_output_errors
+from cloze.tasks.masked_lm import MASKED_LM
+from cloze.tasks.next_sentence import NEXT_SENTENCE
+from cloze.tasks.pretraining import PRETRAINING
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "sample"
@@ -72,6 +75,9 @@ PAIR_FAMILIES = {
     "big_bird": ("unigram", BERT_LIKE | NO_DROPOUT | {"attention_type": "original_full"}),
 }
 
+# Of app.py.
+TASKS = (PRETRAINING, NEXT_SENTENCE, MASKED_LM)
+
 
 def truncating(tokenizer):
     """A tokenizer.json may come with truncation and padding switched on."""
@@ -118,8 +124,8 @@ CONTEXT = multiprocessing.get_context("forkserver")
 SCRIPTS = ("run_classification", "run_mlm", "run_nsp", "run_pretraining")
 # What their main() imports.
 MODULES = (
-    *("comparison.runner", "data.mlm", "data.nsp", "inference.classify", "inference.fill_mask"),
-    *("inference.next_sentence", "reporting.plots", "reporting.summary", "training.dry_run"),
+    *("comparison.runner", "reporting.plots", "reporting.summary", "training.run"),
+    *("tasks.classification", "tasks.masked_lm", "tasks.pretraining"),
 )
 CONTEXT.set_forkserver_preload([*SCRIPTS, *(f"cloze.{name}" for name in MODULES)])
 

@@ -19,15 +19,17 @@ from cloze.comparison.table import format_comparison
 from cloze.config.arguments import TrainingArguments
 from cloze.config.classification_arguments import ClassificationArguments, ClassifierArguments
 from cloze.config.recipes import differences, recipe_of
-from cloze.data.classification import digest_of, numbers_of_classes, read_sets
+from cloze.data.classification import numbers_of_classes
+from cloze.data.labelled_texts import digest_of, read_splits
 from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.models.loading import load_config
 from cloze.models.weights import load_weights
-from cloze.objectives.classification import CLASSIFICATION, classes_of
+from cloze.objectives.classification import classes_of
 from cloze.system.locks import lock_output_dir
 from cloze.system.processes import on_first_process
 from cloze.system.storage import RECIPE
+from cloze.tasks.classification import CLASSIFICATION
 from cloze.text.sources import find_corpora
 from cloze.tokenization.loading import load_tokenizer
 from cloze.training import checkpoints
@@ -167,13 +169,13 @@ def _is_begun(folder: Path, recipe: str) -> bool:
     return not differences(recipe, path.read_text(encoding="utf-8"), COMPARE_CRITICAL)
 
 
-def outcome_of(trainer: PretrainingTrainer, sets: DatasetSplits, metrics: dict[str, float]) -> Outcome:
+def outcome_of(trainer: PretrainingTrainer, splits: DatasetSplits, metrics: dict[str, float]) -> Outcome:
     """Return the outcome of the last evaluation, with the texts in the order in which they were read."""
     names = np.array(list(numbers_of_classes(trainer.model.config)))
-    order = np.argsort(sets.validation.indices)
-    labels, predictions = (names[classes][order].tolist() for classes in classes_of(trainer.scores[0]))
+    order = np.argsort(splits.validation.indices)
+    labels, predictions = (names[classes][order].tolist() for classes in classes_of(trainer.scores[""]))
     seconds = trainer.stop_callback.seconds_before + metrics.get("train_runtime", 0.0)
-    digests = [sets.train.examples_for_epoch(0).digest, sets.validation.dataset.digest] if sets.train else []
+    digests = [splits.train.examples_for_epoch(0).digest, splits.validation.dataset.digest] if splits.train else []
     return Outcome(metrics["eval_accuracy"], metrics["eval_macro_f1"], seconds, labels, predictions, digests)
 
 
@@ -189,8 +191,9 @@ def _digests_of_texts(
         cache_dir=model_args.cache_dir,
         token=model_args.token,
     )
-    _, *sets = read_sets(corpora, data_args, training_args)
-    return [digest_of(texts) for texts in sets]
+    do_train, do_eval, seed = training_args.do_train, training_args.do_eval, training_args.data_seed or 0
+    _, *splits = read_splits(corpora, data_args, do_train, do_eval, seed)
+    return [digest_of(texts) for texts in splits]
 
 
 def _check_texts(outcomes: list[list[Outcome]], digests: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Token ids -> examples of at most max_seq_length. No token is lost.
+"""Token ids -> examples of at most max_seq_length and their builder. No token is lost.
 
 Two ways to cut: ``Blocks`` runs documents together, ``Lines`` keeps lines apart. Both are sequences of examples
 ``{"input_ids": int64 [length], "example": its number}``, and ``"word_starts": bool [length]`` where words are known.
@@ -8,14 +8,18 @@ An example is cut out of the token file when it is asked for; nothing is copied 
 import math
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
-from cloze.tokenization.templates import Template
+from cloze.config.data_arguments import DataTrainingArguments
+from cloze.data.builders import Maskable, Split
+from cloze.errors import UserError
+from cloze.tokenization.templates import Template, template_of
 
 
 class Blocks:
-    """Documents joined with a separator between them and cut every ``room`` tokens; the last block is short.
+    """Join documents with a separator between them, and cut them every ``max_tokens``; the last block is short.
 
-    With room for 3 tokens and the separator 9, the documents [1 2] [3 4 5 6] become [1 2 9] [3 4 5] [6].
+    With 3 tokens at most and the separator 9, the documents [1 2] [3 4 5 6] become [1 2 9] [3 4 5] [6].
 
     Args:
         tokens: ids of the whole corpus, [total].
@@ -27,26 +31,26 @@ class Blocks:
 
     def __init__(self, tokens, spans, template: Template, max_seq_length: int, word_starts=None):
         self.tokens, self.spans, self.template, self.starts = tokens, spans, template, word_starts
-        self.room = template.room(max_seq_length)
+        self.max_tokens = template.room(max_seq_length)
         self.separator = np.array(template.separator, dtype=np.int64)
         # Where each document ends in the joined text, its separator counted; the last one has none.
         self.ends = np.cumsum(spans[:, 1] - spans[:, 0] + len(self.separator))
         self.total = int(self.ends[-1]) - len(self.separator) if len(spans) else 0
 
     def __len__(self) -> int:
-        return math.ceil(self.total / self.room)
+        return math.ceil(self.total / self.max_tokens)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens in each example, special ones included."""
-        starts = np.arange(0, self.total, self.room)
-        lengths = np.minimum(self.room, self.total - starts)
+        """Count the tokens in each example, special ones included, [examples]."""
+        starts = np.arange(0, self.total, self.max_tokens)
+        lengths = np.minimum(self.max_tokens, self.total - starts)
         return lengths + self.template.num_special
 
     def __getitem__(self, number: int) -> dict:
         if number >= len(self):
             raise IndexError(number)
-        start, stop = number * self.room, min((number + 1) * self.room, self.total)
+        start, stop = number * self.max_tokens, min((number + 1) * self.max_tokens, self.total)
         example = self.template.example(self.pieces(self.tokens, self.separator, start, stop), int(number))
         if self.starts is not None:
             separator_starts = np.ones(len(self.separator))
@@ -54,7 +58,7 @@ class Blocks:
         return example
 
     def pieces(self, values: np.ndarray, separator: np.ndarray, start: int, stop: int) -> list[np.ndarray]:
-        """What stands between ``start`` and ``stop`` of the joined text, document by document."""
+        """Return what is between ``start`` and ``stop`` of the joined text, document by document."""
         found = []
         document = int(np.searchsorted(self.ends, start, side="right"))
         while start < stop:
@@ -70,27 +74,27 @@ class Blocks:
 
 
 class Lines:
-    """A line is an example; one that is longer than ``room`` is split into several, or cut off with ``truncate``.
+    """Make each line an example; one longer than ``max_tokens`` is split into several, or cut off with ``truncate``.
 
-    With room for 3 tokens, the lines [1 2] [3 4 5 6] become [1 2] [3 4 5] [6]; truncated, [1 2] [3 4 5].
+    With 3 tokens at most, the lines [1 2] [3 4 5 6] become [1 2] [3 4 5] [6]; truncated, [1 2] [3 4 5].
     Arguments as those of Blocks, with lines for documents. Lines without a token are left out.
     """
 
     def __init__(self, tokens, spans, template: Template, max_seq_length: int, word_starts=None, truncate=False):
         self.tokens, self.template, self.word_starts = tokens, template, word_starts
-        room = template.room(max_seq_length)
+        max_tokens = template.room(max_seq_length)
         lengths = spans[:, 1] - spans[:, 0]
-        pieces = np.minimum(lengths, 1) if truncate else -(-lengths // room)
+        pieces = np.minimum(lengths, 1) if truncate else -(-lengths // max_tokens)
         piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        self.begins = np.repeat(spans[:, 0], pieces) + piece * room
-        self.ends = np.minimum(self.begins + room, np.repeat(spans[:, 1], pieces))
+        self.begins = np.repeat(spans[:, 0], pieces) + piece * max_tokens
+        self.ends = np.minimum(self.begins + max_tokens, np.repeat(spans[:, 1], pieces))
 
     def __len__(self) -> int:
         return len(self.begins)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens in each example, special ones included."""
+        """Count the tokens in each example, special ones included, [examples]."""
         return self.ends - self.begins + self.template.num_special
 
     def __getitem__(self, number: int) -> dict:
@@ -99,3 +103,41 @@ class Lines:
         if self.word_starts is not None:
             example["word_starts"] = self.template.word_starts([self.word_starts[span]])
         return example
+
+
+class BlockBuilder:
+    """Cut documents into blocks, or lines with ``line_by_line``: the same in all epochs, as nothing is drawn."""
+
+    min_documents = 1
+    with_words = False
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, data_args: DataTrainingArguments):
+        self.template, self.max_seq_length, self.data_args = template_of(tokenizer), max_seq_length, data_args
+        self.granularity = "line" if data_args.line_by_line else "document"
+
+    def build(self, split: Split, epoch: int | None) -> Blocks | Lines:
+        """Return the examples of a split; UserError if there are none."""
+        examples = self.build_chunk(split)
+        if not len(examples):
+            raise UserError(
+                "the tokenizer finds no token in the documents to use: give more text, or hold out more of it"
+            )
+        return examples
+
+    def build_chunk(self, split: Split, rng: np.random.Generator | None = None) -> Blocks | Lines:
+        """Return the examples of a split, if any."""
+        corpus = split.corpus
+        arguments = corpus.tokens, corpus.spans(split.documents), self.template, self.max_seq_length, corpus.word_starts
+        if self.data_args.line_by_line:
+            return Lines(*arguments, truncate=self.data_args.truncate_long_lines)
+        return Blocks(*arguments)
+
+    def describe(self, split: Split, examples: Blocks | Lines, limit: int | None) -> str:
+        """Say how many examples there are, and how long."""
+        kind = "lines" if self.data_args.line_by_line else "blocks"
+        lengths = examples.lengths[:limit]
+        return f"{len(lengths):,} {kind} of up to {self.max_seq_length} tokens, {lengths.mean():.0f} on average"
+
+
+class MaskedBlockBuilder(Maskable, BlockBuilder):
+    """Cut documents into blocks, or lines, to be masked."""

@@ -14,7 +14,7 @@ BERT_SHARES = (0.8, 0.1)
 
 @dataclass(frozen=True)
 class Padding:
-    """How long batches are: as their longest example, rounded up to a multiple, lest each have a shape of its own.
+    """Decide how long batches are: as their longest example, rounded up to a multiple, for few shapes.
 
     Attributes:
         multiple: what lengths are rounded up to.
@@ -26,22 +26,22 @@ class Padding:
     longest: int | None = None
     fixed: bool = False
 
-    def widths(self, lengths: np.ndarray) -> np.ndarray:
-        """Of longest examples, how long their batches are."""
+    def padded_lengths(self, lengths: np.ndarray) -> np.ndarray:
+        """Return how long batches are by the lengths of their longest examples."""
         if self.fixed:
             return np.full_like(lengths, self.longest)
-        widths = -(-lengths // self.multiple) * self.multiple
-        return widths if self.longest is None else np.minimum(widths, self.longest)
+        padded = -(-lengths // self.multiple) * self.multiple
+        return padded if self.longest is None else np.minimum(padded, self.longest)
 
 
 @dataclass
 class MaskingCollator(DataCollatorForLanguageModeling):
-    """Pads examples to a batch and masks it.
+    """Pad examples to a batch and mask it.
 
     ``[{"input_ids": [2, 7, 8, 3], "example": 0, "epoch": 1}, ...]`` becomes ``{"input_ids", "attention_mask",
     "labels"}``, int64 [batch, length], where labels are -100 but for the tokens to predict, as in
-    ``input_ids [[2, 4, 8, 3]]``, ``labels [[-100, 7, -100, -100]]``. ``masked_positions`` are the flat places of those
-    tokens, as ``[1, 0, 0, ...]``: their number is rounded up, for few shapes, with places that have no label. Pairs
+    ``input_ids [[2, 4, 8, 3]]``, ``labels [[-100, 7, -100, -100]]``. ``masked_positions`` are the flat positions of
+    those tokens, as ``[1, 0, 0, ...]``: their number is rounded up, for few shapes, with some that have no label. Pairs
     keep their ``token_type_ids`` and ``next_sentence_label``.
 
     What differs from the parent: masks depend on (seed, epoch, example) alone, wherever the example is collated;
@@ -106,10 +106,10 @@ def collate(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> di
 
 
 def pad(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[str, np.ndarray]:
-    """``{"input_ids", "attention_mask"}``, int64 [batch, length], and if the examples have them ``"token_type_ids"``
-    [batch, length], ``"next_sentence_label"`` and ``"label"`` [batch]."""
+    """Pad examples to ``{"input_ids", "attention_mask"}``, int64 [batch, length], and if they have them
+    ``"token_type_ids"`` [batch, length], ``"next_sentence_label"`` and ``"label"`` [batch]."""
     lengths = np.array([len(example["input_ids"]) for example in examples])
-    width = int(padding.widths(lengths.max()))
+    width = int(padding.padded_lengths(lengths.max()))
     batch = {
         "input_ids": np.full((len(examples), width), pad_id, dtype=np.int64),
         "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int64),
@@ -125,7 +125,7 @@ def pad(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[s
 
 
 def example_rng(seed: int, epoch: int | None, example: int) -> np.random.Generator:
-    """The generator of one example in one epoch; without an epoch, the one of its evaluation.
+    """Return the generator of one example in one epoch; without an epoch, the one of its evaluation.
 
     Philox is a counter-based generator (Salmon et al., 2011): any stream of it is reached at once.
     """
@@ -172,9 +172,9 @@ def mask_tokens(
 
 
 def masked_positions(labels: np.ndarray, multiple: int) -> np.ndarray:
-    """Flat places of the labels that are not -100, and so many others that their number is a multiple.
+    """Return the flat positions of the labels that are not -100, filled up with others to a multiple.
 
-    At least one multiple, and at most all places.
+    There is at least one multiple, and at most all positions.
     """
     flat = labels.ravel()
     positions = np.flatnonzero(flat != IGNORED)

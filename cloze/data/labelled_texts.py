@@ -1,5 +1,6 @@
 """Tables of labelled texts: read, divided, and the names of their classes."""
 
+import hashlib
 import logging
 import re
 from collections import Counter
@@ -36,6 +37,31 @@ class LabelledText:
     label: str | None
     where: str
     row: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
+def read_splits(
+    corpora: tuple[Corpus | None, Corpus | None],
+    data_args: ClassificationArguments,
+    do_train: bool,
+    do_eval: bool,
+    seed: int,
+) -> tuple[list[LabelledText] | None, list[LabelledText] | None, list[LabelledText] | None]:
+    """Return all texts of the first corpus, those to train on and those to evaluate on.
+
+    Args:
+        seed: of what is held out, and of the texts that are drawn where not all are taken.
+    """
+    # By a generator of its own, those to evaluate on are the same however many are trained on, or none.
+    rng, rng_of_evaluation = (np.random.default_rng([seed, number]) for number in (0, 1))
+    texts, evaluation = (None if corpus is None else read_labelled(corpus, data_args) for corpus in corpora)
+    training = texts
+    if do_eval and evaluation is None:
+        training, evaluation = divide(texts, data_args.validation_split_percentage, rng)
+    if do_train:
+        training = sample(training, data_args.max_train_samples, rng)
+    if do_eval:
+        evaluation = sample(evaluation, data_args.max_eval_samples, rng_of_evaluation)
+    return texts, training, evaluation
 
 
 def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[LabelledText]:
@@ -75,18 +101,18 @@ def read_test_texts(data_args: ClassificationArguments) -> list[tuple[LabelledTe
 def labelled_texts(
     corpus: Corpus, data_args: ClassificationArguments, has_labels: bool = True
 ) -> Iterator[LabelledText]:
-    """Each row of a table, and each line of a .txt file, whose label is the file's name.
+    """Yield each row of a table, and each line of a .txt file, whose label is the file's name.
 
     Args:
         has_labels: whether there has to be a column of labels, and whether a .txt file is named after one.
     """
     if not isinstance(corpus, FileCorpus):
         rows = ((f"{corpus.name}, row {number}", row) for number, row in enumerate(corpus.read_rows(0)))
-        yield from texts_of_table(rows, data_args, has_labels, names_of_classes(corpus.rows, data_args))
+        yield from _texts_of_table(rows, data_args, has_labels, _names_of_classes(corpus.rows, data_args))
         return
     for path in corpus.files:
         if file_format(path) != ".txt":
-            yield from texts_of_table(read_rows(path, corpus.settings), data_args, has_labels)
+            yield from _texts_of_table(read_rows(path, corpus.settings), data_args, has_labels)
             continue
         if data_args.text_pair_column:
             raise UserError(f"{path}: --text_pair_column is for tables: give .csv .tsv .json .jsonl or .parquet")
@@ -95,13 +121,13 @@ def labelled_texts(
             yield LabelledText((row["text"],), label, where, {} if has_labels else row)
 
 
-def texts_of_table(
+def _texts_of_table(
     rows: Iterator[tuple[str, dict[str, Any]]],
     data_args: ClassificationArguments,
     has_labels: bool,
     names: Sequence[str] | None = None,
 ) -> Iterator[LabelledText]:
-    """Arguments as those of ``labelled_texts``, and the names of labels that are numbers of classes."""
+    """Yield the texts of rows; arguments as those of ``labelled_texts``, and the names of numbered classes."""
     label_column, *pair = data_args.other_columns
     columns = []
     for where, row in rows:
@@ -115,7 +141,7 @@ def texts_of_table(
 
 
 def label_in(value: Any, column: str, where: str, names: Sequence[str] | None = None) -> str | None:
-    """A label as a word, None if it is not known: numbers of classes by their names, other whole numbers without .0."""
+    """Return a label as a word, None if it is not known: numbered classes by name, other whole numbers without .0."""
     value = value.strip() if isinstance(value, str) else value
     if value is None or value == "" or (names is not None and value == -1):
         return None
@@ -134,27 +160,32 @@ def label_in(value: Any, column: str, where: str, names: Sequence[str] | None = 
     return re.sub(r"^LABEL_(?=\d+$)", "", label)
 
 
-def names_of_classes(rows: datasets.Dataset, data_args: ClassificationArguments) -> Sequence[str] | None:
+def _names_of_classes(rows: datasets.Dataset, data_args: ClassificationArguments) -> Sequence[str] | None:
     feature = rows.features.get(data_args.label_column or "label")
     return feature.names if isinstance(feature, datasets.ClassLabel) else None
+
+
+def digest_of(texts: Sequence[LabelledText]) -> str:
+    """Return a digest by which texts and labels are known again, whatever the tokenizer makes of them."""
+    return hashlib.sha256(repr([(text.texts, text.label) for text in texts]).encode()).hexdigest()
 
 
 def divide(
     texts: list[LabelledText], percentage: float, rng: np.random.Generator
 ) -> tuple[list[LabelledText], list[LabelledText]]:
-    """Those to train on, and those held out."""
+    """Return the texts to train on, and those held out."""
     return tuple([texts[number] for number in part] for part in split_documents(len(texts), percentage, rng))
 
 
 def sample(texts: list[LabelledText], count: int | None, rng: np.random.Generator) -> list[LabelledText]:
-    """So many, drawn at random, in their order: the first of a table may all be of one class."""
+    """Draw that many texts at random, and keep their order: the first of a table may all be of one class."""
     if count is None or count >= len(texts):
         return texts
     return [texts[number] for number in np.sort(rng.choice(len(texts), count, replace=False))]
 
 
 def find_classes(texts: list[LabelledText], name: str) -> list[str]:
-    """The labels that occur, in the order of numbers if they are numbers; UserError if there is but one."""
+    """Return the labels that occur, in the order of numbers if they are numbers; UserError if there is but one."""
     counts = Counter(text.label for text in texts)
     if len(counts) == 1:
         raise UserError(f"{name}: all texts have the label {next(iter(counts))}: a classifier needs two classes")

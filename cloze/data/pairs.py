@@ -1,7 +1,7 @@
 """Documents of sentences -> pairs A/B for next sentence prediction (Devlin et al., 2018, sections 3.1 and A.2).
 
 A pair is ``{"input_ids": int64 [length], "token_type_ids": int64 [length], "next_sentence_label": 0 or 1, "example":
-its number}``, cut out of the token file when it is asked for: drawing pairs decides about places only.
+its number}``, cut out of the token file when it is asked for: drawing pairs decides about positions only.
 """
 
 from array import array
@@ -32,7 +32,7 @@ class Sentences:
 
     @classmethod
     def of(cls, spans: np.ndarray, counts: np.ndarray) -> "Sentences":
-        """From the sentences' spans in the tokens [sentences, 2], and how many each document has [documents]."""
+        """Take the sentences' spans in the tokens [sentences, 2], and how many each document has [documents]."""
         lengths = spans[:, 1] - spans[:, 0]
         filled = lengths > 0
         document_of = np.repeat(np.arange(len(counts)), counts)[filled]
@@ -51,10 +51,17 @@ class Sentences:
 
 @dataclass(frozen=True)
 class PairSettings:
-    """How pairs are drawn: the flags of these names, and ``swap``: B follows A, or the two are swapped (Lan et al.,
-    2019), instead of B being random."""
+    """How pairs are drawn.
 
-    room: int
+    Attributes:
+        max_tokens: of A and B together.
+        strategy: ``segment`` or ``sentence``.
+        swap: B follows A, or the two are swapped (Lan et al., 2019), instead of B being random.
+        random_probability: share of pairs with a random B, or swapped.
+        short_probability: share of segment pairs that are shorter than ``max_tokens``, at random.
+    """
+
+    max_tokens: int
     strategy: str = "segment"
     swap: bool = False
     random_probability: float = 0.5
@@ -82,7 +89,7 @@ class Pairs:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens in each pair, special ones included."""
+        """Count the tokens in each pair, special ones included, [pairs]."""
         return self.spans[:, 1] - self.spans[:, 0] + self.spans[:, 3] - self.spans[:, 2] + self.template.num_special
 
     def __getitem__(self, number: int) -> dict:
@@ -114,7 +121,7 @@ def draw_pairs(
         runs[swapped] = runs[swapped][:, [2, 3, 0, 1]]
     # Tokens of A and of B before cutting, and after.
     lengths = sentences.offsets[runs[:, [1, 3]]] - sentences.offsets[runs[:, [0, 2]]]
-    kept = fit(lengths, settings.room)
+    kept = fit(lengths, settings.max_tokens)
     cut = lengths - kept
     # Each token goes from the front or the end, with equal chance, lest the model always sees beginnings.
     begins = sentences.begins[runs[:, [0, 2]]] + rng.binomial(cut, 0.5)
@@ -122,29 +129,29 @@ def draw_pairs(
     return Pairs(tokens, spans, labels, template, cut.sum(1), word_starts)
 
 
-def fit(lengths: np.ndarray, room: int) -> np.ndarray:
-    """Lengths of A and B, [pairs, 2], cut to ``room`` in all: always from the longer of the two, from B if equal.
+def fit(lengths: np.ndarray, max_tokens: int) -> np.ndarray:
+    """Return the lengths of A and B, [pairs, 2], cut to ``max_tokens`` in all: the longer one first, B if equal.
 
-    With room for 9 tokens, (10, 3) becomes (6, 3), and (10, 10) becomes (5, 4).
+    With at most 9 tokens, (10, 3) becomes (6, 3), and (10, 10) becomes (5, 4).
     """
     a, b = lengths.T
-    a = np.minimum(a, np.maximum(room - b, (room + 1) // 2))
-    return np.stack([a, np.minimum(b, room - a)], axis=1)
+    a = np.minimum(a, np.maximum(max_tokens - b, (max_tokens + 1) // 2))
+    return np.stack([a, np.minimum(b, max_tokens - a)], axis=1)
 
 
 def draw_segments(
     sentences: Sentences, settings: PairSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of sentences as (A's first, its end, B's first, its end), [pairs, 4], and labels, [pairs].
+    """Draw runs of sentences as (A's first, its end, B's first, its end), [pairs, 4], and labels, [pairs].
 
-    As in google-research/bert's create_pretraining_data.py, a run of sentences that fills the room is cut in two at a
+    As in google-research/bert's create_pretraining_data.py, a run of sentences of ``max_tokens`` is cut in two at a
     random sentence; if B is random, what it displaced begins the next run. What differs: whether a run is short is
     drawn for each run, not for a whole document, which may be a book; no run leaves the last sentence of its document
     alone; and where nothing follows A all the same, as where a random B has displaced the last sentence, so that B has
     to be random again, a later pair is made IsNext for it: the share of random B stays as asked for.
     """
     offsets, documents = memoryview(sentences.offsets), memoryview(sentences.documents)
-    uniform = uniforms(rng)
+    uniform = _uniforms(rng)
     found, labels = array("q"), array("b")
     probability, owed = settings.random_probability, 0.0
     for document in range(sentences.num_documents):
@@ -152,10 +159,10 @@ def draw_segments(
         if settings.swap and last - first == 1:
             continue  # a sentence alone has no order
         while first < last:
-            target = settings.room
+            target = settings.max_tokens
             if next(uniform) < settings.short_probability:
-                target = 2 + int(next(uniform) * (settings.room - 1))
-            end = run_end(offsets, first, last, target)
+                target = 2 + int(next(uniform) * (settings.max_tokens - 1))
+            end = _run_end(offsets, first, last, target)
             if end - first == 1:
                 label, split = IS_RANDOM, end
                 owed += 1 - probability
@@ -180,8 +187,8 @@ def draw_segments(
     return np.array(found, np.int64).reshape(-1, 4), np.array(labels)
 
 
-def run_end(offsets, first: int, last: int, target: int) -> int:
-    """Where a run of at least two sentences that begins at ``first`` has ``target`` tokens, or the document ends."""
+def _run_end(offsets, first: int, last: int, target: int) -> int:
+    """Find where a run of at least two sentences from ``first`` on has ``target`` tokens, or the document ends."""
     end = bisect_left(offsets, offsets[first] + target, min(first + 2, last), last)
     if last - end == 1:
         # The last sentence would be alone: it gets company, or joins.
@@ -192,7 +199,7 @@ def run_end(offsets, first: int, last: int, target: int) -> int:
 def draw_neighbours(
     sentences: Sentences, settings: PairSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One sentence each, as ``draw_segments`` gives them: all that have a next one, with it or with a random one."""
+    """Draw one sentence each, as ``draw_segments`` gives them: all with a next one, with it or with a random one."""
     counts = np.diff(sentences.documents)
     document_of = np.repeat(np.arange(len(counts)), counts)
     has_next = np.append(document_of[1:] == document_of[:-1], False)
@@ -211,7 +218,7 @@ def draw_neighbours(
     return np.stack([a, a + 1, b, b + 1], axis=1), is_random.astype(np.int8)
 
 
-def uniforms(rng: np.random.Generator) -> Iterator[float]:
-    """Random numbers in [0, 1), one by one at a tenth of the price."""
+def _uniforms(rng: np.random.Generator) -> Iterator[float]:
+    """Yield random numbers in [0, 1), one by one at a tenth of the price."""
     while True:
         yield from rng.random(4096).tolist()

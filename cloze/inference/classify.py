@@ -1,16 +1,18 @@
 """The classes that a model gives to texts of the user's own."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import Subset
 
 from cloze.data.classification import LabelledExamples, numbers_of_classes
+from cloze.data.context import DataContext
 from cloze.data.labelled_texts import LabelledText
-from cloze.inference.next_sentence import save_predictions
+from cloze.inference.predictions import save_predictions
 from cloze.objectives.classification import classes_of
 from cloze.tokenization.checks import warn_of_unknown
-from cloze.training.context import RunContext
 from cloze.training.trainer import PretrainingTrainer
 
 
@@ -18,18 +20,36 @@ def predict_classes(
     trainer: PretrainingTrainer,
     rows: list[tuple[LabelledText | None, dict[str, Any]]],
     examples: LabelledExamples,
-    context: RunContext,
+    context: DataContext,
 ) -> None:
     """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
     warn_of_unknown(examples.unknown_share, "--test_file", context.tokenizer)
     # By length, so that a batch has little padding.
     order = np.argsort(-examples.lengths, kind="stable")
     output = trainer.predict(Subset(examples, order), metric_key_prefix="predict")
-    scores = output.predictions[0][np.argsort(order)]
+    (scores,) = output.predictions.values()
+    scores = {name: values[np.argsort(order)] for name, values in scores.items()}
     _, found = classes_of(scores)
     names = list(numbers_of_classes(context.config))
     predictions = [
         {"prediction": names[number], "probabilities": dict(zip(names, probabilities, strict=True))}
-        for number, probabilities in zip(found.tolist(), scores[:, 4:].tolist(), strict=True)
+        for number, probabilities in zip(found.tolist(), scores["probabilities"].tolist(), strict=True)
     ]
     save_predictions(trainer, f"Classified {len(predictions):,} texts", rows, predictions, output.metrics)
+
+
+@torch.no_grad()
+def classify_samples(trainer: PretrainingTrainer, examples: Sequence[dict]) -> list[str]:
+    """Return texts, each with the model's best two classes and the true one."""
+    model, tokenizer = trainer.model.eval(), trainer.processing_class
+    names = model.config.id2label
+    lines = []
+    for example in examples:
+        batch = {name: values.to(model.device) for name, values in trainer.data_collator([example]).items()}
+        label = int(batch.pop("label"))
+        best = model(**batch).logits[0].float().softmax(-1).topk(2)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        guesses = ", ".join(f"{names[number]} {share:.0%}" for number, share in pairs)
+        text = tokenizer.decode(example["input_ids"], skip_special_tokens=True)
+        lines.append(f"{text[:100]}\n    {guesses}   (it is {names[label]})")
+    return lines

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -12,24 +13,29 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import DataTrainingArguments
 from cloze.data.collators import Padding, collate
+from cloze.data.context import DataContext
 from cloze.errors import UserError
-from cloze.inference.next_sentence import save_predictions, warn_of_unknown_texts
+from cloze.inference.predictions import save_predictions
 from cloze.objectives.metrics import MASKED_TOKENS, check_finite
 from cloze.text.columns import choose_column, text_in
 from cloze.text.decoding import file_format
 from cloze.text.files import find_files
 from cloze.text.readers import read_rows
+from cloze.tokenization.checks import count_unknown, warn_of_unknown
 from cloze.tokenization.encoding import encode
+from cloze.tokenization.properties import unknown_id
 from cloze.tokenization.templates import Template, template_of
-from cloze.training.context import RunContext, padding_for
+from cloze.training.context import padding_for
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
 
 # How a hidden word is written, whatever the tokenizer's own mask token is.
 MASK = "[MASK]"
-# Lines shown on screen; the file has them all.
-SHOWN = 20
+# Lines that are logged; the file has them all.
+MAX_LOGGED = 20
+# Tokens of context shown on each side of a word that is filled in.
+CONTEXT = 12
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,12 @@ class Window:
     Attributes:
         text: number of the text.
         ids: without special tokens around them, int64 [length].
-        places: of the masks in these, ascending, [masks].
+        positions: of the masks in these, ascending, [masks].
     """
 
     text: int
     ids: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
 
 
 @torch.no_grad()
@@ -64,7 +70,7 @@ def fill_masks(
     max_seq_length: int,
     batch_size: int = 8,
 ) -> list[list[list[Filling]]]:
-    """The likeliest tokens for each mask of each text, best first: texts x masks x top_k.
+    """Return the likeliest tokens for each mask of each text, best first: texts x masks x top_k.
 
     Where a text is longer than ``max_seq_length``, each mask is filled from a window of that length around it.
 
@@ -97,21 +103,23 @@ def fill_masks(
 
 
 def with_own_mask(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text with the tokenizer's mask token, without the space before: that belongs to the hidden token, as in the
-    byte-level and SentencePiece tokens that the model was trained on."""
+    """Put the tokenizer's mask token in place of [MASK], without the space before.
+
+    That belongs to the hidden token, as in the byte-level and SentencePiece tokens that the model was trained on.
+    """
     own = tokenizer.mask_token
     return re.sub(rf"\s*({re.escape(MASK)}|{re.escape(own)})", lambda _: own, text)
 
 
-def windows_of(text: int, ids: np.ndarray, mask_id: int, room: int) -> list[Window]:
-    """The whole text if it fits into ``room`` tokens, else for each mask so many around it."""
-    places = np.flatnonzero(ids == mask_id)
-    if len(ids) <= room:
-        return [Window(text, ids, places)]
-    starts = np.clip(places - room // 2, 0, len(ids) - room)
+def windows_of(text: int, ids: np.ndarray, mask_id: int, max_tokens: int) -> list[Window]:
+    """Return the whole text if it has at most ``max_tokens``, else for each mask that many tokens around it."""
+    positions = np.flatnonzero(ids == mask_id)
+    if len(ids) <= max_tokens:
+        return [Window(text, ids, positions)]
+    starts = np.clip(positions - max_tokens // 2, 0, len(ids) - max_tokens)
     return [
-        Window(text, ids[start : start + room], np.array([place - start]))
-        for start, place in zip(starts, places, strict=True)
+        Window(text, ids[start : start + max_tokens], np.array([position - start]))
+        for start, position in zip(starts, positions, strict=True)
     ]
 
 
@@ -123,27 +131,27 @@ def fill_batch(
     template: Template,
     padding: Padding,
 ) -> list[list[list[Filling]]]:
-    """The likeliest tokens for each mask of each window: windows x masks x top_k."""
+    """Return the likeliest tokens for each mask of each window: windows x masks x top_k."""
     examples = [template.example([window.ids], number) for number, window in enumerate(windows)]
     batch = collate(examples, tokenizer.pad_token_id, padding)
     width = batch["input_ids"].shape[1]
-    positions = [row * width + len(template.prefix) + window.places for row, window in enumerate(windows)]
+    positions = [row * width + len(template.prefix) + window.positions for row, window in enumerate(windows)]
     batch["masked_positions"] = torch.from_numpy(np.concatenate(positions))
     outputs = model(**{name: values.to(model.device) for name, values in batch.items()})
     best = MASKED_TOKENS.logits_of(outputs)[0].float().softmax(-1).topk(top_k)
     check_finite(best.values.cpu().numpy())
     rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     masks = ([Filling(readable(tokenizer, i), share) for i, share in zip(*row, strict=True)] for row in rows)
-    return [[next(masks) for _ in window.places] for window in windows]
+    return [[next(masks) for _ in window.positions] for window in windows]
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """A token as text, without the mark of a word's beginning; as it is if it is no text, as part of a character."""
+    """Return a token as text, without the mark of a word's beginning; unchanged if it is only part of a character."""
     text = tokenizer.decode([token_id]).strip()
     return text if text and "\ufffd" not in text else tokenizer.convert_ids_to_tokens(token_id)
 
 
-def read_lines_to_fill(context: RunContext) -> list[tuple[str | None, dict[str, Any]]]:
+def read_masked_texts(context: DataContext) -> list[tuple[str | None, dict[str, Any]]]:
     """Return each row of ``test_file`` with its text, None where that is empty.
 
     UserError for a text without a mask, and for a ``top_k`` out of reach.
@@ -169,20 +177,68 @@ def read_lines_to_fill(context: RunContext) -> list[tuple[str | None, dict[str, 
     return rows
 
 
-def predict(
+def predict_words(
     trainer: PretrainingTrainer, rows: list[tuple[str | None, dict[str, Any]]], top_k: int, max_seq_length: int
 ) -> None:
-    """Write predictions.jsonl to output_dir, in the order of the rows, and show the first of them."""
-    texts = [text for text, _ in rows if text]
-    warn_of_unknown_texts(trainer.processing_class, [with_own_mask(text, trainer.processing_class) for text in texts])
+    """Write predictions.jsonl to output_dir, in the order of the rows, and log the first of them."""
+    texts, tokenizer = [text for text, _ in rows if text], trainer.processing_class
+    (encoded,) = encode([[with_own_mask(text, tokenizer) for text in texts]], tokenizer, with_words=False)
+    ids = np.concatenate([ids for ids, _ in encoded])
+    warn_of_unknown(count_unknown(ids, unknown_id(tokenizer)) / max(1, len(ids)), "--test_file", tokenizer)
     # By every process, though one writes: with FSDP, none has the whole model.
     batch_size = trainer.args.per_device_eval_batch_size
-    fillings = fill_masks(trainer.model, trainer.processing_class, texts, top_k, max_seq_length, batch_size)
+    fillings = fill_masks(trainer.model, tokenizer, texts, top_k, max_seq_length, batch_size)
     if not trainer.is_world_process_zero():
         return
-    for text, masks in list(zip(texts, fillings, strict=True))[:SHOWN]:
+    for text, masks in list(zip(texts, fillings, strict=True))[:MAX_LOGGED]:
         guesses = (", ".join(f"{filling.token} {filling.probability:.0%}" for filling in mask) for mask in masks)
         logger.info("\n  %s%s", " ".join(text.split()), "".join(f"\n    {line}" for line in guesses))
-    more = f", {len(texts) - SHOWN:,} of them more than shown" if len(texts) > SHOWN else ""
+    more = f", {len(texts) - MAX_LOGGED:,} of them more than shown" if len(texts) > MAX_LOGGED else ""
     predictions = [{"fillings": [[asdict(filling) for filling in mask] for mask in masks]} for masks in fillings]
     save_predictions(trainer, f"\nFilled in {len(texts):,} lines{more}", rows, predictions, {})
+
+
+@torch.no_grad()
+def fill_samples(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[dict],
+    count: int,
+    rng: np.random.Generator,
+) -> list[str]:
+    """Hide words of the text one by one, and return each with the model's three best guesses and the true word."""
+    model.eval()
+    lines, used = [], set()
+    # Several words of an example if there are few examples; some examples have none to hide.
+    for number in islice(cycle(rng.permutation(len(examples))), 4 * count):
+        if len(lines) == count:
+            break
+        ids = examples[number]["input_ids"]
+        words = [p for p in range(1, len(ids) - 1) if is_word(tokenizer, ids, p) and (number, p) not in used]
+        if not words:
+            continue
+        position = int(rng.choice(words))
+        used.add((number, position))
+        window = ids[max(position - CONTEXT, 0) : position + CONTEXT + 1].copy()
+        hidden = min(position, CONTEXT)
+        truth, window[hidden] = tokenizer.decode(window[hidden : hidden + 1]).strip(), tokenizer.mask_token_id
+        outputs = model(input_ids=torch.tensor(window, device=model.device)[None])
+        logits = MASKED_TOKENS.logits_of(outputs)[0, hidden]
+        best = logits.float().softmax(-1).topk(3)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        guesses = [f"{tokenizer.decode([token]).strip()} {share:.0%}" for token, share in pairs]
+        hidden_special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
+        text = tokenizer.decode([token for token in window if token not in hidden_special])
+        lines.append(f"{text.strip().removeprefix('##')}\n    {', '.join(guesses)}   (the text has: {truth})")
+    return lines
+
+
+def is_word(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, position: int) -> bool:
+    """Return whether a token is a word, not too short, and not part of a longer one."""
+    spans = (position - 1, position + 1), (position, position + 1), (position, position + 2)
+    before, word, after = (tokenizer.decode(ids[start:stop]).strip() for start, stop in spans)
+    # In scripts with an alphabet the shortest words say little.
+    long_enough = word.isalpha() and (len(word) > 3 or not word.isascii())
+    return (
+        long_enough and ids[position] not in tokenizer.all_special_ids and not before.isalpha() and not after.isalpha()
+    )

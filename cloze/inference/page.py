@@ -13,7 +13,8 @@ from starlette.responses import PlainTextResponse
 
 from cloze.errors import UserError
 from cloze.inference.fill_mask import MASK
-from cloze.inference.session import TrainedModel, ask_about_pair, fill_masks_in_text
+from cloze.inference.session import TrainedModel, fill_masks_in_text, judge_texts
+from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS
 
 TOP_K = 5
 SENTENCES = [
@@ -63,7 +64,7 @@ def _fill_masks(models: dict[str, TrainedModel], name: str, text: str) -> str:
 def _judge_pair(models: dict[str, TrainedModel], name: str, sentence_a: str, sentence_b: str) -> str:
     """Return the probability that B follows A, as HTML."""
     trained = models[name]
-    probability, cut = ask_about_pair(trained, sentence_a, sentence_b)
+    probability, cut = judge_texts(trained, sentence_a, sentence_b)
     note = message(f"More than {trained.max_seq_length:,} tokens: the ends were cut off.") if cut else ""
     return bars("The second text", [("follows", 1 - probability), ("is from elsewhere", probability)]) + note
 
@@ -94,10 +95,10 @@ def message(text: str) -> str:
 
 def build_page(models: dict[str, TrainedModel]) -> gr.Blocks:
     """Return the page, with the tabs that the models have heads for."""
-    masked = [name for name, trained in models.items() if trained.task.masks]
-    paired = [name for name, trained in models.items() if trained.task.pairs]
+    masked = [name for name, trained in models.items() if trained.predicts(MASKED_TOKENS)]
+    paired = [name for name, trained in models.items() if trained.predicts(SENTENCE_PAIRS)]
     fill_in, judge = partial(_or_message, _fill_masks, models), partial(_or_message, _judge_pair, models)
-    facts = (f"<p><b>{html.escape(name)}</b> {html.escape(trained.facts)}</p>" for name, trained in models.items())
+    facts = (f"<p><b>{html.escape(name)}</b> {html.escape(trained.stats)}</p>" for name, trained in models.items())
     several = len(models) > 1
     with gr.Blocks(title="cloze", analytics_enabled=False) as page:
         gr.HTML(f"<h1>What does the model know?</h1>{''.join(facts)}", elem_classes="cloze-head")

@@ -1,7 +1,7 @@
-"""Trained models to be asked by hand: those of a page in the browser."""
+"""Trained models and what they predict for texts typed by hand, as on a page in the browser."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,16 +9,16 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.config.arguments import ModelArguments
+from cloze.data.labelled_texts import LabelledText
 from cloze.errors import UserError
 from cloze.inference.fill_mask import MASK, Filling, fill_masks, with_own_mask
-from cloze.inference.next_sentence import SentencePair, judge_pair
+from cloze.inference.next_sentence import judge_pair
 from cloze.models.inspection import build_on_meta
 from cloze.models.loading import check_model, load_config
-from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.models.vocabulary import find_new_tokens, resize_vocabulary
 from cloze.models.weights import load_weights, shorten
-from cloze.objectives.metrics import MASKED_TOKENS
-from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING, Task
+from cloze.objectives.metrics import Objective
+from cloze.objectives.task import Task
 from cloze.text.columns import check_unicode
 from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.templates import ensure_template
@@ -38,8 +38,13 @@ class TrainedModel:
     tokenizer: PreTrainedTokenizerBase
     max_seq_length: int
 
+    def predicts(self, objective: Objective) -> bool:
+        """Return whether the model has a trained head for it."""
+        return objective in self.task.objectives.values()
+
     @property
-    def facts(self) -> str:
+    def stats(self) -> str:
+        """Say how large the model is, and how much it sees."""
         size = f"{self.model.num_parameters() / 1e6:,.1f} million parameters"
         vocabulary = f"{len(self.tokenizer):,} tokens in the vocabulary"
         return f"{type(self.model).__name__}, {size}, {vocabulary}, sees {self.max_seq_length:,} tokens at once"
@@ -50,25 +55,28 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     paths = {}
     for name in names:
         paths.setdefault(Path(name).resolve().parts if Path(name).is_dir() else tuple(name.split("/")), name)
-    shown = {}
+    short = {}
     for path, name in paths.items():
         # On the Hub, whose it is belongs to the name.
         count = 1 if Path(name).is_dir() else len(path)
         while count < len(path) and sum(other[-count:] == path[-count:] for other in paths) > 1:
             count += 1
-        shown["/".join(path[-count:])] = name
-    return shown
+        short["/".join(path[-count:])] = name
+    return short
 
 
-def load_trained(name: str) -> TrainedModel:
-    """The model in a folder, or of that name on the Hub, with the heads that it was trained with.
+def load_trained(name: str, tasks: Sequence[Task]) -> TrainedModel:
+    """Load the model in a folder, or of that name on the Hub, with the heads that it was trained with.
 
     Nothing that comes with it is executed. UserError if there is no model, or none of the heads.
+
+    Args:
+        tasks: whose heads it may have; all of their architectures are among those of the last one.
     """
     model_args = ModelArguments(model_name_or_path=name)
     try:
-        config = load_config(model_args, MASKED_LM)
-        task = task_of(config, name)
+        config = load_config(model_args, tasks[-1])
+        task = task_of(config, name, tasks)
         tokenizer = load_tokenizer(model_args, None)
         length = check_model(config, tokenizer, task, None, trust_remote_code=False, dtype="float32")
         new_tokens = find_new_tokens(model_args, config, tokenizer)
@@ -81,14 +89,13 @@ def load_trained(name: str) -> TrainedModel:
     if missing:
         raise UserError(f"{name}: weights of the {task.head} are missing ({shorten(missing, 4)}): train it first")
     resize_vocabulary(model, new_tokens)
-    if task.masks:
-        predict_masked_positions(model, MASKED_TOKENS.logits, length)
+    task.prepare_model(model, length)
     return TrainedModel(name, task, model.eval(), tokenizer, length)
 
 
-def task_of(config: PretrainedConfig, name: str) -> Task:
-    """The task by the class that the checkpoint was saved from, as it tells which heads are trained."""
-    for task in (PRETRAINING, NEXT_SENTENCE, MASKED_LM):
+def task_of(config: PretrainedConfig, name: str, tasks: Sequence[Task]) -> Task:
+    """Return the task by the class that the checkpoint was saved from, as it tells which heads are trained."""
+    for task in tasks:
         known = config.model_type in task.model_types
         if known and type(build_on_meta(config, task)).__name__ in (config.architectures or []):
             return task
@@ -99,7 +106,7 @@ def task_of(config: PretrainedConfig, name: str) -> Task:
 
 
 def fill_masks_in_text(trained: TrainedModel, text: str, top_k: int) -> list[list[Filling]]:
-    """The likeliest tokens for each mask of a text: masks x top_k."""
+    """Return the likeliest tokens for each mask of a text: masks x top_k."""
     check_length(text)
     count = with_own_mask(text, trained.tokenizer).count(trained.tokenizer.mask_token)
     if not count:
@@ -110,15 +117,16 @@ def fill_masks_in_text(trained: TrainedModel, text: str, top_k: int) -> list[lis
     return fillings
 
 
-def ask_about_pair(trained: TrainedModel, sentence_a: str, sentence_b: str) -> tuple[float, bool]:
-    """The probability that the second text does not follow the first, and whether the pair had to be cut."""
+def judge_texts(trained: TrainedModel, sentence_a: str, sentence_b: str) -> tuple[float, bool]:
+    """Return the probability that the second text does not follow the first, and whether the pair had to be cut."""
     for text in (sentence_a, sentence_b):
         check_length(text)
-    pair = SentencePair(sentence_a, sentence_b, None, "These two")
+    pair = LabelledText((sentence_a, sentence_b), None, "These two")
     return judge_pair(trained.model, trained.tokenizer, pair, trained.max_seq_length)
 
 
 def check_length(text: str) -> None:
+    """Raise UserError for a text that is empty, too long, or no valid Unicode."""
     if not text.strip():
         raise UserError("There is no text yet: write some.")
     check_unicode(text, "The text")

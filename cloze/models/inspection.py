@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import PretrainedConfig, PreTrainedModel
 
 from cloze.errors import UserError
-from cloze.objectives.tasks import Task
+from cloze.objectives.task import Task
 from cloze.system.storage import gigabytes
 
 # Limit of a model built on the meta device: torch makes some 20,000 modules a second. A layer has about 15.

@@ -25,7 +25,7 @@ from cloze.models.inspection import build_on_meta, check_memory, count_positions
 from cloze.models.trials import quiet
 from cloze.models.vocabulary import NewToken, resize_vocabulary
 from cloze.models.weights import load_weights, shorten
-from cloze.objectives.tasks import Task
+from cloze.objectives.task import Task
 from cloze.tokenization.properties import required_vocab_size
 
 logger = logging.getLogger(__name__)
@@ -111,13 +111,9 @@ def check_model(
     Args:
         dtype: the precision of the weights, which have to fit into memory; None if they are not loaded.
     """
-    name = type(tokenizer).__name__
-    if task.masks and tokenizer.mask_token_id is None:
-        raise UserError(
-            f"the tokenizer ({name}) has no mask token: name its mask_token in tokenizer_config.json, or use that of "
-            "a masked language model"
-        )
+    task.check(config, tokenizer)
     if tokenizer.pad_token_id is None:
+        name = type(tokenizer).__name__
         raise UserError(
             f"the tokenizer ({name}) has no padding token: name its pad_token in tokenizer_config.json, or use that of "
             "a masked language model"
@@ -127,11 +123,6 @@ def check_model(
         raise UserError(
             f"the tokenizer has {required_vocab_size(tokenizer):,} tokens, the model's vocabulary "
             f"{config.vocab_size:,}: leave vocab_size out of --config_overrides"
-        )
-    if task.pairs and getattr(config, "type_vocab_size", 2) < 2:
-        raise UserError(
-            f"the model's type_vocab_size is {config.type_vocab_size}, it cannot tell A from B: use run_mlm.py, or a "
-            "model with 2, from scratch by --config_overrides type_vocab_size=2"
         )
     model = build_on_meta(config, task, trust_remote_code)
     if dtype is not None:
@@ -178,7 +169,7 @@ def load_model(
                 f"--model_name_or_path {name}: weights of the {task.title} are missing ({shorten(missing, 4)}), and "
                 "--do_predict trains none: add --do_train, or give a model that was trained with this script"
             )
-        if task.classifies:
+        if task.renews_head:
             missing = _renew_head(model, missing, model_args, task)
         if missing:
             logger.warning(

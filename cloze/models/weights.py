@@ -21,7 +21,7 @@ from cloze.config.arguments import ModelArguments
 from cloze.config.model_files import check_shards, find_file, read_json
 from cloze.errors import UserError
 from cloze.models.trials import quiet
-from cloze.objectives.tasks import Task
+from cloze.objectives.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def _find_weights(model_args: ModelArguments) -> str | None:
 
 def _check_sizes(model: PreTrainedModel, mismatched: Iterable[tuple], task: Task, name: str) -> None:
     """Raise UserError for weights of other sizes than the model's; a head for other classes is made anew."""
-    wrong = sorted(each for each in mismatched if not task.classifies or each[0] in _encoder_weights(model))
+    wrong = sorted(each for each in mismatched if not task.renews_head or each[0] in _encoder_weights(model))
     if wrong:
         key, found, expected = wrong[0]
         raise UserError(

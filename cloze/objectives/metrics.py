@@ -1,12 +1,13 @@
 """What is learnt: cross-entropy, accuracy and F1 by counting, over masked tokens and over sentence pairs.
 
-Scores are kept example by example, as sums and counts on the device. Logits are dropped at once: kept for a whole set
-they run out of memory (huggingface/transformers#15466).
+Scores are kept example by example, as sums and counts on the device, under their names: those of every objective have
+``loss``, ``count`` and ``hits``. Logits are dropped at once: kept for a whole set they run out of memory
+(huggingface/transformers#15466).
 """
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +19,28 @@ from transformers.utils import ModelOutput
 from cloze.data.collators import IGNORED
 from cloze.errors import UserError
 
+Scores = dict[str, torch.Tensor]
 
-def score_tokens(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
-    """Of each example, the sum of the cross-entropies over its masked tokens, their count, and the hits: [batch, 3].
+
+def by_name(names: Sequence[str], columns: torch.Tensor) -> Scores:
+    """Return the columns [batch, names], [batch] each, under their names."""
+    return dict(zip(names, columns.unbind(1), strict=True))
+
+
+def add_up(scores: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the sum of each score over the examples, added up one by one in their order."""
+    return dict(zip(scores, np.stack(list(scores.values()), axis=1).sum(0).tolist(), strict=True))
+
+
+def score_tokens(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> Scores:
+    """Return each example's sum of the cross-entropies over its masked tokens, their count, and the hits: [batch] each.
 
     Nothing here asks what the batch holds, for which a GPU would have to be waited for.
 
     Args:
         logits: [1, positions, vocabulary].
         batch: ``labels`` [batch, length], -100 where there is nothing to predict, and ``masked_positions`` [positions],
-            the flat places of the others; where it points to a place without a label, the logits do not count.
+            the flat positions of the others; where it points to one without a label, the logits do not count.
     """
     labels, positions = batch["labels"], batch["masked_positions"]
     chosen, targets = logits[0].float(), labels.flatten().index_select(0, positions)
@@ -37,18 +50,20 @@ def score_tokens(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smo
     hits = chosen.argmax(-1) == targets
     # Laid out by position and then summed: adding up by example would not repeat itself on a GPU, to the last digit.
     # Here nothing but zeros is added twice.
-    scores = torch.stack([losses, targets != IGNORED, hits], dim=1)
-    laid_out = torch.zeros(labels.numel(), 3, device=logits.device).index_add(0, positions, scores)
-    return laid_out.view(*labels.shape, 3).sum(1)
+    columns = torch.stack([losses, targets != IGNORED, hits], dim=1)
+    laid_out = torch.zeros(labels.numel(), 3, device=logits.device).index_add(0, positions, columns)
+    return by_name(("loss", "count", "hits"), laid_out.view(*labels.shape, 3).sum(1))
 
 
-def summarise_tokens(scores: np.ndarray) -> dict[str, float]:
-    loss, count, hits = scores.sum(0).tolist()
+def summarise_tokens(scores: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return loss, perplexity and accuracy of the masked tokens of a set, and their number."""
+    sums = add_up(scores)
+    loss = sums["loss"] / sums["count"]
     return {
-        "loss": loss / count,
-        "perplexity": perplexity(loss / count),
-        "accuracy": hits / count,
-        "masked_tokens": int(count),
+        "loss": loss,
+        "perplexity": perplexity(loss),
+        "accuracy": sums["hits"] / sums["count"],
+        "masked_tokens": int(sums["count"]),
     }
 
 
@@ -75,9 +90,11 @@ def check_finite(scores: np.ndarray) -> None:
         )
 
 
-def score_pairs(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> torch.Tensor:
-    """Of each pair, cross-entropy, count, hits, whether B is random and found so, whether it is found random, whether
-    it is random, and the probability that it is: [batch, 7].
+def score_pairs(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> Scores:
+    """Return each pair's cross-entropy, count, hits, and what F1 and predictions take, [batch] each.
+
+    These are ``is_random``, the label; ``found_random``, whether it is taken for one; ``both_random``, whether both;
+    and ``probability`` that it is random.
 
     Args:
         logits: [batch, 2].
@@ -92,18 +109,22 @@ def score_pairs(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoo
     found, is_random = logits.argmax(-1) * known, (labels == 1).long()
     hits = known & (found == labels)
     probability = logits.softmax(-1)[:, 1]
-    return torch.stack([losses, known, hits, found * is_random, found, is_random, probability], dim=1)
+    columns = torch.stack([losses, known, hits, found * is_random, found, is_random, probability], dim=1)
+    return by_name(("loss", "count", "hits", "both_random", "found_random", "is_random", "probability"), columns)
 
 
-def summarise_pairs(scores: np.ndarray) -> dict[str, float]:
-    """F1 is that of the random pairs, label 1; ``is_next`` is the share of the others, which a guess would hit."""
-    loss, count, hits, true_positives, found, is_random, _ = scores.sum(0).tolist()
+def summarise_pairs(scores: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the metrics of a set of pairs.
+
+    F1 is that of the random pairs, label 1; ``is_next`` is the share of the others, which a guess would hit.
+    """
+    sums = add_up(scores)
     return {
-        "loss": loss / count,
-        "accuracy": hits / count,
-        "f1": 2 * true_positives / max(found + is_random, 1),
-        "is_next": 1 - is_random / count,
-        "pairs": int(count),
+        "loss": sums["loss"] / sums["count"],
+        "accuracy": sums["hits"] / sums["count"],
+        "f1": 2 * sums["both_random"] / max(sums["found_random"] + sums["is_random"], 1),
+        "is_next": 1 - sums["is_random"] / sums["count"],
+        "pairs": int(sums["count"]),
     }
 
 
@@ -112,25 +133,35 @@ class Objective:
     """One thing to predict.
 
     Attributes:
-        labels: name of the labels in a batch.
+        labels: name of the labels in a batch, -100 where there is nothing to predict.
         logits: names that a model's output may have for them.
-        score: of logits and batch, the scores of each example [batch, scores]: loss, count, hits, ...
-        summarise: of those of a set, float64 [examples, scores], the metrics: sums over counts, not means of batches'.
+        score: of logits and batch, the scores of each example, [batch] each: loss, count, hits, and its own.
+        summarise: of those of a set, float64 [examples] each, the metrics: sums over counts, not means of batches'.
+        figures: what is reported of an evaluation: title, metric, format.
     """
 
     labels: str
     logits: tuple[str, ...]
-    score: Callable[..., torch.Tensor]
-    summarise: Callable[[np.ndarray], dict[str, float]]
+    score: Callable[..., Scores]
+    summarise: Callable[[dict[str, np.ndarray]], dict[str, float]]
+    figures: tuple[tuple[str, str, str], ...]
 
     def logits_of(self, outputs: ModelOutput) -> torch.Tensor:
+        """Return the logits in a model's output."""
         return next(outputs[name] for name in self.logits if name in outputs)
 
 
-MASKED_TOKENS = Objective("labels", ("prediction_logits", "logits"), score_tokens, summarise_tokens)
+MASKED_TOKENS = Objective(
+    "labels",
+    ("prediction_logits", "logits"),
+    score_tokens,
+    summarise_tokens,
+    (("masked perplexity", "perplexity", ",.2f"), ("masked accuracy", "accuracy", ".1%")),
+)
 SENTENCE_PAIRS = Objective(
     "next_sentence_label",
     ("seq_relationship_logits", "sop_logits", "logits"),
     score_pairs,
     summarise_pairs,
+    (("pair loss", "loss", ".3f"), ("pair accuracy", "accuracy", ".1%"), ("pair F1", "f1", ".3f")),
 )

@@ -7,11 +7,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from cloze.models.loading import code_sources
+from cloze.system.storage import CURVES
 from cloze.training.checkpoints import replacing
 from cloze.training.context import RunContext
-
-# The figure beside it, which it shows.
-CURVES = "curves.png"
 
 
 def write_model_card(
@@ -19,36 +17,21 @@ def write_model_card(
     context: RunContext,
     model: PreTrainedModel,
     lines: dict[str, str],
-    shown: dict[str, list[str]],
+    samples: dict[str, list[str]],
     evaluated: dict[str, tuple[str, float]],
 ) -> None:
     """Write README.md, with the curves if they are beside it. OSError if it cannot be written.
 
     Args:
         lines: the summary of the run, name and text.
-        shown: titles and examples of what the model predicts.
+        samples: titles and examples of what the model predicts.
         evaluated: title and value of the metrics of the last evaluation, by their names.
     """
     task, model_args = context.task, context.model_args
     data_args, training_args = context.data_args, context.training_args
     metadata = ModelCardData(library_name="transformers", tags=[model.config.model_type])
-    how = []
-    if task.masks or task.classifies:
-        tag = metadata.pipeline_tag = "fill-mask" if task.masks else "text-classification"
-        usage = f'from transformers import pipeline\n    pipeline("{tag}", model="{training_args.output_dir}")'
-    else:
-        usage = (
-            "from transformers import AutoModelForNextSentencePrediction\n"
-            f'    AutoModelForNextSentencePrediction.from_pretrained("{training_args.output_dir}")'
-        )
-    if task.masks:
-        how.append(
-            f"{data_args.mlm_probability:.0%} of the tokens were predicted in training, "
-            f"{data_args.eval_mlm_probability:.0%} in evaluations;"
-        )
-    if task.pairs:
-        kind = "swapped" if data_args.pair_objective == "sop" else "random"
-        how.append(f"{data_args.nsp_probability:.0%} of the pairs were {kind};")
+    how = task.describe_settings(data_args)
+    metadata.pipeline_tag = task.pipeline_tag
     metadata.base_model, metadata.datasets = map(_hub_name, (model_args.model_name_or_path, data_args.dataset_name))
     name = Path(training_args.output_dir).resolve().name
     if evaluated:
@@ -61,7 +44,7 @@ def write_model_card(
         f"| {title} | {text.replace('|', '&#124;')} |" for title, text in lines.items() if title != "saved in"
     )
     curves = f"\n![Training curves]({CURVES})\n" if (path.parent / CURVES).exists() else ""
-    examples = "\n\n".join(f"## {title}\n\n" + "\n\n".join(texts) for title, texts in shown.items())
+    examples = "\n\n".join(f"## {title}\n\n" + "\n\n".join(texts) for title, texts in samples.items())
     text = f"""---
 {metadata.to_yaml()}
 ---
@@ -70,7 +53,7 @@ def write_model_card(
 
 A {task.title}, trained from {origin}.
 
-    {usage}
+    {task.usage(training_args.output_dir)}
 
 | | |
 |---|---|

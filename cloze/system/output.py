@@ -50,6 +50,12 @@ def tolerate_output_errors() -> None:
     sys.stderr = _tolerant(sys.stderr, OutputFile("stderr", 2, other=1))
 
 
+def format_lines(lines: dict[str, str]) -> str:
+    """Return names and texts as aligned lines."""
+    width = max(map(len, lines))
+    return "\n".join(f"  {name[0].upper() + name[1:]:<{width}}  {text}" for name, text in lines.items())
+
+
 def _tolerant(stream: io.TextIOWrapper | None, file: OutputFile) -> io.TextIOWrapper:
     """Return a stream with the settings of ``stream``, which is None if Python found it closed, over another file."""
     unbuffered = stream is not None and stream.write_through

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataArguments
 from cloze.config.recipes import recipe_of
-from cloze.data.collators import MaskingCollator, Padding, collate
+from cloze.data.collators import Padding
+from cloze.data.context import DataContext
 from cloze.errors import UserError
 from cloze.models.inspection import uses_attention_mask
 from cloze.models.loading import (
@@ -25,7 +26,7 @@ from cloze.models.loading import (
     sync_config_with_tokenizer,
 )
 from cloze.models.vocabulary import NewToken, find_new_tokens
-from cloze.objectives.tasks import Task
+from cloze.objectives.task import Task
 from cloze.system.processes import on_first_process
 from cloze.text.corpus import Corpus, find_change, log_columns
 from cloze.text.sources import find_corpora
@@ -40,28 +41,19 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RunContext:
-    """A script's settings, and what they stand for.
+class RunContext(DataContext):
+    """A script's settings, and what they stand for: of examples, of the model, and of the run.
 
     Attributes:
-        cache: the folder of prepared corpora and trained tokenizers.
-        checkpoint: where to go on from, if anywhere.
-        corpora: the training and the validation corpus, each if asked for.
-        max_seq_length: tokens in an example, as asked for or as the model takes at most.
+        checkpoint: to resume from, if there is one.
         recipe: the settings as a recipe.
         new_tokens: tokens of the tokenizer beyond the vocabulary of the checkpoint.
     """
 
     task: Task
     model_args: ModelArguments
-    data_args: DataArguments
     training_args: TrainingArguments
-    cache: Path
     checkpoint: Path | None
-    corpora: tuple[Corpus | None, Corpus | None]
-    config: PretrainedConfig
-    tokenizer: PreTrainedTokenizerBase
-    max_seq_length: int
     recipe: str
     new_tokens: list[NewToken]
 
@@ -77,6 +69,7 @@ def set_up(
             " and with ".join(code_sources(model_args)),
         )
     cache = cache_folder(model_args.cache_dir)
+    overwrite_cache = data_args.overwrite_cache and training_args.local_process_index == 0
     recipe = recipe_of(model_args, data_args, training_args)
     checkpoint = None
     if not training_args.prepare_only:
@@ -104,7 +97,7 @@ def set_up(
             model_args.vocab_size,
             model_args.do_lower_case,
             cache,
-            overwrite=data_args.overwrite_cache and training_args.local_process_index == 0,
+            overwrite=overwrite_cache,
         )
     if model_args.model_name_or_path is None:
         sync_config_with_tokenizer(config, tokenizer, model_args.config_overrides)
@@ -120,16 +113,22 @@ def set_up(
             f"{length} or more, or lower --max_seq_length"
         )
     return RunContext(
-        task,
-        model_args,
-        data_args,
-        training_args,
-        cache,
-        checkpoint,
-        corpora,
-        config,
-        tokenizer,
+        data_args=data_args,
+        do_train=training_args.do_train,
+        do_eval=training_args.do_eval,
+        shuffle_seed=training_args.shuffle_seed,
+        data_seed=training_args.data_seed or 0,
+        # One process does it again; the others wait for it at the lock, or take the same ids from before.
+        overwrite_cache=overwrite_cache,
+        cache=cache,
+        corpora=corpora,
+        config=config,
+        tokenizer=tokenizer,
         max_seq_length=length,
+        task=task,
+        model_args=model_args,
+        training_args=training_args,
+        checkpoint=checkpoint,
         recipe=recipe,
         new_tokens=new_tokens,
     )
@@ -155,7 +154,7 @@ def check_texts(texts: list[list[list] | None] | None, corpora: tuple[Corpus | N
 
 
 def start_process(data_args: DataArguments, training_args: TrainingArguments) -> None:
-    """Seeds, logging, progress bars and threads."""
+    """Set seeds, logging, progress bars and threads."""
     set_seed(training_args.seed)
     if not training_args.should_log:
         logging.getLogger("cloze").setLevel(logging.ERROR)
@@ -182,6 +181,7 @@ def make_model(context: RunContext) -> PreTrainedModel:
 
 
 def padding_of(context: RunContext, model: PreTrainedModel) -> Padding:
+    """Return how the batches of a run are padded."""
     args = context.training_args
     padding = padding_for(model, context.max_seq_length)
     return replace(
@@ -193,26 +193,14 @@ def padding_of(context: RunContext, model: PreTrainedModel) -> Padding:
 
 
 def padding_for(model: PreTrainedModel, max_seq_length: int) -> Padding:
-    """How a model's batches are padded where no setting asks for more."""
+    """Return how a model's batches are padded where no setting asks for more."""
     return Padding(multiple=4, longest=max_seq_length, fixed=not uses_attention_mask(model))
 
 
 def make_collator(context: RunContext, padding: Padding) -> Callable[[list[dict]], dict]:
-    """What makes batches of examples: padded, and masked if the task is to find masked tokens."""
-    tokenizer, data_args, training_args = context.tokenizer, context.data_args, context.training_args
-    if not data_args.streaming or training_args.dataloader_num_workers:
+    """Return what makes batches of examples."""
+    if not context.data_args.streaming or context.training_args.dataloader_num_workers:
         # All text is tokenized, or is to be by data-loader workers, a thread each; unless told so, the library warns in
         # each that is forked.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not context.task.masks:
-        return partial(collate, pad_id=tokenizer.pad_token_id, padding=padding)
-    return MaskingCollator(
-        tokenizer,
-        mlm_probability=data_args.mlm_probability,
-        eval_mlm_probability=data_args.eval_mlm_probability,
-        mask_replace_prob=data_args.mask_replace_prob,
-        random_replace_prob=data_args.random_replace_prob,
-        whole_words=data_args.whole_word_mask,
-        seed=training_args.seed,
-        padding=padding,
-    )
+    return context.task.make_collator(context, padding, context.training_args.seed)

@@ -18,7 +18,7 @@ from cloze.data.samplers import ResumableBatchSampler
 from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.models.loading import describe_model
-from cloze.reporting.summary import show
+from cloze.system.output import format_lines
 from cloze.training import checkpoints
 from cloze.training.checkpoints import gigabytes
 from cloze.training.context import RunContext
@@ -41,7 +41,7 @@ def log_prepared(context: RunContext) -> None:
     logger.info("Prepared, in %s: runs with this --cache_dir use it", describe_cache(context.cache))
 
 
-def dry_run(trainer: PretrainingTrainer, context: RunContext, sets: DatasetSplits) -> None:
+def dry_run(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSplits) -> None:
     """Meet the errors that the run would, without training; show its settings, and what it takes of memory, disk, time.
 
     The weights that are tried are those in memory: they change, and go with the process.
@@ -49,7 +49,7 @@ def dry_run(trainer: PretrainingTrainer, context: RunContext, sets: DatasetSplit
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise UserError("--dry_run does not know weights that are shared out: drop --fsdp or --deepspeed, or the flag")
     args = trainer.args
-    lines = {"model": describe_model(trainer.model, context.model_args), **sets.stats}
+    lines = {"model": describe_model(trainer.model, context.model_args), **splits.stats}
     if args.do_train:
         written, free = checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
         # In place of the loop, so that all is done that the Trainer does before.
@@ -65,7 +65,7 @@ def dry_run(trainer: PretrainingTrainer, context: RunContext, sets: DatasetSplit
         lines["hub"] = "not tried, as the repository would be made"
     if trainer.is_world_process_zero():
         logger.info("\n%s", recipe_of(context.model_args, context.data_args, args).rstrip())
-        show(lines, {})
+        logger.info("\n%s", format_lines(lines))
         logger.info("A dry run: nothing was trained, and nothing written to %s", args.output_dir)
     # Before one removes a folder that another still looks at.
     trainer.accelerator.wait_for_everyone()

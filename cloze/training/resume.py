@@ -129,7 +129,7 @@ class ResumableTrainer(SavingTrainer):
         if len(data) < args.world_size:
             raise UserError(f"{len(data)} examples for {args.world_size} processes: give more text, or use fewer")
         self.batches = ResumableBatchSampler(
-            data, self.batch_settings(), self.padding.widths, args.shuffle_seed, args.process_index
+            data, self.batch_settings(), self.padding.padded_lengths, args.shuffle_seed, args.process_index
         )
         return {"dataset": data, "batch_sampler": self.batches, "collate_fn": self.data_collator}
 
@@ -139,7 +139,7 @@ class ResumableTrainer(SavingTrainer):
         self.stream = StreamedBatches(
             self.train_dataset,
             replace(self.batch_settings(), accumulation=1, processes=1, drop_last=False),
-            self.padding.widths,
+            self.padding.padded_lengths,
             args.shuffle_seed,
             args.process_index,
             args.world_size,

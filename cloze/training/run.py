@@ -14,14 +14,12 @@ from transformers import PreTrainedModel
 from cloze.config.recipes import settings_in
 from cloze.data.splits import DatasetSplits
 from cloze.models.flops import count_flops
-from cloze.models.sparse_prediction import predict_masked_positions
-from cloze.objectives.metrics import MASKED_TOKENS
-from cloze.reporting.model_card import CURVES
 from cloze.system.processes import on_first_process
 from cloze.system.signals import SIGNALS, handling_signals, ignore_signals
-from cloze.system.storage import RECIPE
+from cloze.system.storage import CURVES, RECIPE
 from cloze.training import checkpoints
-from cloze.training.context import RunContext, make_collator, padding_of
+from cloze.training.context import RunContext, make_collator, make_model, padding_of
+from cloze.training.dry_run import dry_run, log_prepared
 from cloze.training.progress import Progress
 from cloze.training.run_length import length_of
 from cloze.training.trackers import guard_trackers
@@ -30,10 +28,21 @@ from cloze.training.trainer import PretrainingTrainer
 logger = logging.getLogger(__name__)
 
 
-def make_trainer(context: RunContext, model: PreTrainedModel, sets: DatasetSplits) -> PretrainingTrainer:
+def start(context: RunContext, splits: DatasetSplits) -> PretrainingTrainer | None:
+    """Return what trains the context's model, or None where the run ends before: --prepare_only and --dry_run."""
+    if context.training_args.prepare_only:
+        log_prepared(context)
+        return None
+    trainer = make_trainer(context, make_model(context), splits)
+    if context.training_args.dry_run:
+        dry_run(trainer, context, splits)
+        return None
+    return trainer
+
+
+def make_trainer(context: RunContext, model: PreTrainedModel, splits: DatasetSplits) -> PretrainingTrainer:
     padding = padding_of(context, model)
-    if context.task.masks:
-        predict_masked_positions(model, MASKED_TOKENS.logits, context.max_seq_length)
+    context.task.prepare_model(model, context.max_seq_length)
     progress = length_before = None
     if context.checkpoint is not None:
         progress = Progress.read(context.checkpoint)
@@ -48,10 +57,10 @@ def make_trainer(context: RunContext, model: PreTrainedModel, sets: DatasetSplit
         progress=progress,
         length_before=length_before,
         texts=[corpus and corpus.content for corpus in context.corpora] if context.training_args.do_train else None,
-        flops=count_flops(model, context.task.masks) if context.training_args.do_train else None,
+        flops=count_flops(model, context.task.takes_positions) if context.training_args.do_train else None,
         data_collator=make_collator(context, padding),
-        train_dataset=sets.train,
-        eval_dataset=sets.validation,
+        train_dataset=splits.train,
+        eval_dataset=splits.validation,
         processing_class=context.tokenizer,
     )
 
@@ -82,7 +91,7 @@ def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
 
 @contextmanager
 def going_on_without(trainer: PretrainingTrainer, *names: str) -> Iterator[None]:
-    """Continue where files of output_dir cannot be written, as the model is saved; ``report.finish`` reports them."""
+    """Continue where files of output_dir cannot be written, as the model is saved; ``summary.finish`` reports them."""
     try:
         yield
     except OSError as error:

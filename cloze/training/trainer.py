@@ -13,7 +13,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from cloze.data.collators import IGNORED
 from cloze.errors import UserError
 from cloze.models.flops import Flops, peak_flops
-from cloze.objectives.metrics import Objective, check_finite, finite
+from cloze.objectives.metrics import Objective, Scores, check_finite, finite
 from cloze.training.resume import ResumableTrainer
 from cloze.training.throughput import ThroughputMeter
 
@@ -30,7 +30,7 @@ class PretrainingTrainer(ResumableTrainer):
         flops: what the model's forward takes, for the share of the device's peak.
 
     Attributes:
-        scores: of the set that was evaluated last, each objective's, [examples, scores].
+        scores: of the set that was evaluated last, each objective's by its prefix: [examples] each, by name.
     """
 
     # The loss below is normalised over the whole step, so that the Trainer must not divide it by the micro-batches.
@@ -56,14 +56,14 @@ class PretrainingTrainer(ResumableTrainer):
         # Each objective's losses, counts and hits since the last log.
         self.running = torch.zeros(len(objectives), 3, device=self.args.device)
 
-    def score(self, model, inputs, label_smoothing: float = 0.0) -> list[torch.Tensor]:
-        """Each objective's scores of the examples in a batch."""
+    def score(self, model, inputs, label_smoothing: float = 0.0) -> dict[str, Scores]:
+        """Return each objective's scores of the examples in a batch, by its prefix."""
         labels = {objective.labels for objective in self.objectives.values()}
         outputs = model(**{name: values for name, values in inputs.items() if name not in labels})
-        return [
-            objective.score(objective.logits_of(outputs), inputs, label_smoothing)
-            for objective in self.objectives.values()
-        ]
+        return {
+            prefix: objective.score(objective.logits_of(outputs), inputs, label_smoothing)
+            for prefix, objective in self.objectives.items()
+        }
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """What each objective has to predict in the whole optimizer step, [objectives]."""
@@ -76,11 +76,11 @@ class PretrainingTrainer(ResumableTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         assert not return_outputs, "prediction_step does without"
         self.meter.add(inputs)
-        scores = self.score(model, inputs, self.args.label_smoothing_factor)
-        losses = torch.stack([score[:, 0].sum() for score in scores]) / num_items_in_batch.clamp(min=1)
+        scores = self.score(model, inputs, self.args.label_smoothing_factor).values()
+        losses = torch.stack([each["loss"].sum() for each in scores]) / num_items_in_batch.clamp(min=1)
         if self.args.average_tokens_across_devices:
             losses = losses * self.accelerator.num_processes
-        counted = torch.stack([score[:, 1:3].detach().sum(0) for score in scores])
+        counted = torch.stack([torch.stack([each["count"].sum(), each["hits"].sum()]) for each in scores]).detach()
         self.running += torch.cat([losses.detach()[:, None], counted], dim=1)
         self.stop_callback.record_loss(losses.sum(), self.state.global_step + 1)
         return losses.sum()
@@ -109,18 +109,23 @@ class PretrainingTrainer(ResumableTrainer):
         """Scores instead of logits; no loss, as the Trainer would average it over batches (transformers#39241)."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            scores = tuple(self.score(model, inputs))
+            scores = self.score(model, inputs)
         # Without labels, the Trainer would not ask for metrics.
-        return None, scores, torch.zeros(len(scores[0]), device=scores[0].device)
+        return None, scores, torch.zeros_like(next(iter(scores.values()))["loss"])
 
     def summarise(self, prediction: EvalPrediction) -> dict[str, float]:
         """The metrics of a set: each objective's own, and as loss their sum. Empty if there is nothing to predict."""
-        self.scores = [np.asarray(scores, dtype=np.float64) for scores in prediction.predictions]
+        self.scores = {
+            prefix: {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
+            for prefix, scores in prediction.predictions.items()
+        }
         metrics = {"loss": 0.0}
-        for (prefix, objective), scores in zip(self.objectives.items(), self.scores, strict=True):
-            if not scores[:, 1].any():
+        for prefix, objective in self.objectives.items():
+            scores = self.scores[prefix]
+            if not scores["count"].any():
                 return {}
-            check_finite(scores)
+            for values in scores.values():
+                check_finite(values)
             own = objective.summarise(scores)
             metrics["loss"] += own.pop("loss") if not prefix else own["loss"]
             metrics |= {f"{prefix}{name}": value for name, value in own.items()}

@@ -23,6 +23,7 @@ import app
 from cloze.errors import UserError
 from cloze.inference.page import bars, build_page, message
 from cloze.inference.session import MOST_CHARACTERS, load_trained
+from tests.utils import TASKS
 
 PATIENCE = 60
 
@@ -358,7 +359,7 @@ def test_paths_are_not_shown(served, models):
     ],
 )
 def test_tabs_are_those_that_the_models_have_heads_for(names, tabs, models):
-    blocks = build_page({name: load_trained(models[name]) for name in names}).get_config_file()["components"]
+    blocks = build_page({name: load_trained(models[name], TASKS) for name in names}).get_config_file()["components"]
     assert [block["props"]["label"] for block in blocks if block["type"] == "tabitem"] == tabs
 
 

@@ -227,7 +227,7 @@ def test_workers_make_the_batches_that_one_process_makes(strategy, tokenizers):
     def two_epochs(workers):
         padding = Padding()
         sampler = ResumableBatchSampler(
-            EpochDataset(lambda epoch: lines), BatchSettings(strategy, 4), padding.widths, seed=7
+            EpochDataset(lambda epoch: lines), BatchSettings(strategy, 4), padding.padded_lengths, seed=7
         )
         loader = DataLoader(
             sampler.examples,
@@ -504,7 +504,7 @@ def test_width(padding, width, tokenizers):
 )
 def test_widths(padding, lengths, widths):
     """Rounded up, but never to more positions than the model has."""
-    assert padding.widths(np.array(lengths)).tolist() == widths
+    assert padding.padded_lengths(np.array(lengths)).tolist() == widths
 
 
 # Positions

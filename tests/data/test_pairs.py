@@ -77,7 +77,7 @@ def corpora(draw, at_least=2):
 @st.composite
 def pair_settings(draw, **fixed):
     drawn = {
-        "room": draw(st.integers(2, 13)),
+        "max_tokens": draw(st.integers(2, 13)),
         "random_probability": draw(st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0])),
         "short_probability": draw(st.sampled_from([0.0, 0.3, 1.0])),
     }
@@ -175,7 +175,7 @@ def test_no_sentences_give_no_pairs(strategy, swap):
     for text in (Text([[0], [0, 0]]), Text([])):
         assert (len(text.sentences), text.sentences.num_documents) == (0, 0)
         if swap:
-            pairing = PairSettings(room=5, strategy=strategy, swap=True)
+            pairing = PairSettings(max_tokens=5, strategy=strategy, swap=True)
             pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, pairing, rng(0))
             assert len(pairs) == 0
             assert pairs.lengths.tolist() == []
@@ -224,7 +224,7 @@ def test_fit_is_bert_s_truncation(lengths, room):
 def test_tokens_are_cut_from_both_ends_alike(strategy):
     """Each lost token with equal chance: of 90, 45 on average at the front, with a standard deviation of 4.7."""
     text = Text([[100] * 60 for _ in range(40)])
-    pairing = PairSettings(room=20, strategy=strategy)
+    pairing = PairSettings(max_tokens=20, strategy=strategy)
     pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, pairing, rng(7))
     assert pairs.lengths.tolist() == [23] * len(pairs)
     # A and B are one sentence each, but for a few at the ends of documents; sentences begin at multiples of 100.
@@ -238,7 +238,7 @@ def test_tokens_are_cut_from_both_ends_alike(strategy):
 
 def test_a_text_one_token_too_long_loses_its_first_or_its_last():
     text = Text([[3, 3], [3, 3]])
-    pairing = PairSettings(room=5, strategy="sentence", random_probability=0.0)
+    pairing = PairSettings(max_tokens=5, strategy="sentence", random_probability=0.0)
     kept = set()
     for seed in range(40):
         pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, pairing, rng(seed))
@@ -288,24 +288,24 @@ def test_segments_to_swap_use_every_sentence_with_company(text, pairing, seed):
 @settings(max_examples=100, deadline=None)
 def test_segments_fill_the_room_and_no_more(text, pairing, swap, seed):
     """Sentences are added until the room is full; the last one of a document is not left alone by it."""
-    pairing = PairSettings(pairing.room, "segment", swap, pairing.random_probability, 0.0)
+    pairing = PairSettings(pairing.max_tokens, "segment", swap, pairing.random_probability, 0.0)
     for a, a_end, b, b_end, label in drawn(text, pairing, seed):
         stop = text.stop[a]
         if label == 0 or swap:
             assert stop - b_end != 1
-            if text.size(a, b_end) < pairing.room:
+            if text.size(a, b_end) < pairing.max_tokens:
                 # All that there is, or all but the two sentences which the next pair needs.
                 assert stop - b_end in (0, 2)
-                assert stop - b_end == 0 or text.size(a, b_end + 1) >= pairing.room
+                assert stop - b_end == 0 or text.size(a, b_end + 1) >= pairing.max_tokens
             elif b_end - a > 2:
                 joined = b_end == stop and b_end - a == 3
-                assert joined or text.size(a, b_end - 1) < pairing.room
+                assert joined or text.size(a, b_end - 1) < pairing.max_tokens
         else:
-            rest = pairing.room - text.size(a, a_end)
+            rest = pairing.max_tokens - text.size(a, a_end)
             assert text.size(b, b_end) >= rest or b_end == text.stop[b]
             assert b_end - b == 1 or text.size(b, b_end - 1) < rest
             # What was displaced is at least a sentence of the run that fills the room, unless there was none.
-            shared_room = text.size(a, a_end) < pairing.room
+            shared_room = text.size(a, a_end) < pairing.max_tokens
             assert a_end - a == 1 or shared_room or (a_end - a == 2 and stop - a == 3)
             assert a_end < stop or a_end - a == 1
 
@@ -313,23 +313,23 @@ def test_segments_fill_the_room_and_no_more(text, pairing, swap, seed):
 def test_a_random_b_puts_back_what_it_displaced():
     """With room for two, a run is sentences 0 and 1, and is cut between them."""
     text = Text([[1, 1], [1]])
-    always = PairSettings(room=2, random_probability=1.0, short_probability=0.0)
+    always = PairSettings(max_tokens=2, random_probability=1.0, short_probability=0.0)
     assert drawn(text, always, 0)[:2] == [(0, 1, 2, 3, 1), (1, 2, 2, 3, 1)]
-    never = PairSettings(room=2, random_probability=0.0, short_probability=0.0)
+    never = PairSettings(max_tokens=2, random_probability=0.0, short_probability=0.0)
     assert drawn(text, never, 0)[:1] == [(0, 1, 1, 2, 0)]
 
 
 def test_the_next_run_begins_where_the_text_was_left():
     """At the end of A after a random B, at the end of B after one that follows: eight sentences make four pairs."""
     text = Text([[1] * 8, [1] * 8])
-    never = PairSettings(room=2, random_probability=0.0, short_probability=0.0)
+    never = PairSettings(max_tokens=2, random_probability=0.0, short_probability=0.0)
     assert drawn(text, never, 0)[:4] == [(0, 1, 1, 2, 0), (2, 3, 3, 4, 0), (4, 5, 5, 6, 0), (6, 7, 7, 8, 0)]
-    always = PairSettings(room=2, random_probability=1.0, short_probability=0.0)
+    always = PairSettings(max_tokens=2, random_probability=1.0, short_probability=0.0)
     pairs = drawn(text, always, 0)
     assert [pair[:2] for pair in pairs[:5]] == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
     text = Text([[2] * 3_000] * 2)
     after = set()
-    for (_, a_end, _, b_end, label), (begin, *_) in pairwise(drawn(text, PairSettings(room=12), 3)):
+    for (_, a_end, _, b_end, label), (begin, *_) in pairwise(drawn(text, PairSettings(max_tokens=12), 3)):
         after.add(label)
         if a_end < text.stop[0]:
             assert begin == (b_end if label == 0 else a_end)
@@ -338,10 +338,10 @@ def test_the_next_run_begins_where_the_text_was_left():
 
 def test_a_last_sentence_gets_company_or_joins():
     """Three sentences in room for two are one run; five in room for four are runs of three and of two."""
-    never = PairSettings(room=2, swap=True, random_probability=0.0, short_probability=0.0)
+    never = PairSettings(max_tokens=2, swap=True, random_probability=0.0, short_probability=0.0)
     cuts = {tuple(drawn(Text([[1, 1, 1]]), never, seed)) for seed in range(30)}
     assert cuts == {((0, 1, 1, 3, 0),), ((0, 2, 2, 3, 0),)}
-    never = PairSettings(room=4, swap=True, random_probability=0.0, short_probability=0.0)
+    never = PairSettings(max_tokens=4, swap=True, random_probability=0.0, short_probability=0.0)
     for seed in range(30):
         (a, _, _, middle, _), (begin, *_, end, _) = drawn(Text([[1] * 5]), never, seed)
         assert (a, middle, begin, end) == (0, 3, 3, 5)
@@ -388,8 +388,8 @@ def test_neighbours_to_swap_are_all_that_there_are(text, pairing, seed):
 @settings(max_examples=100, deadline=None)
 def test_pairs_are_cut_out_of_their_runs(text, pairing, strategy, swap, template, seed):
     """Mistakes 3, 4 and 5: the label says what B is, and the pair fits with its special tokens, which count once."""
-    pairing = PairSettings(pairing.room, strategy, swap, pairing.random_probability, pairing.short_probability)
-    max_seq_length = pairing.room + len(template.prefix + template.middle + template.suffix)
+    pairing = PairSettings(pairing.max_tokens, strategy, swap, pairing.random_probability, pairing.short_probability)
+    max_seq_length = pairing.max_tokens + len(template.prefix + template.middle + template.suffix)
     starts = rng(seed, 1).random(len(text.tokens)) < 0.5
     pairs = draw_pairs(text.tokens, text.sentences, template, pairing, rng(seed), starts)
     runs = drawn(text, pairing, seed)
@@ -401,7 +401,7 @@ def test_pairs_are_cut_out_of_their_runs(text, pairing, strategy, swap, template
         whole_a, whole_b = text.joined(first, first_end), text.joined(second, second_end)
         if swap and label == 1:
             whole_a, whole_b = whole_b, whole_a
-        size_a, size_b = truncate_token_by_token(len(whole_a), len(whole_b), pairing.room)
+        size_a, size_b = truncate_token_by_token(len(whole_a), len(whole_b), pairing.max_tokens)
         assert size_a > 0
         assert size_b > 0
         ids = example["input_ids"].tolist()
@@ -435,7 +435,7 @@ def test_swapped_texts():
             (0.0, [1000, 1001, SEP, 1002, 1003, 1004]),
             (1.0, [1002, 1003, 1004, SEP, 1000, 1001]),
         ):
-            pairing = PairSettings(room=9, strategy=strategy, swap=True, random_probability=probability)
+            pairing = PairSettings(max_tokens=9, strategy=strategy, swap=True, random_probability=probability)
             pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, pairing, rng(0))
             assert [pair["input_ids"].tolist() for pair in pairs] == [[CLS, *ids, SEP]]
             assert pairs.labels.tolist() == [probability]
@@ -446,7 +446,9 @@ def test_a_following_and_a_random_sentence():
     text = Text([[2, 3], [4]])
     for strategy in ("segment", "sentence"):
         for probability, b in ((0.0, [1002, 1003, 1004]), (1.0, [1005, 1006, 1007, 1008])):
-            pairing = PairSettings(room=9, strategy=strategy, random_probability=probability, short_probability=0.0)
+            pairing = PairSettings(
+                max_tokens=9, strategy=strategy, random_probability=probability, short_probability=0.0
+            )
             first = draw_pairs(text.tokens, text.sentences, TEMPLATE, pairing, rng(0))[0]
             assert first["input_ids"].tolist() == [CLS, 1000, 1001, SEP, *b, SEP]
             assert first["token_type_ids"].tolist() == [0, 0, 0, 0, *[1] * len(b), 1]
@@ -459,7 +461,7 @@ def test_a_random_b_is_never_of_the_document_of_a(strategy):
     """Mistake 4, with two documents, where the other one is the only choice."""
     text = Text([[1] * 300, [1] * 200])
     for seed in range(5):
-        pairing = PairSettings(room=4, strategy=strategy, random_probability=1.0)
+        pairing = PairSettings(max_tokens=4, strategy=strategy, random_probability=1.0)
         pairs = drawn(text, pairing, seed)
         assert len(pairs) > 200
         assert all(text.document_of[a] != text.document_of[b] for a, _, b, _, _ in pairs)
@@ -493,7 +495,7 @@ def large():
 def test_the_share_of_random_b_is_as_asked(large, strategy, documents, probability, swap):
     """Also where many pairs have to be random, because nothing follows A: others are IsNext instead."""
     text = large[documents]
-    pairing = PairSettings(room=12, strategy=strategy, swap=swap, random_probability=probability)
+    pairing = PairSettings(max_tokens=12, strategy=strategy, swap=swap, random_probability=probability)
     _, labels = DRAW[strategy](text.sentences, pairing, rng(1))
     assert len(labels) >= 10_000
     assert_share(labels.sum(), len(labels), probability)
@@ -506,7 +508,7 @@ def test_the_share_is_as_near_as_it_can_be():
     """Three of four documents are of one sentence each: the fourth gives the only pair that can be IsNext."""
     text = Text([[1], [1], [1], [1, 1]] * 500)
     for strategy in ("segment", "sentence"):
-        pairs = drawn(text, PairSettings(room=12, strategy=strategy, random_probability=0.2), 0)
+        pairs = drawn(text, PairSettings(max_tokens=12, strategy=strategy, random_probability=0.2), 0)
         assert len(pairs) == 2_000
         assert [label for *_, label in pairs] == [1, 1, 1, 0] * 500
 
@@ -516,7 +518,7 @@ def test_a_random_b_is_drawn_from_documents_not_from_sentences(strategy):
     """Documents of 1, 2, 5, 50 and 20,000 sentences are equally likely, and so are the sentences in each."""
     counts = [20_000, 1, 2, 5, 50]
     text = Text([[1] * count for count in counts])
-    pairing = PairSettings(room=2, strategy=strategy, random_probability=0.8)
+    pairing = PairSettings(max_tokens=2, strategy=strategy, random_probability=0.8)
     runs, labels = DRAW[strategy](text.sentences, pairing, rng(2))
     begins = runs[(labels == 1) & (runs[:, 0] < 20_000), 2]
     assert len(begins) >= 10_000
@@ -532,7 +534,7 @@ def test_a_random_b_is_drawn_from_documents_not_from_sentences(strategy):
 def test_every_other_document_is_as_likely_from_anywhere(strategy):
     """The document of A may be the first, one in the middle or the last."""
     text = Text([[1] * 4_000] * 5)
-    pairing = PairSettings(room=3, strategy=strategy, random_probability=0.8)
+    pairing = PairSettings(max_tokens=3, strategy=strategy, random_probability=0.8)
     runs, labels = DRAW[strategy](text.sentences, pairing, rng(3))
     documents = runs[labels == 1][:, [0, 2]] // 4_000
     for document in range(5):
@@ -544,7 +546,7 @@ def test_every_other_document_is_as_likely_from_anywhere(strategy):
 def test_a_run_is_split_at_any_sentence(swap):
     """Eight sentences fill the room: A has one to seven of them."""
     text = Text([[1] * 20_000] * 2)
-    pairing = PairSettings(room=8, swap=swap, short_probability=0.0)
+    pairing = PairSettings(max_tokens=8, swap=swap, short_probability=0.0)
     runs, labels = draw_segments(text.sentences, pairing, rng(4))
     full = runs[:, 0] % 20_000 < 19_980
     assert full.sum() >= 4_000
@@ -561,7 +563,7 @@ def test_short_runs_are_of_any_length(swap):
     text = Text([[1] * 25_000] * 2)
 
     def lengths(probability):
-        pairing = PairSettings(room=11, swap=swap, short_probability=probability)
+        pairing = PairSettings(max_tokens=11, swap=swap, short_probability=probability)
         runs, labels = draw_segments(text.sentences, pairing, rng(5))
         inside = (runs[:, [0, 2]] % 25_000 < 24_970).all(1)
         sums = runs[:, 1] - runs[:, 0] + runs[:, 3] - runs[:, 2]
@@ -584,7 +586,7 @@ def test_short_runs_are_of_any_length(swap):
 @pytest.mark.parametrize("swap", [False, True])
 def test_pairs_depend_on_the_seed_alone(strategy, swap):
     text = Text([[3, 4, 5, 6] * 10] * 5)
-    pairing = PairSettings(room=9, strategy=strategy, swap=swap)
+    pairing = PairSettings(max_tokens=9, strategy=strategy, swap=swap)
 
     def pairs(*seed):
         return draw_pairs(text.tokens, text.sentences, TEMPLATE, pairing, rng(*seed))
@@ -602,7 +604,7 @@ def test_the_sentences_are_not_changed():
     before = [array.copy() for array in (text.sentences.begins, text.sentences.offsets, text.sentences.documents)]
     for strategy in ("segment", "sentence"):
         for swap in (False, True):
-            pairing = PairSettings(room=9, strategy=strategy, swap=swap)
+            pairing = PairSettings(max_tokens=9, strategy=strategy, swap=swap)
             draw_pairs(text.tokens, text.sentences, TEMPLATE, pairing, rng(0))
     after = [text.sentences.begins, text.sentences.offsets, text.sentences.documents]
     assert all(np.array_equal(old, new) for old, new in zip(before, after, strict=True))
@@ -615,7 +617,7 @@ def test_the_sentences_are_not_changed():
 def test_places_and_labels_are_arrays_of_numbers(strategy):
     """Not Python objects, which worker processes would copy by being looked at."""
     text = Text([[3, 4, 5, 6] * 10] * 5)
-    pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, PairSettings(room=9, strategy=strategy), rng(0))
+    pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, PairSettings(max_tokens=9, strategy=strategy), rng(0))
     assert (pairs.spans.dtype, pairs.spans.shape) == (np.int64, (len(pairs), 4))
     assert (pairs.labels.dtype, pairs.labels.shape) == (np.int8, (len(pairs),))
     assert (pairs.cut.dtype, pairs.cut.shape) == (np.int64, (len(pairs),))
@@ -654,6 +656,6 @@ def test_pairs_are_cut_out_of_a_token_file(tmp_path):
 def test_a_number_too_large_is_an_error():
     """Without it, a loop over a sequence never ends."""
     text = Text([[3, 4], [5, 6]])
-    pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, PairSettings(room=9), rng(0))
+    pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, PairSettings(max_tokens=9), rng(0))
     with pytest.raises(IndexError):
         pairs[len(pairs)]

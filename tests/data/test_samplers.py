@@ -36,7 +36,8 @@ def batches_of(settings, seed=0, epoch=0, lengths=LENGTHS, padding=AS_THEY_ARE):
     """The numbers in each batch of an epoch."""
     examples = EpochDataset(lambda _: Numbers(lengths))
     ranks = [
-        ResumableBatchSampler(examples, settings, padding.widths, seed, rank) for rank in range(settings.processes)
+        ResumableBatchSampler(examples, settings, padding.padded_lengths, seed, rank)
+        for rank in range(settings.processes)
     ]
     for batches in ranks:
         batches.set_epoch(epoch)
@@ -76,7 +77,7 @@ def drawn(widths, settings, seed=0):
 def real_share(batches, lengths, padding=AS_THEY_ARE):
     """Of the places in the batches, those that hold a token."""
     lengths = np.asarray(lengths)
-    places = sum(len(batch) * padding.widths(lengths[batch]).max() for batch in batches)
+    places = sum(len(batch) * padding.padded_lengths(lengths[batch]).max() for batch in batches)
     return sum(lengths[batch].sum() for batch in batches) / places
 
 
@@ -256,7 +257,7 @@ def test_what_is_left_is_shared_out_evenly():
 @settings(max_examples=150, deadline=None)
 def test_every_example_once_an_epoch_by_tokens(lengths, accumulation, processes, max_tokens, seed):
     """Within the budget, if not a single example exceeds it; some are taken twice where no batch can be split."""
-    widths = Padding(4, 128).widths(np.array(lengths))
+    widths = Padding(4, 128).padded_lengths(np.array(lengths))
     batches = drawn(widths, BatchSettings("group_by_length", 1, accumulation, processes, max_tokens=max_tokens), seed)
     assert len(batches) % processes == 0
     assert all(batches)
@@ -293,7 +294,7 @@ def test_batches_of_a_width_have_the_same_number_of_examples():
     """But for the few where lengths end, so that a device sees few shapes."""
     lengths = np.random.default_rng(1).integers(9, 129, size=20_000)
     padding = Padding(4, 128)
-    widths = padding.widths(lengths)
+    widths = padding.padded_lengths(lengths)
     batches = batches_of(BatchSettings("group_by_length", 1, max_tokens=2048), lengths=lengths, padding=padding)
     shapes = {(len(batch), widths[batch].max()) for batch in batches}
     by_width = {width: [len(batch) for batch in batches if widths[batch].max() == width] for _, width in shapes}
@@ -325,7 +326,7 @@ def meditations():
 def shares_of(draw):
     """Of real tokens in three epochs, in batches of at most 1024 tokens, padded to multiples of 4."""
     padding, budget = Padding(4, 128), BatchSettings("group_by_length", 1, max_tokens=1024)
-    batches = ResumableBatchSampler(EpochDataset(draw), budget, padding.widths, seed=0)
+    batches = ResumableBatchSampler(EpochDataset(draw), budget, padding.padded_lengths, seed=0)
     shares = []
     for epoch in range(3):
         batches.set_epoch(epoch)
@@ -392,7 +393,7 @@ def unequal(epoch):
 )
 def test_every_epoch_has_all_of_its_examples_each_once(settings):
     """However many they are: none is left out, and none taken twice to be as long as the first epoch."""
-    batches = ResumableBatchSampler(EpochDataset(unequal), settings, AS_THEY_ARE.widths, seed=1)
+    batches = ResumableBatchSampler(EpochDataset(unequal), settings, AS_THEY_ARE.padded_lengths, seed=1)
     for epoch, count in enumerate(COUNTS):
         batches.set_epoch(epoch)
         assert sorted(flat(numbers_of(batches, epoch))) == list(range(count))
@@ -409,7 +410,9 @@ def test_lengths_are_those_of_the_epoch(limit, lengths):
 
 def test_with_a_limit_no_later_example_is_taken():
     """The first 18 of an epoch, though it has 61, or all of its 17."""
-    batches = ResumableBatchSampler(EpochDataset(unequal, limit=18), BatchSettings("random", 4), AS_THEY_ARE.widths, 0)
+    batches = ResumableBatchSampler(
+        EpochDataset(unequal, limit=18), BatchSettings("random", 4), AS_THEY_ARE.padded_lengths, 0
+    )
     for epoch, count in ((5, 18), (1, 17)):
         batches.set_epoch(epoch)
         assert sorted(flat(numbers_of(batches, epoch))) == list(range(count))
@@ -422,7 +425,7 @@ def test_examples_are_grouped_by_their_lengths_in_the_epoch():
         return Numbers(np.random.default_rng(epoch).integers(8, 128, 200))
 
     for strategy, low, high in (("group_by_length", 0.95, 1), ("random", 0, 0.8)):
-        batches = ResumableBatchSampler(EpochDataset(draw), BatchSettings(strategy, 4), AS_THEY_ARE.widths, 0)
+        batches = ResumableBatchSampler(EpochDataset(draw), BatchSettings(strategy, 4), AS_THEY_ARE.padded_lengths, 0)
         for epoch in (0, 1, 2):
             batches.set_epoch(epoch)
             assert low < real_share(numbers_of(batches, epoch), draw(epoch).lengths) < high
@@ -442,7 +445,7 @@ class CountedDraw:
 def test_an_epoch_is_drawn_once_and_before_it_begins():
     draw = CountedDraw()
     examples = EpochDataset(draw)
-    batches = ResumableBatchSampler(examples, BatchSettings("random", 4), AS_THEY_ARE.widths, 0)
+    batches = ResumableBatchSampler(examples, BatchSettings("random", 4), AS_THEY_ARE.padded_lengths, 0)
     assert draw.epochs == [0]
     for epoch in (0, 1, 2, 2):
         batches.set_epoch(epoch)
@@ -454,7 +457,7 @@ def test_an_epoch_is_drawn_once_and_before_it_begins():
 
 def test_on_resuming_the_epochs_before_are_not_drawn():
     draw = CountedDraw()
-    batches = ResumableBatchSampler(EpochDataset(draw), BatchSettings("random", 4), AS_THEY_ARE.widths, 0)
+    batches = ResumableBatchSampler(EpochDataset(draw), BatchSettings("random", 4), AS_THEY_ARE.padded_lengths, 0)
     batches.set_epoch(3)
     assert len(flat(batches)) == 20
     assert draw.epochs == [0, 3]
@@ -462,7 +465,7 @@ def test_on_resuming_the_epochs_before_are_not_drawn():
 
 def epochs_of(workers, persistent=False, draw=unequal):
     """Six epochs of batches of examples, as a data loader gives them."""
-    batches = ResumableBatchSampler(EpochDataset(draw), BatchSettings("random", 4), AS_THEY_ARE.widths, seed=7)
+    batches = ResumableBatchSampler(EpochDataset(draw), BatchSettings("random", 4), AS_THEY_ARE.padded_lengths, seed=7)
     loader = DataLoader(
         batches.examples, batch_sampler=batches, num_workers=workers, persistent_workers=persistent, collate_fn=list
     )

@@ -6,8 +6,9 @@ import logging
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain, islice
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import datasets
 import numpy as np
@@ -16,18 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from cloze.config.data_arguments import DataTrainingArguments
-from cloze.data.mlm import cut_up
-from cloze.data.nsp import draw_from
-from cloze.data.pairs import IS_NEXT, IS_RANDOM, PairSettings
+from cloze.config.data_arguments import DataTrainingArguments, PairArguments
+from cloze.data.blocks import MaskedBlockBuilder
+from cloze.data.nsp import PairBuilder
+from cloze.data.pairs import IS_NEXT, IS_RANDOM
 from cloze.data.samplers import BatchSettings
 from cloze.data.shards import deal
-from cloze.data.splits import make_chunk
+from cloze.data.splits import ChunkBuilder
 from cloze.data.streaming import Document, StreamedBatches, StreamedExamples, cut_chunks
 from cloze.errors import UserError
 from cloze.text.corpus import FileCorpus, HubCorpus
 from cloze.tokenization.encoding import Encoded, own_encoder
-from cloze.tokenization.templates import PairTemplate, Template
+from cloze.tokenization.templates import PairTemplate
 from cloze.tokenization.token_cache import tokenize
 
 # A corpus without files, and examples that are the lines as they are
@@ -466,18 +467,18 @@ def number_corpus(documents=60, sentences=5):
     return Memory([rows[0::3], rows[1::3], rows[2::3]])
 
 
+def pair_builder(strategy: str) -> PairBuilder:
+    """Of numbers as tokens, with 30 of them in a pair between [1] [2] [2]."""
+    template = PairTemplate((1,), (2,), (2,))
+    with patch("cloze.data.nsp.pair_template_of", lambda tokenizer: template):
+        return PairBuilder(None, 34, PairArguments(pair_strategy=strategy, sentence_per_line=True), seed=0)
+
+
 @pytest.mark.parametrize("strategy", ["segment", "sentence"])
 @pytest.mark.parametrize(("processes", "workers"), [(1, 0), (2, 2)])
 def test_pairs_of_a_stream_have_the_right_labels(strategy, processes, workers):
     """Contract: 0 = B follows A, 1 = B is from another document."""
-    template = PairTemplate((1,), (2,), (2,))
-    draw = partial(draw_from, template=template, settings=PairSettings(room=30, strategy=strategy))
-    make = partial(
-        make_chunk,
-        name="",
-        tokenize_all=partial(tokenize, granularity="sentence_per_line", encode=numbers),
-        draw_chunk=draw,
-    )
+    make = ChunkBuilder("", pair_builder(strategy), numbers)
     examples = StreamedExamples(number_corpus(), make, at_least=2, chunk=700)
     batches = finish(examples, 1, None, processes, workers)
     pairs = [pair for batch in batches for pair in batch if pair["epoch"] < 2]
@@ -503,16 +504,9 @@ def test_pairs_of_a_stream_have_the_right_labels(strategy, processes, workers):
 
 def test_a_chunk_with_tokens_in_one_document_alone_has_no_pairs_and_does_no_harm():
     """As where the tokenizer knows nothing of the script of the others."""
-    draw = partial(draw_from, template=PairTemplate((1,), (2,), (2,)), settings=PairSettings(room=30))
-    make = partial(
-        make_chunk,
-        name="",
-        tokenize_all=partial(tokenize, granularity="sentence_per_line", encode=numbers),
-        draw_chunk=draw,
-    )
     for documents in ([["7 8", "9"], [" "]], [[" "], [" "]]):
         for strategy in ("segment", "sentence"):
-            draw.keywords["settings"] = PairSettings(room=30, strategy=strategy)
+            make = ChunkBuilder("", pair_builder(strategy), numbers)
             assert len(make(documents, np.random.default_rng(0))) == 0
     corpus = Memory([[["7 8", "9"], [" "], ["17 18", "19"], ["27 28", "29"]]])
     examples = StreamedExamples(corpus, make, at_least=2, chunk=3)
@@ -525,12 +519,8 @@ def test_every_token_of_the_text_is_in_the_blocks_of_its_chunk(kind, word_starts
     tokenizer = tokenizers["wordpiece"]
     prefix, sep = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
     arguments = DataTrainingArguments(line_by_line=kind == "lines", whole_word_mask=word_starts)
-    cut = partial(cut_up, template=Template(prefix, sep, sep), max_seq_length=32, data_args=arguments)
-    unit = "line" if kind == "lines" else "document"
     encoder = own_encoder(tokenizer, word_starts)
-    make = partial(
-        make_chunk, name="", tokenize_all=partial(tokenize, granularity=unit, encode=encoder), draw_chunk=cut
-    )
+    make = ChunkBuilder("", MaskedBlockBuilder(tokenizer, 32, arguments), encoder)
     corpus = Memory([[[text] for text in texts[part::3]] for part in range(3)])
     batches = finish(StreamedExamples(corpus, make, chunk=5000), 0, None, 1, 2)
     examples = [example for batch in batches for example in batch if example["epoch"] == 0]
@@ -544,8 +534,8 @@ def test_every_token_of_the_text_is_in_the_blocks_of_its_chunk(kind, word_starts
 def test_a_chunk_that_is_mostly_unknown_is_warned_of(tokenizers, caplog):
     tokenizer = tokenizers["wordpiece"]
     encoder, unknown = own_encoder(tokenizer, False), tokenizer.unk_token_id
-    tokenize_all = partial(tokenize, granularity="line", encode=encoder, unknown=unknown)
-    make = partial(make_chunk, name="a.txt", tokenize_all=tokenize_all, draw_chunk=lambda part, rng: part)
+    unchanged = SimpleNamespace(granularity="line", build_chunk=lambda split, rng: split)
+    make = ChunkBuilder("a.txt", unchanged, encoder, unknown=unknown)
     assert make([["\U00012000 \U00012000 the moon ."]], None).corpus.num_unknown == 2
     assert not caplog.text
     make([["\U00012000 \U00012000 moon"], ["\U00012000"]], None)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
-from cloze.inference.fill_mask import SHOWN, fill_masks, predict, readable, windows_of
+from cloze.inference.fill_mask import MAX_LOGGED, fill_masks, predict_words, readable, windows_of
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from tests.utils import SAMPLE
@@ -132,7 +132,7 @@ def test_windows_hold_as_much_before_a_mask_as_after_it(length, places, windows)
     ids = np.arange(100, 100 + length)
     ids[places] = 4
     found = windows_of(0, ids, 4, 8)
-    assert [(window.ids.tolist(), window.places.tolist()) for window in found] == [
+    assert [(window.ids.tolist(), window.positions.tolist()) for window in found] == [
         (ids[start:stop].tolist(), inside) for start, stop, inside in windows
     ]
 
@@ -184,8 +184,8 @@ def test_lines_of_a_file_are_filled_in_by_the_script(run_mlm_script, checkpoint,
     second = lines[1]["fillings"]
     shown = "\n".join("    " + ", ".join(f"{f['token']} {f['probability']:.0%}" for f in mask) for mask in second)
     assert f"  {TEXTS[1]}\n{shown}\n" in printed
-    assert texts[SHOWN - 1] in printed
-    assert texts[SHOWN] not in printed
+    assert texts[MAX_LOGGED - 1] in printed
+    assert texts[MAX_LOGGED] not in printed
     assert f"Filled in 24 lines, 4 of them more than shown: {tmp_path}/out/predictions.jsonl" in printed
 
 
@@ -227,7 +227,7 @@ def test_of_several_processes_all_run_the_model_and_the_first_writes(first, aske
     args = SimpleNamespace(per_device_eval_batch_size=2, output_dir=tmp_path)
     trainer = SimpleNamespace(model=model, processing_class=tokenizer, args=args, is_world_process_zero=lambda: first)
     caplog.set_level("INFO")
-    predict(trainer, [(text, {"text": text}) for text in [*TEXTS, "\U00012000 is [MASK]"]], 2, ROOM)
+    predict_words(trainer, [(text, {"text": text}) for text in [*TEXTS, "\U00012000 is [MASK]"]], 2, ROOM)
     assert len(forwards) == 2
     assert (tmp_path / "predictions.jsonl").exists() == first
     assert "UNKNOWN: --test_file: " in caplog.text

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cloze.inference.next_sentence import pair_of, save_predictions
+from cloze.inference.next_sentence import pair_of
+from cloze.inference.predictions import save_predictions
 
 
 @pytest.mark.parametrize(
@@ -15,7 +16,9 @@ from cloze.inference.next_sentence import pair_of, save_predictions
 )
 def test_label_of_a_pair_is_the_same_in_all_tables(value, label):
     """A table has 1.0 for 1 where some labels are missing, and .csv has it as a string."""
-    assert pair_of({"sentence_a": "a", "sentence_b": "b", "label": value}, "here").label == label
+    assert pair_of({"sentence_a": "a", "sentence_b": "b", "label": value}, "here").label == (
+        label if label is None else str(label)
+    )
 
 
 @pytest.fixture

@@ -18,12 +18,15 @@ from cloze.errors import UserError
 from cloze.inference.session import (
     MOST_CHARACTERS,
     MOST_MASKS,
-    ask_about_pair,
     fill_masks_in_text,
+    judge_texts,
     load_trained,
     short_names,
 )
-from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
+from cloze.tasks.masked_lm import MASKED_LM
+from cloze.tasks.next_sentence import NEXT_SENTENCE
+from cloze.tasks.pretraining import PRETRAINING
+from tests.utils import TASKS
 
 
 @pytest.fixture
@@ -58,10 +61,10 @@ def saved(pair_checkpoint, tmp_path):
 )
 def test_heads_are_those_that_the_checkpoint_was_saved_with(family, auto_model, task, saved):
     """Not those that the architecture could have: BERT's next-sentence head is untrained after run_mlm.py."""
-    trained = load_trained(saved(family, auto_model))
+    trained = load_trained(saved(family, auto_model), TASKS)
     assert trained.task is task
     assert trained.max_seq_length == 66
-    assert trained.facts.endswith("million parameters, 500 tokens in the vocabulary, sees 66 tokens at once")
+    assert trained.stats.endswith("million parameters, 500 tokens in the vocabulary, sees 66 tokens at once")
     assert not trained.model.training
 
 
@@ -71,7 +74,7 @@ def test_a_checkpoint_without_either_head_is_refused(auto_model, saved):
     with pytest.raises(
         UserError, match=r"electra.*: a Electra.* has neither a head for masked tokens nor one for next"
     ):
-        load_trained(saved("electra", auto_model))
+        load_trained(saved("electra", auto_model), TASKS)
 
 
 def test_a_head_whose_weights_are_missing_is_refused(saved):
@@ -79,20 +82,20 @@ def test_a_head_whose_weights_are_missing_is_refused(saved):
     file = Path(path) / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertForPreTraining"]}))
     with pytest.raises(UserError, match=r"are missing \(.*cls.seq_relationship.weight.*\): train it first"):
-        load_trained(path)
+        load_trained(path, TASKS)
 
 
 def test_what_is_no_model_is_told_without_flags_of_other_scripts(saved, tmp_path):
     with pytest.raises(UserError, match=r"^nowhere: no model: give a folder with a config.json"):
-        load_trained("nowhere")
+        load_trained("nowhere", TASKS)
     GPT2Config(n_layer=1, n_embd=8, n_head=1).save_pretrained(tmp_path / "gpt2")
     with pytest.raises(UserError, match=f"^{tmp_path}/gpt2: gpt2 has no masked-language-modelling head: use an enco"):
-        load_trained(str(tmp_path / "gpt2"))
+        load_trained(str(tmp_path / "gpt2"), TASKS)
     path = saved("bert", AutoModelForMaskedLM)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / path / name).unlink()
     with pytest.raises(UserError, match=f"^{path}: no tokenizer could be loaded .*\\)$"):
-        load_trained(path)
+        load_trained(path, TASKS)
 
 
 class Evil:
@@ -108,11 +111,11 @@ def test_neither_pickled_weights_nor_code_that_comes_along_are_executed(saved, t
     (path / "model.safetensors").unlink()
     torch.save({"bert.embeddings.word_embeddings.weight": Evil(tmp_path / "executed")}, path / "pytorch_model.bin")
     with pytest.raises(UserError, match=f"^{path}: the weights cannot be loaded"):
-        load_trained(str(path))
+        load_trained(str(path), TASKS)
     (path / "config.json").write_text('{"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}')
     (path / "code.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nclass Config: pass\n")
     with pytest.raises(UserError, match=f"^{path} comes with code of its own: read it$"):
-        load_trained(str(path))
+        load_trained(str(path), TASKS)
     assert not (tmp_path / "executed").exists()
 
 
@@ -122,7 +125,7 @@ def test_words_are_those_of_the_command_line(saved, run_mlm_script, tmp_path):
     path = saved("bert", AutoModelForMaskedLM)
     argv = ("--model_name_or_path", path, "--do_predict", "--test_file", tmp_path / "lines.txt")
     assert run_mlm_script(*argv, "--output_dir", tmp_path / "out")[0] == 0
-    trained = load_trained(path)
+    trained = load_trained(path, TASKS)
     lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     for text, line in zip(texts, lines, strict=True):
         found = fill_masks_in_text(trained, text, 5)
@@ -147,7 +150,7 @@ def test_words_are_those_of_the_command_line(saved, run_mlm_script, tmp_path):
 )
 def test_texts_that_no_word_can_be_told_of(text, problem, saved):
     with pytest.raises(UserError, match=problem):
-        fill_masks_in_text(load_trained(saved("bert", AutoModelForMaskedLM)), text, 5)
+        fill_masks_in_text(load_trained(saved("bert", AutoModelForMaskedLM), TASKS), text, 5)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +170,8 @@ def test_pairs_are_judged_as_on_the_command_line(family, auto_model, saved, run_
     assert run_nsp_script(*argv, "--output_dir", tmp_path / "out")[0] == 0
     lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
     expected = [json.loads(line)["not_next_probability"] for line in lines]
-    trained = load_trained(path)
-    found = [ask_about_pair(trained, *pair) for pair in pairs]
+    trained = load_trained(path, TASKS)
+    found = [judge_texts(trained, *pair) for pair in pairs]
     assert [probability for probability, _ in found] == pytest.approx(expected, abs=1e-6)
     # A hundred times the tolerance: random weights differ little, by the vocabulary that each process trains anew.
     assert abs(expected[0] - expected[1]) > 1e-4
@@ -185,7 +188,7 @@ def test_pairs_are_judged_as_on_the_command_line(family, auto_model, saved, run_
 )
 def test_pairs_that_cannot_be_judged(pair, problem, saved):
     with pytest.raises(UserError, match=problem):
-        ask_about_pair(load_trained(saved("bert", AutoModelForNextSentencePrediction)), *pair)
+        judge_texts(load_trained(saved("bert", AutoModelForNextSentencePrediction), TASKS), *pair)
 
 
 def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(monkeypatch, tmp_path):

@@ -31,7 +31,9 @@ from cloze.models.loading import (
     sync_config_with_tokenizer,
 )
 from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS
-from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, NEXT_SENTENCE_TYPES, PRETRAINING, PRETRAINING_TYPES
+from cloze.tasks.masked_lm import MASKED_LM
+from cloze.tasks.next_sentence import NEXT_SENTENCE
+from cloze.tasks.pretraining import PRETRAINING
 from tests.utils import FAMILIES, PAIR_FAMILIES
 
 
@@ -281,7 +283,7 @@ def labels_of(model_type):
     return known & {"labels", "next_sentence_label", "sentence_order_label"}
 
 
-@pytest.mark.parametrize("model_type", PRETRAINING_TYPES)
+@pytest.mark.parametrize("model_type", PRETRAINING.model_types)
 def test_types_of_pretraining_are_those_whose_models_learn_both(model_type):
     second = "sentence_order_label" if model_type == "albert" else "next_sentence_label"
     assert labels_of(model_type) == {"labels", second}
@@ -291,26 +293,29 @@ def test_types_of_pretraining_are_those_whose_models_learn_both(model_type):
 def test_other_types_have_one_head_in_pretraining(model_type):
     """AutoModelForPreTraining takes them, and would give a model without the second."""
     assert labels_of(model_type) == {"labels"}
-    assert model_type not in PRETRAINING_TYPES
+    assert model_type not in PRETRAINING.model_types
 
 
 def test_types_of_next_sentence_models():
-    assert set(NEXT_SENTENCE_TYPES) == {config.model_type for config in MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING}
-    assert set(NEXT_SENTENCE_TYPES) < set(PRETRAINING_TYPES)
-    assert "bert" in NEXT_SENTENCE_TYPES
-    assert not {"albert", "big_bird", "distilbert", "roberta", "electra"} & set(NEXT_SENTENCE_TYPES)
+    assert set(NEXT_SENTENCE.model_types) == {
+        config.model_type for config in MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING
+    }
+    assert set(NEXT_SENTENCE.model_types) < set(PRETRAINING.model_types)
+    assert "bert" in NEXT_SENTENCE.model_types
+    assert not {"albert", "big_bird", "distilbert", "roberta", "electra"} & set(NEXT_SENTENCE.model_types)
 
 
 @pytest.mark.parametrize(
-    ("task", "masks", "pairs", "prefixes"),
+    ("task", "objectives"),
     [
-        (MASKED_LM, True, False, [""]),
-        (NEXT_SENTENCE, False, True, [""]),
-        (PRETRAINING, True, True, ["mlm_", "nsp_"]),
+        (MASKED_LM, {"": MASKED_TOKENS}),
+        (NEXT_SENTENCE, {"": SENTENCE_PAIRS}),
+        (PRETRAINING, {"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}),
     ],
 )
-def test_what_a_task_predicts(task, masks, pairs, prefixes):
-    assert (task.masks, task.pairs, list(task.objectives)) == (masks, pairs, prefixes)
+def test_what_a_task_predicts(task, objectives):
+    assert task.objectives == objectives
+    assert task.takes_positions == (MASKED_TOKENS in objectives.values())
 
 
 @pytest.mark.parametrize("family", PAIR_FAMILIES)
@@ -323,7 +328,7 @@ def test_the_logits_of_every_pretraining_model_are_found(family, pair_checkpoint
     assert SENTENCE_PAIRS.logits_of(outputs).shape == (2, 2)
 
 
-@pytest.mark.parametrize("family", sorted(set(PAIR_FAMILIES) & set(NEXT_SENTENCE_TYPES)))
+@pytest.mark.parametrize("family", sorted(set(PAIR_FAMILIES) & set(NEXT_SENTENCE.model_types)))
 def test_the_logits_of_every_next_sentence_model_are_found(family, pair_checkpoint):
     """The checkpoint's own heads, but for that of masked tokens: nothing is new."""
     model = loaded(pair_checkpoint(family), NEXT_SENTENCE)

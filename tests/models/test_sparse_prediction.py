@@ -80,7 +80,7 @@ def loss_of(model, batch, objectives=(MASKED_TOKENS,)):
     losses = []
     for objective in objectives:
         scores = objective.score(objective.logits_of(outputs), batch)
-        losses.append(scores[:, 0].sum() / scores[:, 1].sum())
+        losses.append(scores["loss"].sum() / scores["count"].sum())
     return sum(losses)
 
 
@@ -175,7 +175,7 @@ def test_a_batch_without_a_masked_token_has_gradients_of_zero():
     model, _ = hooked(model_of("bert"))
     batch = batch_of(masked=[0] * BATCH)
     outputs = model(batch["input_ids"], attention_mask=batch["attention_mask"], masked_positions=torch.zeros(8).long())
-    loss = MASKED_TOKENS.score(outputs.logits, batch | {"masked_positions": torch.zeros(8).long()})[:, 0].sum()
+    loss = MASKED_TOKENS.score(outputs.logits, batch | {"masked_positions": torch.zeros(8).long()})["loss"].sum()
     assert loss == 0
     assert all(grad is None or not grad.any() for grad in gradients(model, loss).values())
 

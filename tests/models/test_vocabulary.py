@@ -14,9 +14,10 @@ from cloze.models.loading import load_config, load_model
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.models.vocabulary import find_new_tokens
 from cloze.objectives.metrics import MASKED_TOKENS
-from cloze.objectives.tasks import MASKED_LM, PRETRAINING
+from cloze.tasks.masked_lm import MASKED_LM
+from cloze.tasks.pretraining import PRETRAINING
 from cloze.tokenization.loading import load_tokenizer
-from tests.utils import FAMILIES, PAIR_FAMILIES
+from tests.utils import FAMILIES, PAIR_FAMILIES, TASKS
 
 WORDS = ["tidepools", "remdesivir"]
 
@@ -172,8 +173,8 @@ def test_a_resized_model_is_resumed_exactly_and_asked(checkpoint, longer, run_ml
     shutil.copytree(whole / "checkpoint-1", resumed / "checkpoint-1")
     assert f"Going on from {resumed}/checkpoint-1" in run_mlm_script(*argv, "--output_dir", resumed)[1]
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
-    trained = load_trained(str(whole))
+    trained = load_trained(str(whole), TASKS)
     assert trained.model.config.vocab_size == len(trained.tokenizer) == 502
     shutil.copytree(checkpoint("bert"), tmp_path / "both")
     shutil.copytree(tokenizer, tmp_path / "both", dirs_exist_ok=True)
-    assert len(fill_masks_in_text(load_trained(str(tmp_path / "both")), "The [MASK] of tidepools.", 5)[0]) == 5
+    assert len(fill_masks_in_text(load_trained(str(tmp_path / "both"), TASKS), "The [MASK] of tidepools.", 5)[0]) == 5

@@ -15,8 +15,10 @@ from cloze.errors import UserError
 from cloze.inference.session import load_trained
 from cloze.models.loading import load_config, load_model
 from cloze.models.weights import shorten, unwrap_name
-from cloze.objectives.classification import CLASSIFICATION
-from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE
+from cloze.tasks.classification import CLASSIFICATION
+from cloze.tasks.masked_lm import MASKED_LM
+from cloze.tasks.next_sentence import NEXT_SENTENCE
+from tests.utils import TASKS
 
 
 @pytest.fixture(autouse=True)
@@ -205,7 +207,7 @@ def test_a_missing_encoder_is_an_error(task, rename, found, rewritten):
 def test_a_missing_encoder_is_an_error_on_the_page(rewritten):
     path = rewritten("bert", foreign)
     with pytest.raises(UserError, match=rf"^{path}: the encoder's weights are missing: 0 of 2 layers found"):
-        load_trained(path)
+        load_trained(path, TASKS)
 
 
 def test_a_missing_encoder_is_an_error_before_models_are_compared(

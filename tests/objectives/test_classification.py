@@ -23,10 +23,10 @@ def test_scores_of_texts_are_torchs():
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.5], [1.0, 1.0, 3.0], [0.0, 0.0, 4.0]])
     labels = torch.tensor([0, 2, -100, 2])
     scores = score_classes(logits, {"label": labels})
-    assert scores[:, 1].tolist() == [1, 1, 0, 1]
-    assert scores[:, 2].tolist() == [1, 0, 0, 1]
-    assert scores[:, 4:].sum(1).tolist() == pytest.approx([1] * 4)
-    metrics = summarise_classes(scores.double().numpy())
+    assert scores["count"].tolist() == [1, 1, 0, 1]
+    assert scores["hits"].tolist() == [1, 0, 0, 1]
+    assert scores["probabilities"].sum(1).tolist() == pytest.approx([1] * 4)
+    metrics = summarise_classes({name: values.double().numpy() for name, values in scores.items()})
     loss = torch.nn.functional.cross_entropy(logits, labels)
     # Class 0: 1 right of 1; class 1: found once, wrongly; class 2: 1 found of 2.
     assert metrics == pytest.approx({"loss": loss.item(), "accuracy": 2 / 3, "macro_f1": 5 / 9, "texts": 3}, abs=1e-6)
@@ -35,4 +35,4 @@ def test_scores_of_texts_are_torchs():
 def test_label_smoothing_is_torchs():
     logits, labels = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
     expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2, reduction="none")
-    torch.testing.assert_close(score_classes(logits, {"label": labels}, 0.2)[:, 0], expected)
+    torch.testing.assert_close(score_classes(logits, {"label": labels}, 0.2)["loss"], expected)

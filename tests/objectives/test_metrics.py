@@ -18,6 +18,7 @@ from cloze.data.collators import Padding, masked_positions
 from cloze.objectives.metrics import (
     MASKED_TOKENS,
     SENTENCE_PAIRS,
+    by_name,
     finite,
     perplexity,
     score_pairs,
@@ -29,6 +30,18 @@ from cloze.training.throughput import ThroughputMeter
 from cloze.training.trainer import PretrainingTrainer
 
 BATCH, LENGTH, VOCABULARY = 12, 10, 23
+
+
+PAIR_SCORES = ("loss", "count", "hits", "both_random", "found_random", "is_random", "probability")
+
+
+def columns(scores: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The scores as a matrix, [batch, scores]."""
+    return torch.stack(list(scores.values()), dim=1)
+
+
+def pair_scores(matrix: torch.Tensor) -> dict[str, np.ndarray]:
+    return {name: values.numpy() for name, values in by_name(PAIR_SCORES, matrix.double()).items()}
 
 
 @pytest.fixture
@@ -168,7 +181,8 @@ def test_the_loss_of_a_step_asks_the_device_for_nothing(
     batch = {name: values.to(meta) for name, values in batch_of(torch.arange(BATCH), labels, pair_labels).items()}
     trainer.compute_loss(model, batch, num_items_in_batch=torch.ones(2, device=meta)).backward()
     with torch.no_grad():
-        assert [scores.shape for scores in trainer.score(model, batch)] == [(BATCH, 3), (BATCH, 7)]
+        shapes = {prefix: columns(scores).shape for prefix, scores in trainer.score(model, batch).items()}
+    assert shapes == {"mlm_": (BATCH, 3), "nsp_": (BATCH, 7)}
 
 
 # Masked tokens
@@ -178,9 +192,9 @@ def test_the_loss_of_a_step_asks_the_device_for_nothing(
 def test_positions_without_a_label_do_not_count(multiple, logits, labels):
     """Their number is rounded up with some place or other; neither scores nor gradients know."""
     chosen, batch = of_tokens(logits, labels, multiple)
-    scores = score_tokens(chosen, batch, 0.1)
+    scores = columns(score_tokens(chosen, batch, 0.1))
     expected_chosen, expected_batch = of_tokens(logits, labels, 1)
-    expected = score_tokens(expected_chosen, expected_batch, 0.1)
+    expected = columns(score_tokens(expected_chosen, expected_batch, 0.1))
     assert len(expected_batch["masked_positions"]) == (labels != -100).sum()
     torch.testing.assert_close(scores, expected)
     torch.testing.assert_close(gradient(scores.sum(), logits), gradient(expected.sum(), logits))
@@ -188,7 +202,7 @@ def test_positions_without_a_label_do_not_count(multiple, logits, labels):
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_losses_of_tokens_are_torchs_sum(label_smoothing, logits, labels):
-    loss = score_tokens(*of_tokens(logits, labels), label_smoothing)[:, 0].sum()
+    loss = score_tokens(*of_tokens(logits, labels), label_smoothing)["loss"].sum()
     total = CrossEntropyLoss(label_smoothing=label_smoothing, reduction="sum")
     expected = total(logits.view(-1, VOCABULARY), labels.view(-1))
     torch.testing.assert_close(loss, expected)
@@ -196,7 +210,7 @@ def test_losses_of_tokens_are_torchs_sum(label_smoothing, logits, labels):
 
 
 def test_no_token_masked_scores_zero(logits):
-    scores = score_tokens(*of_tokens(logits, torch.full((BATCH, LENGTH), -100)))
+    scores = columns(score_tokens(*of_tokens(logits, torch.full((BATCH, LENGTH), -100))))
     assert scores.tolist() == [[0, 0, 0]] * BATCH
     assert gradient(scores.sum(), logits).tolist() == torch.zeros_like(logits).tolist()
 
@@ -208,19 +222,19 @@ def test_loss_of_half_precision_is_computed_in_single(label_smoothing, logits, l
         (score_pairs, of_pairs(pair_logits.detach().bfloat16(), pair_labels)),
     ):
         scores = score(values, batch, label_smoothing)
-        assert scores.dtype == torch.float32
-        assert scores.tolist() == score(values.float(), batch, label_smoothing).tolist()
+        assert {each.dtype for each in scores.values()} == {torch.float32}
+        assert columns(scores).tolist() == columns(score(values.float(), batch, label_smoothing)).tolist()
 
 
 @pytest.mark.parametrize("sizes", [[12], [1] * 12, [4, 4, 4], [11, 1], [1, 2, 9]])
 def test_evaluation_does_not_depend_on_the_batches(sizes, logits, labels):
     """Mistakes 2 and 21: a sum over a count, of three sums an example."""
     pieces = zip(logits.detach().split(sizes), labels.split(sizes), strict=True)
-    results = [score_tokens(*of_tokens(*pair)) for pair in pieces]
+    results = [columns(score_tokens(*of_tokens(*pair))) for pair in pieces]
     assert [tuple(scores.shape) for scores in results] == [(n, 3) for n in sizes]
-    scores = torch.cat(results).numpy()
-    assert scores[:, 1].tolist() == (labels != -100).sum(1).tolist()
-    metrics = summarise_tokens(scores.astype(np.float64))
+    scores = by_name(("loss", "count", "hits"), torch.cat(results).double())
+    assert scores["count"].tolist() == (labels != -100).sum(1).tolist()
+    metrics = summarise_tokens({name: values.numpy() for name, values in scores.items()})
 
     values, targets = logits.detach().double().numpy(), labels.numpy()
     losses = [
@@ -239,7 +253,7 @@ def test_evaluation_does_not_depend_on_the_batches(sizes, logits, labels):
 def test_sums_of_an_example_are_its_own():
     """Logits [2, 0] and [0, 2] where 0 is to be predicted: one hit, losses log(1 + e^-2) and log(1 + e^2)."""
     logits = torch.tensor([[[1.0, 0.0]] * 3, [[9.0, 0.0], [2.0, 0.0], [0.0, 2.0]], [[0.0, 3.0]] * 3])
-    scores = score_tokens(*of_tokens(logits, torch.tensor([[-100] * 3, [-100, 0, 0], [1, -100, -100]])))
+    scores = columns(score_tokens(*of_tokens(logits, torch.tensor([[-100] * 3, [-100, 0, 0], [1, -100, -100]]))))
     two = math.log1p(math.exp(-2)) + math.log1p(math.exp(2))
     assert scores.flatten().tolist() == pytest.approx([0, 0, 0, two, 2, 1, math.log1p(math.exp(-3)), 1, 1])
 
@@ -265,7 +279,7 @@ def test_what_json_has_no_words_for_is_null():
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_losses_of_pairs_are_torchs(label_smoothing, pair_logits, pair_labels):
     """Pair by pair, and in their gradient; 0 where the label is not known."""
-    losses = score_pairs(*of_pairs(pair_logits, pair_labels), label_smoothing)[:, 0]
+    losses = score_pairs(*of_pairs(pair_logits, pair_labels), label_smoothing)["loss"]
     expected = CrossEntropyLoss(label_smoothing=label_smoothing, reduction="none")(pair_logits, pair_labels)
     torch.testing.assert_close(losses, expected)
     assert losses[[3, 7]].tolist() == [0, 0]
@@ -275,19 +289,20 @@ def test_losses_of_pairs_are_torchs(label_smoothing, pair_logits, pair_labels):
 def test_label_smoothing_changes_the_loss_of_pairs_and_nothing_else(pair_logits, pair_labels):
     """With 0.2, the other label has a tenth: logits [2, 0] and label 0 give log(1 + e^-2) + 0.1 * 2."""
     plain, smoothed = (score_pairs(*of_pairs(pair_logits, pair_labels), smoothing) for smoothing in (0.0, 0.2))
-    assert (plain[:, 0] != smoothed[:, 0]).tolist() == (pair_labels != -100).tolist()
-    assert plain[:, 1:].tolist() == smoothed[:, 1:].tolist()
-    loss = score_pairs(*of_pairs(torch.tensor([[2.0, 0.0]]), torch.tensor([0])), 0.2)[0, 0].item()
+    assert (plain["loss"] != smoothed["loss"]).tolist() == (pair_labels != -100).tolist()
+    assert columns(plain)[:, 1:].tolist() == columns(smoothed)[:, 1:].tolist()
+    loss = score_pairs(*of_pairs(torch.tensor([[2.0, 0.0]]), torch.tensor([0])), 0.2)["loss"].item()
     assert loss == pytest.approx(math.log1p(math.exp(-2)) + 0.2)
 
 
 def test_scores_of_a_pair_are_its_own():
     """Loss, count, hit, random and found so, found random, random, probability of random."""
     logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
-    scores = score_pairs(*of_pairs(logits, torch.tensor([0, 1, 1, 0, -100]))).tolist()
+    scores = score_pairs(*of_pairs(logits, torch.tensor([0, 1, 1, 0, -100])))
+    assert tuple(scores) == PAIR_SCORES
     right, wrong = math.log1p(math.exp(-2)), math.log1p(math.exp(2))
     low, high = 1 / (1 + math.exp(2)), 1 / (1 + math.exp(-2))
-    assert scores == [
+    assert columns(scores).tolist() == [
         pytest.approx([right, 1, 1, 0, 0, 0, low]),
         pytest.approx([right, 1, 1, 1, 1, 1, high]),
         pytest.approx([wrong, 1, 0, 0, 0, 1, low]),
@@ -299,9 +314,9 @@ def test_scores_of_a_pair_are_its_own():
 def test_pairs_of_unknown_labels_count_nothing_and_are_judged(pair_logits):
     """None of them spoils the loss with NaN, and the model's judgement is still there."""
     scores = score_pairs(*of_pairs(pair_logits, torch.full((BATCH,), -100)))
-    assert scores[:, :-1].tolist() == [[0] * 6] * BATCH
-    assert scores[:, -1].tolist() == pair_logits.softmax(-1)[:, 1].tolist()
-    assert gradient(scores[:, 0].sum(), pair_logits).tolist() == [[0, 0]] * BATCH
+    assert columns(scores)[:, :-1].tolist() == [[0] * 6] * BATCH
+    assert scores["probability"].tolist() == pair_logits.softmax(-1)[:, 1].tolist()
+    assert gradient(scores["loss"].sum(), pair_logits).tolist() == [[0, 0]] * BATCH
 
 
 def count_pairs(logits, labels) -> dict[str, float]:
@@ -324,9 +339,9 @@ def count_pairs(logits, labels) -> dict[str, float]:
 @pytest.mark.parametrize("sizes", [[12], [1] * 12, [4, 4, 4], [11, 1], [1, 2, 9]])
 def test_evaluation_of_pairs_does_not_depend_on_the_batches(sizes, pair_logits, pair_labels):
     pieces = zip(pair_logits.detach().split(sizes), pair_labels.split(sizes), strict=True)
-    results = [score_pairs(*of_pairs(*pair)) for pair in pieces]
+    results = [columns(score_pairs(*of_pairs(*pair))) for pair in pieces]
     assert [tuple(scores.shape) for scores in results] == [(n, 7) for n in sizes]
-    metrics = summarise_pairs(torch.cat(results).double().numpy())
+    metrics = summarise_pairs(pair_scores(torch.cat(results)))
     expected = count_pairs(pair_logits.tolist(), pair_labels.tolist())
     assert 0 < expected["accuracy"] < 1
     assert 0 < expected["f1"] < 1
@@ -342,22 +357,22 @@ LOGITS = st.lists(st.integers(-80, 80).map(lambda value: value / 8), min_size=2,
 @settings(max_examples=100, deadline=None)
 def test_metrics_of_pairs_are_those_of_counting(pairs):
     logits, labels = zip(*pairs, strict=True)
-    scores = score_pairs(*of_pairs(torch.tensor(logits), torch.tensor(labels))).double().numpy()
-    assert scores[:, 1].tolist() == [label != -100 for label in labels]
-    assert scores[:, 6].tolist() == pytest.approx([1 / (1 + math.exp(a - b)) for a, b in logits], abs=1e-6)
+    scores = pair_scores(columns(score_pairs(*of_pairs(torch.tensor(logits), torch.tensor(labels)))))
+    assert scores["count"].tolist() == [label != -100 for label in labels]
+    assert scores["probability"].tolist() == pytest.approx([1 / (1 + math.exp(a - b)) for a, b in logits], abs=1e-6)
     if set(labels) != {-100}:
         assert summarise_pairs(scores) == pytest.approx(count_pairs(logits, labels), rel=1e-5, abs=1e-6)
 
 
 def test_metrics_of_pairs_where_none_is_random_and_none_found():
     """No 0 / 0: F1 is 0 where there is nothing to find and nothing found."""
-    metrics = summarise_pairs(np.array([[0.75, 3.0, 3.0, 0.0, 0.0, 0.0, 0.2]]))
+    metrics = summarise_pairs(pair_scores(torch.tensor([[0.75, 3.0, 3.0, 0.0, 0.0, 0.0, 0.2]])))
     assert metrics == {"loss": 0.25, "accuracy": 1.0, "f1": 0.0, "is_next": 1.0, "pairs": 3}
 
 
 def test_f1_of_pairs_is_that_of_the_random_ones():
     """Of 10 pairs 4 are random and 5 are found random, 3 of them rightly: precision 3/5, recall 3/4, F1 2/3."""
-    metrics = summarise_pairs(np.array([[5.0, 10.0, 7.0, 3.0, 5.0, 4.0, 4.4]]))
+    metrics = summarise_pairs(pair_scores(torch.tensor([[5.0, 10.0, 7.0, 3.0, 5.0, 4.0, 4.4]])))
     assert metrics == pytest.approx({"loss": 0.5, "accuracy": 0.7, "f1": 2 / 3, "is_next": 0.6, "pairs": 10})
 
 

@@ -9,8 +9,10 @@ from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePredictio
 
 from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataTrainingArguments, NextSentenceArguments, PretrainingDataArguments
-from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
 from cloze.reporting.model_card import write_model_card
+from cloze.tasks.masked_lm import MASKED_LM
+from cloze.tasks.next_sentence import NEXT_SENTENCE
+from cloze.tasks.pretraining import PRETRAINING
 
 
 def card_of(folder, task, lines, shown, model_args, data_args, training_args, model, evaluated=None) -> str:

@@ -7,9 +7,11 @@ import matplotlib
 import numpy as np
 import pytest
 
-from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
 from cloze.reporting.plots import POINTS, comparison_of, curves_of, draw_comparison, save
 from cloze.reporting.summary import figures_of
+from cloze.tasks.masked_lm import MASKED_LM
+from cloze.tasks.next_sentence import NEXT_SENTENCE
+from cloze.tasks.pretraining import PRETRAINING
 
 MASKED, PAIRS, BOTH = (figures_of(task.objectives) for task in (MASKED_LM, NEXT_SENTENCE, PRETRAINING))
 

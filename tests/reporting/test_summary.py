@@ -5,9 +5,13 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePrediction, AutoModelForPreTraining
 
+from cloze.inference.fill_mask import fill_samples, is_word
+from cloze.inference.next_sentence import judge_samples
 from cloze.objectives.metrics import SENTENCE_PAIRS
-from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
-from cloze.reporting.summary import fill_in, is_word, judge, show, summarise_run
+from cloze.reporting.summary import log_summary, summarise_run
+from cloze.tasks.masked_lm import MASKED_LM
+from cloze.tasks.next_sentence import NEXT_SENTENCE
+from cloze.tasks.pretraining import PRETRAINING
 from cloze.tokenization.templates import pair_template_of
 
 METRICS = {
@@ -129,7 +133,7 @@ def test_a_model_that_knows_the_word_is_shown_to_know_it(checkpoint, tokenizers)
     light = int(tokenizer.convert_tokens_to_ids("light"))
     with torch.no_grad():
         model.cls.predictions.bias[light] = 100.0
-    lines = fill_in(model, tokenizer, [{"input_ids": ids}], 5, np.random.default_rng(0))
+    lines = fill_samples(model, tokenizer, [{"input_ids": ids}], 5, np.random.default_rng(0))
     for question, answer in (line.split("\n") for line in lines):
         assert question.count("[MASK]") == 1
         assert answer.strip().startswith("light 100%, ")
@@ -164,7 +168,7 @@ def test_pairs_of_both_kinds_are_judged_in_turn(family, pair_checkpoint, tokeniz
     tokenizer = tokenizers["unigram" if family == "albert" else "wordpiece"]
     model = AutoModelForPreTraining.from_pretrained(pair_checkpoint(family))
     examples = make_pairs(tokenizer, TEXTS)
-    lines = judge(model, tokenizer, examples, 3)
+    lines = judge_samples(model, tokenizer, examples, 3)
     expected = []
     for number in (2, 0, 3):
         example = examples[number]
@@ -174,7 +178,7 @@ def test_pairs_of_both_kinds_are_judged_in_turn(family, pair_checkpoint, tokeniz
         truth = ("they are in order", "they are not")[label]
         expected.append(f"{a} | {b}\n    in order: {chance:.0%}   ({truth})")
     assert lines == expected
-    assert len(judge(model, tokenizer, examples, 99)) == 4, "as many of each"
+    assert len(judge_samples(model, tokenizer, examples, 99)) == 4, "as many of each"
 
 
 def test_the_chance_shown_is_that_of_b_following_a(pair_checkpoint, tokenizers):
@@ -185,7 +189,7 @@ def test_the_chance_shown_is_that_of_b_following_a(pair_checkpoint, tokenizers):
     for bias, chance in (([0.0, 99.0], "0%"), ([99.0, 0.0], "100%")):
         with torch.no_grad():
             model.cls.seq_relationship.bias[:] = torch.tensor(bias)
-        lines = judge(model, tokenizer, examples, 4)
+        lines = judge_samples(model, tokenizer, examples, 4)
         assert all(f"in order: {chance}   (" in line for line in lines)
     truths = [line.rpartition("   ")[2] for line in lines]
     assert truths == ["(they are in order)", "(they are not)"] * 2
@@ -201,7 +205,7 @@ def test_long_pairs_are_shown_around_the_border(pair_checkpoint, tokenizers):
     for example in examples:
         for name in ("input_ids", "token_type_ids"):
             example[name] = np.concatenate([example[name][:1], example[name][32:95], example[name][-1:]])
-    for line in judge(model, tokenizer, examples, 2):
+    for line in judge_samples(model, tokenizer, examples, 2):
         a, b = line.split("\n")[0].split(" | ")
         assert a.split() == ["the"] * 23
         assert b.split() == ["the"] * 24
@@ -209,5 +213,5 @@ def test_long_pairs_are_shown_around_the_border(pair_checkpoint, tokenizers):
 
 def test_what_is_shown_has_its_title_and_empty_parts_have_none(caplog):
     caplog.set_level("INFO", logger="cloze")
-    show({"pair loss": "0.500", "saved in": "out"}, {"Pairs": ["a | b", "c | d"], "Words": []})
+    log_summary({"pair loss": "0.500", "saved in": "out"}, {"Pairs": ["a | b", "c | d"], "Words": []})
     assert caplog.messages == ["\n  Pair loss  0.500\n  Saved in   out", "\nPairs:\n  a | b\n  c | d\n"]

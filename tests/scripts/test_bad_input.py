@@ -27,7 +27,6 @@ import run_mlm
 import run_nsp
 import run_pretraining
 from cloze.system.locks import RUN_LOCK
-from cloze.training import context
 from tests.utils import driver
 
 LONG = b"a text that is longer than the part that is left of it\n" * 99
@@ -499,7 +498,7 @@ def error_of(workplace, capsys, monkeypatch, tmp_path):
 @parametrize([case._replace(argv=RIGHT + case.argv) for case in MISTAKES] + ALONE)
 def test_mistake_is_named_with_its_cure_before_a_model_is_loaded(argv, culprit, cure, error_of, monkeypatch):
     """Numbers 19 and 20 of the mistakes are among them."""
-    monkeypatch.setattr(context, "make_model", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr("cloze.training.run.make_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(argv)
     assert culprit in error
     assert cure in error
@@ -509,7 +508,7 @@ def test_mistake_is_named_with_its_cure_before_a_model_is_loaded(argv, culprit, 
 @parametrize([case._replace(argv=PAIRED + case.argv) for case in PAIRS])
 def test_mistake_about_pairs_is_named_too(argv, culprit, cure, script, error_of, monkeypatch):
     """Numbers 4 and 20 of the mistakes are among them."""
-    monkeypatch.setattr(context, "make_model", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr("cloze.training.run.make_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(argv, script)
     assert culprit in error
     assert cure in error
@@ -528,7 +527,7 @@ def test_what_is_wrong_far_down_a_stream_is_one_line_too(workers, error_of, tmp_
 
 @parametrize([case._replace(argv=JUDGED + case.argv) for case in PREDICTIONS])
 def test_mistake_in_pairs_to_judge_is_named_too(argv, culprit, cure, error_of, monkeypatch):
-    monkeypatch.setattr(context, "make_model", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr("cloze.training.run.make_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(argv, run_nsp)
     assert culprit in error
     assert cure in error
@@ -536,7 +535,7 @@ def test_mistake_in_pairs_to_judge_is_named_too(argv, culprit, cure, error_of, m
 
 @parametrize([case._replace(argv=FILLED + case.argv) for case in FILLINGS])
 def test_mistake_in_lines_to_fill_in_is_named_too(argv, culprit, cure, error_of, monkeypatch):
-    monkeypatch.setattr(context, "make_model", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr("cloze.training.run.make_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(argv)
     assert culprit in error
     assert cure in error
@@ -544,7 +543,7 @@ def test_mistake_in_lines_to_fill_in_is_named_too(argv, culprit, cure, error_of,
 
 def test_nanotoken_that_is_not_installed_is_named_with_its_cure(error_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "nanotoken", None)
-    monkeypatch.setattr(context, "make_model", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr("cloze.training.run.make_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(f"{RIGHT} --tokenizer_backend nanotoken")
     assert error.startswith("error: --tokenizer_backend nanotoken: ")
     assert "pip install nanotoken, or drop the flag" in error

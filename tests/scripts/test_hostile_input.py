@@ -17,7 +17,7 @@ from cloze.config.recipes import RecipeLoader, WrittenLoader, parse_recipe, read
 from cloze.errors import UserError
 from cloze.models import inspection
 from cloze.models.inspection import build_on_meta, check_memory
-from cloze.objectives.tasks import MASKED_LM
+from cloze.tasks.masked_lm import MASKED_LM
 from cloze.training.run_length import length_of
 
 LEAST = ["--model_type", "bert", "--train_file", "text.txt", "--do_train", "--output_dir", "out"]

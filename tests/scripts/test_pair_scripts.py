@@ -21,9 +21,9 @@ import cloze.data.nsp
 import run_pretraining
 from cloze.config.parser import parse, settings_of
 from cloze.data.collators import Padding
-from cloze.data.nsp import make_pairs
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
-from cloze.objectives.tasks import NEXT_SENTENCE_TYPES, PRETRAINING
+from cloze.tasks.next_sentence import NEXT_SENTENCE
+from cloze.tasks.pretraining import PRETRAINING
 from cloze.training.context import set_up
 from tests.utils import PAIR_FAMILIES, SAMPLE
 
@@ -76,7 +76,7 @@ def judgements(out) -> list[dict]:
     return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
 
 
-ARCHITECTURES = [("nsp", family) for family in PAIR_FAMILIES if family in NEXT_SENTENCE_TYPES]
+ARCHITECTURES = [("nsp", family) for family in PAIR_FAMILIES if family in NEXT_SENTENCE.model_types]
 ARCHITECTURES += [("pretraining", family) for family in PAIR_FAMILIES]
 
 
@@ -90,7 +90,7 @@ def test_every_architecture_trains_two_steps(script, family, train, pair_checkpo
     assert 0 < results(out)["eval_loss"] < 12
 
 
-@pytest.mark.parametrize("family", NEXT_SENTENCE_TYPES)
+@pytest.mark.parametrize("family", NEXT_SENTENCE.model_types)
 def test_what_was_trained_loads_in_every_class(family, train, pair_checkpoint, out):
     train("pretraining", "--max_steps", 1, model=pair_checkpoint(family))
     weights = load_file(out / "model.safetensors")
@@ -249,7 +249,9 @@ def sets_of(pair_checkpoint, out):
             "--model_name_or_path", pair_checkpoint("bert"), "--train_file", SAMPLE, "--sentence_per_line",
             "--max_seq_length", 48, "--do_train", "--do_eval", "--output_dir", out, *argv,
         )  # fmt: skip
-        return make_pairs(set_up(PRETRAINING, *parse(list(map(str, argv)), settings_of(run_pretraining.main))))
+        return PRETRAINING.make_splits(
+            set_up(PRETRAINING, *parse(list(map(str, argv)), settings_of(run_pretraining.main)))
+        )
 
     return make
 
@@ -281,7 +283,7 @@ def test_every_sentence_is_used_in_every_epoch(strategy, sets_of):
     assert max(counts) < 1.2 * min(counts)
     assert len(train) == counts[0]
     batches = ResumableBatchSampler(
-        train, BatchSettings("group_by_length", 16, accumulation=2), Padding().widths, seed=0
+        train, BatchSettings("group_by_length", 16, accumulation=2), Padding().padded_lengths, seed=0
     )
     for epoch, count in enumerate(counts):
         batches.set_epoch(epoch)

@@ -1068,7 +1068,9 @@ def test_a_loss_that_is_no_number_stops_at_once(value, train, tmp_path, monkeypa
 
     def spoil(self, *args, **kwargs):
         scores = compute_loss(self, *args, **kwargs)
-        return [score * value if self.state.global_step == 5 else score for score in scores]
+        if self.state.global_step == 5:
+            return {prefix: {name: each * value for name, each in own.items()} for prefix, own in scores.items()}
+        return scores
 
     monkeypatch.setattr(PretrainingTrainer, "score", spoil)
     code, _, errors = train(tmp_path, "lines")

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from cloze.config.arguments import ModelArguments
 from cloze.data.classification import set_classes
 from cloze.models.loading import load_config, load_model
-from cloze.objectives.classification import CLASSIFICATION
+from cloze.tasks.classification import CLASSIFICATION
 from cloze.training.trainer import PretrainingTrainer
 from tests.utils import FAMILIES, SAMPLE
 

@@ -20,7 +20,7 @@ from cloze.reporting import summary as report
 from cloze.system.signals import SIGNALS, exit_while_importing, install_handler
 from cloze.tokenization import token_cache as preparation
 from cloze.tokenization import training as tokenization
-from cloze.training import context
+from cloze.training import run as training
 from cloze.training.checkpoints import list_checkpoints
 from cloze.training.trainer import PretrainingTrainer
 from tests.utils import ROOT
@@ -161,7 +161,7 @@ MOMENTS = {
     "settings": (commandline, "parse", ([], [], NO_MODEL), ([], [], NO_MODEL)),
     "tokenizer": (tokenization, "train_wordpiece", ([], [], NO_MODEL), ([], [], NO_MODEL)),
     "preparation": (preparation, "write", (["tokenizer"], [], NO_MODEL), (["tokenizer"], [], NO_MODEL)),
-    "model": (context, "make_model", (BOTH, [], NO_MODEL), (BOTH, [], NO_MODEL)),
+    "model": (training, "make_model", (BOTH, [], NO_MODEL), (BOTH, [], NO_MODEL)),
     "step": (PretrainingTrainer, "compute_loss", (BOTH, [1], NO_MODEL), (BOTH, [1, 2, 3, 4], NO_MODEL)),
     "summary": (report, "summarise_run", (BOTH, [6, 8], [True, False]), (BOTH, [6, 8], [True, False])),
 }

@@ -11,6 +11,7 @@ from cloze.errors import UserError
 from cloze.inference.session import load_trained
 from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.properties import fingerprint
+from tests.utils import TASKS
 
 TEXT = "Müller sieht den Wald, Été und Käse"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -205,4 +206,4 @@ def test_a_model_from_scratch_keeps_a_bare_tokenizer_json(folder, tmp_path, run_
     )
     assert code == 0, errors
     assert AutoTokenizer.from_pretrained(out)(TEXT)["input_ids"] == backend.encode(TEXT).ids
-    assert load_trained(str(out)).tokenizer(TEXT)["input_ids"] == backend.encode(TEXT).ids
+    assert load_trained(str(out), TASKS).tokenizer(TEXT)["input_ids"] == backend.encode(TEXT).ids

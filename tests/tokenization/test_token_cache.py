@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, RobertaTokenizer
 
 from cloze.data.blocks import Blocks
-from cloze.data.splits import Split, check_words
+from cloze.data.builders import Split
+from cloze.data.splits import check_words
 from cloze.errors import UserError
 from cloze.system import storage
 from cloze.text.corpus import FileCorpus

@@ -19,8 +19,8 @@ from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.errors import UserError
 from cloze.system.locks import without_new_folders
-from cloze.training import context, memory
 from cloze.training import dry_run as dry_run_module
+from cloze.training import memory
 from cloze.training import run as training
 from cloze.training.dry_run import examples_of, lengthen, longest_batches, ordinary_batches, readable, sizes_of
 from cloze.training.memory import Memory, saved_for_backward
@@ -296,7 +296,7 @@ SETTINGS = [
 
 @pytest.fixture(params=SETTINGS, ids=str)
 def batches(request):
-    widths = Padding(multiple=4, longest=62).widths
+    widths = Padding(multiple=4, longest=62).padded_lengths
     return ResumableBatchSampler(EpochDataset(lambda epoch: Texts(LENGTHS)), request.param, widths, seed=3)
 
 
@@ -309,7 +309,7 @@ def all_keys(batches):
     return [keys for turn in zip(*ranks, strict=True) for keys in turn]
 
 
-def shape_of(batch, widths=Padding(multiple=4, longest=62).widths):  # noqa: B008
+def shape_of(batch, widths=Padding(multiple=4, longest=62).padded_lengths):  # noqa: B008
     return len(batch), int(widths(np.array([len(example["input_ids"]) for example in batch]).max()))
 
 
@@ -483,7 +483,7 @@ def test_weights_that_are_shared_out_are_refused(script, monkeypatch):
         trainer.is_fsdp_enabled = True
         original(trainer, *args)
 
-    monkeypatch.setattr(dry_run_module, "dry_run", share_out)
+    monkeypatch.setattr(training, "dry_run", share_out)
     code, _, errors = script("--dry_run")
     assert code == 2
     assert "--dry_run does not know weights that are shared out" in errors
@@ -555,8 +555,8 @@ GPU = [
 
 @pytest.mark.parametrize("flags", [GPU, ["--fp16", "--fp16_full_eval", "--tf32", "true"]], ids=["bf16", "fp16"])
 def test_what_a_cpu_prepares_with_a_recipe_for_a_gpu_is_used_by_the_run(flags, scratch, out, tmp_path, monkeypatch):
-    for module, name in ((context, "make_model"), (training, "make_trainer")):
-        monkeypatch.setattr(module, name, lambda *_: pytest.fail("a model is loaded"))
+    for name in ("make_model", "make_trainer"):
+        monkeypatch.setattr(training, name, lambda *_: pytest.fail("a model is loaded"))
     code, printed, errors = scratch("--prepare_only", *flags, "--output_dir", out)
     assert code == 0, errors
     assert f"Prepared, in {tmp_path / 'cache' / 'cloze'} (" in printed

@@ -1,0 +1,45 @@
+"""The file of predictions for the user's own texts."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from cloze.objectives.metrics import finite
+from cloze.training.checkpoints import replacing
+from cloze.training.run import going_on_without, save_metrics
+from cloze.training.trainer import PretrainingTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def save_predictions(
+    trainer: PretrainingTrainer,
+    title: str,
+    rows: list[tuple[Any, dict[str, Any]]],
+    predictions: list[dict[str, Any]],
+    metrics: dict[str, float],
+) -> None:
+    """Write predictions.jsonl, a line for each row; log and save the metrics of those whose labels are known, if any.
+
+    Args:
+        rows: what there is to predict of each row, None if nothing, and its columns.
+        predictions: of those that are not None.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    path = Path(trainer.args.output_dir) / "predictions.jsonl"
+    found, nothing = iter(predictions), dict.fromkeys(predictions[0])
+    # Half a surrogate pair in a column that is not read is written as JSON can have it, escaped.
+    with going_on_without(trainer, path.name), replacing(path, errors="backslashreplace") as file:
+        for number, (item, row) in enumerate(rows):
+            line = row | {"row": number} | (nothing if item is None else next(found))
+            # Dates and the like, which JSON lacks, as strings.
+            file.write(json.dumps(finite(line), ensure_ascii=False, default=str) + "\n")
+    without = f"; rows without text: {len(rows) - len(predictions):,}" if len(rows) > len(predictions) else ""
+    logger.info("%s%s: %s", title, without, path)
+    if "predict_accuracy" in metrics:
+        save_metrics(trainer, "predict", metrics)
+        figures = {name: metrics.get(f"predict_{name}") for name in ("accuracy", "f1", "macro_f1", "loss", "is_next")}
+        reported = (f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
+        logger.info("Those with a label: %s", ", ".join(reported))

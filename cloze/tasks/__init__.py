@@ -1,0 +1,1 @@
+"""What each script trains, a task a module."""

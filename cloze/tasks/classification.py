@@ -1,0 +1,41 @@
+"""Classification of texts: the task of run_classification.py."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from transformers import AutoModelForSequenceClassification, Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+from cloze.data.classification import make_labelled
+from cloze.data.context import DataContext
+from cloze.data.splits import DatasetSplits
+from cloze.inference.classify import classify_samples
+from cloze.objectives.classification import CLASSES
+from cloze.objectives.task import Task
+from cloze.tasks.masked_lm import MASKED_LM
+
+
+class Classification(Task):
+    """Predict the class of a text, or of a pair of texts."""
+
+    title = "text classifier"
+    head = "classification head"
+    auto_model = AutoModelForSequenceClassification
+    # Decoders classify by their last token, for which texts would have to be padded on the other side.
+    model_types = tuple(
+        name for name in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES if name in MASKED_LM.model_types
+    )
+    instead = MASKED_LM.instead
+    objectives: ClassVar = {"": CLASSES}
+    renews_head = True
+    pipeline_tag = "text-classification"
+
+    def make_splits(self, context: DataContext) -> DatasetSplits:
+        return make_labelled(context)
+
+    def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
+        spread = samples[:: max(1, len(samples) // 4)][:4]
+        return {"Texts, and what the model takes them for": classify_samples(trainer, spread)}
+
+
+CLASSIFICATION = Classification()

@@ -1,0 +1,78 @@
+"""Masked language modelling: the task of run_mlm.py."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import numpy as np
+from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from cloze.config.data_arguments import MaskingArguments
+from cloze.data.blocks import MaskedBlockBuilder
+from cloze.data.collators import MaskingCollator, Padding
+from cloze.data.context import DataContext
+from cloze.data.splits import DatasetSplits, make_splits
+from cloze.errors import UserError
+from cloze.inference.fill_mask import fill_samples
+from cloze.models.sparse_prediction import predict_masked_positions
+from cloze.objectives.metrics import MASKED_TOKENS
+from cloze.objectives.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+class MaskedLM(Task):
+    """Predict masked tokens, from blocks or lines of text."""
+
+    title = "masked language model"
+    head = "masked-language-modelling head"
+    auto_model = AutoModelForMaskedLM
+    model_types = tuple(MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    instead = "use an encoder such as bert, distilbert, roberta, electra, albert, modernbert or deberta-v2"
+    objectives: ClassVar = {"": MASKED_TOKENS}
+    takes_positions = True
+    pipeline_tag = "fill-mask"
+
+    def check(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.mask_token_id is None:
+            raise UserError(
+                f"the tokenizer ({type(tokenizer).__name__}) has no mask token: name its mask_token in "
+                "tokenizer_config.json, or use that of a masked language model"
+            )
+
+    def prepare_model(self, model: PreTrainedModel, max_seq_length: int) -> None:
+        predict_masked_positions(model, MASKED_TOKENS.logits, max_seq_length)
+
+    def make_splits(self, context: DataContext) -> DatasetSplits:
+        tokenizer = context.tokenizer
+        splits = make_splits(context, MaskedBlockBuilder(tokenizer, context.max_seq_length, context.data_args))
+        if splits.samples:
+            logger.info("An example: %s", tokenizer.decode(splits.samples[0]["input_ids"])[:300])
+        return splits
+
+    def make_collator(self, context: DataContext, padding: Padding, seed: int) -> Callable[[list[dict]], dict]:
+        data_args: MaskingArguments = context.data_args
+        return MaskingCollator(
+            context.tokenizer,
+            mlm_probability=data_args.mlm_probability,
+            eval_mlm_probability=data_args.eval_mlm_probability,
+            mask_replace_prob=data_args.mask_replace_prob,
+            random_replace_prob=data_args.random_replace_prob,
+            whole_words=data_args.whole_word_mask,
+            seed=seed,
+            padding=padding,
+        )
+
+    def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
+        words = fill_samples(trainer.model, trainer.processing_class, samples, 5, np.random.default_rng(0))
+        return {"Words hidden from the model, and its guesses": words}
+
+    def describe_settings(self, data_args: MaskingArguments) -> list[str]:
+        return [
+            f"{data_args.mlm_probability:.0%} of the tokens were predicted in training, "
+            f"{data_args.eval_mlm_probability:.0%} in evaluations;"
+        ]
+
+
+MASKED_LM = MaskedLM()

@@ -1,0 +1,48 @@
+"""Next sentence prediction: the task of run_nsp.py."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from transformers import AutoModelForNextSentencePrediction, PretrainedConfig, PreTrainedTokenizerBase, Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES
+
+from cloze.config.data_arguments import PairArguments
+from cloze.data.context import DataContext
+from cloze.data.nsp import PairBuilder, make_pairs
+from cloze.data.splits import DatasetSplits
+from cloze.errors import UserError
+from cloze.inference.next_sentence import judge_samples
+from cloze.objectives.metrics import SENTENCE_PAIRS
+from cloze.objectives.task import Task
+
+
+class NextSentence(Task):
+    """Predict whether text B follows text A."""
+
+    title = "next sentence model"
+    head = "next-sentence head"
+    auto_model = AutoModelForNextSentencePrediction
+    model_types = tuple(MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES)
+    instead = f"use one of {', '.join(model_types)}, or run_mlm.py"
+    objectives: ClassVar = {"": SENTENCE_PAIRS}
+
+    def check(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        if getattr(config, "type_vocab_size", 2) < 2:
+            raise UserError(
+                f"the model's type_vocab_size is {config.type_vocab_size}, it cannot tell A from B: use run_mlm.py, or "
+                "a model with 2, from scratch by --config_overrides type_vocab_size=2"
+            )
+
+    def make_splits(self, context: DataContext) -> DatasetSplits:
+        return make_pairs(context, PairBuilder)
+
+    def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
+        judgements = judge_samples(trainer.model, trainer.processing_class, samples, 4)
+        return {"Pairs, and how likely the model holds their order": judgements}
+
+    def describe_settings(self, data_args: PairArguments) -> list[str]:
+        kind = "swapped" if data_args.pair_objective == "sop" else "random"
+        return [f"{data_args.nsp_probability:.0%} of the pairs were {kind};"]
+
+
+NEXT_SENTENCE = NextSentence()
