@@ -29,11 +29,18 @@ from tests.utils import SAMPLE, checkpoint_maker, driver
 torch.set_num_threads(1)
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Leave out the page's tests where slow ones are deselected: gradio and selenium need not be installed."""
+    return True if collection_path.name == "app" and config.option.markexpr == "not slow" else None
+
+
 @pytest.fixture(autouse=True)
-def figures_only_where_they_are_looked_at(request, monkeypatch):
-    """To draw the curves of a run takes longer than to train a model this small: tests that need them are marked."""
+def _no_slow_extras(request, monkeypatch):
+    """Skip drawing curves and waiting for the disk, which take longer than training a tiny model, unless marked."""
     if request.node.get_closest_marker("curves") is None:
         monkeypatch.setattr(report, "draw_curves", lambda history, best_step, figures, path: path.touch())
+    if request.node.get_closest_marker("fsync") is None:
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="session")

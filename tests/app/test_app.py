@@ -24,6 +24,8 @@ from cloze.errors import UserError
 from cloze.inference.page import bars, build_page, message
 from cloze.inference.session import MOST_CHARACTERS, load_trained
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 60
 
 

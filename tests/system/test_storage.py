@@ -156,6 +156,7 @@ def test_one_of_several_that_find_a_damage_writes_it_again(cache, caplog):
 # What was broken off
 
 
+@pytest.mark.fsync
 def test_files_are_on_disk_before_the_folder_has_its_name(cache, monkeypatch):
     """And the folder that has the name after it."""
     calls = []

@@ -312,6 +312,7 @@ def model_in(out):
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json")
 
 
+@pytest.mark.fsync
 @pytest.mark.parametrize("weights", [("model.safetensors",), SHARDS])
 @pytest.mark.parametrize("weights_before", [("model.safetensors",), ("pytorch_model.bin",), SHARDS])
 def test_a_model_is_the_one_before_none_or_the_new_one_wherever_it_is_killed(weights_before, weights, out, monkeypatch):

@@ -61,7 +61,7 @@ def assert_secret_is_nowhere(folder):
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wandb_runs(tmp_path_factory):
     """``wandb_runs()`` gives the files of the runs that are new since it was called last; wandb's settings are read
     once a process, and its service cannot be used again once it has ended."""
