@@ -163,12 +163,12 @@ def test_recipe_value_gets_the_declared_type(line, value, resolve):
     assert isinstance(setting, type(value))
 
 
-def test_one_file_as_a_string_is_a_list_of_one():
+def test_string_for_a_list_setting_is_a_list_of_one():
     assert DataTrainingArguments(train_file="a.txt", validation_file="b.txt").train_file == ["a.txt"]
     assert DataTrainingArguments(train_file="a.txt", validation_file="b.txt").validation_file == ["b.txt"]
 
 
-def test_hyphens_do_for_underscores(resolve):
+def test_hyphens_are_accepted_for_underscores(resolve):
     settings = resolve("--learning-rate", 1e-3, "--train-file", "a.txt", "b.txt", "--line-by-line", "--no-cuda")
     expected = {"learning_rate": 1e-3, "train_file": ["a.txt", "b.txt"], "line_by_line": True, "use_cpu": True}
     assert expected.items() <= settings.items()
@@ -278,7 +278,7 @@ def test_command_line_beats_recipe_for_old_flags_too(recipe, argv, name, value, 
     assert resolve(*argv.split(), recipe=recipe)[name] == value
 
 
-def test_tutorial_command_of_upstream():
+def test_upstream_tutorial_command_parses():
     model_args, data_args, training_args = parse(
         shlex.split(
             "--model_name_or_path PATH --max_seq_length 128 --line_by_line --train_file T --validation_file V "
@@ -377,7 +377,7 @@ FILLING = {"test_file", "top_k"}
     ("script", "own"),
     [(run_mlm, MASKING | BLOCKS | FILLING), (run_nsp, PAIRING | {"test_file"}), (run_pretraining, MASKING | PAIRING)],
 )
-def test_a_script_knows_its_own_settings_and_refuses_those_of_others(script, own):
+def test_script_refuses_settings_of_other_scripts(script, own):
     data_args = parse(LEAST_ARGV, script)[1]
     names = {field.name for field in dataclasses.fields(data_args)}
     everything = MASKING | PAIRING | BLOCKS | FILLING
@@ -441,7 +441,7 @@ def test_written_recipe_of_pairs_reads_back_the_same(script, argv, tmp_path):
         (run_pretraining, ["loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "nsp_f1"]),
     ],
 )
-def test_the_best_model_is_told_by_a_metric_of_the_script(script, metrics):
+def test_metric_for_best_model_is_one_of_the_script(script, metrics):
     for metric in metrics:
         for name in (metric, f"eval_{metric}"):
             assert parse([*LEAST_ARGV, f"--metric_for_best_model={name}"], script)[2].metric_for_best_model == name
@@ -476,7 +476,7 @@ def test_settings_are_read_before_the_libraries_of_models_and_data_are_imported(
     assert not heavy & imported
 
 
-def test_without_docstrings_it_ends_in_one_line(monkeypatch, capsys, tmp_path):
+def test_python_without_docstrings_is_one_line_error(monkeypatch, capsys, tmp_path):
     """As transformers shows a traceback under python -OO, when it builds a model; asserts may be left out.
 
     Without a process, whose first start would compile all libraries anew.

@@ -129,7 +129,7 @@ def check_word_starts(examples, tokens, starts):
 
 @pytest.mark.parametrize("spans", [np.empty((0, 2), int), np.array([[0, 0]])], ids=["no document", "an empty one"])
 @pytest.mark.parametrize("cut", [Blocks, Lines])
-def test_no_text_gives_no_examples(cut, spans):
+def test_empty_text_gives_no_examples(cut, spans):
     """As when every document that was held out is one in which the tokenizer finds no token."""
     examples = cut(np.array([5, 6]), spans, TEMPLATE, 5)
     assert len(examples) == 0
@@ -137,7 +137,7 @@ def test_no_text_gives_no_examples(cut, spans):
 
 
 @pytest.mark.parametrize("cut", [Blocks, Lines])
-def test_a_number_too_large_is_an_error(cut):
+def test_example_number_out_of_range_is_an_error(cut):
     """Without it, a loop over a sequence never ends."""
     examples = cut(*join([[1, 2], [3, 4, 5]]), TEMPLATE, 5)
     with pytest.raises(IndexError):
@@ -145,7 +145,7 @@ def test_a_number_too_large_is_an_error(cut):
 
 
 @pytest.mark.parametrize("count", [999, 1000, 1001, 2500])
-def test_no_remainder_is_dropped_every_thousand_documents(count):
+def test_blocks_drop_no_remainder_every_thousand_documents(count):
     """Mistake 6: upstream loses the remainder of each 1,000 texts, and small corpora altogether."""
     tokens, spans = join([[7, 8, 9]] * count)
     blocks = Blocks(tokens, spans, TEMPLATE, 130)

@@ -59,7 +59,7 @@ REPLACEMENT = [[0.0, 0.0, 0.0, 0.99, 0.0, 0.0], [0.0, 0.0, 0.25, 0.0, 0.0, 0.0]]
 MASK = 4
 
 
-def test_single_tokens():
+def test_collator_masks_the_drawn_tokens():
     draws = np.array([CHOICE, ACTION, REPLACEMENT])
     input_ids, labels = mask_tokens(INPUT_IDS, MASKABLE, draws, 0.15, 0.8, 0.1, MASK, ORDINARY)
     assert input_ids.tolist() == [[2, MASK, 6, 8, 8, 3], [2, 8, 6, 3, 0, 0]]
@@ -80,7 +80,7 @@ def test_whole_words_follow_the_draw_of_their_first_token():
 @pytest.mark.parametrize(
     ("mask", "random", "expected"), [(1, 0, [4, 4, 4]), (0, 1, [5, 7, 8]), (0, 0, [6, 6, 6]), (0.5, 0.5, [4, 7, 8])]
 )
-def test_shares_of_nothing_and_of_all(mask, random, expected):
+def test_mask_and_random_shares_of_0_and_1(mask, random, expected):
     draws = np.array([[[0.0, 0.0, 0.0]], [[0.0, 0.5, 0.999]], [[0.0, 0.5, 0.999]]])
     text, maskable = np.array([[6, 6, 6]]), np.ones((1, 3), dtype=bool)
     input_ids, labels = mask_tokens(text, maskable, draws, 0.15, mask, random, MASK, ORDINARY)
@@ -134,7 +134,7 @@ def test_random_replacements_are_uniform_over_ordinary_tokens(kind, tokenizers):
     assert abs(((counts - mean) ** 2 / mean).sum() - (len(ids) - 1)) < SIGMAS * np.sqrt(2 * len(ids))
 
 
-def test_special_tokens_without_a_name_are_special_too(tokenizers):
+def test_special_tokens_without_a_named_attribute_are_never_chosen(tokenizers):
     """Mistake 9: ModernBERT's tokenizer.json marks <|endoftext|> and <|padding|> special; no attribute names them."""
     tokenizer = copy.deepcopy(tokenizers["byte_level"])
     tokenizer.backend_tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
@@ -217,7 +217,7 @@ def test_masks_of_two_epochs_are_independent(tokenizers):
 
 
 @pytest.mark.parametrize("strategy", ["random", "group_by_length"])
-def test_workers_make_the_batches_that_one_process_makes(strategy, tokenizers):
+def test_workers_make_the_same_batches_as_one_process(strategy, tokenizers):
     """Mistake 8: workers, that outlive an epoch here, neither repeat each other's masks nor those of last epoch."""
     tokenizer = tokenizers["wordpiece"]
     text = np.random.default_rng(0).choice(ordinary_ids_of(tokenizer), 2000)
@@ -275,7 +275,7 @@ def test_evaluation_masks_are_fixed_once(tokenizers):
     assert passes[1] == passes[2] == passes[3] == passes[0]
 
 
-def test_evaluations_are_masked_alike_whatever_training_masks(tokenizers):
+def test_evaluation_masks_do_not_depend_on_training_settings(tokenizers):
     """So that perplexities of runs with other rates, shares or whole words can be compared."""
     tokenizer = tokenizers["wordpiece"]
     examples = make_examples(tokenizer, 400, 500)
@@ -341,7 +341,7 @@ def words_of(encoding, tokenizer):
         ("unigram", ["The", "Moon's", "unlikely", "tides,", "again"]),
     ],
 )
-def test_words_of_a_sentence(kind, expected, tokenizers):
+def test_word_starts_of_a_sentence(kind, expected, tokenizers):
     """Mistake 11: which tokens form a word, told by their text and without the library's word ids."""
     tokenizer = tokenizers[kind]
     ((ids, word_starts),) = next(encode([["The Moon's unlikely tides, again"]], tokenizer, with_words=True))
@@ -362,7 +362,7 @@ A_SHORT_ONE = {"input_ids": np.array([2, 9, 3, 3]), "token_type_ids": np.array([
 PAIRS = [A_PAIR | {"next_sentence_label": 1, "example": 0}, A_SHORT_ONE | {"next_sentence_label": 0, "example": 1}]
 
 
-def test_pairs_are_padded():
+def test_pair_collator_pads_ids_types_and_labels():
     """Padding is of type 0, as tokenizers have it, and not attended to."""
     batch = collate(PAIRS, 5, Padding())
     assert {name: values.tolist() for name, values in batch.items()} == {
@@ -385,7 +385,7 @@ def test_pairs_are_padded():
         (Padding(8, 10, fixed=True), 10),
     ],
 )
-def test_width_of_pairs(padding, width):
+def test_pair_collator_pads_to_the_padded_length(padding, width):
     batch = collate(PAIRS, 5, padding)
     assert batch["input_ids"].tolist() == [[2, 7, 8, 3, 9, 3] + [5] * (width - 6), [2, 9, 3, 3] + [5] * (width - 4)]
     assert batch["token_type_ids"].tolist() == [
@@ -396,7 +396,7 @@ def test_width_of_pairs(padding, width):
     assert batch["next_sentence_label"].tolist() == [1, 0]
 
 
-def test_blocks_have_neither_types_nor_labels_of_pairs():
+def test_block_collator_gives_no_types_and_no_pair_labels():
     examples = [{"input_ids": np.array([2, 7, 3]), "example": 0}, {"input_ids": np.array([2, 3]), "example": 1}]
     assert {name: values.tolist() for name, values in pad(examples, 5, Padding()).items()} == {
         "input_ids": [[2, 7, 3], [2, 3, 5]],
@@ -404,7 +404,7 @@ def test_blocks_have_neither_types_nor_labels_of_pairs():
     }
 
 
-def test_pairs_of_an_unknown_label_keep_it():
+def test_pair_collator_keeps_unknown_labels():
     batch = collate([PAIRS[0] | {"next_sentence_label": IGNORED}, PAIRS[1]], 5, Padding())
     assert batch["next_sentence_label"].tolist() == [-100, 0]
 
@@ -414,7 +414,7 @@ def make_pair(tokenizer, a, b, label, number):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pairs_are_masked_but_for_special_tokens_and_padding(kind, tokenizers):
+def test_pair_masks_spare_special_tokens_and_padding(kind, tokenizers):
     """Mistake 10: with a chance of 1, all of A and of B is chosen, the separator between them is not."""
     tokenizer = tokenizers[kind]
     ordinary = ordinary_ids_of(tokenizer)
@@ -445,7 +445,7 @@ def test_pairs_are_masked_but_for_special_tokens_and_padding(kind, tokenizers):
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
-def test_masks_of_pairs_are_those_of_the_same_ids_without_types(whole_words, tokenizers):
+def test_pair_masks_equal_masks_of_the_same_ids_without_types(whole_words, tokenizers):
     """They depend on (seed, epoch, example) alone; types and label are passed on as they are."""
     tokenizer = tokenizers["wordpiece"]
     ordinary = np.array(ordinary_ids_of(tokenizer))
@@ -479,7 +479,7 @@ def test_masks_of_pairs_are_those_of_the_same_ids_without_types(whole_words, tok
         (Padding(8, 30, fixed=True), 30),
     ],
 )
-def test_width(padding, width, tokenizers):
+def test_masking_collator_pads_to_the_padded_length(padding, width, tokenizers):
     tokenizer = tokenizers["wordpiece"]
     examples = make_examples(tokenizer, 3, 11)
     examples[1]["input_ids"] = examples[1]["input_ids"][:4]
@@ -502,7 +502,7 @@ def test_width(padding, width, tokenizers):
         (Padding(8, 20, fixed=True), [1, 7, 20], [20, 20, 20]),
     ],
 )
-def test_widths(padding, lengths, widths):
+def test_padded_lengths_are_rounded_up_within_the_positions(padding, lengths, widths):
     """Rounded up, but never to more positions than the model has."""
     assert padding.widths(np.array(lengths)).tolist() == widths
 
@@ -552,7 +552,7 @@ def test_positions_of_a_batch_are_those_of_its_labels(tokenizers):
     assert torch.equal(positions[labels[positions] != IGNORED], (labels != IGNORED).nonzero()[:, 0])
 
 
-def test_it_is_a_collator_of_transformers(tokenizers):
+def test_collator_is_a_transformers_data_collator(tokenizers):
     collator = MaskingCollator(tokenizers["wordpiece"], mlm_probability=0.2)
     assert isinstance(collator, DataCollatorForLanguageModeling)
     assert (collator.mlm_probability, collator.mask_replace_prob, collator.random_replace_prob) == (0.2, 0.8, 0.1)

@@ -129,7 +129,7 @@ WORKERS = [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream",
 
 
 @pytest.mark.parametrize(("kind", "workers"), WORKERS)
-def test_a_run_killed_again_and_again_ends_as_one_that_never_was(kind, workers, train, tmp_path, monkeypatch):
+def test_repeatedly_killed_run_resumes_exactly(kind, workers, train, tmp_path, monkeypatch):
     """Mistake 13: bit for bit the same weights, and the same losses, though logs and saves do not coincide."""
     argv = ("--dataloader_num_workers", workers)
     assert train(tmp_path / "whole", kind, *argv)[0] == 0
@@ -147,7 +147,7 @@ def test_a_run_killed_again_and_again_ends_as_one_that_never_was(kind, workers, 
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed", "no sums", "no text"])
-def test_a_checkpoint_that_cannot_be_read_is_passed_over_for_the_one_before(damage, train, tmp_path):
+def test_unreadable_checkpoint_is_skipped_for_the_one_before(damage, train, tmp_path):
     """And is replaced by what the run then saves at its step."""
     train(tmp_path / "whole", "blocks")
     train(tmp_path / "out", "blocks")
@@ -168,7 +168,7 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over_for_the_one_before(dama
     assert is_whole(tmp_path / "out" / "checkpoint-12")
 
 
-def test_the_evaluation_of_an_epoch_whose_last_step_was_saved_is_made_up_for(train, tmp_path):
+def test_resumed_run_makes_up_the_evaluation_due_at_its_checkpoint(train, tmp_path):
     """The save of the step is before it. And dropout does not depend on whether there was one."""
     argv = (
         *("--do_eval", "--validation_split_percentage", 20, "--eval_strategy", "epoch", "--save_steps", 1),
@@ -193,7 +193,7 @@ def test_the_evaluation_of_an_epoch_whose_last_step_was_saved_is_made_up_for(tra
     assert states[0]["best_global_step"] == states[1]["best_global_step"]
 
 
-def test_where_no_checkpoint_can_be_read_nothing_is_lost(train, tmp_path):
+def test_no_readable_checkpoint_is_an_error_that_loses_nothing(train, tmp_path):
     train(tmp_path, "blocks")
     for checkpoint in tmp_path.glob("checkpoint-*"):
         (checkpoint / "model.safetensors").write_bytes(b"")
@@ -205,7 +205,7 @@ def test_where_no_checkpoint_can_be_read_nothing_is_lost(train, tmp_path):
 
 
 @pytest.mark.parametrize("broken_off", ["write_state", "complete", "remove"])
-def test_a_save_or_deletion_broken_off_leaves_nothing_that_counts(broken_off, train, tmp_path, monkeypatch):
+def test_interrupted_save_or_deletion_is_cleaned_up_and_resumed(broken_off, train, tmp_path, monkeypatch):
     """Mistake 14: what was being written or deleted is gone with the next start, and the run goes on from before."""
     train(tmp_path / "whole", "blocks")
     owner = {"write_state": PretrainingTrainer, "complete": checkpoints, "remove": shutil}[broken_off]
@@ -233,7 +233,7 @@ def test_a_save_or_deletion_broken_off_leaves_nothing_that_counts(broken_off, tr
 
 @pytest.mark.curves
 @pytest.mark.parametrize("broken_off", ["train", "evaluate", "draw_curves", "write_model_card"])
-def test_a_run_broken_off_after_its_last_step_still_tells_all(broken_off, train, tmp_path, monkeypatch):
+def test_run_killed_after_its_last_step_still_reports_everything(broken_off, train, tmp_path, monkeypatch):
     """Results and model card, though nothing is left to train; how fast it was is known if that was written."""
     argv = ("--do_eval", "--validation_split_percentage", 30)
     assert train(tmp_path / "whole", "blocks", *argv)[0] == 0
@@ -270,7 +270,7 @@ def test_a_run_broken_off_after_its_last_step_still_tells_all(broken_off, train,
 
 
 @pytest.mark.curves
-def test_curves_that_found_no_room_are_drawn_by_the_same_command(train, tmp_path):
+def test_curves_missing_for_disk_space_are_drawn_when_run_again(train, tmp_path):
     """A full disk: the run ends well, says so, and links to no picture."""
     (tmp_path / "curves.png").symlink_to("/dev/full")
     code, printed, errors = train(tmp_path, "blocks")
@@ -283,7 +283,7 @@ def test_curves_that_found_no_room_are_drawn_by_the_same_command(train, tmp_path
     assert "curves.png" in (tmp_path / "README.md").read_text()
 
 
-def test_a_model_card_that_finds_no_room_is_written_by_the_same_command(train, tmp_path, monkeypatch):
+def test_model_card_missing_for_disk_space_is_written_when_run_again(train, tmp_path, monkeypatch):
     card = tmp_path / "README.md"
 
     def full(target, fsync=os.fsync):
@@ -301,7 +301,7 @@ def test_a_model_card_that_finds_no_room_is_written_by_the_same_command(train, t
     assert "trained from" in card.read_text()
 
 
-def test_another_recipe_is_an_error_that_shows_the_difference(train, tmp_path):
+def test_resuming_with_other_settings_is_an_error_that_lists_them(train, tmp_path):
     train(tmp_path, "blocks")
     before = sorted(tmp_path.rglob("*"))
     code, _, errors = train(tmp_path, "blocks", "--learning_rate", 0.02, "--mlm_probability", 0.3, "--seed", 4)
@@ -313,7 +313,7 @@ def test_another_recipe_is_an_error_that_shows_the_difference(train, tmp_path):
     assert train(tmp_path, "blocks", "--save_total_limit", 5, "--logging_steps", 3, "--report_to", "none")[0] == 0
 
 
-def test_another_recipe_can_be_meant(train, tmp_path):
+def test_resume_from_checkpoint_accepts_other_settings(train, tmp_path):
     train(tmp_path, "blocks")
     code, printed, _ = train(
         tmp_path, "blocks", "--max_steps", 14, "--resume_from_checkpoint", tmp_path / "checkpoint-12"
@@ -340,7 +340,7 @@ def rates(out) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("kind", ["blocks", "pairs", "budget"])
-def test_more_epochs_train_to_the_new_end_along_the_new_schedule(kind, train, tmp_path):
+def test_resuming_with_more_epochs_follows_the_new_schedule(kind, train, tmp_path):
     out, whole = tmp_path / "out", tmp_path / "whole"
     argv = ("--save_strategy", "epoch", "--logging_steps", 1)
     assert train(whole, kind, *epochs(3), *argv)[0] == 0
@@ -366,7 +366,7 @@ CHANGED_LENGTHS = {
 
 
 @pytest.mark.parametrize("change", CHANGED_LENGTHS)
-def test_a_run_resumed_with_a_length_of_another_unit_follows_its_schedule(change, train, tmp_path, monkeypatch):
+def test_resuming_with_a_length_of_another_unit_follows_its_schedule(change, train, tmp_path, monkeypatch):
     before, now, message = CHANGED_LENGTHS[change]
     assert train(tmp_path, "blocks", *before, "--save_steps", 1, "--logging_steps", 1)[0] == 0
     done = max(checkpoints.list_checkpoints(tmp_path))
@@ -396,7 +396,7 @@ def test_a_run_resumed_with_a_length_of_another_unit_follows_its_schedule(change
         (("--max_steps", -1, "--max_train_hours", 1e-9), "--max_train_hours 1e-09 is less than"),
     ],
 )
-def test_a_length_that_is_less_than_what_is_done_is_an_error_before_anything_is_written(now, message, train, tmp_path):
+def test_resuming_with_a_length_already_exceeded_is_an_error_before_writing(now, message, train, tmp_path):
     assert train(tmp_path, "blocks", *epochs(2))[0] == 0
     done = max(checkpoints.list_checkpoints(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -407,7 +407,7 @@ def test_a_length_that_is_less_than_what_is_done_is_an_error_before_anything_is_
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_settings_given_on_resuming_win_over_those_in_the_checkpoint(train, tmp_path):
+def test_settings_given_on_resuming_override_those_of_the_checkpoint(train, tmp_path):
     """The optimizer's state brings its own rate and weight decay, the Trainer's its own intervals."""
     assert train(tmp_path, "blocks", "--max_steps", 6)[0] == 0
     argv = ("--learning_rate", 0.004, "--weight_decay", 0.5, "--adam_beta1", 0.5, "--max_steps", 12, "--save_steps", 5)
@@ -429,7 +429,7 @@ STOPPING = (
 )
 
 
-def test_a_run_that_no_longer_improves_is_stopped_at_the_same_step_though_it_is_killed(train, tmp_path, monkeypatch):
+def test_early_stopping_is_at_the_same_step_after_a_kill(train, tmp_path, monkeypatch):
     """The first evaluation of training is the best: none improves by the threshold, and the second of those ends it."""
     code, printed, errors = train(tmp_path / "whole", "blocks", *STOPPING)
     assert (code, errors) == (0, "")
@@ -449,7 +449,7 @@ def test_a_run_that_no_longer_improves_is_stopped_at_the_same_step_though_it_is_
     assert "Stopped early at step 12" in train(tmp_path / "out", "blocks", *STOPPING, *patient)[1]
 
 
-def test_an_epoch_is_logged_by_itself_though_the_run_is_killed_after_its_last_step(train, tmp_path):
+def test_epoch_log_is_exact_after_a_kill_at_its_last_step(train, tmp_path):
     """That step is saved before the end of the epoch, at which the Trainer logs."""
     argv = ("--logging_strategy", "epoch", "--save_steps", 1, "--save_total_limit", 20)
     assert train(tmp_path / "whole", "blocks", *argv)[0] == 0
@@ -460,7 +460,7 @@ def test_an_epoch_is_logged_by_itself_though_the_run_is_killed_after_its_last_st
     assert_same(tmp_path / "out", tmp_path / "whole")
 
 
-def test_another_metric_for_the_best_model_is_not_compared_with_the_one_before(train, tmp_path):
+def test_other_metric_for_best_model_ignores_the_earlier_best(train, tmp_path):
     """No accuracy is above a loss of 6: the run would end as one that no longer improves."""
     argv = ("--do_eval", "--eval_strategy", "steps", "--eval_steps", 3, "--metric_for_best_model")
     assert train(tmp_path, "blocks", *argv, "loss")[0] == 0
@@ -473,7 +473,7 @@ def test_another_metric_for_the_best_model_is_not_compared_with_the_one_before(t
     assert state["best_metric"] == accuracies[-1]
 
 
-def test_an_evaluation_that_is_delayed_is_not_made_up_for_on_resuming(train, tmp_path):
+def test_delayed_evaluation_is_not_made_up_on_resuming(train, tmp_path):
     """It would count for early stopping."""
     argv = ("--do_eval", "--eval_strategy", "epoch", "--eval_delay", 2, "--save_steps", 1, "--save_total_limit", 20)
     assert train(tmp_path / "whole", "blocks", *argv, "--max_steps", 20)[0] == 0
@@ -491,7 +491,7 @@ def test_an_evaluation_that_is_delayed_is_not_made_up_for_on_resuming(train, tmp
         (("--optim_args", "momentum=0.5"), "has the state of another optimizer: optim_args momentum=0.5 (not None)"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_an_error(other, message, train, tmp_path):
+def test_checkpoint_of_another_model_or_optimizer_is_an_error(other, message, train, tmp_path):
     train(tmp_path, "blocks")
     checkpoint = tmp_path / "checkpoint-9"
     code, _, errors = train(tmp_path, "blocks", *other, "--resume_from_checkpoint", checkpoint)
@@ -499,7 +499,7 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(other, message, train, tmp_p
     assert f"{checkpoint} {message}" in errors
 
 
-def test_a_learning_rate_that_is_a_state_cannot_be_given_and_other_settings_can(train, tmp_path):
+def test_reduce_lr_on_plateau_resumes_with_other_settings_than_the_rate(train, tmp_path):
     """The rate of another schedule, 0 at its end, would stay for ever, and a rate given now would be ignored."""
     plateau = ("--do_eval", "--eval_strategy", "epoch", "--lr_scheduler_type", "reduce_lr_on_plateau")
     linear, out = tmp_path / "linear", tmp_path / "out"
@@ -516,14 +516,14 @@ def test_a_learning_rate_that_is_a_state_cannot_be_given_and_other_settings_can(
     assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.5, 0.0}
 
 
-def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(train, tmp_path):
+def test_model_only_checkpoint_cannot_be_resumed(train, tmp_path):
     assert train(tmp_path, "blocks", "--save_only_model")[0] == 0
     code, _, errors = train(tmp_path, "blocks", "--save_only_model")
     assert code == 2
     assert f"{tmp_path / 'checkpoint-12'} was saved by --save_only_model" in errors
 
 
-def test_another_text_is_an_error(train, text, tmp_path):
+def test_resuming_with_another_text_is_an_error(train, text, tmp_path):
     train(tmp_path / "out", "blocks")
     text.write_text(text.read_text() + "One more sentence about nothing at all.\n")
     code, _, errors = train(tmp_path / "out", "blocks")
@@ -532,7 +532,7 @@ def test_another_text_is_an_error(train, text, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["blocks", "stream"])
-def test_another_text_of_the_same_size_is_an_error_that_names_the_file(kind, train, text, tmp_path):
+def test_resuming_with_another_text_of_equal_size_is_an_error_that_names_the_file(kind, train, text, tmp_path):
     """Counts of examples, tokens, files and bytes are the same."""
     train(tmp_path / "out", kind)
     before = (tmp_path / "out" / "trainer_state.json").read_bytes()
@@ -549,7 +549,7 @@ def test_another_text_of_the_same_size_is_an_error_that_names_the_file(kind, tra
 
 
 @pytest.mark.parametrize("kind", ["blocks", "stream"])
-def test_the_same_text_elsewhere_and_of_another_time_is_the_same(kind, train, text, tmp_path):
+def test_resuming_accepts_the_same_text_at_another_path(kind, train, text, tmp_path):
     train(tmp_path / "whole", kind)
     train(tmp_path / "out", kind, "--max_steps", 6)
     copy = shutil.copy(text, tmp_path / "copy.txt")
@@ -563,7 +563,7 @@ def test_the_same_text_elsewhere_and_of_another_time_is_the_same(kind, train, te
     assert last[0] == expected[0] == 12
 
 
-def test_a_checkpoint_that_knows_only_counts_is_resumed(train, tmp_path):
+def test_checkpoint_without_text_digests_is_resumed(train, tmp_path):
     """Those of earlier versions."""
     train(tmp_path / "whole", "blocks")
     train(tmp_path / "out", "blocks")
@@ -579,7 +579,7 @@ def test_a_checkpoint_that_knows_only_counts_is_resumed(train, tmp_path):
     assert_same(tmp_path / "out", tmp_path / "whole")
 
 
-def test_another_validation_text_is_warned_of_and_its_best_evaluation_counts_alone(train, tmp_path):
+def test_resuming_with_another_validation_text_warns_and_ignores_the_earlier_best(train, tmp_path):
     """The loss of the text before is lower than any of the text now."""
     validation = tmp_path / "validation.txt"
     validation.write_text("The stars are far away.\n" * 20)
@@ -602,7 +602,7 @@ def test_another_validation_text_is_warned_of_and_its_best_evaluation_counts_alo
     assert (state["best_global_step"], state["best_metric"] < 1.0) == (12, True)
 
 
-def test_another_validation_text_changes_nothing_else_where_no_best_is_kept(train, tmp_path):
+def test_resuming_with_another_validation_text_only_warns_without_best_model(train, tmp_path):
     validation = tmp_path / "validation.txt"
     argv = ("--do_eval", "--validation_file", validation, "--eval_strategy", "steps", "--eval_steps", 9)
     for word in ("stars", "moons"):
@@ -614,7 +614,7 @@ def test_another_validation_text_changes_nothing_else_where_no_best_is_kept(trai
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
-def test_text_whose_name_is_not_utf8_is_trained_on_and_resumed(suffix, train, text, tmp_path):
+def test_text_with_a_non_utf8_name_is_trained_on_and_resumed(suffix, train, text, tmp_path):
     name = os.fsdecode(bytes(tmp_path) + b"/n\xff.txt" + suffix.encode())
     compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[suffix]
     Path(name).write_bytes(compress(text.read_bytes()))
@@ -626,7 +626,7 @@ def test_text_whose_name_is_not_utf8_is_trained_on_and_resumed(suffix, train, te
     assert "n\\xff.txt" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_data_folder_with_links_in_a_loop_and_the_runs_own_folders_is_resumed(train, text, tmp_path):
+def test_data_folder_with_symlink_loop_and_own_outputs_is_resumed(train, text, tmp_path):
     """The second start finds its own tokenizer.json, checkpoints and cache."""
     data = tmp_path / "data"
     data.mkdir()
@@ -677,7 +677,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
-def test_a_signal_lets_the_step_end_and_a_checkpoint_be_saved(number, code, uninterrupted, tmp_path):
+def test_signal_takes_effect_after_the_step_and_saves_a_checkpoint(number, code, uninterrupted, tmp_path):
     log, out = tmp_path / "log", tmp_path / "out"
     process = start(*command(SAMPLE, out), log=log)
     wait_for(log, lambda printed: printed.count("'loss'") > 4, process)
@@ -695,7 +695,7 @@ def test_a_signal_lets_the_step_end_and_a_checkpoint_be_saved(number, code, unin
     assert_same(out, uninterrupted)
 
 
-def test_workers_that_outlive_an_epoch_do_not_outlive_the_run(tmp_path):
+def test_persistent_workers_end_with_the_run(tmp_path):
     process = start(
         "run_mlm", *SCRATCH, "--train_file", SAMPLE, "--max_seq_length", 32, "--do_train", "--max_steps", 2,
         "--dataloader_num_workers", 1, "--dataloader_persistent_workers", "--output_dir", tmp_path / "out",
@@ -709,7 +709,7 @@ def test_workers_that_outlive_an_epoch_do_not_outlive_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_before_training_ends_the_process_at_once(number, code, tmp_path):
+def test_signal_before_training_ends_the_process_at_once(number, code, tmp_path):
     """Here it waits for another process that prepares the same text."""
     log = tmp_path / "log"
     process = start(*command(SAMPLE, tmp_path / "out", "--cache_dir", tmp_path), log=log)
@@ -725,7 +725,7 @@ def test_a_signal_before_training_ends_the_process_at_once(number, code, tmp_pat
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
-def test_five_kills_at_random_saves_included(uninterrupted, tmp_path):
+def test_five_random_kills_resume_exactly(uninterrupted, tmp_path):
     """Each start goes on from the last checkpoint; benchmarks/kill_resume.py does it fifty times."""
     rng, log, out = random.Random(0), tmp_path / "log", tmp_path / "out"
     argv = command(SAMPLE, out, "--dataloader_num_workers", 1)
@@ -793,7 +793,7 @@ IN_TRAINING = {
 
 
 @pytest.mark.parametrize("case", IN_TRAINING)
-def test_a_signal_ends_an_evaluation_at_its_next_batch_and_it_is_repeated(case, train, tmp_path, monkeypatch):
+def test_signal_stops_an_evaluation_that_is_then_repeated(case, train, tmp_path, monkeypatch):
     """And all that follows from it, as the best model, early stopping and a learning rate, is as without the signal."""
     argv, step, number, code = IN_TRAINING[case]
     argv, out, whole = (*argv, *EVALUATED, "--cache_dir", tmp_path), tmp_path / "out", tmp_path / "whole"
@@ -841,7 +841,7 @@ NEAR_THE_END = [
 
 
 @pytest.mark.parametrize(("moment", "saving", "expected"), NEAR_THE_END)
-def test_a_signal_near_the_end_loses_nothing(moment, saving, expected, train, tmp_path, monkeypatch):
+def test_signal_near_the_end_loses_nothing(moment, saving, expected, train, tmp_path, monkeypatch):
     """The exit code is 75 where running again does what is left, and 0 where the run went on to its end."""
     (tmp_path / "lines.txt").write_text("The [MASK] is here.\n")
     argv = ("blocks", "--max_steps", 2, *EVALUATED, "--cache_dir", tmp_path, *SAVING[saving])
@@ -870,7 +870,7 @@ def test_a_signal_near_the_end_loses_nothing(moment, saving, expected, train, tm
 
 
 @pytest.mark.parametrize("moment", ["the evaluation after training", "the report"])
-def test_ctrl_c_ends_a_run_after_the_last_step_whatever_is_saved(moment, train, tmp_path, monkeypatch):
+def test_ctrl_c_after_the_last_step_ends_the_run(moment, train, tmp_path, monkeypatch):
     argv = ("blocks", "--max_steps", 1, *EVALUATED, "--cache_dir", tmp_path, "--save_strategy", "no")
     after = lambda trainer, *args: moment == "the report" or not trainer.is_in_train  # noqa: E731
     with monkeypatch.context() as patched:
@@ -879,7 +879,7 @@ def test_ctrl_c_ends_a_run_after_the_last_step_whatever_is_saved(moment, train, 
     assert load_file(tmp_path / "out" / "model.safetensors")
 
 
-def test_a_model_that_is_half_in_place_is_saved_again(train, tmp_path, monkeypatch):
+def test_half_replaced_model_is_saved_again(train, tmp_path, monkeypatch):
     """Of a run that is resumed for longer: the model from before is not mixed with the new one."""
     train(tmp_path / "out", "blocks", "--max_steps", 6)
     argv = ("blocks", "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-6")
@@ -901,7 +901,7 @@ def test_a_model_that_is_half_in_place_is_saved_again(train, tmp_path, monkeypat
         assert torch.equal(tensor, load_file(tmp_path / "out" / "model.safetensors")[name])
 
 
-def test_a_disk_that_is_full_at_the_model_leaves_the_one_before(train, tmp_path, monkeypatch):
+def test_full_disk_at_the_model_keeps_the_earlier_model(train, tmp_path, monkeypatch):
     train(tmp_path, "blocks", "--max_steps", 3)
     before = (tmp_path / "model.safetensors").read_bytes()
     save = PretrainingTrainer._save
@@ -924,7 +924,7 @@ def test_a_disk_that_is_full_at_the_model_leaves_the_one_before(train, tmp_path,
 # The disk
 
 
-def test_a_full_disk_leaves_the_checkpoints_from_before(train, tmp_path):
+def test_full_disk_keeps_the_earlier_checkpoints(train, tmp_path):
     """Files may not grow beyond a limit, as on a disk that is full."""
     train(tmp_path / "whole", "blocks")
     checkpoint = tmp_path / "whole" / "checkpoint-12"
@@ -963,7 +963,7 @@ def full_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_disk_that_is_full_after_training_costs_no_result(train, tmp_path):
+def test_full_disk_after_training_loses_no_result(train, tmp_path):
     """All is evaluated and logged, the exit code says that files are missing, and the same command writes those."""
     argv = ("--do_eval", "--validation_split_percentage", 30)
     train(tmp_path / "whole", "blocks", *argv)
@@ -1005,7 +1005,7 @@ def test_a_disk_that_is_full_after_training_costs_no_result(train, tmp_path):
         (report, "write_model_card", "README.md"),
     ],
 )
-def test_half_a_report_is_deleted_and_written_by_the_same_command(owner, writes, name, train, tmp_path, monkeypatch):
+def test_half_written_report_is_deleted_and_written_when_run_again(owner, writes, name, train, tmp_path, monkeypatch):
     out, original = tmp_path / "out", getattr(owner, writes)
 
     def fail(*args, **kwargs):
@@ -1026,7 +1026,7 @@ def test_half_a_report_is_deleted_and_written_by_the_same_command(owner, writes,
     assert results["train_loss"] > 0
 
 
-def test_a_disk_that_is_full_at_the_start_is_one_line(train, tmp_path):
+def test_full_disk_at_the_start_is_one_line(train, tmp_path):
     train(tmp_path / "cached", "blocks", "--save_strategy", "no")
     with full_disk():
         code, _, errors = train(tmp_path / "out", "blocks")
@@ -1036,7 +1036,7 @@ def test_a_disk_that_is_full_at_the_start_is_one_line(train, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "workers"), [("deleted", 1), ("cut", 0)])
-def test_a_streamed_file_that_goes_away_is_one_line(change, workers, train, text, tmp_path, monkeypatch):
+def test_streamed_file_that_disappears_is_one_line(change, workers, train, text, tmp_path, monkeypatch):
     """At the next epoch, or where what is read of it ends; the checkpoints stay."""
     compute_loss = PretrainingTrainer.compute_loss
 
@@ -1061,7 +1061,7 @@ def test_a_streamed_file_that_goes_away_is_one_line(change, workers, train, text
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_at_once(value, train, tmp_path, monkeypatch):
+def test_non_finite_loss_stops_the_run_unsaved(value, train, tmp_path, monkeypatch):
     """At a step that would be saved, and not logged; nothing is saved of it."""
     compute_loss = PretrainingTrainer.score
 
@@ -1079,7 +1079,7 @@ def test_a_loss_that_is_no_number_stops_at_once(value, train, tmp_path, monkeypa
 # The time at hand
 
 
-def test_training_ends_with_its_time_and_its_schedule_too(train, tmp_path, monkeypatch):
+def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeypatch):
     """A step takes 10 s of 125: thirteen steps, restarts included; warm-up in the first tenth, and the rate down to its
     end."""
     clock, compute_loss = SimpleNamespace(now=0.0), PretrainingTrainer.compute_loss
@@ -1118,7 +1118,7 @@ def test_training_ends_with_its_time_and_its_schedule_too(train, tmp_path, monke
         (("--max_train_hours", 1, "--max_steps", -1, "--save_steps", 0.1), "give a number of steps"),
     ],
 )
-def test_settings_that_do_not_go_with_the_time_at_hand(argv, message, train, tmp_path):
+def test_max_train_hours_refuses_conflicting_settings(argv, message, train, tmp_path):
     code, _, errors = train(tmp_path, "blocks", *argv)
     assert code == 2
     assert message in errors

@@ -49,7 +49,7 @@ def counted(model, masks=True):
 @pytest.mark.parametrize(
     ("layers", "width", "feed_forward", "vocabulary"), [(1, 16, 32, 100), (2, 32, 96, 300), (5, 24, 96, 77)]
 )
-def test_operations_of_bert_are_those_of_the_formula(layers, width, feed_forward, vocabulary):
+def test_flops_of_bert_equal_the_formula(layers, width, feed_forward, vocabulary):
     """L (8 d^2 + 4 d f) a token, 4 d L a square, 2 d^2 + 2 d V a label; the last feed-forward is for labels only."""
     flops = counted(bert(layers, width, feed_forward, vocabulary))
     last = 4 * width * feed_forward
@@ -63,19 +63,19 @@ def test_operations_of_bert_are_those_of_the_formula(layers, width, feed_forward
     assert flops.training(1, length, length**2, labels) == pytest.approx(3 * forward, rel=1e-9)
 
 
-def test_operations_of_a_pair_are_those_of_pooler_and_classifier():
+def test_flops_of_a_pair_are_pooler_and_classifier():
     flops = counted(bert(2, 32, 96, 300, BertForNextSentencePrediction), masks=False)
     assert flops.an_example == pytest.approx(2 * 32**2 + 2 * 32 * 2)
     assert flops.a_token == pytest.approx(2 * (8 * 32**2 + 4 * 32 * 96))
     assert flops.a_label == pytest.approx(0, abs=1e-3)
 
 
-def test_operations_add_up_over_examples():
+def test_flops_add_up_over_examples():
     flops = Flops(1000, 100, 10, 7)
     assert flops.training(2, 30, 500, 4) == 3 * (2000 + 3000 + 5000 + 28)
 
 
-def test_a_head_that_is_not_spared_counts_for_each_token():
+def test_flops_of_a_full_head_count_every_token():
     """So that its operations are not left out; and nothing more for a label."""
 
     class Mixing(BertForMaskedLM):
@@ -96,7 +96,7 @@ def test_a_head_that_is_not_spared_counts_for_each_token():
         ("megatron-bert", AutoModelForNextSentencePrediction),
     ],
 )
-def test_operations_of_every_kind_of_model(family, auto_model):
+def test_flops_of_every_family_are_counted(family, auto_model):
     """Those of the weights at least, which are 2 a token and weight of the layers."""
     config = CONFIG_MAPPING[family](**(FAMILIES | PAIR_FAMILIES)[family][1] | {"vocab_size": 500, "pad_token_id": 0})
     flops = counted(auto_model.from_config(config), auto_model is not AutoModelForNextSentencePrediction)
@@ -106,7 +106,7 @@ def test_operations_of_every_kind_of_model(family, auto_model):
         assert 2 * 8 * 500 <= flops.a_label < 2 * 16 * 500 + 3000
 
 
-def test_counting_leaves_the_model_as_it_was():
+def test_counting_flops_leaves_the_model_unchanged():
     model = bert(1, 16, 32, 100).bfloat16().train()
     before = {name: weights.clone() for name, weights in model.state_dict().items()}
     assert counted(model) is not None
@@ -116,7 +116,7 @@ def test_counting_leaves_the_model_as_it_was():
     assert all(torch.equal(weights, before[name]) for name, weights in model.state_dict().items())
 
 
-def test_a_model_that_does_not_run_on_a_short_text_has_no_count():
+def test_flops_are_none_for_a_model_that_fails_on_short_input():
     class Long(BertForMaskedLM):
         def forward(self, input_ids, **kwargs):
             return super().forward(input_ids.view(-1, 512))
@@ -141,7 +141,7 @@ def meter():
     return Meter(Flops(1000, 100, 10, 1), 1000.0, CPU)
 
 
-def test_figures_of_given_batches(meter):
+def test_throughput_of_given_batches(meter):
     """Lengths 4 and 2 in rows of 4, then 3 in one of 8, and 5 labels: 9 tokens of 16 places, squares 16 + 4 + 9."""
     accelerator = Accelerator(cpu=True)
     meter.add(batch_of([4, 2], 4, labels=3))
@@ -153,7 +153,7 @@ def test_figures_of_given_batches(meter):
     assert figures == {"tokens_per_second": 4.5, "non_padding_fraction": 0.5625, "mfu": round(12_585 / 2 / 1000, 4)}
 
 
-def test_figures_are_those_since_the_last_ones(meter):
+def test_throughput_covers_the_steps_since_the_last_log(meter):
     accelerator = Accelerator(cpu=True)
     meter.add(batch_of([4, 2], 4, labels=3))
     meter.since_last(accelerator, 2.0)
@@ -163,26 +163,26 @@ def test_figures_are_those_since_the_last_ones(meter):
     assert meter.totals(accelerator).tolist() == [5, 14, 9, 23, 3]
 
 
-def test_the_peak_is_that_of_all_processes(meter):
+def test_mfu_is_relative_to_all_processes(meter):
     one, four = (meter.figures(np.array([3, 16, 9, 29, 5]), 2.0, processes) for processes in (1, 4))
     assert one["mfu"] == pytest.approx(6.2925)
     assert four["mfu"] == pytest.approx(1.5731)
     assert one["tokens_per_second"] == four["tokens_per_second"] == 4.5
 
 
-def test_batches_without_labels_have_none(meter):
+def test_throughput_of_batches_without_labels(meter):
     meter.add(batch_of([4, 2], 4))
     assert meter.totals(Accelerator(cpu=True)).tolist() == [2, 8, 6, 20, 0]
 
 
-def test_without_a_count_of_operations_there_is_no_share_of_the_peak():
+def test_mfu_is_absent_without_flops():
     meter = Meter(None, math.nan, CPU)
     meter.add(batch_of([4, 4], 4, labels=1))
     figures = meter.since_last(Accelerator(cpu=True), 0.5)
     assert figures == {"tokens_per_second": 16.0, "non_padding_fraction": 1.0}
 
 
-def test_the_meter_asks_the_device_for_nothing():
+def test_throughput_does_not_synchronise_the_device():
     """On the meta device there are no values to ask for."""
     meta = torch.device("meta")
     meter = Meter(None, 1.0, meta)
@@ -230,7 +230,7 @@ def card(monkeypatch):
         ("Tesla T4", 65, 8.1, 8.1),
     ],
 )
-def test_peaks_of_known_cards(name, half, tf32, single, card):
+def test_peak_flops_of_known_gpus(name, half, tf32, single, card):
     device = torch.device("cuda", 0)
     card(name)
     assert peak_flops(device, torch.bfloat16) == peak_flops(device, torch.float16) == half * 1e12
@@ -240,13 +240,13 @@ def test_peaks_of_known_cards(name, half, tf32, single, card):
     assert peak_flops(device, torch.bfloat16) == half * 1e12
 
 
-def test_peaks_of_other_devices_are_measured(card):
+def test_peak_flops_of_other_devices_are_measured(card):
     card("NVIDIA GeForce GTX 750")
     assert peak_flops(torch.device("cuda", 0), torch.bfloat16) == 5.0
     assert peak_flops(CPU, torch.float32) == 5.0
 
 
-def test_a_peak_is_measured_once(card, monkeypatch):
+def test_peak_flops_are_measured_once(card, monkeypatch):
     measured = []
     monkeypatch.setattr(meters, "measure_peak", lambda *device: measured.append(device) or 5.0)
     for _ in range(3):
@@ -254,7 +254,7 @@ def test_a_peak_is_measured_once(card, monkeypatch):
     assert measured == [(CPU, torch.float32)]
 
 
-def test_the_peak_is_that_of_the_fastest_product(monkeypatch):
+def test_peak_flops_are_of_the_fastest_product(monkeypatch):
     """The largest product takes 4, 3, 1 and 2 seconds."""
     times = iter([0.0] * 16 + [4.0, 3.0, 1.0, 2.0])
     monkeypatch.setattr(meters, "time_product", lambda a, b: next(times))
@@ -262,7 +262,7 @@ def test_the_peak_is_that_of_the_fastest_product(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_no_larger_product_is_tried_once_one_takes_long_enough(dtype, monkeypatch):
+def test_peak_measurement_stops_at_a_long_enough_product(dtype, monkeypatch):
     """As with float16 on a CPU: of 2048 numbers a side, one took half a minute."""
     tried = []
 
@@ -275,7 +275,7 @@ def test_no_larger_product_is_tried_once_one_takes_long_enough(dtype, monkeypatc
     assert tried == [(dtype, 128)] * 4 + [(dtype, 256)] * 4
 
 
-def test_sizes_of_the_trial_fit_the_smallest_model():
+def test_flops_trial_lengths_fit_the_smallest_model():
     """Its texts are of 16 tokens at most."""
     assert (
         counted(AutoModelForMaskedLM.from_config(CONFIG_MAPPING["bert"](**BERT_LIKE | {"vocab_size": 5}))) is not None
