@@ -187,7 +187,7 @@ def test_trackers_end_once_after_the_last_evaluation(train, monkeypatch):
 @pytest.fixture
 def no_login(wandb_runs, tmp_path, monkeypatch):
     """wandb online, with nobody logged in."""
-    monkeypatch.setattr(wandb.context().settings, "mode", "online")
+    monkeypatch.setattr(wandb.setup().settings, "mode", "online")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
