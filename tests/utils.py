@@ -7,10 +7,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 from torch.distributed import distributed_c10d
 from transformers import CONFIG_MAPPING
@@ -71,6 +72,12 @@ PAIR_FAMILIES = {
     "albert": FAMILIES["albert"],
     "big_bird": ("unigram", BERT_LIKE | NO_DROPOUT | {"attention_type": "original_full"}),
 }
+
+
+def slow_but(quick: Collection, parameters: Collection) -> list:
+    """Return the parameters of a matrix; all but the quick ones are of the slow tier."""
+    rows = {each: each if isinstance(each, tuple) else (each,) for each in parameters}
+    return [pytest.param(*row, marks=() if each in quick else pytest.mark.slow) for each, row in rows.items()]
 
 
 def truncating(tokenizer):
@@ -169,6 +176,12 @@ def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) ->
     distributed_c10d.default_pg_timeout = timedelta(seconds=float(os.environ.get("PATIENCE", 600)))
     module = importlib.import_module(script)
     module.run_script(module.main, argv)
+
+
+def run_in_own_session(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:
+    """Run the script so that a signal to its process group comes to it and its data loader's workers alone."""
+    os.setsid()
+    run(script, argv, log, environment)
 
 
 def run_until_evaluation(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:

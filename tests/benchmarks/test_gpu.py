@@ -200,6 +200,7 @@ def test_gpu_benchmark_needs_a_gpu():
 # The whole
 
 
+@pytest.mark.slow
 def test_gpu_sh_stops_and_resumes():
     code, summary, printed = start("--smoke", "resume")
     assert (code, summary["failures"]) == (0, []), printed

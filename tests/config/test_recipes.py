@@ -110,6 +110,7 @@ def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
     assert factors.startswith(tuple(f"{batch} {kind}" for kind in kinds))
 
 
+@pytest.mark.slow
 def test_quickstart_recipe_learns(run_mlm_script, tmp_path):
     """With a fifth of its steps, the perplexity of the held-out articles is half of what it was."""
     code, _, errors = run_mlm_script("recipes/quickstart/mlm.yaml", "--max_steps", 160, "--output_dir", tmp_path)

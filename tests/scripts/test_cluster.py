@@ -19,7 +19,7 @@ from transformers import AutoModelForMaskedLM
 
 import run_mlm
 from cloze.cli import parse, settings_of
-from tests.utils import FAMILIES, ROOT, SAMPLE
+from tests.utils import FAMILIES, ROOT, SAMPLE, run_in_own_session, start
 
 CLUSTER, ACCELERATE = ROOT / "recipes" / "cluster", ROOT / "recipes" / "accelerate"
 
@@ -192,6 +192,7 @@ def test_slurm_script_requests_resources(sbatch, tmp_path):
     assert {"--kill-on-bad-exit=0", "--cpus-per-task=3"} <= set(flags)
 
 
+@pytest.mark.slow
 def test_slurm_tasks_train_together(sbatch, checkpoint, tmp_path):
     """The places given above are those that torch and accelerate read."""
     out = tmp_path / "out"
@@ -207,20 +208,17 @@ def test_slurm_tasks_train_together(sbatch, checkpoint, tmp_path):
 
 def test_signal_to_all_processes_spares_data_loader_workers(checkpoint, tmp_path):
     """Slurm sends SIGTERM to them too when a job is preempted, while the step still needs their batches."""
-    with open(tmp_path / "log", "w+") as log:
-        process = subprocess.Popen(
-            [
-                sys.executable, "-u", "run_mlm.py", "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE,
-                "--max_seq_length", "32", "--do_train", "--max_steps", "100000", "--logging_steps", "1", "--use_cpu",
-                "--dataloader_num_workers", "2", "--output_dir", tmp_path / "out",
-            ],
-            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while "'loss'" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGTERM)
-        assert process.wait(60) == 75, (tmp_path / "log").read_text()
+    log = tmp_path / "log"
+    process = start(
+        "run_mlm", "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE, "--max_seq_length", 32,
+        "--do_train", "--max_steps", 100_000, "--logging_steps", 1, "--use_cpu", "--dataloader_num_workers", 2,
+        "--output_dir", tmp_path / "out", log=log, target=run_in_own_session,
+    )  # fmt: skip
+    while process.is_alive() and "'loss'" not in (log.read_text() if log.exists() else ""):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 75, log.read_text()
     assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1
 
 
@@ -390,10 +388,12 @@ def by_one_process(run_mlm_script, checkpoint, tmp_path):
     return losses(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_accelerate_config_trains_as_one_process(launch, by_one_process):
     assert launch("ddp.yaml", "run_mlm.py", "--use_cpu") == pytest.approx(by_one_process, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_fsdp_trains_as_one_process_and_resumes(launch, by_one_process, tmp_path):
     script = tmp_path / "as_if_on_gpus.py"
     script.write_text(AS_IF_ON_GPUS.format(root=str(ROOT)))

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.training.checkpoints import list_checkpoints
-from tests.utils import ROOT, SAMPLE, run_until_evaluation, start, start_together
+from tests.utils import ROOT, SAMPLE, run_until_evaluation, slow_but, start, start_together
 
 MODEL = (
     "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66,"
@@ -63,7 +63,7 @@ def assert_alike(out, one):
     assert_close(weights, expected, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", slow_but(["run_pretraining"], SCRIPTS))
 def test_step_is_the_same_for_any_processes_and_accumulation(script, tmp_path):
     """Mistakes 1, 2 and 16: 1 process x 16, 2 x 8, and 2 x 4 accumulated twice; and each says its things once."""
     argv = (*SCRIPTS[script], "--do_eval", "--max_eval_samples", 50)
@@ -89,6 +89,7 @@ def test_step_is_the_same_for_any_processes_and_accumulation(script, tmp_path):
         assert not others
 
 
+@pytest.mark.slow
 def test_accelerate_launch_trains_with_two_processes(tmp_path):
     """As in the README, on two CPUs: its own rendezvous, and config file."""
     command = [

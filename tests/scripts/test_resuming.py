@@ -29,7 +29,7 @@ from cloze.training import callbacks as interruption
 from cloze.training import checkpoints
 from cloze.training.checkpoints import is_whole
 from cloze.training.trainer import PretrainingTrainer
-from tests.utils import SAMPLE, start
+from tests.utils import SAMPLE, slow_but, start
 
 # With dropout, whose random numbers have to go on as well.
 MODEL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
@@ -676,7 +676,10 @@ def uninterrupted(tmp_path_factory):
     return folder / "out"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+CODES = [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+
+
+@pytest.mark.parametrize(("number", "code"), slow_but(CODES[:1], CODES))
 def test_signal_takes_effect_after_the_step_and_saves_a_checkpoint(number, code, uninterrupted, tmp_path):
     log, out = tmp_path / "log", tmp_path / "out"
     process = start(*command(SAMPLE, out), log=log)
@@ -725,6 +728,7 @@ def test_signal_before_training_ends_the_process_at_once(number, code, tmp_path)
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_five_random_kills_resume_exactly(uninterrupted, tmp_path):
     """Each start goes on from the last checkpoint; benchmarks/kill_resume.py does it fifty times."""
     rng, log, out = random.Random(0), tmp_path / "log", tmp_path / "out"

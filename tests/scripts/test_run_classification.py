@@ -18,7 +18,7 @@ from cloze.data.classification import set_classes
 from cloze.models.loading import load_config, load_model
 from cloze.objectives.classification import CLASSIFICATION
 from cloze.training.trainer import PretrainingTrainer
-from tests.utils import FAMILIES, SAMPLE
+from tests.utils import FAMILIES, SAMPLE, slow_but
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(["bert", "modernbert"], FAMILIES))
 def test_run_classification_trains_every_architecture_two_steps(family, checkpoint, train, out):
     train("--max_steps", 2, model=("--model_name_or_path", checkpoint(family)))
     config = AutoModelForSequenceClassification.from_pretrained(out).config
@@ -428,6 +428,7 @@ def test_comparison_dry_run_leaves_no_files(train, checkpoint, out):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_pretraining_on_the_text_improves_accuracy_beyond_noise(script, run_mlm_script, tmp_path):
     """Two classes of made-up words, which plain text shows together: the test has words that no labelled text has, so
     that random weights can but guess."""

@@ -22,7 +22,7 @@ from cloze.data.samplers import EpochDataset, ResumableBatchSampler
 from cloze.reporting.history import evaluations_of
 from cloze.training.context import padding_of, start_process
 from cloze.training.trainer import PretrainingTrainer
-from tests.utils import FAMILIES, SAMPLE
+from tests.utils import FAMILIES, SAMPLE, slow_but
 
 TINY = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
 
@@ -51,7 +51,7 @@ def history(out) -> list[dict]:
     return json.loads((out / "trainer_state.json").read_text())["log_history"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(["bert", "modernbert"], FAMILIES))
 def test_run_mlm_trains_every_architecture_two_steps(family, checkpoint, train, out):
     train("--do_eval", "--max_steps", 2, model=("--model_name_or_path", checkpoint(family)))
     before, after = load_file(f"{checkpoint(family)}/model.safetensors"), load_file(out / "model.safetensors")
@@ -316,6 +316,7 @@ def test_mlm_step_does_not_depend_on_accumulation(train, out):
             torch.testing.assert_close(weight, whole_weights[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_saved_model_gives_the_same_logits_in_a_fresh_process(train, out):
     train("--max_steps", 2)
     tokenizer = AutoTokenizer.from_pretrained(out)

@@ -23,7 +23,7 @@ from cloze.tokenization import training as tokenization
 from cloze.training import context
 from cloze.training.checkpoints import list_checkpoints
 from cloze.training.trainer import PretrainingTrainer
-from tests.utils import ROOT
+from tests.utils import ROOT, slow_but
 
 SCRIPTS = ("run_classification.py", "run_mlm.py", "run_nsp.py", "run_pretraining.py")
 CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
@@ -75,8 +75,11 @@ def import_with(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("number", CODES)
-@pytest.mark.parametrize("script", SCRIPTS)
+IMPORTS = [(script, number) for script in SCRIPTS for number in CODES]
+QUICK = [(script, signal.SIGTERM) for script in SCRIPTS] + [("run_mlm.py", number) for number in CODES]
+
+
+@pytest.mark.parametrize(("script", "number"), slow_but(QUICK, IMPORTS))
 def test_signal_during_imports_exits_with_its_code(script, number, import_with):
     assert import_with(number, sys.executable, script) == (CODES[number], "caf\\xe9\n")
 
