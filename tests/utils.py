@@ -184,6 +184,24 @@ def run_in_own_session(script: str, argv: list[str], log: Path, environment: dic
     run(script, argv, log, environment)
 
 
+def run_noting_collectives(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:
+    """Run the script, and write + to a file beside the log before each collective, and - after it."""
+    notes = open(log.with_name(f"{log.name}.collectives"), "w", buffering=1)  # noqa: SIM115
+
+    def noting(collective):
+        def call(*args, **kwargs):
+            notes.write("+\n")
+            result = collective(*args, **kwargs)
+            notes.write("-\n")
+            return result
+
+        return call
+
+    for name in ("barrier", "all_reduce", "all_gather", "broadcast", "all_gather_object", "broadcast_object_list"):
+        setattr(torch.distributed, name, noting(getattr(torch.distributed, name)))
+    run(script, argv, log, environment)
+
+
 def run_until_evaluation(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:
     """Run the script until, in training, the second process receives a signal in the third batch of an evaluation."""
     trainer_class = importlib.import_module("cloze.training.trainer").PretrainingTrainer

@@ -75,6 +75,9 @@ def wandb_runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_DIR", str(folder))
+        # Its service takes longer to start on a busy machine than the 30 s that it is given.
+        patch.setenv("WANDB__SERVICE_WAIT", "600")
+        patch.setenv("WANDB_INIT_TIMEOUT", "600")
         yield new
     wandb.teardown()
 
