@@ -121,7 +121,7 @@ def check_actions(batch, tokenizer, mask, random):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_replacements_are_uniform_over_ordinary_tokens(kind, tokenizers):
-    """Mistake 9: never [CLS], [PAD] or another special token."""
+    """transformers#15342: never [CLS], [PAD] or another special token."""
     tokenizer = tokenizers[kind]
     examples = in_epoch(make_examples(tokenizer, 400, 510), 0)
     collator = MaskingCollator(tokenizer, mlm_probability=0.5, mask_replace_prob=0, random_replace_prob=1)
@@ -135,7 +135,8 @@ def test_random_replacements_are_uniform_over_ordinary_tokens(kind, tokenizers):
 
 
 def test_special_tokens_without_a_named_attribute_are_never_chosen(tokenizers):
-    """Mistake 9: ModernBERT's tokenizer.json marks <|endoftext|> and <|padding|> special; no attribute names them."""
+    """transformers#15342: ModernBERT's tokenizer.json marks <|endoftext|> and <|padding|> special; no attribute names
+    them."""
     tokenizer = copy.deepcopy(tokenizers["byte_level"])
     tokenizer.backend_tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
     number = tokenizer.convert_tokens_to_ids("<|endoftext|>")
@@ -151,7 +152,7 @@ def test_special_tokens_without_a_named_attribute_are_never_chosen(tokenizers):
 @pytest.mark.parametrize("whole_words", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_special_tokens_are_never_chosen(kind, whole_words, tokenizers):
-    """Mistake 10: with a chance of 1, all tokens are chosen but these."""
+    """transformers#11155: with a chance of 1, all tokens are chosen but these."""
     tokenizer = tokenizers[kind]
     examples = make_examples(tokenizer, 5, 20)
     for example, cut in zip(examples, (5, 21, 9, 13, 2), strict=True):
@@ -172,7 +173,7 @@ def test_padding_and_special_tokens_are_never_chosen(kind, whole_words, tokenize
 
 
 def test_masks_depend_on_the_example_not_on_its_batch(tokenizers):
-    """Mistake 8: the same in any batch, at any place, with any padding."""
+    """arXiv:1907.11692: the same in any batch, at any place, with any padding."""
     tokenizer = tokenizers["wordpiece"]
     examples = in_epoch(make_examples(tokenizer, 12, 60), 3)
     for example in examples:
@@ -192,7 +193,7 @@ def test_masks_depend_on_the_example_not_on_its_batch(tokenizers):
 
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_masks_differ_between_examples_epochs_and_seeds(whole_words, tokenizers):
-    """Mistake 8: one text, and nothing else the same; evaluation has masks of its own, too."""
+    """arXiv:1907.11692: one text, and nothing else the same; evaluation has masks of its own, too."""
     tokenizer = tokenizers["wordpiece"]
     example = make_examples(tokenizer, 1, 200)[0] | {"word_starts": np.ones(202, dtype=bool)}
     seen = set()
@@ -207,7 +208,7 @@ def test_masks_differ_between_examples_epochs_and_seeds(whole_words, tokenizers)
 
 
 def test_masks_of_two_epochs_are_independent(tokenizers):
-    """Mistake 8: of the tokens chosen in one epoch, 15 % are chosen in the next, and so between examples."""
+    """arXiv:1907.11692: of the tokens chosen in one epoch, 15 % are chosen in the next, and so between examples."""
     tokenizer = tokenizers["wordpiece"]
     examples = make_examples(tokenizer, 400, 500)
     collator = MaskingCollator(tokenizer)
@@ -218,7 +219,8 @@ def test_masks_of_two_epochs_are_independent(tokenizers):
 
 @pytest.mark.parametrize("strategy", ["random", "group_by_length"])
 def test_workers_make_the_same_batches_as_one_process(strategy, tokenizers):
-    """Mistake 8: workers, that outlive an epoch here, neither repeat each other's masks nor those of last epoch."""
+    """arXiv:1907.11692: workers, that outlive an epoch here, neither repeat each other's masks nor those of last
+    epoch."""
     tokenizer = tokenizers["wordpiece"]
     text = np.random.default_rng(0).choice(ordinary_ids_of(tokenizer), 2000)
     ends = np.arange(0, 2001, 50)
@@ -261,7 +263,7 @@ def unmasked(batch, row):
 
 
 def test_evaluation_masks_are_fixed_once(tokenizers):
-    """Mistake 12: the same for any seed, in any pass, in any batch."""
+    """The same for any seed, in any pass, in any batch."""
     tokenizer = tokenizers["wordpiece"]
     text = np.random.default_rng(0).choice(ordinary_ids_of(tokenizer), 3000)
     blocks = Blocks(text, np.array([[0, 1000], [1000, 3000]]), template_of(tokenizer), 64)
@@ -297,7 +299,7 @@ def test_evaluation_masks_do_not_depend_on_training_settings(tokenizers):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_words_are_chosen_whole(kind, tokenizers, texts):
-    """Mistake 11: in all kinds of tokenizer, at the rates of single tokens, and with the same 80/10/10."""
+    """transformers#11768: in all kinds of tokenizer, at the rates of single tokens, and with the same 80/10/10."""
     tokenizer = tokenizers[kind]
     template = template_of(tokenizer)
     encoded = encode([[text] for text in texts], tokenizer, with_words=True)
@@ -342,7 +344,7 @@ def words_of(encoding, tokenizer):
     ],
 )
 def test_word_starts_of_a_sentence(kind, expected, tokenizers):
-    """Mistake 11: which tokens form a word, told by their text and without the library's word ids."""
+    """transformers#11768: which tokens form a word, told by their text and without the library's word ids."""
     tokenizer = tokenizers[kind]
     ((ids, word_starts),) = next(encode([["The Moon's unlikely tides, again"]], tokenizer, with_words=True))
     pieces = [tokenizer.convert_ids_to_tokens(int(token)) for token in ids]
@@ -415,7 +417,7 @@ def make_pair(tokenizer, a, b, label, number):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pair_masks_spare_special_tokens_and_padding(kind, tokenizers):
-    """Mistake 10: with a chance of 1, all of A and of B is chosen, the separator between them is not."""
+    """transformers#11155: with a chance of 1, all of A and of B is chosen, the separator between them is not."""
     tokenizer = tokenizers[kind]
     ordinary = ordinary_ids_of(tokenizer)
     a, b, c = ordinary[:5], ordinary[10:13], ordinary[20:22]

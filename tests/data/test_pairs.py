@@ -265,7 +265,8 @@ def test_truncation_by_one_drops_the_first_or_the_last_token():
 @given(corpora(), pair_settings(strategy="segment"), SEEDS)
 @settings(max_examples=100, deadline=None)
 def test_segments_use_every_sentence_once(text, pairing, seed):
-    """Mistakes 3 and 4: 0 is for a B that follows A, a random one is of another document; nothing is left out."""
+    """google-research/bert#125: 0 is for a B that follows A, a random one is of another document; nothing is left
+    out."""
     used = []
     for a, a_end, b, b_end, label in drawn(text, pairing, seed):
         assert a < a_end <= text.stop[a]
@@ -359,7 +360,7 @@ def test_last_sentence_gets_a_neighbour_or_joins_the_segment_before():
 @given(corpora(), pair_settings(strategy="sentence"), SEEDS)
 @settings(max_examples=100, deadline=None)
 def test_sentence_pairs_start_at_every_sentence_with_a_next(text, pairing, seed):
-    """And with those alone in their documents, whose B can only be random. Mistakes 3 and 4."""
+    """And with those alone in their documents, whose B can only be random. See google-research/bert#125."""
     first = []
     for a, a_end, b, b_end, label in drawn(text, pairing, seed):
         assert (a_end, b_end) == (a + 1, b + 1)
@@ -396,7 +397,7 @@ def test_sentence_order_pairs_use_all_neighbours(text, pairing, seed):
 )
 @settings(max_examples=100, deadline=None)
 def test_pairs_are_slices_of_their_segments(text, pairing, strategy, swap, template, seed):
-    """Mistakes 3, 4 and 5: the label says what B is, and the pair fits with its special tokens, which count once."""
+    """transformers#12188: the label says what B is, and the pair fits with its special tokens, which count once."""
     pairing = PairSettings(pairing.room, strategy, swap, pairing.random_probability, pairing.short_probability)
     max_seq_length = pairing.room + len(template.prefix + template.middle + template.suffix)
     starts = rng(seed, 1).random(len(text.tokens)) < 0.5
@@ -451,7 +452,7 @@ def test_swapped_pair_exchanges_a_and_b():
 
 
 def test_next_pair_has_label_0_and_random_pair_1():
-    """Mistake 3: label 0 for the next sentence, 1 for one of the other document."""
+    """google-research/bert#125: label 0 for the next sentence, 1 for one of the other document."""
     text = Text([[2, 3], [4]])
     for strategy in ("segment", "sentence"):
         for probability, b in ((0.0, [1002, 1003, 1004]), (1.0, [1005, 1006, 1007, 1008])):
@@ -465,7 +466,7 @@ def test_next_pair_has_label_0_and_random_pair_1():
 
 @STRATEGIES
 def test_random_b_never_comes_from_the_document_of_a(strategy):
-    """Mistake 4, with two documents, where the other one is the only choice."""
+    """NVIDIA/DeepLearningExamples#421, with two documents, where the other one is the only choice."""
     text = Text([[1] * 300, [1] * 200])
     for seed in range(5):
         pairing = PairSettings(room=4, strategy=strategy, random_probability=1.0)

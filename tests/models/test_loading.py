@@ -61,7 +61,7 @@ def loaded(checkpoint_path, task=MASKED_LM, **settings):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_usable_positions_by_family(family, tokenizers):
-    """Mistake 20: RoBERTa counts from padding_idx + 1, so that of 66 positions fewer are of use."""
+    """transformers#10832: RoBERTa counts from padding_idx + 1, so that of 66 positions fewer are of use."""
     config = config_of(family, tokenizers)
     pad = tokenizers["byte_level"].pad_token_id
     expected = {"roberta": 66 - pad - 1, "modernbert": 64}.get(family, 66)
@@ -70,7 +70,7 @@ def test_usable_positions_by_family(family, tokenizers):
 
 @pytest.mark.parametrize("pad", [0, 1, 5])
 def test_usable_positions_of_roberta_exclude_the_padding_offset(pad, tokenizers):
-    """Mistake 20: the model's own verdict, token by token."""
+    """transformers#10832: the model's own verdict, token by token."""
     config = config_of("roberta", tokenizers, max_position_embeddings=20)
     config.pad_token_id = pad
     positions = count_positions(build_on_meta(config, MASKED_LM), config)
@@ -110,7 +110,7 @@ def test_default_max_seq_length(family, positions, tokenizer_max, expected, toke
 
 
 def test_max_seq_length_is_checked_against_the_model(tokenizers):
-    """Mistake 20: a message instead of an assert; the tokenizer's limit is only a hint."""
+    """transformers#10832: a message instead of an assert; the tokenizer's limit is only a hint."""
     config, tokenizer = config_of("bert", tokenizers), tokenizer_of("bert", tokenizers, model_max_length=16)
     assert check_model(config, tokenizer, MASKED_LM, 66, False) == 66
     with pytest.raises(UserError, match="--max_seq_length 67 is more than the model's 66 positions"):
@@ -121,7 +121,7 @@ def test_max_seq_length_is_checked_against_the_model(tokenizers):
     ("attributes", "message"), [({"mask_token": None}, "no mask token"), ({"pad_token": None}, "no padding token")]
 )
 def test_missing_mask_or_padding_token_is_an_error(attributes, message, tokenizers):
-    """Mistake 20."""
+    """transformers#10832."""
     with pytest.raises(UserError, match=message):
         check_model(
             config_of("bert", tokenizers), tokenizer_of("bert", tokenizers, **attributes), MASKED_LM, None, False
@@ -129,7 +129,7 @@ def test_missing_mask_or_padding_token_is_an_error(attributes, message, tokenize
 
 
 def test_vocabulary_smaller_than_the_tokenizer_is_an_error(tokenizers):
-    """Mistake 20: one id more than the embedding has rows."""
+    """transformers#10832: one id more than the embedding has rows."""
     config, tokenizer = config_of("bert", tokenizers), tokenizer_of("bert", tokenizers)
     tokenizer.add_tokens(["tidepool"])
     with pytest.raises(UserError, match="the tokenizer has 501 tokens, the model's vocabulary 500"):
@@ -369,7 +369,7 @@ def test_new_pair_head_is_warned_about(task, checkpoint, caplog):
     ],
 )
 def test_model_without_a_pair_head_is_refused(task, model_type, message):
-    """Mistake 20."""
+    """transformers#10832."""
     with pytest.raises(UserError, match=f"^--model_type: {message}$"):
         load_config(ModelArguments(model_type=model_type), task)
 
@@ -382,7 +382,7 @@ def test_model_with_a_pair_head_is_accepted(model_type):
 @pytest.mark.parametrize("family", ["bert", "albert", "fnet"])
 @pytest.mark.parametrize("task", [NEXT_SENTENCE, PRETRAINING], ids=lambda task: task.title)
 def test_type_vocab_size_1_is_refused_for_pairs(task, family, tokenizers):
-    """Mistake 20: an index out of range otherwise; masked tokens do with one type."""
+    """transformers#10832: an index out of range otherwise; masked tokens do with one type."""
     config, tokenizer = config_of(family, tokenizers, type_vocab_size=1), tokenizer_of(family, tokenizers)
     with pytest.raises(UserError, match=r"type_vocab_size is 1, .*: use run_mlm\.py, or .*type_vocab_size=2$"):
         check_model(config, tokenizer, task, 32, False)
@@ -393,7 +393,7 @@ def test_type_vocab_size_1_is_refused_for_pairs(task, family, tokenizers):
 
 @pytest.mark.parametrize("family", PAIR_FAMILIES)
 def test_usable_positions_of_pair_models(family, tokenizers):
-    """Mistake 20: the same limit whatever the head."""
+    """transformers#10832: the same limit whatever the head."""
     config, tokenizer = config_of(family, tokenizers), tokenizer_of(family, tokenizers)
     for task in (PRETRAINING, NEXT_SENTENCE, MASKED_LM):
         if family in task.model_types:

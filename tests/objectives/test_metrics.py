@@ -135,7 +135,7 @@ def test_mlm_loss_of_one_batch_equals_torch_mean(label_smoothing, logits, labels
 def test_mlm_loss_of_micro_batches_adds_up_to_the_batch(
     sizes, label_smoothing, logits, labels, pair_logits, pair_labels, tmp_path
 ):
-    """Mistake 2: a mean of means would weigh tokens, and pairs, unequally."""
+    """transformers#37766: a mean of means would weigh tokens, and pairs, unequally."""
     step = Step(logits, pair_logits, label_smoothing, tmp_path)
     for cut, whole in zip(step(labels, pair_labels, sizes), step(labels, pair_labels, [12]), strict=True):
         torch.testing.assert_close(cut, whole)
@@ -143,7 +143,7 @@ def test_mlm_loss_of_micro_batches_adds_up_to_the_batch(
 
 @pytest.mark.parametrize("num_items", [0, 17])
 def test_mlm_loss_without_masked_tokens_is_zero(num_items, logits, pair_logits, tmp_path):
-    """Mistake 22: not NaN, with a gradient of zeros, so that the step of other micro-batches is not spoilt."""
+    """Not NaN, with a gradient of zeros, so that the step of other micro-batches is not spoilt."""
     trainer = Step(logits, pair_logits, 0.0, tmp_path).trainer
     batch = batch_of(torch.arange(BATCH), torch.full((BATCH, LENGTH), -100), torch.full((BATCH,), -100))
     loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor([num_items, num_items]))
@@ -208,7 +208,7 @@ def test_mlm_loss_of_half_precision_is_computed_in_float32(label_smoothing, logi
 
 @pytest.mark.parametrize("sizes", [[12], [1] * 12, [4, 4, 4], [11, 1], [1, 2, 9]])
 def test_evaluation_does_not_depend_on_the_batches(sizes, logits, labels):
-    """Mistakes 2 and 21: a sum over a count, of three sums an example."""
+    """transformers#37766 and #15466: a sum over a count, of three sums an example."""
     pieces = zip(logits.detach().split(sizes), labels.split(sizes), strict=True)
     results = [score_tokens(*of_tokens(*pair)) for pair in pieces]
     assert [tuple(scores.shape) for scores in results] == [(n, 3) for n in sizes]

@@ -178,7 +178,8 @@ def test_samples_alternate_next_and_random_pairs(family, pair_checkpoint, tokeni
 
 
 def test_samples_show_probability_of_is_next(pair_checkpoint, tokenizers):
-    """Mistake 3: 0 is IsNext. A model that holds everything for random gives 0 %, the other way round 100 %."""
+    """google-research/bert#125: 0 is IsNext. A model that holds everything for random gives 0 %, the other way round
+    100 %."""
     tokenizer = tokenizers["wordpiece"]
     model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
     examples = make_pairs(tokenizer, TEXTS)

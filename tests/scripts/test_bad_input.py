@@ -375,7 +375,7 @@ PAIRS = [
     Case("no such objective", "--pair_objective mlm", "invalid choice: 'mlm'", "'sop'"),
     Case("blocks of pairs", "--line_by_line", "unknown argument --line_by_line", "--help lists the flags"),
     Case("unknown script", "--train_file cuneiform.txt", "cuneiform.txt: 100.0% of the tokens", "--tokenizer_name"),
-    # Mistake 4: no random sentence comes from A's own document.
+    # NVIDIA/DeepLearningExamples#421: no random sentence comes from A's own document.
     Case("one document", "--train_file one.txt", "one.txt: a random sentence comes", "--pair_objective sop"),
     Case(
         "sentences, not documents",

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.training.checkpoints import list_checkpoints
-from tests.utils import ROOT, SAMPLE, run_until_evaluation, slow_but, start, start_together
+from tests.utils import ROOT, SAMPLE, run_noting_collectives, run_until_evaluation, slow_but, start, start_together
 
 MODEL = (
     "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66,"
@@ -65,7 +65,8 @@ def assert_alike(out, one):
 
 @pytest.mark.parametrize("script", slow_but(["run_pretraining"], SCRIPTS))
 def test_step_is_the_same_for_any_processes_and_accumulation(script, tmp_path):
-    """Mistakes 1, 2 and 16: 1 process x 16, 2 x 8, and 2 x 4 accumulated twice; and each says its things once."""
+    """transformers#47688, #37766 and #26827: 1 process x 16, 2 x 8, and 2 x 4 accumulated twice; and each says its
+    things once."""
     argv = (*SCRIPTS[script], "--do_eval", "--max_eval_samples", 50)
     one = tmp_path / "one"
     assert finish([start(script, *flags(one, 16, *argv), log=tmp_path / "one.log")]) == [0]
@@ -145,18 +146,27 @@ def test_signal_to_one_process_stops_evaluation_of_all_at_the_same_batch(tmp_pat
 
 
 def test_preparation_may_outlast_the_collective_timeout(tmp_path):
-    """Mistake 25: one prepares, the others wait at a file lock; collectives here give up after two seconds."""
+    """transformers#17106: one prepares, the others wait at a file lock, not in a collective, which would time out."""
     cache = tmp_path / "cache" / "cloze"
     assert finish([start("run_mlm", *flags(tmp_path / "one", 16, "--prepare_only"), log=tmp_path / "log")]) == [0]
     (corpus,) = (path for path in cache.glob("corpus-*") if path.is_dir())
     shutil.rmtree(corpus)
     log = tmp_path / "two"
     with FileLock(f"{corpus}.lock"):
-        processes = start_together("run_mlm", *flags(tmp_path / "out", 8), log=log, patience=2)
+        argv = flags(tmp_path / "out", 8)
+        processes = start_together("run_mlm", *argv, log=log, target=run_noting_collectives)
         wait_for(log.with_suffix(".0"), "Tokenizer: ", processes)
-        time.sleep(4)
+        time.sleep(2)
+        notes = [tmp_path / f"two.{rank}.collectives" for rank in range(2)]
+        for _ in range(6000):
+            if all(note.exists() and note.read_text().count("+") == note.read_text().count("-") for note in notes):
+                break
+            time.sleep(0.01)
+        else:
+            raise AssertionError("a process waits in a collective")
         assert all(process.is_alive() for process in processes)
     assert finish(processes) == [0, 0]
+    assert all("+" in note.read_text() for note in notes)
     assert log.with_suffix(".0").read_text().count("Saved the prepared corpus") <= 1
 
 
@@ -280,7 +290,7 @@ def test_steps_depend_on_the_global_batch_size_only(begun, cut):
 
 
 def test_sampler_resumes_by_index():
-    """Mistake 13: step 1,000,000 without a batch before it."""
+    """transformers#11284: step 1,000,000 without a batch before it."""
 
     class Counted(EpochDataset):
         def __getitem__(self, key):

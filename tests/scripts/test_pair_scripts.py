@@ -133,7 +133,7 @@ def test_both_objectives_log_losses_and_accuracies_apart(train, out):
 
 @pytest.mark.parametrize("script", ["nsp", "pretraining"])
 def test_pair_step_does_not_depend_on_accumulation(script, train, out):
-    """Mistake 1, for two counts at once: pairs, and masked tokens, which are unequal from batch to batch."""
+    """transformers#47688, for two counts at once: pairs, and masked tokens, which are unequal from batch to batch."""
     runs = {}
     for batch_size, accumulation in ((16, 1), (4, 4), (2, 8)):
         train(
@@ -181,8 +181,8 @@ def test_pair_evaluation_does_not_depend_on_batch_size_and_repeats(family, scrip
     ],
 )
 def test_pair_run_resumes_exactly(strategy, flags, train, out, texts, tmp_path):
-    """Mistake 13, with pairs drawn anew: stopped in the middle of the second and of the third epoch, which have other
-    pairs, and more or fewer of them."""
+    """transformers#11284, with pairs drawn anew: stopped in the middle of the second and of the third epoch, which
+    have other pairs, and more or fewer of them."""
     (tmp_path / "text.txt").write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 48, 6)))
     argv = ["pretraining", "--pair_strategy", strategy, "--max_steps", 36, "--save_steps", 3, "--logging_steps", 1]
     argv += ["--learning_rate", 1e-2, "--save_total_limit", 99, *flags]
@@ -296,7 +296,7 @@ def test_evaluation_pairs_are_the_same_for_every_seed(sets_of):
 
 @pytest.mark.parametrize("strategy", ["segment", "sentence"])
 def test_pairs_fit_max_seq_length_with_special_tokens(strategy, sets_of):
-    """Mistake 5. Pairs that were cut fill max_seq_length to the last token."""
+    """transformers#12188. Pairs that were cut fill max_seq_length to the last token."""
     examples = sets_of("--pair_strategy", strategy, "--max_seq_length", 24).train.examples_for_epoch(0)
     assert examples.lengths.max() == 24
     assert set(examples.lengths[examples.cut > 0]) == {24}
@@ -368,7 +368,8 @@ def learn(scripts, out, tmp_path):
 
 
 def test_next_sentence_prediction_learns_order_with_correct_labels(learn, scripts, out, tmp_path):
-    """Mistake 3, inverted labels: the model is reloaded, and its first output is the chance of B following A."""
+    """google-research/bert#125, inverted labels: the model is reloaded, and its first output is the chance of B
+    following A."""
     evaluation = learn()
     assert evaluation["eval_pairs"] == 660
     assert evaluation["eval_accuracy"] > 0.95

@@ -130,7 +130,7 @@ WORKERS = [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream",
 
 @pytest.mark.parametrize(("kind", "workers"), WORKERS)
 def test_repeatedly_killed_run_resumes_exactly(kind, workers, train, tmp_path, monkeypatch):
-    """Mistake 13: bit for bit the same weights, and the same losses, though logs and saves do not coincide."""
+    """transformers#11284: bit for bit the same weights, and the same losses, though logs and saves do not coincide."""
     argv = ("--dataloader_num_workers", workers)
     assert train(tmp_path / "whole", kind, *argv)[0] == 0
     for step in (5, 8, 11):
@@ -206,7 +206,8 @@ def test_no_readable_checkpoint_is_an_error_that_loses_nothing(train, tmp_path):
 
 @pytest.mark.parametrize("broken_off", ["write_state", "complete", "remove"])
 def test_interrupted_save_or_deletion_is_cleaned_up_and_resumed(broken_off, train, tmp_path, monkeypatch):
-    """Mistake 14: what was being written or deleted is gone with the next start, and the run goes on from before."""
+    """transformers#35782: what was being written or deleted is gone with the next start, and the run goes on from
+    before."""
     train(tmp_path / "whole", "blocks")
     owner = {"write_state": PretrainingTrainer, "complete": checkpoints, "remove": shutil}[broken_off]
     name = "rmtree" if broken_off == "remove" else broken_off

@@ -169,7 +169,8 @@ def epochs_drawn(monkeypatch):
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_token_budget_determines_steps_and_schedule(accumulation, train, out, epochs_drawn):
-    """Mistake 16: the rate falls to zero at the last step, and not before; all lines are trained on in each epoch."""
+    """transformers#26827: the rate falls to zero at the last step, and not before; all lines are trained on in each
+    epoch."""
     train(
         "--line_by_line", "--max_tokens_per_batch", 600, "--gradient_accumulation_steps", accumulation,
         "--num_train_epochs", 2, "--max_train_samples", 200, "--logging_steps", 1, "--learning_rate", 0.01,
@@ -280,7 +281,7 @@ def test_nanotoken_is_used_where_possible(argv, used, train, tmp_path):
 
 
 def test_mlm_evaluation_does_not_depend_on_batch_size_and_repeats(run_mlm_script, checkpoint, tmp_path):
-    """Mistakes 2 and 12 of such scripts: means of batch means, and masks drawn anew."""
+    """transformers#39241: means of batch means, and masks drawn anew."""
     losses = []
     for number, batch_size in enumerate((1, 7, 64, 64)):
         out = tmp_path / str(number)
@@ -297,7 +298,8 @@ def test_mlm_evaluation_does_not_depend_on_batch_size_and_repeats(run_mlm_script
 
 
 def test_mlm_step_does_not_depend_on_accumulation(train, out):
-    """Mistake 1: loss and gradient that grow with the micro-batches. Lines, so that masked counts are unequal."""
+    """transformers#47688: loss and gradient that grow with the micro-batches. Lines, so that masked counts are
+    unequal."""
     runs = {}
     for batch_size, accumulation in ((16, 1), (4, 4), (2, 8)):
         train(
@@ -360,7 +362,7 @@ def test_from_scratch_trains_a_tokenizer_that_the_models_vocabulary_fits(train, 
 
 @pytest.mark.parametrize("flags", [[], ["--line_by_line", "--gradient_accumulation_steps", 2], ["--streaming"]])
 def test_mlm_run_resumes_exactly(flags, train, out, texts, tmp_path):
-    """Mistake 13: resuming in the middle of an epoch, after the first, on the wrong data."""
+    """transformers#11284: resuming in the middle of an epoch, after the first, on the wrong data."""
     (tmp_path / "text.txt").write_text("\n".join(texts[:23]))
     argv = [*flags, "--max_steps", 12, "--save_steps", 5, "--logging_steps", 1, "--learning_rate", 1e-2]
     argv += ["--per_device_train_batch_size", 4]

@@ -94,7 +94,7 @@ def test_cached_ids_equal_the_tokenizers(kind, unit, with_words, portion, corpus
     ("size", "dtype"), [(300, "uint16"), (65_536, "uint16"), (65_537, "uint32"), (70_000, "uint32")]
 )
 def test_cached_token_takes_2_or_4_bytes(size, dtype, tmp_path):
-    """Mistake 18: 2 bytes a token, 4 where ids do not fit, and 1 more for words."""
+    """datasets#861: 2 bytes a token, 4 where ids do not fit, and 1 more for words."""
     backend = Tokenizer(models.BPE({f"<{number}>": number for number in range(size)}, []))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_tokens([f"<{size - 1}>", "<1>"])
@@ -163,7 +163,7 @@ def test_nanotoken_differences_are_not_cached(corpus, tokenizers, tmp_path, monk
 
 @pytest.mark.parametrize("count", [999, 1001, 2500])
 def test_cache_keeps_every_document(count, tokenizers, tmp_path):
-    """Mistake 6: no remainder of every 1,000 texts dropped, from the text to the blocks."""
+    """transformers#12438: no remainder of every 1,000 texts dropped, from the text to the blocks."""
     tokenizer = tokenizers["wordpiece"]
     documents = [f"The {number} tides" for number in range(count)]
     result = prepared(write_corpus(tmp_path / "corpus.txt", documents), tokenizer, tmp_path)
@@ -355,7 +355,7 @@ def test_sentence_estimate_samples_the_whole_text(of_all_characters, tmp_path, m
 
 
 def test_prepared_cache_is_reused(corpus, tokenizers, tmp_path, monkeypatch, caplog):
-    """Mistake 17: a cache that is hit, by an equal tokenizer and after other uses of it, and not read again."""
+    """datasets#3847: a cache that is hit, by an equal tokenizer and after other uses of it, and not read again."""
     caplog.set_level("INFO", logger="cloze")
     tokenizer = tokenizers["wordpiece"]
     first = units_of(prepared(corpus, tokenizer, tmp_path, with_words=True))
@@ -398,7 +398,7 @@ def with_a_word_more(tokenizer):
 
 @pytest.mark.parametrize("change", [without_normalizer, with_a_word_more])
 def test_cache_is_not_reused_for_another_tokenizer(change, corpus, tokenizers, tmp_path):
-    """Mistake 17: of the same class, and even the same vocabulary."""
+    """datasets#3847: of the same class, and even the same vocabulary."""
     tokenizer = tokenizers["wordpiece"]
     other = change(tokenizer)
     assert ids_of(other, DOCUMENTS) != ids_of(tokenizer, DOCUMENTS)
@@ -408,7 +408,7 @@ def test_cache_is_not_reused_for_another_tokenizer(change, corpus, tokenizers, t
 
 
 def test_cache_is_not_reused_for_another_text(corpus, tokenizers, tmp_path):
-    """Mistake 17: of the same length, or the same file beside another."""
+    """datasets#3847: of the same length, or the same file beside another."""
     tokenizer = tokenizers["wordpiece"]
     (path,) = corpus.files
     prepared(corpus, tokenizer, tmp_path)
@@ -443,7 +443,7 @@ def test_cache_is_not_reused_for_another_column(tokenizers, tmp_path):
 
 
 def test_half_written_cache_is_replaced(corpus, tokenizers, tmp_path):
-    """Mistake 14, of caches: what a killed process left is never read, not even in part."""
+    """transformers#35782, of caches: what a killed process left is never read, not even in part."""
     tokenizer = tokenizers["wordpiece"]
     prepared(corpus, tokenizer, tmp_path)
     (folder,) = finished(tmp_path)
@@ -473,7 +473,7 @@ def test_error_leaves_no_cache(corpus, tokenizers, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_concurrent_writers_make_one_cache(overwrite, corpus, tokenizers, tmp_path, monkeypatch):
-    """Mistake 25: they wait for each other at the file's lock, whoever is first."""
+    """transformers#17106: they wait for each other at the file's lock, whoever is first."""
     tokenizer = tokenizers["wordpiece"]
     inside, written, together = [], [], threading.Barrier(4)
     write = preparation.write
@@ -499,7 +499,8 @@ def test_concurrent_writers_make_one_cache(overwrite, corpus, tokenizers, tmp_pa
 
 
 def test_cache_is_opened_before_another_process_may_remove_it(corpus, tokenizers, tmp_path, monkeypatch):
-    """Mistake 25: all processes get --overwrite_cache; one that has the lock removes the result of the one before."""
+    """transformers#17106: all processes get --overwrite_cache; one that has the lock removes the result of the one
+    before."""
 
     class Lock(storage.FileLock):
         def release(self, force=False):

@@ -312,7 +312,7 @@ def test_existing_special_tokens_are_kept(kind, tokenizers, caplog):
 
 
 def test_fingerprint_changes_with_what_the_tokenizer_does(tokenizers):
-    """Mistake 17: of the same kind and size, but another vocabulary or another normalizer."""
+    """datasets#3847: of the same kind and size, but another vocabulary or another normalizer."""
     tokenizer = tokenizers["wordpiece"]
     assert fingerprint(truncating(tokenizer)) == fingerprint(copy.deepcopy(tokenizer)) == fingerprint(tokenizer)
     other = copy.deepcopy(tokenizer)
@@ -417,6 +417,6 @@ def unsplit(tokenizer):
     ids=["WordLevel", "nothing splits words", "slow"],
 )
 def test_whole_word_masking_refusal_names_the_tokenizer(make, words, tokenizers):
-    """Mistake 11: an error, instead of masks that are silently wrong."""
+    """transformers#11768: an error, instead of masks that are silently wrong."""
     with pytest.raises(UserError, match=f"--whole_word_mask: {words}"):
         check_whole_words(make(tokenizers))

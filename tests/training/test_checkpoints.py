@@ -78,7 +78,7 @@ def test_checkpoints_are_listed_by_step(out):
 
 
 def test_incomplete_checkpoints_and_other_names_are_ignored(out):
-    """Mistake 14: the sums are written last; without them, a crash came between."""
+    """transformers#35782: the sums are written last; without them, a crash came between."""
     make(out, 10)
     make(out, 20, complete=False)
     for name in ("checkpoint-30-old", "checkpoint-", "checkpoint-best", "checkpoint-40.tmp", "my-checkpoint-50"):
@@ -246,7 +246,7 @@ def test_new_output_dir_is_created(out):
 
 
 def test_newest_complete_checkpoint_is_resumed(out):
-    """Mistakes 14 and 15: newest by step, whatever the times of change."""
+    """transformers#35782 and #26961: newest by step, whatever the times of change."""
     make(out, 900, 1000)
     make(out, 1100, complete=False)
     os.utime(out / "checkpoint-1000", (1, 1))
@@ -417,7 +417,8 @@ def test_unwritable_output_dir_is_an_error(tmp_path):
     ],
 )
 def test_prune_keeps_the_newest_and_the_best(keep, newest, best, left, out):
-    """Mistake 15: by step and not by time of change, the newest and the best never, nor an earlier run's leftovers."""
+    """transformers#26961: by step and not by time of change, the newest and the best never, nor an earlier run's
+    leftovers."""
     make(out, 80, 90, 100, 1000)
     make(out, 85, complete=False)
     for time, step in enumerate((1000, 100, 90, 80)):
