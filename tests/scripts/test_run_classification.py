@@ -68,7 +68,7 @@ def test_classification_learns_and_predictions_equal_the_saved_model(train, scri
     settings = "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32,initializer_range=0.2"
     new = ("--model_type", "bert", "--config_overrides", settings, "--tokenizer_name", checkpoint("bert"))
     printed = train(
-        "--train_file", tmp_path / "words.csv", "--num_train_epochs", 10, "--learning_rate", "1e-2", "--do_predict",
+        "--train_file", tmp_path / "words.csv", "--num_train_epochs", 10, "--learning_rate", "5e-3", "--do_predict",
         "--test_file", tmp_path / "words.csv", model=new,
     )  # fmt: skip
     results = read_json(out / "all_results.json")
