@@ -170,6 +170,7 @@ def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) ->
     # Unless it is told, accelerate sets the number of threads of several processes, with a warning.
     os.environ.update(environment | {"OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
+    os.fsync = lambda descriptor: None  # as in conftest.py
     # Data-loader workers are forked, as from a command line; else they would have a server of their own.
     multiprocessing.set_start_method("fork", force=True)
     # What --ddp_timeout sets where there are GPUs.

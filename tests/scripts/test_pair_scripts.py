@@ -91,7 +91,7 @@ def test_pair_scripts_train_every_architecture_two_steps(script, family, train, 
     assert 0 < results(out)["eval_loss"] < 12
 
 
-@pytest.mark.parametrize("family", NEXT_SENTENCE_TYPES)
+@pytest.mark.parametrize("family", slow_but(["bert"], NEXT_SENTENCE_TYPES))
 def test_trained_pair_model_loads_in_every_auto_class(family, train, pair_checkpoint, out):
     train("pretraining", "--max_steps", 1, model=pair_checkpoint(family))
     weights = load_file(out / "model.safetensors")

@@ -55,11 +55,17 @@ def scripts(run_mlm_script, run_nsp_script, run_pretraining_script):
     return {"run_mlm": run_mlm_script, "run_nsp": run_nsp_script, "run_pretraining": run_pretraining_script}
 
 
+@pytest.fixture(scope="module")
+def folder_of_text(tmp_path_factory):
+    return tmp_path_factory.mktemp("text")
+
+
 @pytest.fixture
-def text(texts, tmp_path):
-    """Few enough sentences that 12 steps are more than an epoch."""
-    path = tmp_path / "text.txt"
+def text(texts, folder_of_text):
+    """Few enough sentences that 12 steps are more than an epoch; of the same path and time for all tests."""
+    path = folder_of_text / "text.txt"
     path.write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 36, 6)))
+    os.utime(path, (10**9, 10**9))
     return path
 
 
@@ -76,6 +82,25 @@ def train(scripts, text):
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="module")
+def references():
+    return {}
+
+
+@pytest.fixture
+def reference(train, references, tmp_path_factory):
+    """``reference(kind, ...)`` is the folder of such a run, which nothing interrupts; made once for all tests."""
+
+    def make(*argv) -> Path:
+        if argv not in references:
+            out = tmp_path_factory.mktemp("reference") / "out"
+            assert train(out, *argv)[::2] == (0, "")
+            references[argv] = out
+        return references[argv]
+
+    return make
 
 
 def losses(out) -> list[tuple]:
@@ -126,31 +151,32 @@ def kill_at(step, monkeypatch, run, *argv):
 
 
 WORKERS = [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream", 2)]
+QUICK = [("blocks", 0), ("both", 0), ("budget", 0), ("stream", 0), ("lines", 2)]
 
 
-@pytest.mark.parametrize(("kind", "workers"), WORKERS)
-def test_repeatedly_killed_run_resumes_exactly(kind, workers, train, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("kind", "workers"), slow_but(QUICK, WORKERS))
+def test_repeatedly_killed_run_resumes_exactly(kind, workers, train, reference, tmp_path, monkeypatch):
     """transformers#11284: bit for bit the same weights, and the same losses, though logs and saves do not coincide."""
     argv = ("--dataloader_num_workers", workers)
-    assert train(tmp_path / "whole", kind, *argv)[0] == 0
+    whole = reference(kind, *argv)
     for step in (5, 8, 11):
         kill_at(step, monkeypatch, train, tmp_path / "out", kind, *argv)
     code, printed, errors = train(tmp_path / "out", kind, *argv)
     assert (code, errors) == (0, "")
     assert f"Going on from {tmp_path / 'out' / 'checkpoint-9'}" in printed
-    assert_same(tmp_path / "out", tmp_path / "whole")
-    assert (resumed(tmp_path / "out"), resumed(tmp_path / "whole")) == ([3, 6, 9], [])
-    entries = losses(tmp_path / "whole")
+    assert_same(tmp_path / "out", whole)
+    assert (resumed(tmp_path / "out"), resumed(whole)) == ([3, 6, 9], [])
+    entries = losses(whole)
     assert [entry[0] for entry in entries] == [1, 4, 8, 12]
     if "stream" not in kind:
         assert any(entry[1] > 1 and entry[1] % 1 for entry in entries), "the middle of a later epoch"
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed", "no sums", "no text"])
-def test_unreadable_checkpoint_is_skipped_for_the_one_before(damage, train, tmp_path):
+def test_unreadable_checkpoint_is_skipped_for_the_one_before(damage, train, reference, tmp_path):
     """And is replaced by what the run then saves at its step."""
-    train(tmp_path / "whole", "blocks")
-    train(tmp_path / "out", "blocks")
+    whole = reference("blocks")
+    shutil.copytree(whole, tmp_path / "out")
     optimizer = tmp_path / "out" / "checkpoint-12" / "optimizer.pt"
     data = bytearray(optimizer.read_bytes())
     if damage in ("no sums", "no text"):
@@ -164,18 +190,18 @@ def test_unreadable_checkpoint_is_skipped_for_the_one_before(damage, train, tmp_
     assert (code, errors) == (0, "")
     assert f"BROKEN: {tmp_path / 'out' / 'checkpoint-12'} is not as it was written" in printed
     assert f"Going on from {tmp_path / 'out' / 'checkpoint-9'}" in printed
-    assert_same(tmp_path / "out", tmp_path / "whole")
+    assert_same(tmp_path / "out", whole)
     assert is_whole(tmp_path / "out" / "checkpoint-12")
 
 
-def test_resumed_run_makes_up_the_evaluation_due_at_its_checkpoint(train, tmp_path):
+def test_resumed_run_makes_up_the_evaluation_due_at_its_checkpoint(train, reference, tmp_path):
     """The save of the step is before it. And dropout does not depend on whether there was one."""
     argv = (
         *("--do_eval", "--validation_split_percentage", 20, "--eval_strategy", "epoch", "--save_steps", 1),
         *("--save_total_limit", 20, "--metric_for_best_model", "loss"),
     )
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    assert train(whole, "blocks", *argv)[0] == 0
+    out = tmp_path / "out"
+    whole = reference("blocks", *argv)
     checkpoints = [json.loads((whole / f"checkpoint-{step}" / "progress.json").read_text()) for step in range(1, 13)]
     last = checkpoints[0]["steps_in_epoch"]
     assert 1 < last < 12
@@ -193,8 +219,8 @@ def test_resumed_run_makes_up_the_evaluation_due_at_its_checkpoint(train, tmp_pa
     assert states[0]["best_global_step"] == states[1]["best_global_step"]
 
 
-def test_no_readable_checkpoint_is_an_error_that_loses_nothing(train, tmp_path):
-    train(tmp_path, "blocks")
+def test_no_readable_checkpoint_is_an_error_that_loses_nothing(train, reference, tmp_path):
+    shutil.copytree(reference("blocks"), tmp_path, dirs_exist_ok=True)
     for checkpoint in tmp_path.glob("checkpoint-*"):
         (checkpoint / "model.safetensors").write_bytes(b"")
     before = (tmp_path / "model.safetensors").read_bytes()
@@ -205,10 +231,10 @@ def test_no_readable_checkpoint_is_an_error_that_loses_nothing(train, tmp_path):
 
 
 @pytest.mark.parametrize("broken_off", ["write_state", "complete", "remove"])
-def test_interrupted_save_or_deletion_is_cleaned_up_and_resumed(broken_off, train, tmp_path, monkeypatch):
+def test_interrupted_save_or_deletion_is_cleaned_up_and_resumed(broken_off, train, reference, tmp_path, monkeypatch):
     """transformers#35782: what was being written or deleted is gone with the next start, and the run goes on from
     before."""
-    train(tmp_path / "whole", "blocks")
+    whole = reference("blocks")
     owner = {"write_state": PretrainingTrainer, "complete": checkpoints, "remove": shutil}[broken_off]
     name = "rmtree" if broken_off == "remove" else broken_off
     original, calls = getattr(owner, name), []
@@ -229,15 +255,15 @@ def test_interrupted_save_or_deletion_is_cleaned_up_and_resumed(broken_off, trai
     assert any(aside.iterdir())
     assert train(tmp_path / "out", "blocks")[0] == 0
     assert not aside.exists()
-    assert_same(tmp_path / "out", tmp_path / "whole")
+    assert_same(tmp_path / "out", whole)
 
 
 @pytest.mark.curves
 @pytest.mark.parametrize("broken_off", ["train", "evaluate", "draw_curves", "write_model_card"])
-def test_run_killed_after_its_last_step_still_reports_everything(broken_off, train, tmp_path, monkeypatch):
+def test_run_killed_after_its_last_step_still_reports_everything(broken_off, train, reference, tmp_path, monkeypatch):
     """Results and model card, though nothing is left to train; how fast it was is known if that was written."""
     argv = ("--do_eval", "--validation_split_percentage", 30)
-    assert train(tmp_path / "whole", "blocks", *argv)[0] == 0
+    whole = reference("blocks", *argv)
     owner = {"train": Trainer, "evaluate": PretrainingTrainer}.get(broken_off, report)
     original = getattr(owner, broken_off)
 
@@ -260,13 +286,13 @@ def test_run_killed_after_its_last_step_still_reports_everything(broken_off, tra
         code, printed, errors = train(tmp_path / "out", "blocks", *argv)
         assert (code, errors) == (0, "")
         assert "Nothing is left to train" in printed
-        assert_same(tmp_path / "out", tmp_path / "whole")
+        assert_same(tmp_path / "out", whole)
         assert resumed(tmp_path / "out") == [], "no step was taken"
         assert (tmp_path / "out" / "curves.png").exists()
         card = (tmp_path / "out" / "README.md").read_text()
         assert re.search(r"masked perplexity \| [\d.,]+ before, [\d.,]+ after", card)
         assert ("real tokens" in card) == (broken_off != "train")
-    results = [json.loads((tmp_path / name / "eval_results.json").read_text()) for name in ("out", "whole")]
+    results = [json.loads((folder / "eval_results.json").read_text()) for folder in (tmp_path / "out", whole)]
     assert results[0]["eval_loss"] == results[1]["eval_loss"]
 
 
@@ -302,8 +328,8 @@ def test_model_card_missing_for_disk_space_is_written_when_run_again(train, tmp_
     assert "trained from" in card.read_text()
 
 
-def test_resuming_with_other_settings_is_an_error_that_lists_them(train, tmp_path):
-    train(tmp_path, "blocks")
+def test_resuming_with_other_settings_is_an_error_that_lists_them(train, reference, tmp_path):
+    shutil.copytree(reference("blocks"), tmp_path, dirs_exist_ok=True)
     before = sorted(tmp_path.rglob("*"))
     code, _, errors = train(tmp_path, "blocks", "--learning_rate", 0.02, "--mlm_probability", 0.3, "--seed", 4)
     assert code == 2
@@ -314,8 +340,8 @@ def test_resuming_with_other_settings_is_an_error_that_lists_them(train, tmp_pat
     assert train(tmp_path, "blocks", "--save_total_limit", 5, "--logging_steps", 3, "--report_to", "none")[0] == 0
 
 
-def test_resume_from_checkpoint_accepts_other_settings(train, tmp_path):
-    train(tmp_path, "blocks")
+def test_resume_from_checkpoint_accepts_other_settings(train, reference, tmp_path):
+    shutil.copytree(reference("blocks"), tmp_path, dirs_exist_ok=True)
     code, printed, _ = train(
         tmp_path, "blocks", "--max_steps", 14, "--resume_from_checkpoint", tmp_path / "checkpoint-12"
     )
@@ -341,10 +367,10 @@ def rates(out) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("kind", ["blocks", "pairs", "budget"])
-def test_resuming_with_more_epochs_follows_the_new_schedule(kind, train, tmp_path):
-    out, whole = tmp_path / "out", tmp_path / "whole"
+def test_resuming_with_more_epochs_follows_the_new_schedule(kind, train, reference, tmp_path):
+    out = tmp_path / "out"
     argv = ("--save_strategy", "epoch", "--logging_steps", 1)
-    assert train(whole, kind, *epochs(3), *argv)[0] == 0
+    whole = reference(kind, *epochs(3), *argv)
     assert train(out, kind, *epochs(1), *argv)[0] == 0
     steps = steps_in_epoch(out)
     code, printed, errors = train(out, kind, *epochs(3), *argv, "--resume_from_checkpoint", out / f"checkpoint-{steps}")
@@ -367,9 +393,9 @@ CHANGED_LENGTHS = {
 
 
 @pytest.mark.parametrize("change", CHANGED_LENGTHS)
-def test_resuming_with_a_length_of_another_unit_follows_its_schedule(change, train, tmp_path, monkeypatch):
+def test_resuming_with_a_length_of_another_unit_follows_its_schedule(change, train, reference, tmp_path, monkeypatch):
     before, now, message = CHANGED_LENGTHS[change]
-    assert train(tmp_path, "blocks", *before, "--save_steps", 1, "--logging_steps", 1)[0] == 0
+    shutil.copytree(reference("blocks", *before, "--save_steps", 1, "--logging_steps", 1), tmp_path, dirs_exist_ok=True)
     done = max(checkpoints.list_checkpoints(tmp_path))
     steps = steps_in_epoch(tmp_path)
     argv = ("--logging_steps", 1, "--resume_from_checkpoint", tmp_path / f"checkpoint-{done}")
@@ -397,8 +423,8 @@ def test_resuming_with_a_length_of_another_unit_follows_its_schedule(change, tra
         (("--max_steps", -1, "--max_train_hours", 1e-9), "--max_train_hours 1e-09 is less than"),
     ],
 )
-def test_resuming_with_a_length_already_exceeded_is_an_error_before_writing(now, message, train, tmp_path):
-    assert train(tmp_path, "blocks", *epochs(2))[0] == 0
+def test_resuming_with_a_length_already_exceeded_is_an_error_before_writing(now, message, train, reference, tmp_path):
+    shutil.copytree(reference("blocks", *epochs(2)), tmp_path, dirs_exist_ok=True)
     done = max(checkpoints.list_checkpoints(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     code, _, errors = train(tmp_path, "blocks", *now, "--resume_from_checkpoint", tmp_path / f"checkpoint-{done}")
@@ -408,9 +434,9 @@ def test_resuming_with_a_length_already_exceeded_is_an_error_before_writing(now,
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_settings_given_on_resuming_override_those_of_the_checkpoint(train, tmp_path):
+def test_settings_given_on_resuming_override_those_of_the_checkpoint(train, reference, tmp_path):
     """The optimizer's state brings its own rate and weight decay, the Trainer's its own intervals."""
-    assert train(tmp_path, "blocks", "--max_steps", 6)[0] == 0
+    shutil.copytree(reference("blocks", "--max_steps", 6), tmp_path, dirs_exist_ok=True)
     argv = ("--learning_rate", 0.004, "--weight_decay", 0.5, "--adam_beta1", 0.5, "--max_steps", 12, "--save_steps", 5)
     checkpoint = tmp_path / "checkpoint-6"
     code, printed, _ = train(tmp_path, "blocks", *argv, "--logging_steps", 1, "--resume_from_checkpoint", checkpoint)
@@ -450,15 +476,15 @@ def test_early_stopping_is_at_the_same_step_after_a_kill(train, tmp_path, monkey
     assert "Stopped early at step 12" in train(tmp_path / "out", "blocks", *STOPPING, *patient)[1]
 
 
-def test_epoch_log_is_exact_after_a_kill_at_its_last_step(train, tmp_path):
+def test_epoch_log_is_exact_after_a_kill_at_its_last_step(train, reference, tmp_path):
     """That step is saved before the end of the epoch, at which the Trainer logs."""
     argv = ("--logging_strategy", "epoch", "--save_steps", 1, "--save_total_limit", 20)
-    assert train(tmp_path / "whole", "blocks", *argv)[0] == 0
-    steps = steps_in_epoch(tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole" / f"checkpoint-{steps}", tmp_path / "out" / f"checkpoint-{steps}")
+    whole = reference("blocks", *argv)
+    steps = steps_in_epoch(whole)
+    shutil.copytree(whole / f"checkpoint-{steps}", tmp_path / "out" / f"checkpoint-{steps}")
     assert train(tmp_path / "out", "blocks", *argv)[0] == 0
-    assert [entry[0] for entry in losses(tmp_path / "whole")] == [1, *range(steps, 12, steps), 12]
-    assert_same(tmp_path / "out", tmp_path / "whole")
+    assert [entry[0] for entry in losses(whole)] == [1, *range(steps, 12, steps), 12]
+    assert_same(tmp_path / "out", whole)
 
 
 def test_other_metric_for_best_model_ignores_the_earlier_best(train, tmp_path):
@@ -474,13 +500,13 @@ def test_other_metric_for_best_model_ignores_the_earlier_best(train, tmp_path):
     assert state["best_metric"] == accuracies[-1]
 
 
-def test_delayed_evaluation_is_not_made_up_on_resuming(train, tmp_path):
+def test_delayed_evaluation_is_not_made_up_on_resuming(train, reference, tmp_path):
     """It would count for early stopping."""
     argv = ("--do_eval", "--eval_strategy", "epoch", "--eval_delay", 2, "--save_steps", 1, "--save_total_limit", 20)
-    assert train(tmp_path / "whole", "blocks", *argv, "--max_steps", 20)[0] == 0
-    steps = steps_in_epoch(tmp_path / "whole")
+    whole = reference("blocks", *argv, "--max_steps", 20)
+    steps = steps_in_epoch(whole)
     for epoch, due in ((1, False), (2, True)):
-        progress = json.loads((tmp_path / "whole" / f"checkpoint-{epoch * steps}" / "progress.json").read_text())
+        progress = json.loads((whole / f"checkpoint-{epoch * steps}" / "progress.json").read_text())
         assert progress["evaluation_due"] == due
 
 
@@ -492,8 +518,8 @@ def test_delayed_evaluation_is_not_made_up_on_resuming(train, tmp_path):
         (("--optim_args", "momentum=0.5"), "has the state of another optimizer: optim_args momentum=0.5 (not None)"),
     ],
 )
-def test_checkpoint_of_another_model_or_optimizer_is_an_error(other, message, train, tmp_path):
-    train(tmp_path, "blocks")
+def test_checkpoint_of_another_model_or_optimizer_is_an_error(other, message, train, reference, tmp_path):
+    shutil.copytree(reference("blocks"), tmp_path, dirs_exist_ok=True)
     checkpoint = tmp_path / "checkpoint-9"
     code, _, errors = train(tmp_path, "blocks", *other, "--resume_from_checkpoint", checkpoint)
     assert code == 2
@@ -517,15 +543,15 @@ def test_reduce_lr_on_plateau_resumes_with_other_settings_than_the_rate(train, t
     assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.5, 0.0}
 
 
-def test_model_only_checkpoint_cannot_be_resumed(train, tmp_path):
-    assert train(tmp_path, "blocks", "--save_only_model")[0] == 0
+def test_model_only_checkpoint_cannot_be_resumed(train, reference, tmp_path):
+    shutil.copytree(reference("blocks", "--save_only_model"), tmp_path, dirs_exist_ok=True)
     code, _, errors = train(tmp_path, "blocks", "--save_only_model")
     assert code == 2
     assert f"{tmp_path / 'checkpoint-12'} was saved by --save_only_model" in errors
 
 
-def test_resuming_with_another_text_is_an_error(train, text, tmp_path):
-    train(tmp_path / "out", "blocks")
+def test_resuming_with_another_text_is_an_error(train, reference, text, tmp_path):
+    shutil.copytree(reference("blocks"), tmp_path / "out")
     text.write_text(text.read_text() + "One more sentence about nothing at all.\n")
     code, _, errors = train(tmp_path / "out", "blocks")
     assert code == 2
@@ -533,9 +559,11 @@ def test_resuming_with_another_text_is_an_error(train, text, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["blocks", "stream"])
-def test_resuming_with_another_text_of_equal_size_is_an_error_that_names_the_file(kind, train, text, tmp_path):
+def test_resuming_with_another_text_of_equal_size_is_an_error_that_names_the_file(
+    kind, train, reference, text, tmp_path
+):
     """Counts of examples, tokens, files and bytes are the same."""
-    train(tmp_path / "out", kind)
+    shutil.copytree(reference(kind), tmp_path / "out")
     before = (tmp_path / "out" / "trainer_state.json").read_bytes()
     text.write_text("\n".join(reversed(text.read_text().splitlines())) + "\n")
     code, _, errors = train(tmp_path / "out", kind)
@@ -550,8 +578,8 @@ def test_resuming_with_another_text_of_equal_size_is_an_error_that_names_the_fil
 
 
 @pytest.mark.parametrize("kind", ["blocks", "stream"])
-def test_resuming_accepts_the_same_text_at_another_path(kind, train, text, tmp_path):
-    train(tmp_path / "whole", kind)
+def test_resuming_accepts_the_same_text_at_another_path(kind, train, reference, text, tmp_path):
+    whole = reference(kind)
     train(tmp_path / "out", kind, "--max_steps", 6)
     copy = shutil.copy(text, tmp_path / "copy.txt")
     os.utime(copy, (1, 1))
@@ -560,14 +588,14 @@ def test_resuming_accepts_the_same_text_at_another_path(kind, train, text, tmp_p
     assert (code, errors) == (0, "")
     assert "CHANGED: max_steps 12 (not 6)" in printed
     assert resumed(tmp_path / "out") == [6]
-    (last, *_), (expected, *_) = losses(tmp_path / "out")[-1:], losses(tmp_path / "whole")[-1:]
+    (last, *_), (expected, *_) = losses(tmp_path / "out")[-1:], losses(whole)[-1:]
     assert last[0] == expected[0] == 12
 
 
-def test_checkpoint_without_text_digests_is_resumed(train, tmp_path):
+def test_checkpoint_without_text_digests_is_resumed(train, reference, tmp_path):
     """Those of earlier versions."""
-    train(tmp_path / "whole", "blocks")
-    train(tmp_path / "out", "blocks")
+    whole = reference("blocks")
+    shutil.copytree(whole, tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "checkpoint-12")
     checkpoint = tmp_path / "out" / "checkpoint-9"
     progress = json.loads((checkpoint / "progress.json").read_text())
@@ -577,7 +605,7 @@ def test_checkpoint_without_text_digests_is_resumed(train, tmp_path):
     code, printed, _ = train(tmp_path / "out", "blocks")
     assert code == 0
     assert f"Going on from {checkpoint}" in printed
-    assert_same(tmp_path / "out", tmp_path / "whole")
+    assert_same(tmp_path / "out", whole)
 
 
 def test_resuming_with_another_validation_text_warns_and_ignores_the_earlier_best(train, tmp_path):
@@ -614,7 +642,7 @@ def test_resuming_with_another_validation_text_only_warns_without_best_model(tra
     assert printed.count("CHANGED: ") == printed.count("CHANGED: the validation text is another than before") == 1
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("suffix", slow_but(["", ".gz"], ["", ".gz", ".zst"]))
 def test_text_with_a_non_utf8_name_is_trained_on_and_resumed(suffix, train, text, tmp_path):
     name = os.fsdecode(bytes(tmp_path) + b"/n\xff.txt" + suffix.encode())
     compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[suffix]
@@ -843,9 +871,10 @@ NEAR_THE_END = [
     *((moment, "none", 0) for moment in AFTER),
     ("the evaluation after training", "none that counts", 0),
 ]
+QUICK_NEAR_THE_END = NEAR_THE_END[:8] + NEAR_THE_END[-2:]
 
 
-@pytest.mark.parametrize(("moment", "saving", "expected"), NEAR_THE_END)
+@pytest.mark.parametrize(("moment", "saving", "expected"), slow_but(QUICK_NEAR_THE_END, NEAR_THE_END))
 def test_signal_near_the_end_loses_nothing(moment, saving, expected, train, tmp_path, monkeypatch):
     """The exit code is 75 where running again does what is left, and 0 where the run went on to its end."""
     (tmp_path / "lines.txt").write_text("The [MASK] is here.\n")
@@ -884,9 +913,9 @@ def test_ctrl_c_after_the_last_step_ends_the_run(moment, train, tmp_path, monkey
     assert load_file(tmp_path / "out" / "model.safetensors")
 
 
-def test_half_replaced_model_is_saved_again(train, tmp_path, monkeypatch):
+def test_half_replaced_model_is_saved_again(train, reference, tmp_path, monkeypatch):
     """Of a run that is resumed for longer: the model from before is not mixed with the new one."""
-    train(tmp_path / "out", "blocks", "--max_steps", 6)
+    shutil.copytree(reference("blocks", "--max_steps", 6), tmp_path / "out")
     argv = ("blocks", "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-6")
     replace, calls = os.replace, []
 
@@ -906,8 +935,8 @@ def test_half_replaced_model_is_saved_again(train, tmp_path, monkeypatch):
         assert torch.equal(tensor, load_file(tmp_path / "out" / "model.safetensors")[name])
 
 
-def test_full_disk_at_the_model_keeps_the_earlier_model(train, tmp_path, monkeypatch):
-    train(tmp_path, "blocks", "--max_steps", 3)
+def test_full_disk_at_the_model_keeps_the_earlier_model(train, reference, tmp_path, monkeypatch):
+    shutil.copytree(reference("blocks", "--max_steps", 3), tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "model.safetensors").read_bytes()
     save = PretrainingTrainer._save
 
@@ -929,10 +958,10 @@ def test_full_disk_at_the_model_keeps_the_earlier_model(train, tmp_path, monkeyp
 # The disk
 
 
-def test_full_disk_keeps_the_earlier_checkpoints(train, tmp_path):
+def test_full_disk_keeps_the_earlier_checkpoints(train, reference, tmp_path):
     """Files may not grow beyond a limit, as on a disk that is full."""
-    train(tmp_path / "whole", "blocks")
-    checkpoint = tmp_path / "whole" / "checkpoint-12"
+    whole = reference("blocks")
+    checkpoint = whole / "checkpoint-12"
     sizes = {path.name: path.stat().st_size for path in checkpoint.iterdir()}
     assert max(sizes, key=sizes.get) == "optimizer.pt"
     trainer_save, limits = PretrainingTrainer.write_state, resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -954,7 +983,7 @@ def test_full_disk_keeps_the_earlier_checkpoints(train, tmp_path):
     )
     assert list(checkpoints.list_checkpoints(str(tmp_path / "out"))) == [3, 6]
     assert train(tmp_path / "out", "blocks")[0] == 0
-    assert_same(tmp_path / "out", tmp_path / "whole")
+    assert_same(tmp_path / "out", whole)
 
 
 @contextmanager
@@ -968,10 +997,10 @@ def full_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_full_disk_after_training_loses_no_result(train, tmp_path):
+def test_full_disk_after_training_loses_no_result(train, reference, tmp_path):
     """All is evaluated and logged, the exit code says that files are missing, and the same command writes those."""
     argv = ("--do_eval", "--validation_split_percentage", 30)
-    train(tmp_path / "whole", "blocks", *argv)
+    whole = reference("blocks", *argv)
     reports = ["README.md", "all_results.json", "eval_results.json", "train_results.json", "trainer_state.json"]
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patched:
         save = PretrainingTrainer.save_model
@@ -995,8 +1024,8 @@ def test_full_disk_after_training_loses_no_result(train, tmp_path):
     assert (code, errors) == (0, "")
     assert "Nothing is left to train" in printed
     assert {path.name for path in (tmp_path / "out").iterdir()} >= set(reports)
-    assert_same(tmp_path / "out", tmp_path / "whole")
-    results = [json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("out", "whole")]
+    assert_same(tmp_path / "out", whole)
+    results = [json.loads((folder / "all_results.json").read_text()) for folder in (tmp_path / "out", whole)]
     assert [results[0][name] for name in ("train_loss", "eval_loss")] == [
         results[1][name] for name in ("train_loss", "eval_loss")
     ]
