@@ -109,6 +109,7 @@ def driver(main, capsys):
     """Drive a script as from the command line; gives its exit code, stdout and stderr."""
 
     def run(*argv) -> tuple[int, str, str]:
+        capsys.readouterr()  # what fixtures printed
         code = 0
         try:
             run_script(main, [str(argument) for argument in argv])

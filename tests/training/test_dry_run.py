@@ -195,7 +195,7 @@ def test_estimated_activations_grow_with_batch_and_shrink_with_checkpointing(dry
     assert checkpointed < 0.5 * whole
 
 
-def test_dry_run_prints_the_recipe_of_the_run(script, out, tmp_path):
+def test_recipe_is_printed_as_the_run_writes_it(script, out, tmp_path):
     _, printed, _ = script("--dry_run", "--max_steps", 2, "--token", "a-secret-token", "--learning_rate", "1e-4")
     script("--max_steps", 2, "--learning_rate", "1e-4")
     assert recipe_in(printed) == (out / "recipe.yaml").read_text().rstrip()
