@@ -1,18 +1,18 @@
 PYTHON ?= python3
 
-.PHONY: quickstart test test-app lint
+.PHONY: quickstart test test-all lint
 
 # Trains a small BERT from scratch on the bundled sample: two CPU cores, minutes, no network once installed.
 quickstart: .venv/installed
 	.venv/bin/python run_mlm.py recipes/quickstart/mlm.yaml
 
-# A file of tests at a time in each of two processes.
+# The quick tier, in two processes.
 test: .venv/installed-test
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal
 
-# Those of app.py: needs chromium and chromedriver on the PATH.
-test-app: .venv/installed-test-app
-	.venv/bin/python -m pytest tests/app
+# And the slow one, with the page of app.py in a browser: needs chromium and chromedriver on the PATH.
+test-all: .venv/installed-test-app
+	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal -m ""
 
 lint: .venv/installed-test
 	.venv/bin/ruff check .

@@ -13,7 +13,6 @@ import torch
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
-    BertTokenizer,
     DebertaV2Tokenizer,
     RobertaTokenizer,
 )
@@ -23,17 +22,26 @@ import run_mlm
 import run_nsp
 import run_pretraining
 from cloze.reporting import summary as report
+from cloze.text.corpus import FileCorpus
+from cloze.tokenization.training import train_wordpiece
 from tests.utils import SAMPLE, checkpoint_maker, driver
 
 # Models this small gain nothing from threads, which on a busy machine wait for each other.
 torch.set_num_threads(1)
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Leave out the page's tests where slow ones are deselected: gradio and selenium need not be installed."""
+    return True if collection_path.name == "app" and config.option.markexpr == "not slow" else None
+
+
 @pytest.fixture(autouse=True)
-def figures_only_where_they_are_looked_at(request, monkeypatch):
-    """To draw the curves of a run takes longer than to train a model this small: tests that need them are marked."""
+def _no_slow_extras(request, monkeypatch):
+    """Skip drawing curves and waiting for the disk, which take longer than training a tiny model, unless marked."""
     if request.node.get_closest_marker("curves") is None:
         monkeypatch.setattr(report, "draw_curves", lambda history, best_step, figures, path: path.touch())
+    if request.node.get_closest_marker("fsync") is None:
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +51,18 @@ def texts():
 
 @pytest.fixture(scope="session")
 def tokenizers(texts):
-    """One small tokenizer of each kind: wordpiece, byte_level, unigram."""
-    kinds = {"wordpiece": BertTokenizer, "byte_level": RobertaTokenizer, "unigram": DebertaV2Tokenizer}
-    return {name: kind().train_new_from_iterator([texts], vocab_size=500) for name, kind in kinds.items()}
+    """One small tokenizer of each kind: wordpiece, byte_level, unigram; the same in every process.
+
+    The library's trainers of WordPiece and Unigram break ties in the order of a hash map, which differs by process.
+    """
+    unigram = DebertaV2Tokenizer().train_new_from_iterator([texts], vocab_size=500)
+    pieces = sorted(unigram.get_vocab().keys() - set(unigram.all_special_tokens))
+    special = [(token, 0.0) for token in ("[PAD]", "[UNK]", "[SEP]", "[CLS]", "[MASK]")]
+    return {
+        "wordpiece": train_wordpiece(FileCorpus(tuple(sorted(SAMPLE.glob("*.txt")))), 500, lower_case=True),
+        "byte_level": RobertaTokenizer().train_new_from_iterator([texts], vocab_size=500),
+        "unigram": DebertaV2Tokenizer(vocab=special + [(piece, -6.0) for piece in pieces]),
+    }
 
 
 @pytest.fixture(scope="session")

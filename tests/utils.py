@@ -7,10 +7,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 from torch.distributed import distributed_c10d
 from transformers import CONFIG_MAPPING
@@ -79,6 +80,12 @@ PAIR_FAMILIES = {
 TASKS = (PRETRAINING, NEXT_SENTENCE, MASKED_LM)
 
 
+def slow_but(quick: Collection, parameters: Collection) -> list:
+    """Return the parameters of a matrix; all but the quick ones are of the slow tier."""
+    rows = {each: each if isinstance(each, tuple) else (each,) for each in parameters}
+    return [pytest.param(*row, marks=() if each in quick else pytest.mark.slow) for each, row in rows.items()]
+
+
 def truncating(tokenizer):
     """A tokenizer.json may come with truncation and padding switched on."""
     tokenizer = copy.deepcopy(tokenizer)
@@ -108,6 +115,7 @@ def driver(main, capsys):
     """Drive a script as from the command line; gives its exit code, stdout and stderr."""
 
     def run(*argv) -> tuple[int, str, str]:
+        capsys.readouterr()  # what fixtures printed
         code = 0
         try:
             run_script(main, [str(argument) for argument in argv])
@@ -169,12 +177,37 @@ def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) ->
     # Unless it is told, accelerate sets the number of threads of several processes, with a warning.
     os.environ.update(environment | {"OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
+    os.fsync = lambda descriptor: None  # as in conftest.py
     # Data-loader workers are forked, as from a command line; else they would have a server of their own.
     multiprocessing.set_start_method("fork", force=True)
     # What --ddp_timeout sets where there are GPUs.
     distributed_c10d.default_pg_timeout = timedelta(seconds=float(os.environ.get("PATIENCE", 600)))
     module = importlib.import_module(script)
     module.run_script(module.main, argv)
+
+
+def run_in_own_session(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:
+    """Run the script so that a signal to its process group comes to it and its data loader's workers alone."""
+    os.setsid()
+    run(script, argv, log, environment)
+
+
+def run_noting_collectives(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:
+    """Run the script, and write + to a file beside the log before each collective, and - after it."""
+    notes = open(log.with_name(f"{log.name}.collectives"), "w", buffering=1)  # noqa: SIM115
+
+    def noting(collective):
+        def call(*args, **kwargs):
+            notes.write("+\n")
+            result = collective(*args, **kwargs)
+            notes.write("-\n")
+            return result
+
+        return call
+
+    for name in ("barrier", "all_reduce", "all_gather", "broadcast", "all_gather_object", "broadcast_object_list"):
+        setattr(torch.distributed, name, noting(getattr(torch.distributed, name)))
+    run(script, argv, log, environment)
 
 
 def run_until_evaluation(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:

@@ -36,7 +36,7 @@ def check_login(training_args: TrainingArguments) -> None:
 def find_wandb_problem() -> str | None:
     try:
         wandb = importlib.import_module("wandb")
-        if wandb.context().settings.mode in ("offline", "dryrun", "disabled") or wandb.login(verify=True, prompt=False):
+        if wandb.setup().settings.mode in ("offline", "dryrun", "disabled") or wandb.login(verify=True, prompt=False):
             return None
     except Exception as error:  # whatever the network and its own settings bring
         return in_one_line(error)

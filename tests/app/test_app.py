@@ -25,6 +25,8 @@ from cloze.inference.page import bars, build_page, message
 from cloze.inference.session import MOST_CHARACTERS, load_trained
 from tests.utils import TASKS
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 60
 
 
@@ -170,7 +172,7 @@ def filled(run_mlm_script, tmp_path):
 
 
 @pytest.mark.parametrize("enter", [False, True])
-def test_hidden_words_are_those_of_the_command_line(enter, page, filled, models):
+def test_page_fills_masks_as_the_command_line_does(enter, page, filled, models):
     text = "The [MASK] goes round the [MASK]."
     expected = filled(models["before"], text)
     assert len(expected) == 2
@@ -182,13 +184,13 @@ def test_hidden_words_are_those_of_the_command_line(enter, page, filled, models)
     assert bar / track == pytest.approx(float(expected[0][0][1].rstrip("%")) / 100, abs=0.01)
 
 
-def test_a_long_text_is_answered_too(page, filled, models):
+def test_page_answers_a_text_longer_than_the_model(page, filled, models):
     text = "[MASK] is far. " + "The moon goes round the earth. " * 40 + "The [MASK] is far."
     page.ask(text)
     assert page.bars() == filled(models["before"], text)
 
 
-def test_another_model_answers_when_it_is_chosen(page, filled, models):
+def test_page_answers_with_the_chosen_model(page, filled, models):
     page.seen("input[role=combobox]")[0].click()
     page.wait_for(lambda: [option for option in page.seen("[role=option]") if option.text.endswith("after")])
     next(option for option in page.seen("[role=option]") if option.text.endswith("after")).click()
@@ -196,7 +198,7 @@ def test_another_model_answers_when_it_is_chosen(page, filled, models):
     assert page.bars() == filled(models["after"], "The [MASK] is far.")
 
 
-def test_two_models_answer_side_by_side(page, filled, models):
+def test_page_shows_two_models_side_by_side(page, filled, models):
     page.open("Side by side")
     page.ask("Salt melts the [MASK].")
     one, other = (filled(models[name], "Salt melts the [MASK].") for name in ("before", "after"))
@@ -207,7 +209,7 @@ def test_two_models_answer_side_by_side(page, filled, models):
     assert left.rect["x"] + left.rect["width"] < right.rect["x"]
 
 
-def test_pairs_are_judged_as_on_the_command_line(page, run_nsp_script, models, tmp_path):
+def test_page_judges_pairs_as_the_command_line_does(page, run_nsp_script, models, tmp_path):
     pairs = [("The moon is far.", "It is cold there."), ("The moon is far. " * 30, "Salt melts ice.")]
     rows = (json.dumps({"sentence_a": a, "sentence_b": b}) for a, b in pairs)
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
@@ -232,7 +234,7 @@ def test_pairs_are_judged_as_on_the_command_line(page, run_nsp_script, models, t
         ("[MASK]" + "x" * MOST_CHARACTERS, "20,006 characters are too many: give 20,000 at most."),
     ],
 )
-def test_what_cannot_be_answered_is_told_on_the_page(text, problem, page, served):
+def test_page_reports_texts_it_cannot_answer(text, problem, page, served):
     page.ask(text)
     assert page.messages() == [problem]
     assert page.bars() == []
@@ -242,12 +244,12 @@ def test_what_cannot_be_answered_is_told_on_the_page(text, problem, page, served
     assert "Traceback" not in served[1].read_text()
 
 
-def test_an_example_is_taken_by_a_click(page):
+def test_page_fills_in_a_clicked_example(page):
     next(button for button in page.seen("button") if button.text.startswith("Bread is made")).click()
     page.wait_for(lambda: page.seen("textarea")[0].get_attribute("value") == "Bread is made of [MASK], water and salt.")
 
 
-def test_it_fits_a_phone(page):
+def test_page_fits_a_phone(page):
     page.browser.set_window_size(500, 900)
     try:
         page.open("Side by side")
@@ -261,7 +263,7 @@ def test_it_fits_a_phone(page):
         page.browser.set_window_size(1200, 900)
 
 
-def test_nothing_is_asked_of_another_machine(page, served):
+def test_page_makes_no_requests_to_other_machines(page, served):
     """Neither fonts, scripts, telemetry nor a newer version: by the page, and by the server."""
     url, _, proxy = served
     page.browser.get_log("performance")
@@ -275,7 +277,7 @@ def test_nothing_is_asked_of_another_machine(page, served):
         proxy.accept()
 
 
-def test_the_page_is_seen_on_this_machine_only(served):
+def test_server_listens_on_loopback_only(served):
     """Linux answers at any address of 127/8; what listens at 127.0.0.1 alone, does not at another."""
     port = int(served[0].rstrip("/").rpartition(":")[2])
     socket.create_connection(("127.0.0.1", port)).close()
@@ -296,7 +298,7 @@ def ask_server(url: str, path: str, **headers: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info"])
-def test_other_hosts_are_not_answered(path, served):
+def test_server_refuses_other_host_headers(path, served):
     """DNS rebinding: the name of a stranger's page leads here, and its scripts read what is answered."""
     for host in ("stranger.example", "127.0.0.1.stranger.example", "stranger.localhost", "127.0.0.2", "[::1]", ""):
         assert ask_server(served[0], path, Host=host) == (400, "Invalid host header")
@@ -306,12 +308,12 @@ def test_other_hosts_are_not_answered(path, served):
 
 @pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/upload", "/config"])
 @pytest.mark.parametrize("origin", ["http://stranger.example", "null", "http://127.0.0.1:1", "https://localhost"])
-def test_other_pages_are_not_answered(path, origin, served):
+def test_server_refuses_other_origins(path, origin, served):
     body = {} if path == "/config" else {"body": "{}"}
     assert ask_server(served[0], path, Origin=origin, **body) == (403, "This page does not ask for that")
 
 
-def test_the_page_itself_is_answered(served, models):
+def test_server_answers_its_own_page(served, models):
     question = {"data": ["before", "The [MASK] is far."], "fn_index": 0, "session_hash": "session"}
     headers = {"Content-Type": "application/json", "body": json.dumps(question)}
     for origin in ({}, {"Origin": served[0].rstrip("/")}):
@@ -332,13 +334,13 @@ def test_the_page_itself_is_answered(served, models):
         ("/monitoring", None),
     ],
 )
-def test_nothing_is_taken_but_questions_and_no_file_is_given(path, body, served, models):
+def test_server_accepts_only_questions_and_serves_no_file(path, body, served, models):
     # Gradio would give what is in the temporary folder or below the current one.
     path = path.format(readable=Path(models["before"]) / "config.json")
     assert ask_server(served[0], path, body=body) == (403, "This page does not ask for that")
 
 
-def test_paths_are_not_shown(served, models):
+def test_server_reveals_no_paths(served, models):
     for path in ("/", "/config", "/gradio_api/info", "/gradio_api/openapi.json"):
         status, text = ask_server(served[0], path)
         assert status == 200
@@ -358,16 +360,16 @@ def test_paths_are_not_shown(served, models):
         (["before", "after", "both"], ["Hidden words", "Next sentence", "Side by side"]),
     ],
 )
-def test_tabs_are_those_that_the_models_have_heads_for(names, tabs, models):
+def test_page_has_tabs_for_the_heads_of_its_models(names, tabs, models):
     blocks = build_page({name: load_trained(models[name], TASKS) for name in names}).get_config_file()["components"]
     assert [block["props"]["label"] for block in blocks if block["type"] == "tabitem"] == tabs
 
 
-def test_the_page_has_these_tabs(page):
+def test_page_of_three_models_has_all_tabs(page):
     assert page.tabs() == ["Hidden words", "Next sentence", "Side by side"]
 
 
-def test_what_a_model_says_is_text_and_not_html():
+def test_bars_and_messages_escape_html():
     assert "<b>" not in bars("<b>", [("<b>", 0.5)]) + message("<b>")
     assert "&lt;b&gt;" in bars("", [("<b>", 0.5)])
 
@@ -383,7 +385,7 @@ def test_what_a_model_says_is_text_and_not_html():
         (["{before}", "--port", "99999"], "--port 99999: "),
     ],
 )
-def test_wrong_command_lines(argv, problem, models):
+def test_app_reports_wrong_command_lines(argv, problem, models):
     with socket.create_server(("127.0.0.1", 0)) as server:
         names = models | {"taken": str(server.getsockname()[1])}
         with pytest.raises(UserError) as error:
@@ -391,7 +393,7 @@ def test_wrong_command_lines(argv, problem, models):
     assert problem.format(**names) in str(error.value)
 
 
-def test_a_real_process_ends_with_2_and_one_line(tmp_path):
+def test_app_process_exits_with_2_and_one_line(tmp_path):
     process = subprocess.run([sys.executable, app.__file__, tmp_path], capture_output=True, text=True)
     assert process.returncode == 2
     assert process.stderr.startswith(f"error: {tmp_path}: no model: give a folder with a config.json")

@@ -40,23 +40,23 @@ def ends(case, code, *lines):
 # Waiting
 
 
-def test_what_is_printed_is_waited_for(case):
+def test_run_waits_for_printed_text(case):
     run = case.start(["sh", "-c", "echo begun; exec sleep 60"]).wait_for("begun", seconds=20)
     assert run.code is None
     assert run.send(signal.SIGKILL).end(seconds=20).code == -signal.SIGKILL
 
 
-def test_a_process_that_ends_before_the_fault_is_wrong(case):
+def test_fault_fails_if_the_process_ends_before_it(case):
     with pytest.raises(Wrong, match="ended before the fault"):
         ends(case, 0, "done").wait_for("a step")
 
 
-def test_what_was_printed_last_counts(case):
+def test_run_matches_the_last_printed_text(case):
     run = ends(case, 0, "done").end()
     assert run.wait_for("done") is run
 
 
-def test_a_process_that_takes_too_long_is_killed(case):
+def test_run_kills_a_process_that_takes_too_long(case):
     run = case.start(["sh", "-c", "while :; do :; done"])
     with pytest.raises(Wrong, match="no end after"):
         run.end(cpu=0.1)
@@ -64,7 +64,7 @@ def test_a_process_that_takes_too_long_is_killed(case):
     assert run.cpu >= 0.1
 
 
-def test_nothing_outlives_a_fault(tmp_path):
+def test_fault_leaves_no_process_behind(tmp_path):
     with Case(tmp_path, None) as case:
         run = case.start(["sleep", "60"])
         run.send(signal.SIGSTOP)
@@ -74,7 +74,7 @@ def test_nothing_outlives_a_fault(tmp_path):
 # Judging
 
 
-def test_one_line(case):
+def test_one_line_end_is_accepted(case):
     outcome = one_line(ends(case, 2, "a log", "error: no text in a.txt"), "a.txt")
     assert (outcome.line, outcome.run.code) == ("error: no text in a.txt", 2)
 
@@ -90,12 +90,12 @@ def test_one_line(case):
         (2, [f"error: text {'9' * 6000}"], "a line of 6,012 characters"),
     ],
 )
-def test_another_end_than_one_line_is_wrong(case, code, lines, why):
+def test_other_ends_than_one_line_fail(case, code, lines, why):
     with pytest.raises(Wrong, match=re.escape(why)):
         one_line(ends(case, code, *lines), "text")
 
 
-def test_memory_is_bounded(case):
+def test_peak_memory_is_bounded(case):
     run = ends(case, 2, "error: text").end()
     run.peak = 1_500.0
     with pytest.raises(Wrong, match="1,500 MB, more than 900"):
@@ -103,14 +103,14 @@ def test_memory_is_bounded(case):
     assert one_line(run, memory=2_000).line == "error: text"
 
 
-def test_memory_is_that_of_the_process(case):
+def test_peak_memory_is_that_of_the_process(case):
     # Of a process that is small, whatever this one has.
     run = case.start(["sh", "-c", "echo begun; exec sleep 60"]).wait_for("begun")
     run.kill()
     assert 0 < run.peak < 50
 
 
-def test_the_same_result(case):
+def test_same_result_compares_weights(case):
     out = write_run(case.folder / "out")
     outcome = same_result(ends(case, 0, "Saved in out"), case.undisturbed(), out)
     assert outcome.line == "Saved in out"
@@ -121,7 +121,7 @@ def test_the_same_result(case):
         same_result(ends(case, 75), case.undisturbed(), out)
 
 
-def test_what_is_stopped_has_to_go_on(case, monkeypatch):
+def test_stopped_run_has_to_resume(case, monkeypatch):
     write_run(case.folder / "out")
     monkeypatch.setattr(case, "train", lambda: ends(case, 0, "Saved in out"))
     outcome = nothing_lost(case, ends(case, 75, "Stopped by a signal"))
@@ -131,14 +131,14 @@ def test_what_is_stopped_has_to_go_on(case, monkeypatch):
         nothing_lost(case, ends(case, 75))
 
 
-def test_a_line_that_says_so(case):
+def test_expected_line_has_to_be_printed(case):
     run = ends(case, 0, "Prepared a", "Waiting for b").end()
     assert line_with(run, "wait", "b") == "Waiting for b"
     with pytest.raises(Wrong, match="nothing printed with wait and c"):
         line_with(run, "wait", "c")
 
 
-def test_last_words(case):
+def test_last_words_are_the_error_or_the_last_line(case):
     raised = ends(
         case, 1, "Traceback (most recent call last):", "ValueError: why", "Exception ignored in: b", "  c"
     ).end()
@@ -179,7 +179,7 @@ def start(capsys, *argv):
     return end.value.code, [[cell.strip() for cell in row.split("|")] for row in table], json.loads(summary)
 
 
-def test_the_table(capsys, stand_ins, tmp_path):
+def test_table_lists_each_fault(capsys, stand_ins, tmp_path):
     code, table, summary = start(capsys, "--folder", str(tmp_path))
     assert code == 1
     assert table == [
@@ -194,7 +194,7 @@ def test_the_table(capsys, stand_ins, tmp_path):
     assert (tmp_path / "bad/log-0").read_text() == "Saved in out\n"
 
 
-def test_faults_are_chosen_by_topic_or_name(capsys, stand_ins):
+def test_faults_are_selected_by_topic_or_name(capsys, stand_ins):
     code, table, _ = start(capsys, "first")
     assert (code, [row[0] for row in table]) == (0, ["fault", "good", "1 of 1 right"])
     code, table, _ = start(capsys, "bad", "first", "--jobs", "1")
@@ -204,14 +204,14 @@ def test_faults_are_chosen_by_topic_or_name(capsys, stand_ins):
     assert "unknown: third" in capsys.readouterr().err
 
 
-def test_names_are_told_apart():
+def test_fault_names_differ_from_each_other_and_from_topics():
     names = [fault.name for fault in fault_runs.FAULTS]
     topics = {fault.topic for fault in fault_runs.FAULTS}
     assert len(set(names)) == len(names) > 40
     assert not topics & set(names)
 
 
-def test_own_python(case):
+def test_case_runs_python_unbuffered_in_the_repository(case):
     run = case.start([sys.executable, "-c", "import os; print(os.environ['PYTHONUNBUFFERED'], os.getcwd())"]).end()
     assert isinstance(run, Run)
     assert run.lines == [f"1 {fault_runs.ROOT}"]

@@ -51,7 +51,7 @@ def start(*argv, **environment):
 # Parts
 
 
-def test_parity(part):
+def test_parity_passes_on_equal_models(part):
     checks = part(parity)
     assert [line["ok"] for line in checks] == [True] * 3
     single, half, heads = checks
@@ -62,7 +62,7 @@ def test_parity(part):
     assert heads["places"] == ["bert.encoder.layer.1.attention"] * 2
 
 
-def test_a_head_that_selects_other_positions_is_found(tmp_path, monkeypatch):
+def test_parity_finds_a_head_that_selects_other_positions(tmp_path, monkeypatch):
     bench = make_bench("lines", "micro", settings(dropout=0.0), str(tmp_path))
     selected = sparse_prediction._selected
     monkeypatch.setattr(
@@ -73,7 +73,7 @@ def test_a_head_that_selects_other_positions_is_found(tmp_path, monkeypatch):
     assert found["gradient"] > 0.1
 
 
-def test_differences():
+def test_differences_are_relative():
     """Relative to the weight's own largest gradient, or to a thousandth of the largest of all."""
     wanted = {"large": torch.tensor([3.0, 4.0]), "small": torch.tensor([0.1]), "noise": torch.tensor([1e-9])}
     own = {"large": torch.tensor([3.0, 4.0]), "small": torch.tensor([0.11]), "noise": torch.tensor([-1e-9])}
@@ -87,7 +87,7 @@ def test_differences():
         compare([(2.0, wanted)], [(2.0, {"large": own["large"], "noise": own["noise"]})])
 
 
-def test_throughput_takes_the_largest_batch(part, monkeypatch):
+def test_throughput_uses_the_largest_batch(part, monkeypatch):
     monkeypatch.setattr(gpu_training, "SMOKE", replace(gpu_training.SMOKE, works=("lines",)))
     lines = part(throughput)
     assert [line["side"] for line in lines] == ["ours", "stock"]
@@ -104,7 +104,7 @@ class Clock:
     turns = ({"tokens_per_second": 5.0, "non_padding_fraction": 1.0},)
 
 
-def test_compiled_takes_the_batch_that_was_found(part, monkeypatch):
+def test_compiled_throughput_uses_the_batch_found_before(part, monkeypatch):
     monkeypatch.setitem(gpu_training.SIDES, "stock", lambda *_, **training: Clock)
     earlier = [{"part": "throughput", "work": "blocks-128", "side": "ours", "tokens": 512, "figures": {}}]
     ours, stock = part(compiled, earlier=earlier)
@@ -127,19 +127,19 @@ def unmeasured(monkeypatch):
     monkeypatch.setattr(gpu_training, "SMOKE", replace(gpu_training.SMOKE, works=("blocks-128",)))
 
 
-def test_a_smaller_batch_follows_one_that_is_too_large(part, unmeasured):
+def test_throughput_tries_a_smaller_batch_after_out_of_memory(part, unmeasured):
     too_large, best = [line for line in part(throughput) if line["side"] == "ours"]
     assert (too_large["tokens"], too_large["tried"]) == (1024, "out of memory")
     assert (best["tokens"], best["figures"]["tokens/s"]) == (512, 5.0)
 
 
-def test_no_batch_fits(part, unmeasured, monkeypatch):
+def test_throughput_reports_that_no_batch_fits(part, unmeasured, monkeypatch):
     monkeypatch.setattr(gpu_training, "SMOKE", replace(gpu_training.SMOKE, tokens=(2048, 1024), works=("blocks-128",)))
     *_, stock = part(throughput)
     assert failures_of([stock], []) == ["throughput, blocks-128, stock: out of memory"]
 
 
-def test_no_batch_fits_when_compiled(part, unmeasured):
+def test_compiled_throughput_reports_that_no_batch_fits(part, unmeasured):
     earlier = [{"part": "throughput", "work": "blocks-128", "side": "stock", "tokens": 512, "figures": {}}]
     ours, stock = part(compiled, earlier=earlier)
     assert ours["failed"] == "out of memory"
@@ -147,11 +147,11 @@ def test_no_batch_fits_when_compiled(part, unmeasured):
     assert failures_of([ours, stock], []) == ["compiled, blocks-128, ours: out of memory"]
 
 
-def test_what_there_is_no_time_for_is_left_out(part, unmeasured):
+def test_throughput_skips_what_exceeds_its_time(part, unmeasured):
     assert [line["skipped"] for line in part(throughput, limit=0)] == ["no time left"] * 2
 
 
-def test_a_command_that_fails(tmp_path):
+def test_failing_command_is_reported(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import sys\nprint('  Memory  9 GB')\nsys.exit('error: no text')")
     found = run_command("mlm", f"{script} --flag", tmp_path / "out")
@@ -181,20 +181,20 @@ def run_with_losses(folder, **losses):
         (11, 2.002, "default kernels", "close, within 0.001 for 10 steps", True),
     ],
 )
-def test_losses_after_resuming(tmp_path, step, loss, kernels, judged, ok):
+def test_resume_check_compares_losses(tmp_path, step, loss, kernels, judged, ok):
     losses = [2.0] * 12
     run_with_losses(tmp_path, whole=losses, stopped=[*losses[:step], loss, *losses[step + 1 :]])
     found = judge(tmp_path, {"stopped": 75, "resumed": 0, "whole": 0}, kernels)
     assert (found["judged"], found["ok"], found["loss"]) == (judged, ok, pytest.approx(loss - 2.0))
 
 
-def test_a_stop_with_another_exit_code(tmp_path):
+def test_resume_check_fails_on_another_exit_code(tmp_path):
     (tmp_path / "stopped.log").write_text("Traceback\nValueError: why\n\n")
     found = judge(tmp_path, {"stopped": 1, "resumed": 0, "whole": 0}, "default kernels")
     assert (found["ok"], found["error"]) == (False, "ValueError: why")
 
 
-def test_without_a_gpu():
+def test_gpu_benchmark_needs_a_gpu():
     with pytest.raises(SystemExit, match="no GPU; --smoke"):
         gpu.machine(argparse.Namespace(smoke=False), None)
 
@@ -202,6 +202,7 @@ def test_without_a_gpu():
 # The whole
 
 
+@pytest.mark.slow
 def test_gpu_sh_stops_and_resumes():
     code, summary, printed = start("--smoke", "resume")
     assert (code, summary["failures"]) == (0, []), printed
@@ -227,14 +228,14 @@ def parts_that(tmp_path):
     return make
 
 
-def test_all_parts_end_well(parts_that):
+def test_gpu_benchmark_runs_all_parts(parts_that):
     code, summary, printed = start(**parts_that())
     assert (code, summary["failures"]) == (0, [])
     assert [line["part"] for line in summary["results"] if "check" in line][-2:] == ["throughput", "compiled"]
     assert "All that was checked is right" in printed
 
 
-def test_a_part_that_hangs_or_dies_costs_itself_alone(parts_that):
+def test_gpu_benchmark_survives_a_part_that_hangs_or_dies(parts_that):
     code, summary, _ = start(**parts_that(parity="sleep 60 & wait", resume="exit 3", throughput=":"))
     assert code == 1
     hung, died, silent = summary["failures"]
@@ -245,12 +246,12 @@ def test_a_part_that_hangs_or_dies_costs_itself_alone(parts_that):
     assert {line["part"] for line in summary["results"] if "check" in line} == {"machine", "commands", "compiled"}
 
 
-def test_a_check_that_fails_is_named(parts_that):
+def test_gpu_benchmark_names_a_failed_check(parts_that):
     wrong = 'echo "{\\"part\\": \\"parity\\", \\"check\\": \\"float32\\", \\"ok\\": false}" >>"$4"'
     code, summary, printed = start("parity", **parts_that(parity=wrong))
     assert (code, summary["failures"]) == (1, ["parity, float32: not as it should be"])
     assert "FAILED: parity, float32" in printed
 
 
-def test_parts_that_did_not_run_are_failures():
+def test_gpu_benchmark_counts_parts_not_run_as_failures():
     assert failures_of([], PARTS) == [f"{part} did not run to an end" for part in PARTS]

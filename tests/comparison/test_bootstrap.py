@@ -15,13 +15,13 @@ def outcomes(hits: np.ndarray) -> list[Outcome]:
     ]
 
 
-def test_a_model_does_not_differ_from_itself():
+def test_bootstrap_finds_no_difference_of_a_model_to_itself():
     runs = outcomes(np.random.default_rng(0).random((3, 200)) < 0.8)
     against = difference(runs, runs, np.random.default_rng(0))
     assert against == {"accuracy": 0.0, "interval": [0.0, 0.0], "p_value": 1.0, "exceeds_noise": False}
 
 
-def test_a_large_difference_exceeds_the_noise_in_its_direction():
+def test_bootstrap_finds_a_large_difference_with_its_sign():
     rng = np.random.default_rng(0)
     worse, better = outcomes(rng.random((3, 300)) < 0.7), outcomes(rng.random((3, 300)) < 0.85)
     up, down = (difference(*pair, np.random.default_rng(0)) for pair in ((worse, better), (better, worse)))
@@ -32,7 +32,7 @@ def test_a_large_difference_exceeds_the_noise_in_its_direction():
     assert 0 < low < up["accuracy"] < high
 
 
-def test_without_a_difference_noise_is_seldom_exceeded():
+def test_bootstrap_rarely_finds_a_difference_where_none_is():
     """Texts of unequal difficulty, and seeds of unequal luck: of 100 comparisons, at most one in ten finds a
     difference, where a test over texts alone finds it in a quarter."""
     rng = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def test_without_a_difference_noise_is_seldom_exceeded():
     assert alone > 25
 
 
-def test_with_one_seed_the_bootstrap_is_that_of_the_texts():
+def test_bootstrap_of_one_seed_resamples_texts_only():
     """The deviation of a mean is that of its texts over the root of their number."""
     gains = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], size=(1, 400), p=[0.1, 0.7, 0.2])
     drawn = bootstrap_difference(gains, np.random.default_rng(0))
@@ -84,7 +84,7 @@ def test_the_comparison_has_means_spreads_and_differences_to_the_first():
     assert rows[1].endswith("10 s")
 
 
-def test_one_seed_has_no_spread():
+def test_standard_deviation_of_one_seed_is_none():
     runs = outcomes(np.ones((1, 3), dtype=bool))
     comparison = summarise([("a", "a"), ("b", "b")], [runs, runs], [0])
     assert comparison["models"][0]["accuracy"] == {"mean": 1.0, "std": None, "by_seed": [1.0]}

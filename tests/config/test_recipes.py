@@ -88,7 +88,7 @@ def test_recipe_compares_two_models(recipe, checkpoint, capsys, monkeypatch, tmp
 
 
 @pytest.mark.parametrize("recipe", COMPARISONS, ids=str)
-def test_the_command_before_a_comparison_is_one(recipe):
+def test_command_before_a_comparison_is_valid(recipe):
     """It gives the model that is compared, and its flags are parsed."""
     comments = (RECIPES / recipe).read_text().partition("\n\n")[0].replace("\n#", " ")
     command = shlex.split(re.search(r"python run_mlm.py (.*?)( Then|$)", comments)[1])
@@ -110,7 +110,8 @@ def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
     assert factors.startswith(tuple(f"{batch} {kind}" for kind in kinds))
 
 
-def test_the_quickstart_learns(run_mlm_script, tmp_path):
+@pytest.mark.slow
+def test_quickstart_recipe_learns(run_mlm_script, tmp_path):
     """With a fifth of its steps, the perplexity of the held-out articles is half of what it was."""
     code, _, errors = run_mlm_script("recipes/quickstart/mlm.yaml", "--max_steps", 160, "--output_dir", tmp_path)
     assert code == 0, errors
@@ -119,12 +120,12 @@ def test_the_quickstart_learns(run_mlm_script, tmp_path):
     assert after < before - math.log(2)
 
 
-def test_the_table_of_recipes_lists_them_all():
+def test_recipe_table_lists_all_recipes():
     table = (RECIPES / "README.md").read_text()
     assert set(re.findall(r"`([\w-]+/[\w-]+\.\w+)`", table)) == set(map(str, FILES))
 
 
-def test_a_setting_that_a_recipe_lacks_has_its_default():
+def test_setting_missing_in_a_recipe_has_its_default():
     """So that a run goes on under a version that has one more; what is null is not in a recipe either."""
     recipe = "learning_rate: 0.001\nmax_steps: -1\n"
     assert differences(f"{recipe}early_stopping_threshold: 0.0\nlanguage: en\n", recipe) == []

@@ -93,7 +93,7 @@ def test_word_starts_stand_beside_their_tokens():
 @given(corpora(), st.sampled_from(TEMPLATES), st.integers(1, 7))
 @settings(max_examples=150, deadline=None)
 def test_blocks_hold_every_token_once(corpus, template, room):
-    """Mistakes 6 and 7: nothing is dropped at a border, and no block lacks its special tokens."""
+    """transformers#12438: nothing is dropped at a border, and no block lacks its special tokens."""
     tokens, spans, starts, documents = corpus
     expected = expected_blocks(documents, template, room)
     blocks = Blocks(tokens, spans, template, room + len(template.prefix + template.suffix), starts)
@@ -108,7 +108,7 @@ def test_blocks_hold_every_token_once(corpus, template, room):
 @given(corpora(), st.sampled_from(TEMPLATES), st.integers(1, 7), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_lines_hold_every_token_once(corpus, template, room, truncate):
-    """Mistakes 6 and 7, line by line: longer lines are split, not cut off, unless asked for."""
+    """transformers#12438, line by line: longer lines are split, not cut off, unless asked for."""
     tokens, spans, starts, documents = corpus
     lines = Lines(tokens, spans, template, room + len(template.prefix + template.suffix), starts, truncate)
     expected = []
@@ -130,7 +130,7 @@ def check_word_starts(examples, tokens, starts):
 
 @pytest.mark.parametrize("spans", [np.empty((0, 2), int), np.array([[0, 0]])], ids=["no document", "an empty one"])
 @pytest.mark.parametrize("cut", [Blocks, Lines])
-def test_no_text_gives_no_examples(cut, spans):
+def test_empty_text_gives_no_examples(cut, spans):
     """As when every document that was held out is one in which the tokenizer finds no token."""
     examples = cut(np.array([5, 6]), spans, TEMPLATE, 5)
     assert len(examples) == 0
@@ -138,7 +138,7 @@ def test_no_text_gives_no_examples(cut, spans):
 
 
 @pytest.mark.parametrize("cut", [Blocks, Lines])
-def test_a_number_too_large_is_an_error(cut):
+def test_example_number_out_of_range_is_an_error(cut):
     """Without it, a loop over a sequence never ends."""
     examples = cut(*join([[1, 2], [3, 4, 5]]), TEMPLATE, 5)
     with pytest.raises(IndexError):
@@ -146,8 +146,8 @@ def test_a_number_too_large_is_an_error(cut):
 
 
 @pytest.mark.parametrize("count", [999, 1000, 1001, 2500])
-def test_no_remainder_is_dropped_every_thousand_documents(count):
-    """Mistake 6: upstream loses the remainder of each 1,000 texts, and small corpora altogether."""
+def test_blocks_drop_no_remainder_every_thousand_documents(count):
+    """transformers#12438: upstream loses the remainder of each 1,000 texts, and small corpora altogether."""
     tokens, spans = join([[7, 8, 9]] * count)
     blocks = Blocks(tokens, spans, TEMPLATE, 130)
     examples = ids_of(all_of(blocks))

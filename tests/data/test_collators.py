@@ -59,7 +59,7 @@ REPLACEMENT = [[0.0, 0.0, 0.0, 0.99, 0.0, 0.0], [0.0, 0.0, 0.25, 0.0, 0.0, 0.0]]
 MASK = 4
 
 
-def test_single_tokens():
+def test_collator_masks_the_drawn_tokens():
     draws = np.array([CHOICE, ACTION, REPLACEMENT])
     input_ids, labels = mask_tokens(INPUT_IDS, MASKABLE, draws, 0.15, 0.8, 0.1, MASK, ORDINARY)
     assert input_ids.tolist() == [[2, MASK, 6, 8, 8, 3], [2, 8, 6, 3, 0, 0]]
@@ -80,7 +80,7 @@ def test_whole_words_follow_the_draw_of_their_first_token():
 @pytest.mark.parametrize(
     ("mask", "random", "expected"), [(1, 0, [4, 4, 4]), (0, 1, [5, 7, 8]), (0, 0, [6, 6, 6]), (0.5, 0.5, [4, 7, 8])]
 )
-def test_shares_of_nothing_and_of_all(mask, random, expected):
+def test_mask_and_random_shares_of_0_and_1(mask, random, expected):
     draws = np.array([[[0.0, 0.0, 0.0]], [[0.0, 0.5, 0.999]], [[0.0, 0.5, 0.999]]])
     text, maskable = np.array([[6, 6, 6]]), np.ones((1, 3), dtype=bool)
     input_ids, labels = mask_tokens(text, maskable, draws, 0.15, mask, random, MASK, ORDINARY)
@@ -121,7 +121,7 @@ def check_actions(batch, tokenizer, mask, random):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_replacements_are_uniform_over_ordinary_tokens(kind, tokenizers):
-    """Mistake 9: never [CLS], [PAD] or another special token."""
+    """transformers#15342: never [CLS], [PAD] or another special token."""
     tokenizer = tokenizers[kind]
     examples = in_epoch(make_examples(tokenizer, 400, 510), 0)
     collator = MaskingCollator(tokenizer, mlm_probability=0.5, mask_replace_prob=0, random_replace_prob=1)
@@ -134,8 +134,9 @@ def test_random_replacements_are_uniform_over_ordinary_tokens(kind, tokenizers):
     assert abs(((counts - mean) ** 2 / mean).sum() - (len(ids) - 1)) < SIGMAS * np.sqrt(2 * len(ids))
 
 
-def test_special_tokens_without_a_name_are_special_too(tokenizers):
-    """Mistake 9: ModernBERT's tokenizer.json marks <|endoftext|> and <|padding|> special; no attribute names them."""
+def test_special_tokens_without_a_named_attribute_are_never_chosen(tokenizers):
+    """transformers#15342: ModernBERT's tokenizer.json marks <|endoftext|> and <|padding|> special; no attribute names
+    them."""
     tokenizer = copy.deepcopy(tokenizers["byte_level"])
     tokenizer.backend_tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
     number = tokenizer.convert_tokens_to_ids("<|endoftext|>")
@@ -151,7 +152,7 @@ def test_special_tokens_without_a_name_are_special_too(tokenizers):
 @pytest.mark.parametrize("whole_words", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_special_tokens_are_never_chosen(kind, whole_words, tokenizers):
-    """Mistake 10: with a chance of 1, all tokens are chosen but these."""
+    """transformers#11155: with a chance of 1, all tokens are chosen but these."""
     tokenizer = tokenizers[kind]
     examples = make_examples(tokenizer, 5, 20)
     for example, cut in zip(examples, (5, 21, 9, 13, 2), strict=True):
@@ -172,7 +173,7 @@ def test_padding_and_special_tokens_are_never_chosen(kind, whole_words, tokenize
 
 
 def test_masks_depend_on_the_example_not_on_its_batch(tokenizers):
-    """Mistake 8: the same in any batch, at any place, with any padding."""
+    """arXiv:1907.11692: the same in any batch, at any place, with any padding."""
     tokenizer = tokenizers["wordpiece"]
     examples = in_epoch(make_examples(tokenizer, 12, 60), 3)
     for example in examples:
@@ -192,7 +193,7 @@ def test_masks_depend_on_the_example_not_on_its_batch(tokenizers):
 
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_masks_differ_between_examples_epochs_and_seeds(whole_words, tokenizers):
-    """Mistake 8: one text, and nothing else the same; evaluation has masks of its own, too."""
+    """arXiv:1907.11692: one text, and nothing else the same; evaluation has masks of its own, too."""
     tokenizer = tokenizers["wordpiece"]
     example = make_examples(tokenizer, 1, 200)[0] | {"word_starts": np.ones(202, dtype=bool)}
     seen = set()
@@ -207,7 +208,7 @@ def test_masks_differ_between_examples_epochs_and_seeds(whole_words, tokenizers)
 
 
 def test_masks_of_two_epochs_are_independent(tokenizers):
-    """Mistake 8: of the tokens chosen in one epoch, 15 % are chosen in the next, and so between examples."""
+    """arXiv:1907.11692: of the tokens chosen in one epoch, 15 % are chosen in the next, and so between examples."""
     tokenizer = tokenizers["wordpiece"]
     examples = make_examples(tokenizer, 400, 500)
     collator = MaskingCollator(tokenizer)
@@ -217,8 +218,9 @@ def test_masks_of_two_epochs_are_independent(tokenizers):
 
 
 @pytest.mark.parametrize("strategy", ["random", "group_by_length"])
-def test_workers_make_the_batches_that_one_process_makes(strategy, tokenizers):
-    """Mistake 8: workers, that outlive an epoch here, neither repeat each other's masks nor those of last epoch."""
+def test_workers_make_the_same_batches_as_one_process(strategy, tokenizers):
+    """arXiv:1907.11692: workers, that outlive an epoch here, neither repeat each other's masks nor those of last
+    epoch."""
     tokenizer = tokenizers["wordpiece"]
     text = np.random.default_rng(0).choice(ordinary_ids_of(tokenizer), 2000)
     ends = np.arange(0, 2001, 50)
@@ -261,7 +263,7 @@ def unmasked(batch, row):
 
 
 def test_evaluation_masks_are_fixed_once(tokenizers):
-    """Mistake 12: the same for any seed, in any pass, in any batch."""
+    """The same for any seed, in any pass, in any batch."""
     tokenizer = tokenizers["wordpiece"]
     text = np.random.default_rng(0).choice(ordinary_ids_of(tokenizer), 3000)
     blocks = Blocks(text, np.array([[0, 1000], [1000, 3000]]), template_of(tokenizer), 64)
@@ -275,7 +277,7 @@ def test_evaluation_masks_are_fixed_once(tokenizers):
     assert passes[1] == passes[2] == passes[3] == passes[0]
 
 
-def test_evaluations_are_masked_alike_whatever_training_masks(tokenizers):
+def test_evaluation_masks_do_not_depend_on_training_settings(tokenizers):
     """So that perplexities of runs with other rates, shares or whole words can be compared."""
     tokenizer = tokenizers["wordpiece"]
     examples = make_examples(tokenizer, 400, 500)
@@ -297,7 +299,7 @@ def test_evaluations_are_masked_alike_whatever_training_masks(tokenizers):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_words_are_chosen_whole(kind, tokenizers, texts):
-    """Mistake 11: in all kinds of tokenizer, at the rates of single tokens, and with the same 80/10/10."""
+    """transformers#11768: in all kinds of tokenizer, at the rates of single tokens, and with the same 80/10/10."""
     tokenizer = tokenizers[kind]
     template = template_of(tokenizer)
     encoded = encode([[text] for text in texts], tokenizer, with_words=True)
@@ -341,8 +343,8 @@ def words_of(encoding, tokenizer):
         ("unigram", ["The", "Moon's", "unlikely", "tides,", "again"]),
     ],
 )
-def test_words_of_a_sentence(kind, expected, tokenizers):
-    """Mistake 11: which tokens form a word, told by their text and without the library's word ids."""
+def test_word_starts_of_a_sentence(kind, expected, tokenizers):
+    """transformers#11768: which tokens form a word, told by their text and without the library's word ids."""
     tokenizer = tokenizers[kind]
     ((ids, word_starts),) = next(encode([["The Moon's unlikely tides, again"]], tokenizer, with_words=True))
     pieces = [tokenizer.convert_ids_to_tokens(int(token)) for token in ids]
@@ -362,7 +364,7 @@ A_SHORT_ONE = {"input_ids": np.array([2, 9, 3, 3]), "token_type_ids": np.array([
 PAIRS = [A_PAIR | {"next_sentence_label": 1, "example": 0}, A_SHORT_ONE | {"next_sentence_label": 0, "example": 1}]
 
 
-def test_pairs_are_padded():
+def test_pair_collator_pads_ids_types_and_labels():
     """Padding is of type 0, as tokenizers have it, and not attended to."""
     batch = collate(PAIRS, 5, Padding())
     assert {name: values.tolist() for name, values in batch.items()} == {
@@ -385,7 +387,7 @@ def test_pairs_are_padded():
         (Padding(8, 10, fixed=True), 10),
     ],
 )
-def test_width_of_pairs(padding, width):
+def test_pair_collator_pads_to_the_padded_length(padding, width):
     batch = collate(PAIRS, 5, padding)
     assert batch["input_ids"].tolist() == [[2, 7, 8, 3, 9, 3] + [5] * (width - 6), [2, 9, 3, 3] + [5] * (width - 4)]
     assert batch["token_type_ids"].tolist() == [
@@ -396,7 +398,7 @@ def test_width_of_pairs(padding, width):
     assert batch["next_sentence_label"].tolist() == [1, 0]
 
 
-def test_blocks_have_neither_types_nor_labels_of_pairs():
+def test_block_collator_gives_no_types_and_no_pair_labels():
     examples = [{"input_ids": np.array([2, 7, 3]), "example": 0}, {"input_ids": np.array([2, 3]), "example": 1}]
     assert {name: values.tolist() for name, values in pad(examples, 5, Padding()).items()} == {
         "input_ids": [[2, 7, 3], [2, 3, 5]],
@@ -404,7 +406,7 @@ def test_blocks_have_neither_types_nor_labels_of_pairs():
     }
 
 
-def test_pairs_of_an_unknown_label_keep_it():
+def test_pair_collator_keeps_unknown_labels():
     batch = collate([PAIRS[0] | {"next_sentence_label": IGNORED}, PAIRS[1]], 5, Padding())
     assert batch["next_sentence_label"].tolist() == [-100, 0]
 
@@ -414,8 +416,8 @@ def make_pair(tokenizer, a, b, label, number):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pairs_are_masked_but_for_special_tokens_and_padding(kind, tokenizers):
-    """Mistake 10: with a chance of 1, all of A and of B is chosen, the separator between them is not."""
+def test_pair_masks_spare_special_tokens_and_padding(kind, tokenizers):
+    """transformers#11155: with a chance of 1, all of A and of B is chosen, the separator between them is not."""
     tokenizer = tokenizers[kind]
     ordinary = ordinary_ids_of(tokenizer)
     a, b, c = ordinary[:5], ordinary[10:13], ordinary[20:22]
@@ -445,7 +447,7 @@ def test_pairs_are_masked_but_for_special_tokens_and_padding(kind, tokenizers):
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
-def test_masks_of_pairs_are_those_of_the_same_ids_without_types(whole_words, tokenizers):
+def test_pair_masks_equal_masks_of_the_same_ids_without_types(whole_words, tokenizers):
     """They depend on (seed, epoch, example) alone; types and label are passed on as they are."""
     tokenizer = tokenizers["wordpiece"]
     ordinary = np.array(ordinary_ids_of(tokenizer))
@@ -479,7 +481,7 @@ def test_masks_of_pairs_are_those_of_the_same_ids_without_types(whole_words, tok
         (Padding(8, 30, fixed=True), 30),
     ],
 )
-def test_width(padding, width, tokenizers):
+def test_masking_collator_pads_to_the_padded_length(padding, width, tokenizers):
     tokenizer = tokenizers["wordpiece"]
     examples = make_examples(tokenizer, 3, 11)
     examples[1]["input_ids"] = examples[1]["input_ids"][:4]
@@ -502,7 +504,7 @@ def test_width(padding, width, tokenizers):
         (Padding(8, 20, fixed=True), [1, 7, 20], [20, 20, 20]),
     ],
 )
-def test_widths(padding, lengths, widths):
+def test_padded_lengths_are_rounded_up_within_the_positions(padding, lengths, widths):
     """Rounded up, but never to more positions than the model has."""
     assert padding.padded_lengths(np.array(lengths)).tolist() == widths
 
@@ -552,7 +554,7 @@ def test_positions_of_a_batch_are_those_of_its_labels(tokenizers):
     assert torch.equal(positions[labels[positions] != IGNORED], (labels != IGNORED).nonzero()[:, 0])
 
 
-def test_it_is_a_collator_of_transformers(tokenizers):
+def test_collator_is_a_transformers_data_collator(tokenizers):
     collator = MaskingCollator(tokenizers["wordpiece"], mlm_probability=0.2)
     assert isinstance(collator, DataCollatorForLanguageModeling)
     assert (collator.mlm_probability, collator.mask_replace_prob, collator.random_replace_prob) == (0.2, 0.8, 0.1)

@@ -45,19 +45,19 @@ def texts_with(labels):
         ("table.json", '[{"text": "A goal, late", "label": "Sports"}, {"text": "A vote", "label": " World "}]'),
     ],
 )
-def test_every_kind_of_table_gives_the_same(name, content, tmp_path):
+def test_labelled_tables_of_every_format_read_alike(name, content, tmp_path):
     (tmp_path / name).write_text(content)
     found = read(tmp_path / name)
     assert [(text.texts, text.label) for text in found] == [(("A goal, late",), "Sports"), (("A vote",), "World")]
 
 
-def test_parquet_gives_the_same(tmp_path):
+def test_labelled_parquet_reads_like_csv(tmp_path):
     rows = datasets.Dataset.from_dict({"text": ["A goal", None], "label": [1.0, 0.0]})
     rows.to_parquet(tmp_path / "table.parquet")
     assert [(text.texts, text.label) for text in read(tmp_path / "table.parquet")] == [(("A goal",), "1"), (("",), "0")]
 
 
-def test_a_line_of_a_text_file_has_the_label_that_the_file_is_named_after():
+def test_text_file_lines_are_labelled_by_file_name():
     found = read(SAMPLE / "music.txt")
     assert len(found) == 156
     assert {text.label for text in found} == {"music"}
@@ -66,19 +66,19 @@ def test_a_line_of_a_text_file_has_the_label_that_the_file_is_named_after():
     assert {text.label for text in read(SAMPLE / "music.txt", has_labels=False)} == {None}
 
 
-def test_columns_of_other_names_and_a_second_text(tmp_path):
+def test_column_flags_select_label_and_second_text(tmp_path):
     (tmp_path / "pairs.csv").write_text("premise,hypothesis,gold\nIt rains,It is wet,yes\n")
     (found,) = read(tmp_path / "pairs.csv", text_column="premise", text_pair_column="hypothesis", label_column="gold")
     assert (found.texts, found.label) == (("It rains", "It is wet"), "yes")
 
 
-def test_the_label_is_not_taken_for_the_text(tmp_path):
+def test_label_column_is_not_taken_for_the_text(tmp_path):
     """Of two columns of strings, the other one is the text."""
     (tmp_path / "two.csv").write_text("headline,label\nA goal,Sports\n")
     assert read(tmp_path / "two.csv")[0].texts == ("A goal",)
 
 
-def test_a_data_set_gives_the_names_of_its_classes():
+def test_hub_data_set_gives_its_class_names():
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
     )
@@ -90,7 +90,7 @@ def test_a_data_set_gives_the_names_of_its_classes():
         read_labelled(corpus, ClassificationArguments(dataset_name="reviews"))
 
 
-def test_a_saved_data_set_gives_the_names_of_its_classes(tmp_path):
+def test_saved_data_set_gives_its_class_names(tmp_path):
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
     )
@@ -109,14 +109,14 @@ def test_a_saved_data_set_gives_the_names_of_its_classes(tmp_path):
         ("text,label\n", "holds no texts"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_told(content, culprit, tmp_path):
+def test_labelled_table_errors_name_the_place(content, culprit, tmp_path):
     (tmp_path / "table.csv").write_text(content)
     with pytest.raises(UserError, match=culprit):
         read_labelled(FileCorpus((tmp_path / "table.csv",)), ClassificationArguments())
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet", "data set"])
-def test_whole_numbers_are_classes_however_they_are_written_and_others_are_refused(kind, tmp_path):
+def test_integer_labels_are_classes_in_any_notation(kind, tmp_path):
     def labels_of(values):
         texts = [f"text {number}" for number in range(len(values))]
         if kind == "data set":
@@ -144,17 +144,17 @@ def test_whole_numbers_are_classes_however_they_are_written_and_others_are_refus
 
 
 @pytest.mark.parametrize("value", [Decimal("1"), Decimal("1.00"), 1.0, "1"])
-def test_decimals_are_whole_numbers_like_others(value):
+def test_decimal_labels_with_integer_values_are_classes(value):
     assert label_in(value, "kind", "here", None) == "1"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), Decimal("1.50"), [1], {"a": 1}])
-def test_what_is_neither_a_word_nor_a_number_is_no_class(value):
+def test_labels_are_words_or_integers(value):
     with pytest.raises(UserError, match=r"here: kind .* is no class"):
         label_in(value, "kind", "here", None)
 
 
-def test_empty_texts_are_counted_and_left_out(tmp_path, caplog):
+def test_empty_labelled_texts_are_counted_and_skipped(tmp_path, caplog):
     """Of pairs, where one of the two is; they need no label."""
     (tmp_path / "table.csv").write_text('text,other,label\na,b,x\n"",b,y\nc," ",\n" ","",y\nd,e,y\n')
     corpus = FileCorpus((tmp_path / "table.csv",))
@@ -172,7 +172,7 @@ def test_empty_texts_are_counted_and_left_out(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("name", ["table.parquet", "table.jsonl", "table.csv"])
-def test_rows_to_predict_are_all_given_with_their_columns(name, tmp_path):
+def test_prediction_rows_keep_all_columns(name, tmp_path):
     """An empty text is no text to predict; a label may be missing, be a number, or have no name."""
     columns = {
         "id": [7, 8, 9],
@@ -188,25 +188,25 @@ def test_rows_to_predict_are_all_given_with_their_columns(name, tmp_path):
     assert [(int(row["id"]), row["text"]) for _, row in found] == list(zip(columns["id"], columns["text"], strict=True))
 
 
-def test_columns_beside_that_of_labels_are_kept_for_predictions(tmp_path):
+def test_prediction_rows_keep_columns_beside_the_label(tmp_path):
     (tmp_path / "table.csv").write_text("text,label,mood\na,x1,1.0\n")
     ((_, row),) = read_test_texts(ClassificationArguments(test_file=str(tmp_path / "table.csv"), label_column="mood"))
     assert row == {"text": "a", "label": "x1", "mood": "1"}
 
 
-def test_column_of_labels_cannot_be_that_of_the_text(tmp_path):
+def test_label_column_equal_to_text_column_is_an_error(tmp_path):
     (tmp_path / "table.csv").write_text("text,label\na,x\n")
     with pytest.raises(UserError, match="--text_column label is the column of labels"):
         read(tmp_path / "table.csv", text_column="label")
 
 
-def test_a_label_that_is_no_class_is_told(tmp_path):
+def test_unknown_label_is_an_error_with_its_place(tmp_path):
     (tmp_path / "scores.jsonl").write_text('{"text": "A goal", "label": 0.37}\n')
     with pytest.raises(UserError, match=r"line 1: label 0\.37 is no class"):
         read(tmp_path / "scores.jsonl")
 
 
-def test_a_label_of_spaces_is_none_and_one_without_a_name_is_a_number(tmp_path):
+def test_blank_labels_are_missing_and_unnamed_classes_are_numbered(tmp_path):
     """LABEL_1 is what transformers calls class 1 that has no name; LABEL_x is a name, and so is MY_LABEL_1."""
     (tmp_path / "table.csv").write_text('text,label\na,LABEL_1\nb," "\nc,LABEL_x\nd, e \nf,MY_LABEL_1\n')
     assert [text.label for text in read(tmp_path / "table.csv")] == ["1", None, "LABEL_x", "e", "MY_LABEL_1"]
@@ -220,18 +220,18 @@ def test_classes_are_in_the_order_of_numbers_or_of_words():
         find_classes(texts_with(["a", "a"]), "file")
 
 
-def test_a_column_of_no_classes_is_warned_of(caplog):
+def test_label_column_with_too_many_values_is_warned_about(caplog):
     find_classes(texts_with(map(str, range(30))), "file")
     assert "CLASSES: 30 labels of 30 texts" in caplog.text
 
 
-def test_a_label_that_is_not_trained_is_named_with_its_place():
+def test_label_absent_from_training_is_an_error_with_its_place():
     check_labels(texts_with(["a", None]), ["a", "b"])
     with pytest.raises(UserError, match="line 1: the label c is not one that is trained"):
         check_labels(texts_with(["a", "c"]), ["a", "b"])
 
 
-def test_held_out_texts_and_samples_are_drawn_and_keep_their_order():
+def test_held_out_labelled_texts_are_drawn_in_order():
     texts = texts_with(["a"] * 50 + ["b"] * 50)
     training, held_out = divide(texts, 20, np.random.default_rng(0))
     assert len(training) == 80
@@ -244,7 +244,7 @@ def test_held_out_texts_and_samples_are_drawn_and_keep_their_order():
     assert sample(texts, 100, None) == sample(texts, None, None) == texts
 
 
-def test_a_checkpoint_of_the_same_classes_keeps_their_order():
+def test_checkpoint_with_the_same_classes_keeps_their_order():
     config = BertConfig(id2label={0: "good", 1: "bad"}, label2id={"good": 0, "bad": 1})
     set_classes(config, ["bad", "good"])
     assert config.id2label == {0: "good", 1: "bad"}
@@ -253,7 +253,7 @@ def test_a_checkpoint_of_the_same_classes_keeps_their_order():
     assert config.num_labels == 3
 
 
-def test_a_checkpoint_for_several_classes_a_text_becomes_one_for_one(tmp_path):
+def test_multi_label_checkpoint_becomes_single_label(tmp_path):
     """Else a pipeline would give other probabilities."""
     config = BertConfig(num_labels=2, problem_type="multi_label_classification")
     set_classes(config, ["0", "1"])
@@ -271,18 +271,18 @@ def test_a_checkpoint_for_several_classes_a_text_becomes_one_for_one(tmp_path):
         {},
     ],
 )
-def test_a_model_that_was_not_trained_for_it_is_not_asked(settings):
+def test_prediction_with_an_untrained_head_is_refused(settings):
     check_trained(BertConfig(architectures=["BertForSequenceClassification"]), "out")
     with pytest.raises(UserError, match=r"^out was not trained to tell classes of texts apart: add --do_train$"):
         check_trained(BertConfig(**settings), "out")
 
 
-def test_classes_without_names_are_called_by_their_numbers():
+def test_unnamed_classes_are_called_by_number():
     assert numbers_of_classes(BertConfig(num_labels=3)) == {"0": 0, "1": 1, "2": 2}
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "byte_level", "unigram"])
-def test_an_example_is_what_the_tokenizer_makes_of_the_text(kind, tokenizers):
+def test_labelled_example_equals_the_tokenizer_output(kind, tokenizers):
     tokenizer = tokenizers[kind]
     texts = [LabelledText(("A moon of many craters",), "b", ""), LabelledText(("",), None, "")]
     examples = LabelledExamples(texts, tokenizer, {"a": 0, "b": 1}, 64, with_types=True)
@@ -292,14 +292,14 @@ def test_an_example_is_what_the_tokenizer_makes_of_the_text(kind, tokenizers):
     assert examples.lengths.tolist() == [len(example["input_ids"]) for example in examples]
 
 
-def test_unknown_tokens_are_counted(tokenizers):
+def test_labelled_texts_count_unknown_tokens(tokenizers):
     texts = [LabelledText(("moon \U00012000", "sun"), "a", ""), LabelledText(("", "moon"), "a", "")]
     examples = LabelledExamples(texts, tokenizers["wordpiece"], {"a": 0}, 64, with_types=True)
     assert examples.unknown_share == 1 / sum(len(ids) for document in examples.ids for ids in document)
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "byte_level"])
-def test_a_pair_is_what_the_tokenizer_makes_of_it_and_cut_from_the_longer_text(kind, tokenizers):
+def test_labelled_pair_equals_the_tokenizer_output_longest_first(kind, tokenizers):
     tokenizer = tokenizers[kind]
     a, b = "The moon", "It has many craters, and they were dug by stones that fell on it long ago"
     texts = [LabelledText((a, b), "a", "")]
@@ -315,7 +315,7 @@ def test_a_pair_is_what_the_tokenizer_makes_of_it_and_cut_from_the_longer_text(k
     assert cut.lengths.tolist() == [16]
 
 
-def test_a_digest_is_that_of_texts_and_labels_whatever_the_tokenizer(tokenizers):
+def test_example_digest_depends_on_text_and_label_only(tokenizers):
     def digest(kind, *rows):
         texts = [LabelledText((text,), label, "") for text, label in rows]
         return LabelledExamples(texts, tokenizers[kind], {"a": 0, "b": 1}, 8, with_types=False).digest

@@ -109,7 +109,7 @@ def assert_uniform(values, expected):
 # The template
 
 
-def test_an_example_of_two_texts():
+def test_pair_example_joins_two_texts():
     example = TEMPLATE.example(np.array([5, 6, 7]), np.array([8, 9]), np.int8(1), np.int64(3))
     assert example["input_ids"].tolist() == [CLS, 5, 6, 7, SEP, 8, 9, SEP]
     assert example["token_type_ids"].tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
@@ -127,7 +127,7 @@ def test_an_example_of_two_texts():
         (PairTemplate((), (3,), ()), [5, 3, 8, 9], [0, 0, 1, 1]),
     ],
 )
-def test_other_special_tokens(template, ids, types):
+def test_pair_example_uses_the_tokenizers_special_tokens(template, ids, types):
     example = template.example(np.array([5], np.uint16), np.array([8, 9], np.uint16), 0, 0)
     assert example["input_ids"].tolist() == ids
     assert example["input_ids"].dtype == np.int64
@@ -142,7 +142,7 @@ def test_special_tokens_start_words():
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "byte_level", "unigram"])
-def test_pairs_are_as_the_tokenizer_makes_them(kind, tokenizers, texts):
+def test_pair_example_equals_the_tokenizer_output(kind, tokenizers, texts):
     tokenizer = tokenizers[kind]
     template = pair_template_of(tokenizer)
     assert template.num_special == {"wordpiece": 3, "byte_level": 4, "unigram": 3}[kind]
@@ -199,7 +199,7 @@ def test_no_sentences_give_no_pairs(strategy, swap):
         ((1, 100), 2, (1, 1)),
     ],
 )
-def test_the_longer_text_is_cut(lengths, room, expected):
+def test_truncation_cuts_the_longer_text(lengths, room, expected):
     assert fit(np.array([lengths]), room).tolist() == [list(expected)]
 
 
@@ -215,13 +215,13 @@ def truncate_token_by_token(a, b, room):
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1), st.integers(2, 50))
 @settings(max_examples=100, deadline=None)
-def test_fit_is_bert_s_truncation(lengths, room):
+def test_truncation_equals_berts(lengths, room):
     kept = fit(np.array(lengths), room)
     assert kept.tolist() == [truncate_token_by_token(a, b, room) for a, b in lengths]
 
 
 @STRATEGIES
-def test_tokens_are_cut_from_both_ends_alike(strategy):
+def test_truncation_cuts_both_ends_equally_often(strategy):
     """Each lost token with equal chance: of 90, 45 on average at the front, with a standard deviation of 4.7."""
     text = Text([[100] * 60 for _ in range(40)])
     pairing = PairSettings(max_tokens=20, strategy=strategy)
@@ -236,7 +236,7 @@ def test_tokens_are_cut_from_both_ends_alike(strategy):
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.1
 
 
-def test_a_text_one_token_too_long_loses_its_first_or_its_last():
+def test_truncation_by_one_drops_the_first_or_the_last_token():
     text = Text([[3, 3], [3, 3]])
     pairing = PairSettings(max_tokens=5, strategy="sentence", random_probability=0.0)
     kept = set()
@@ -256,7 +256,8 @@ def test_a_text_one_token_too_long_loses_its_first_or_its_last():
 @given(corpora(), pair_settings(strategy="segment"), SEEDS)
 @settings(max_examples=100, deadline=None)
 def test_segments_use_every_sentence_once(text, pairing, seed):
-    """Mistakes 3 and 4: 0 is for a B that follows A, a random one is of another document; nothing is left out."""
+    """google-research/bert#125: 0 is for a B that follows A, a random one is of another document; nothing is left
+    out."""
     used = []
     for a, a_end, b, b_end, label in drawn(text, pairing, seed):
         assert a < a_end <= text.stop[a]
@@ -275,7 +276,7 @@ def test_segments_use_every_sentence_once(text, pairing, seed):
 
 @given(corpora(at_least=1), pair_settings(strategy="segment", swap=True), SEEDS)
 @settings(max_examples=100, deadline=None)
-def test_segments_to_swap_use_every_sentence_with_company(text, pairing, seed):
+def test_sentence_order_segments_use_every_sentence_with_a_neighbour(text, pairing, seed):
     used = []
     for a, a_end, b, b_end, label in drawn(text, pairing, seed):
         assert a < a_end == b < b_end <= text.stop[a]
@@ -286,7 +287,7 @@ def test_segments_to_swap_use_every_sentence_with_company(text, pairing, seed):
 
 @given(corpora(), pair_settings(strategy="segment", short_probability=0.0), st.booleans(), SEEDS)
 @settings(max_examples=100, deadline=None)
-def test_segments_fill_the_room_and_no_more(text, pairing, swap, seed):
+def test_segments_fill_max_seq_length_and_no_more(text, pairing, swap, seed):
     """Sentences are added until the room is full; the last one of a document is not left alone by it."""
     pairing = PairSettings(pairing.max_tokens, "segment", swap, pairing.random_probability, 0.0)
     for a, a_end, b, b_end, label in drawn(text, pairing, seed):
@@ -310,7 +311,7 @@ def test_segments_fill_the_room_and_no_more(text, pairing, swap, seed):
             assert a_end < stop or a_end - a == 1
 
 
-def test_a_random_b_puts_back_what_it_displaced():
+def test_random_b_puts_back_the_displaced_sentences():
     """With room for two, a run is sentences 0 and 1, and is cut between them."""
     text = Text([[1, 1], [1]])
     always = PairSettings(max_tokens=2, random_probability=1.0, short_probability=0.0)
@@ -319,7 +320,7 @@ def test_a_random_b_puts_back_what_it_displaced():
     assert drawn(text, never, 0)[:1] == [(0, 1, 1, 2, 0)]
 
 
-def test_the_next_run_begins_where_the_text_was_left():
+def test_segments_continue_after_the_sentences_used():
     """At the end of A after a random B, at the end of B after one that follows: eight sentences make four pairs."""
     text = Text([[1] * 8, [1] * 8])
     never = PairSettings(max_tokens=2, random_probability=0.0, short_probability=0.0)
@@ -336,7 +337,7 @@ def test_the_next_run_begins_where_the_text_was_left():
     assert after == {0, 1}
 
 
-def test_a_last_sentence_gets_company_or_joins():
+def test_last_sentence_gets_a_neighbour_or_joins_the_segment_before():
     """Three sentences in room for two are one run; five in room for four are runs of three and of two."""
     never = PairSettings(max_tokens=2, swap=True, random_probability=0.0, short_probability=0.0)
     cuts = {tuple(drawn(Text([[1, 1, 1]]), never, seed)) for seed in range(30)}
@@ -349,8 +350,8 @@ def test_a_last_sentence_gets_company_or_joins():
 
 @given(corpora(), pair_settings(strategy="sentence"), SEEDS)
 @settings(max_examples=100, deadline=None)
-def test_neighbours_start_with_every_sentence_that_has_a_next(text, pairing, seed):
-    """And with those alone in their documents, whose B can only be random. Mistakes 3 and 4."""
+def test_sentence_pairs_start_at_every_sentence_with_a_next(text, pairing, seed):
+    """And with those alone in their documents, whose B can only be random. See google-research/bert#125."""
     first = []
     for a, a_end, b, b_end, label in drawn(text, pairing, seed):
         assert (a_end, b_end) == (a + 1, b + 1)
@@ -367,7 +368,7 @@ def test_neighbours_start_with_every_sentence_that_has_a_next(text, pairing, see
 
 @given(corpora(at_least=1), pair_settings(strategy="sentence", swap=True), SEEDS)
 @settings(max_examples=60, deadline=None)
-def test_neighbours_to_swap_are_all_that_there_are(text, pairing, seed):
+def test_sentence_order_pairs_use_all_neighbours(text, pairing, seed):
     pairs = drawn(text, pairing, seed)
     followed = [n for n in range(len(text.lengths)) if n + 1 < text.stop[n]]
     assert [pair[:4] for pair in pairs] == [(n, n + 1, n + 1, n + 2) for n in followed]
@@ -386,8 +387,8 @@ def test_neighbours_to_swap_are_all_that_there_are(text, pairing, seed):
     SEEDS,
 )
 @settings(max_examples=100, deadline=None)
-def test_pairs_are_cut_out_of_their_runs(text, pairing, strategy, swap, template, seed):
-    """Mistakes 3, 4 and 5: the label says what B is, and the pair fits with its special tokens, which count once."""
+def test_pairs_are_slices_of_their_segments(text, pairing, strategy, swap, template, seed):
+    """transformers#12188: the label says what B is, and the pair fits with its special tokens, which count once."""
     pairing = PairSettings(pairing.max_tokens, strategy, swap, pairing.random_probability, pairing.short_probability)
     max_seq_length = pairing.max_tokens + len(template.prefix + template.middle + template.suffix)
     starts = rng(seed, 1).random(len(text.tokens)) < 0.5
@@ -427,7 +428,7 @@ def is_inside(part, whole):
     return whole[begin : begin + len(part)] == part
 
 
-def test_swapped_texts():
+def test_swapped_pair_exchanges_a_and_b():
     """Of two sentences, A is the first and the label 0, or A is the second and the label 1."""
     text = Text([[2, 3], [4]])
     for strategy in ("segment", "sentence"):
@@ -441,8 +442,8 @@ def test_swapped_texts():
             assert pairs.labels.tolist() == [probability]
 
 
-def test_a_following_and_a_random_sentence():
-    """Mistake 3: label 0 for the next sentence, 1 for one of the other document."""
+def test_next_pair_has_label_0_and_random_pair_1():
+    """google-research/bert#125: label 0 for the next sentence, 1 for one of the other document."""
     text = Text([[2, 3], [4]])
     for strategy in ("segment", "sentence"):
         for probability, b in ((0.0, [1002, 1003, 1004]), (1.0, [1005, 1006, 1007, 1008])):
@@ -457,8 +458,8 @@ def test_a_following_and_a_random_sentence():
 
 
 @STRATEGIES
-def test_a_random_b_is_never_of_the_document_of_a(strategy):
-    """Mistake 4, with two documents, where the other one is the only choice."""
+def test_random_b_never_comes_from_the_document_of_a(strategy):
+    """NVIDIA/DeepLearningExamples#421, with two documents, where the other one is the only choice."""
     text = Text([[1] * 300, [1] * 200])
     for seed in range(5):
         pairing = PairSettings(max_tokens=4, strategy=strategy, random_probability=1.0)
@@ -492,7 +493,7 @@ def large():
 @pytest.mark.parametrize("documents", ["long", "short"])
 @pytest.mark.parametrize("probability", [0.2, 0.5, 0.8])
 @pytest.mark.parametrize("swap", [False, True])
-def test_the_share_of_random_b_is_as_asked(large, strategy, documents, probability, swap):
+def test_random_b_share_matches_the_setting(large, strategy, documents, probability, swap):
     """Also where many pairs have to be random, because nothing follows A: others are IsNext instead."""
     text = large[documents]
     pairing = PairSettings(max_tokens=12, strategy=strategy, swap=swap, random_probability=probability)
@@ -504,7 +505,7 @@ def test_the_share_of_random_b_is_as_asked(large, strategy, documents, probabili
         assert_share(part.sum(), len(part), probability)
 
 
-def test_the_share_is_as_near_as_it_can_be():
+def test_random_b_share_is_as_close_as_documents_allow():
     """Three of four documents are of one sentence each: the fourth gives the only pair that can be IsNext."""
     text = Text([[1], [1], [1], [1, 1]] * 500)
     for strategy in ("segment", "sentence"):
@@ -514,7 +515,7 @@ def test_the_share_is_as_near_as_it_can_be():
 
 
 @STRATEGIES
-def test_a_random_b_is_drawn_from_documents_not_from_sentences(strategy):
+def test_random_b_is_drawn_by_document_not_by_sentence(strategy):
     """Documents of 1, 2, 5, 50 and 20,000 sentences are equally likely, and so are the sentences in each."""
     counts = [20_000, 1, 2, 5, 50]
     text = Text([[1] * count for count in counts])
@@ -531,7 +532,7 @@ def test_a_random_b_is_drawn_from_documents_not_from_sentences(strategy):
 
 
 @STRATEGIES
-def test_every_other_document_is_as_likely_from_anywhere(strategy):
+def test_random_b_comes_from_each_other_document_equally_often(strategy):
     """The document of A may be the first, one in the middle or the last."""
     text = Text([[1] * 4_000] * 5)
     pairing = PairSettings(max_tokens=3, strategy=strategy, random_probability=0.8)
@@ -543,7 +544,7 @@ def test_every_other_document_is_as_likely_from_anywhere(strategy):
 
 
 @pytest.mark.parametrize("swap", [False, True])
-def test_a_run_is_split_at_any_sentence(swap):
+def test_segment_is_split_at_any_sentence(swap):
     """Eight sentences fill the room: A has one to seven of them."""
     text = Text([[1] * 20_000] * 2)
     pairing = PairSettings(max_tokens=8, swap=swap, short_probability=0.0)
@@ -556,7 +557,7 @@ def test_a_run_is_split_at_any_sentence(swap):
 
 
 @pytest.mark.parametrize("swap", [False, True])
-def test_short_runs_are_of_any_length(swap):
+def test_short_segments_have_any_length(swap):
     """With every run short, pairs have 2 to 11 tokens, all as likely; with one in ten short, nine and a bit are full.
 
     The end of a document is left out: there, runs are as long as they can be."""
@@ -598,7 +599,7 @@ def test_pairs_depend_on_the_seed_alone(strategy, swap):
     assert first.spans.tolist() != next_epoch.spans.tolist()
 
 
-def test_the_sentences_are_not_changed():
+def test_pair_building_leaves_sentences_unchanged():
     """They are used again for the next epoch."""
     text = Text([[3, 4, 5, 6] * 10] * 5)
     before = [array.copy() for array in (text.sentences.begins, text.sentences.offsets, text.sentences.documents)]
@@ -614,7 +615,7 @@ def test_the_sentences_are_not_changed():
 
 
 @STRATEGIES
-def test_places_and_labels_are_arrays_of_numbers(strategy):
+def test_pair_positions_and_labels_are_arrays(strategy):
     """Not Python objects, which worker processes would copy by being looked at."""
     text = Text([[3, 4, 5, 6] * 10] * 5)
     pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, PairSettings(max_tokens=9, strategy=strategy), rng(0))
@@ -624,7 +625,7 @@ def test_places_and_labels_are_arrays_of_numbers(strategy):
     assert pairs.lengths.dtype == np.int64
 
 
-def test_pairs_are_cut_out_of_a_token_file(tmp_path):
+def test_pairs_are_read_from_a_token_file(tmp_path):
     """Ids of 16 bits become ids of 64, the largest as it was, and belong to the example alone."""
     tokens = np.array([7, 65535, 8, 9, 10, 65534], np.uint16)
     tokens.tofile(tmp_path / "tokens")
@@ -653,7 +654,7 @@ def test_pairs_are_cut_out_of_a_token_file(tmp_path):
     assert pairs[0]["input_ids"].tolist() == [CLS, 7, 65535, SEP, 8, SEP]
 
 
-def test_a_number_too_large_is_an_error():
+def test_pair_number_out_of_range_is_an_error():
     """Without it, a loop over a sequence never ends."""
     text = Text([[3, 4], [5, 6]])
     pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, PairSettings(max_tokens=9), rng(0))

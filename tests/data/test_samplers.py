@@ -96,7 +96,7 @@ SOME_LENGTHS = st.lists(st.integers(1, 128), min_size=4, max_size=150)
 
 @given(SOME_LENGTHS, SETTINGS, st.integers(0, 2**32))
 @settings(max_examples=150, deadline=None)
-def test_every_example_once_an_epoch_by_number(lengths, settings, seed):
+def test_sampler_gives_every_example_once_an_epoch(lengths, settings, seed):
     """For all processes as many batches, none of them empty; one more in a batch where some are left over."""
     batches = drawn(lengths, settings, seed)
     numbers = flat(batches)
@@ -118,7 +118,7 @@ def test_every_example_once_an_epoch_by_number(lengths, settings, seed):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("count", [1, 5, 16, 1003])
-def test_every_example_once_in_each_of_several_epochs(strategy, count):
+def test_sampler_gives_every_example_once_in_each_of_several_epochs(strategy, count):
     for epoch in (0, 1, 7):
         batches = batches_of(BatchSettings(strategy, 16), 3, epoch, LENGTHS[:count])
         assert sorted(flat(batches)) == list(range(count))
@@ -143,7 +143,7 @@ def test_sequential_order():
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("count", [3, 16, 31, 32, 37, 1003])
-def test_the_examples_of_a_step_do_not_depend_on_how_it_is_cut(strategy, count):
+def test_examples_of_a_step_do_not_depend_on_processes_and_accumulation(strategy, count):
     """16 at once, 4 times 4, 2 on each of 2 processes and so on: the same steps, of the same examples."""
     cuts = ((16, 1, 1), (4, 4, 1), (2, 8, 1), (8, 1, 2), (2, 4, 2), (2, 2, 4), (1, 8, 2))
     found = set()
@@ -165,7 +165,7 @@ def test_examples_of_similar_length_share_a_step_and_its_batches():
     assert max(np.ptp(LENGTHS[step]) for step in steps_of(batches, settings)[:-1]) < 8
 
 
-def test_the_batches_of_the_last_step_are_grouped_too():
+def test_last_step_batches_are_grouped_by_length():
     """All of 60 examples are one unfinished step of 64, in batches of 4."""
     settings = BatchSettings("group_by_length", 4, 16)
     assert real_share(batches_of(settings, lengths=LENGTHS[:60]), LENGTHS) > 0.9
@@ -199,7 +199,7 @@ def correlation(a, b):
         BatchSettings("group_by_length", 1, accumulation=2, max_tokens=512),
     ],
 )
-def test_steps_come_in_no_order_of_length(settings):
+def test_steps_are_not_ordered_by_length(settings):
     """Over 60 to 250 steps, the correlation of chance is about 0.1; its mean over 30 epochs, 0.02."""
     found = []
     for epoch in range(30):
@@ -210,7 +210,7 @@ def test_steps_come_in_no_order_of_length(settings):
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_the_last_step_is_of_any_length(accumulation):
+def test_last_step_has_any_length(accumulation):
     """What is left over is drawn at random: over 100 epochs its mean length is that of all."""
     settings = BatchSettings("group_by_length", 4, accumulation)
     last = [steps_of(batches_of(settings, epoch=epoch), settings)[-1] for epoch in range(100)]
@@ -219,7 +219,7 @@ def test_the_last_step_is_of_any_length(accumulation):
     assert len(set(flat(last))) > 200
 
 
-def test_drop_last_leaves_out_other_examples_each_epoch():
+def test_drop_last_drops_other_examples_each_epoch():
     settings = BatchSettings("group_by_length", 4, 4, drop_last=True)
     left_out = [set(range(1003)) - set(flat(batches_of(settings, epoch=epoch))) for epoch in range(100)]
     assert {len(numbers) for numbers in left_out} == {1003 % 16}
@@ -243,7 +243,7 @@ def test_too_few_examples_for_all_processes_join_a_step():
     assert flat(batches) == list(range(33))
 
 
-def test_what_is_left_is_shared_out_evenly():
+def test_remaining_examples_are_shared_evenly_by_processes():
     """Of 22 examples 6 are left: 3 for each of 2 processes, not 4 and 2; and of 29, 13 in 4 batches of at most 4."""
     assert [len(batch) for batch in drawn([9] * 22, BatchSettings("random", 4, 2, processes=2))] == [4] * 4 + [3, 3]
     sizes = [len(batch) for batch in drawn([9] * 29, BatchSettings("random", 4, 2, processes=2))]
@@ -255,7 +255,7 @@ def test_what_is_left_is_shared_out_evenly():
 
 @given(SOME_LENGTHS, st.integers(1, 5), st.integers(1, 4), st.integers(1, 400), st.integers(0, 2**32))
 @settings(max_examples=150, deadline=None)
-def test_every_example_once_an_epoch_by_tokens(lengths, accumulation, processes, max_tokens, seed):
+def test_token_budget_gives_every_example_once_an_epoch(lengths, accumulation, processes, max_tokens, seed):
     """Within the budget, if not a single example exceeds it; some are taken twice where no batch can be split."""
     widths = Padding(4, 128).padded_lengths(np.array(lengths))
     batches = drawn(widths, BatchSettings("group_by_length", 1, accumulation, processes, max_tokens=max_tokens), seed)
@@ -267,13 +267,13 @@ def test_every_example_once_an_epoch_by_tokens(lengths, accumulation, processes,
     assert all(len(batch) * widths[batch].max() <= max_tokens or len(batch) == 1 for batch in batches)
 
 
-def test_where_no_batch_can_be_split_some_are_taken_twice():
+def test_token_budget_repeats_examples_where_no_batch_can_be_split():
     batches = drawn([9] * 5, BatchSettings("group_by_length", 1, processes=4, max_tokens=9))
     assert len(batches) == 8
     assert sorted(np.bincount(flat(batches)).tolist()) == [1, 1, 2, 2, 2]
 
 
-def test_one_batch_more_is_made_of_the_one_of_most_examples():
+def test_token_budget_splits_the_batch_with_most_examples():
     """Lengths 20, 20, 9, 9, 9 and 40 tokens: two of 20, and of 9 three, which two processes share with it."""
     batches = drawn([20, 20, 9, 9, 9], BatchSettings("group_by_length", 1, processes=2, max_tokens=40))
     assert sorted(map(sorted, batches)) == [[0, 1], [2, 3, 4]]
@@ -283,14 +283,14 @@ def test_one_batch_more_is_made_of_the_one_of_most_examples():
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_by_tokens_drop_last_leaves_out_what_fills_no_step(processes):
+def test_token_budget_drop_last_drops_incomplete_steps(processes):
     whole = BatchSettings("group_by_length", 1, 4, processes, max_tokens=500)
     batches, full = batches_of(whole), batches_of(BatchSettings(**vars(whole) | {"drop_last": True}))
     assert len(batches) % (4 * processes)
     assert full == batches[: len(batches) // (4 * processes) * 4 * processes]
 
 
-def test_batches_of_a_width_have_the_same_number_of_examples():
+def test_token_budget_batches_of_one_length_have_equal_size():
     """But for the few where lengths end, so that a device sees few shapes."""
     lengths = np.random.default_rng(1).integers(9, 129, size=20_000)
     padding = Padding(4, 128)
@@ -304,7 +304,7 @@ def test_batches_of_a_width_have_the_same_number_of_examples():
         assert sum(size != 2048 // width for size in sizes) <= 1
 
 
-def test_more_tokens_fit_than_batches_of_a_number_have():
+def test_token_budget_fits_more_tokens_than_fixed_batch_size():
     """Batches by tokens are alike in tokens, those by number are not."""
     by_tokens = batches_of(BatchSettings("group_by_length", 1, max_tokens=1024))
     tokens = [LENGTHS[batch].sum() for batch in by_tokens]
@@ -334,7 +334,7 @@ def shares_of(draw):
     return shares
 
 
-def test_lines_of_real_text_leave_little_room(meditations):
+def test_token_budget_leaves_little_padding_for_lines(meditations):
     tokenizer, lines = meditations
     lengths = np.minimum([len(ids) for ids in tokenizer(lines)["input_ids"]], 128)
     assert len(lengths) > 400
@@ -342,7 +342,7 @@ def test_lines_of_real_text_leave_little_room(meditations):
 
 
 @pytest.mark.parametrize("strategy", ["segment", "sentence"])
-def test_pairs_of_real_text_leave_little_room(strategy, meditations):
+def test_token_budget_leaves_little_padding_for_pairs(strategy, meditations):
     """Sentences end at full stops; ten of them are a document."""
     tokenizer, lines = meditations
     texts = [text for line in lines for text in line.split(". ") if text]
@@ -371,7 +371,7 @@ class Squares:
 
 
 @pytest.mark.parametrize(("limit", "length"), [(None, 10), (4, 4), (99, 10)])
-def test_examples_are_marked_with_the_epoch(limit, length):
+def test_sampled_numbers_carry_the_epoch(limit, length):
     examples = EpochDataset(lambda epoch: Squares(), limit)
     assert len(examples) == length
     assert examples.lengths(5).tolist() == list(range(1, length + 1))
@@ -391,7 +391,7 @@ def unequal(epoch):
 @pytest.mark.parametrize(
     "settings", [*(BatchSettings(s, 4) for s in STRATEGIES), BatchSettings("group_by_length", 1, max_tokens=256)]
 )
-def test_every_epoch_has_all_of_its_examples_each_once(settings):
+def test_drawn_epoch_gives_each_example_once(settings):
     """However many they are: none is left out, and none taken twice to be as long as the first epoch."""
     batches = ResumableBatchSampler(EpochDataset(unequal), settings, AS_THEY_ARE.padded_lengths, seed=1)
     for epoch, count in enumerate(COUNTS):
@@ -400,7 +400,7 @@ def test_every_epoch_has_all_of_its_examples_each_once(settings):
 
 
 @pytest.mark.parametrize(("limit", "lengths"), [(None, [20, 17, 23, 20, 1, 61]), (18, [18, 17, 18, 18, 1, 18])])
-def test_lengths_are_those_of_the_epoch(limit, lengths):
+def test_sampler_uses_the_lengths_of_the_epoch(limit, lengths):
     examples = EpochDataset(unequal, limit)
     for epoch in (0, 5, 2, 1, 4, 3, 0):
         assert examples.lengths(epoch).tolist() == unequal(epoch).lengths[:limit].tolist()
@@ -408,7 +408,7 @@ def test_lengths_are_those_of_the_epoch(limit, lengths):
         assert len(examples) == lengths[0]
 
 
-def test_with_a_limit_no_later_example_is_taken():
+def test_example_limit_takes_no_later_example():
     """The first 18 of an epoch, though it has 61, or all of its 17."""
     batches = ResumableBatchSampler(
         EpochDataset(unequal, limit=18), BatchSettings("random", 4), AS_THEY_ARE.padded_lengths, 0
@@ -442,7 +442,7 @@ class CountedDraw:
         return unequal(epoch)
 
 
-def test_an_epoch_is_drawn_once_and_before_it_begins():
+def test_epoch_is_drawn_once_before_it_begins():
     draw = CountedDraw()
     examples = EpochDataset(draw)
     batches = ResumableBatchSampler(examples, BatchSettings("random", 4), AS_THEY_ARE.padded_lengths, 0)
@@ -455,7 +455,7 @@ def test_an_epoch_is_drawn_once_and_before_it_begins():
     assert draw.epochs == [0, 1, 2]
 
 
-def test_on_resuming_the_epochs_before_are_not_drawn():
+def test_resuming_does_not_draw_earlier_epochs():
     draw = CountedDraw()
     batches = ResumableBatchSampler(EpochDataset(draw), BatchSettings("random", 4), AS_THEY_ARE.padded_lengths, 0)
     batches.set_epoch(3)
@@ -477,7 +477,7 @@ def epochs_of(workers, persistent=False, draw=unequal):
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_workers_give_the_batches_that_one_process_gives(persistent):
+def test_workers_give_the_same_batches_as_one_process(persistent):
     """Also those that outlive an epoch, to which nobody tells the next one: they draw it when they are asked for it."""
     here = epochs_of(0)
     for epoch, batches in enumerate(here):
@@ -489,7 +489,7 @@ def test_workers_give_the_batches_that_one_process_gives(persistent):
     assert epochs_of(2, persistent) == here
 
 
-def test_workers_share_what_was_drawn_before_they_were_forked():
+def test_workers_share_the_epoch_drawn_before_forking():
     """A draw in a worker would fail: it is made once, here."""
     here = os.getpid()
 

@@ -149,7 +149,7 @@ def finish(examples, epoch, states=None, processes=1, workers=0, **settings_):
 
 @pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 1), (2, 3), (3, 4)])
 @pytest.mark.parametrize("counts", [(40,), (9, 1, 14), (5, 0, 3, 8, 1, 6, 2, 9, 4, 7, 5, 12, 3)])
-def test_every_example_of_an_epoch_once_whoever_makes_it(counts, processes, workers):
+def test_stream_gives_every_example_once_for_any_workers(counts, processes, workers):
     """Whether each part has files of its own or all read everything."""
     corpus = memory(*counts)
     batches = finish(StreamedExamples(corpus, make_lines, chunk=100), 2, None, processes, workers)
@@ -163,7 +163,7 @@ def test_every_example_of_an_epoch_once_whoever_makes_it(counts, processes, work
 
 @given(st.data())
 @settings(max_examples=150, deadline=None)
-def test_every_example_once_though_processes_and_workers_change(data):
+def test_stream_gives_every_example_once_though_workers_change(data):
     """Interrupted at any step, gone on with in any numbers, again and again."""
     at_least = data.draw(st.sampled_from([1, 2]))
     counts = data.draw(st.lists(st.integers(at_least, 7), min_size=1, max_size=6))
@@ -191,7 +191,7 @@ def test_every_example_once_though_processes_and_workers_change(data):
             assert len(set(found)) == len(found) == min(limit, len(all_lines(corpus)))
 
 
-def test_the_first_so_many_examples_are_the_same_for_any_number_of_workers():
+def test_stream_max_samples_are_the_same_for_any_workers():
     """As with text that is prepared: those at the beginning of the text, in every epoch, and no more is read."""
     corpus = memory(*[10] * 20, lines=5)
     examples = StreamedExamples(corpus, make_in_order, limit=130, chunk=200)
@@ -221,7 +221,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize(("processes", "workers"), [(1, 0), (2, 2), (3, 3)])
-def test_files_of_any_format_are_divided(processes, workers, tmp_path):
+def test_stream_divides_files_of_any_format(processes, workers, tmp_path):
     paths = [tmp_path / f"text.{suffix}" for suffix in FORMATS]
     texts = {path: [f"{path.name} document {number}" for number in range(7)] for path in paths}
     for path, content in zip(paths, FORMATS.values(), strict=True):
@@ -234,7 +234,7 @@ def test_files_of_any_format_are_divided(processes, workers, tmp_path):
         assert sorted(texts_of(batches, epoch)) == sorted(chain.from_iterable(texts.values()))
 
 
-def test_each_worker_reads_its_own_files_where_there_are_enough():
+def test_stream_workers_read_their_own_files():
     corpus = memory(*[6] * 8)
     examples = StreamedExamples(corpus, make_lines, chunk=50)
     shards = []
@@ -257,7 +257,7 @@ def takewhile_epoch(iterator, epoch):
     raise AssertionError("a stream has no end")
 
 
-def test_more_workers_than_files_are_warned_of(caplog):
+def test_stream_warns_of_more_workers_than_files(caplog):
     with caplog.at_level(logging.WARNING):
         streams(StreamedExamples(memory(3, 3), make_lines), 1, 2)
         assert caplog.messages == []
@@ -268,7 +268,7 @@ def test_more_workers_than_files_are_warned_of(caplog):
     ]
 
 
-def test_a_text_too_short_for_all_workers_goes_round():
+def test_stream_too_short_for_its_workers_repeats():
     """One chunk and five workers: each has an epoch of its own, and all have the same number of batches."""
     corpus = memory(4)
     batches, _ = take(streams(StreamedExamples(corpus, make_lines), 1, 5), 5 * 3, 5)
@@ -278,7 +278,7 @@ def test_a_text_too_short_for_all_workers_goes_round():
 # The order
 
 
-def test_the_order_is_that_of_seed_and_epoch():
+def test_stream_order_depends_on_seed_and_epoch_alone():
     corpus = memory(30, 30, 30)
     examples = StreamedExamples(corpus, make_in_order, chunk=300)
 
@@ -290,13 +290,13 @@ def test_the_order_is_that_of_seed_and_epoch():
     assert orders(0) == orders(0)
 
 
-def test_files_are_read_in_another_order_each_epoch():
+def test_stream_shuffles_files_each_epoch():
     batches = finish(StreamedExamples(memory(*[1] * 8), make_lines, chunk=1), 2)
     orders = [tuple(dict.fromkeys(text[:2] for text in texts_of(batches, epoch))) for epoch in range(3)]
     assert len({*orders, tuple(sorted(orders[0]))}) == 4
 
 
-def test_sequential_is_the_order_of_the_text():
+def test_stream_sequential_keeps_the_order_of_the_text():
     corpus = memory(30, 30)
     examples = StreamedExamples(corpus, in_text_order, chunk=300)
     batches = finish(examples, 1, batches=BatchSettings("sequential", 4))
@@ -310,7 +310,7 @@ def in_text_order(documents, rng):
     return examples
 
 
-def test_batches_of_a_chunk_have_about_the_same_number_of_examples():
+def test_stream_batches_of_a_chunk_have_about_equal_size():
     """No chunk leaves a batch of one example, which would weigh as much as any other."""
     batches, _ = take(streams(StreamedExamples(memory(11, lines=3), make_lines, chunk=10**6)), 9)
     assert [len(batch) for batch in batches] == [4, 4, 4, 4, 4, 4, 4, 4, 1]
@@ -318,7 +318,7 @@ def test_batches_of_a_chunk_have_about_the_same_number_of_examples():
     assert [len(batch) for batch in batches] == [7, 7, 7]
 
 
-def test_a_budget_of_tokens_is_kept_and_batches_are_of_similar_length():
+def test_stream_keeps_the_token_budget_and_groups_by_length():
     rng = np.random.default_rng(0)
     lines = [f"{number}".ljust(int(rng.integers(5, 60)), "x") for number in range(400)]
     examples = StreamedExamples(Memory([[[line] for line in lines]]), make_lines, chunk=5000)
@@ -335,7 +335,7 @@ def test_a_budget_of_tokens_is_kept_and_batches_are_of_similar_length():
 
 @pytest.mark.parametrize("counts", [(40,), (9, 2, 14, 5, 6, 7, 8)])
 @pytest.mark.parametrize(("processes", "workers"), [(1, 0), (2, 2)])
-def test_from_every_state_batches_go_on_as_if_never_interrupted(counts, processes, workers):
+def test_stream_resumes_exactly_from_every_state(counts, processes, workers):
     examples = StreamedExamples(memory(*counts), make_lines, chunk=200)
     for dataset in streams(examples, processes, workers):
         for worker in range(max(workers, 1)):
@@ -351,7 +351,7 @@ def test_from_every_state_batches_go_on_as_if_never_interrupted(counts, processe
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("steps", [1, 6, 13])
-def test_a_data_loader_goes_on_as_if_never_interrupted(workers, steps):
+def test_stream_data_loader_resumes_exactly(workers, steps):
     """Also from where one worker has given no batch yet, and when interrupted twice."""
     examples = StreamedExamples(memory(9, 2, 14, 5), make_lines, chunk=200)
     whole, _ = loaded(*streams(examples, workers=workers), workers, 40)
@@ -362,7 +362,7 @@ def test_a_data_loader_goes_on_as_if_never_interrupted(workers, steps):
     assert any(example["epoch"] > 0 for example in whole[-1])
 
 
-def test_what_was_skipped_is_not_tokenized_again():
+def test_stream_resume_does_not_tokenize_skipped_chunks():
     made = []
 
     def make(documents, rng):
@@ -378,7 +378,7 @@ def test_what_was_skipped_is_not_tokenized_again():
     assert made[0] == begun
 
 
-def test_shares_are_dealt_out_anew():
+def test_stream_shards_are_redistributed_when_workers_change():
     """Of three workers, one is an epoch behind the others, and one in the middle of a chunk."""
     share = {"epoch": 1, "part": 2, "parts": 3, "position": 4, "document": 5, "chunk": 6, "seen": 7, "batches": 8}
     share["settings"] = {"batch_size": 4}
@@ -401,7 +401,7 @@ def places(counts_and_sizes):
 
 @given(st.lists(st.integers(1, 40), max_size=40), st.integers(1, 100), st.integers(1, 3))
 @settings(max_examples=300, deadline=None)
-def test_chunks_are_all_documents_in_order_and_none_is_small(sizes, characters, at_least):
+def test_chunks_hold_all_documents_in_order_and_none_is_small(sizes, characters, at_least):
     documents = places(sizes)
     chunks = list(cut_chunks(iter(documents), characters, at_least))
     assert list(chain.from_iterable(chunks)) == documents
@@ -416,7 +416,7 @@ def test_chunks_are_all_documents_in_order_and_none_is_small(sizes, characters, 
         assert list(cut_chunks(iter(documents[chunk[0].number :]), characters, at_least)) == chunks[number:]
 
 
-def test_a_small_rest_joins_the_chunk_before():
+def test_small_remainder_joins_the_chunk_before():
     def cut(*sizes, at_least=1):
         chunks = cut_chunks(iter(places(sizes)), 10, at_least)
         return [[len(document.lines[0]) for document in chunk] for chunk in chunks]
@@ -429,7 +429,7 @@ def test_a_small_rest_joins_the_chunk_before():
     assert cut() == []
 
 
-def test_no_more_is_read_than_a_few_chunks_ahead():
+def test_stream_reads_only_a_few_chunks_ahead():
     corpus = memory(10_000)
     dataset = streams(StreamedExamples(corpus, make_lines, chunk=1000))[0]
     with closing(dataset.batches_of(0)) as iterator:
@@ -439,7 +439,7 @@ def test_no_more_is_read_than_a_few_chunks_ahead():
             assert corpus.read <= (step // 26 + 3) * 34 * 30
 
 
-def test_a_part_of_one_document_is_an_error_where_two_are_needed():
+def test_stream_shard_of_one_document_is_an_error_for_pairs():
     examples = StreamedExamples(memory(1, 5), make_lines, at_least=2)
     with pytest.raises(UserError, match="a worker's part of the files has but one: lower --dataloader_num_workers"):
         take(streams(examples, 2), 1)
@@ -476,7 +476,7 @@ def pair_builder(strategy: str) -> PairBuilder:
 
 @pytest.mark.parametrize("strategy", ["segment", "sentence"])
 @pytest.mark.parametrize(("processes", "workers"), [(1, 0), (2, 2)])
-def test_pairs_of_a_stream_have_the_right_labels(strategy, processes, workers):
+def test_stream_pairs_have_the_right_labels(strategy, processes, workers):
     """Contract: 0 = B follows A, 1 = B is from another document."""
     make = ChunkBuilder("", pair_builder(strategy), numbers)
     examples = StreamedExamples(number_corpus(), make, at_least=2, chunk=700)
@@ -502,7 +502,7 @@ def test_pairs_of_a_stream_have_the_right_labels(strategy, processes, workers):
     assert epochs[0] != epochs[1], "drawn anew"
 
 
-def test_a_chunk_with_tokens_in_one_document_alone_has_no_pairs_and_does_no_harm():
+def test_stream_chunk_with_one_nonempty_document_gives_no_pairs():
     """As where the tokenizer knows nothing of the script of the others."""
     for documents in ([["7 8", "9"], [" "]], [[" "], [" "]]):
         for strategy in ("segment", "sentence"):
@@ -515,7 +515,7 @@ def test_a_chunk_with_tokens_in_one_document_alone_has_no_pairs_and_does_no_harm
 
 @pytest.mark.parametrize("kind", ["blocks", "lines"])
 @pytest.mark.parametrize("word_starts", [False, True])
-def test_every_token_of_the_text_is_in_the_blocks_of_its_chunk(kind, word_starts, texts, tokenizers):
+def test_stream_blocks_hold_every_token_of_their_chunk(kind, word_starts, texts, tokenizers):
     tokenizer = tokenizers["wordpiece"]
     prefix, sep = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
     arguments = DataTrainingArguments(line_by_line=kind == "lines", whole_word_mask=word_starts)
@@ -531,7 +531,7 @@ def test_every_token_of_the_text_is_in_the_blocks_of_its_chunk(kind, word_starts
     assert all(("word_starts" in example) == word_starts for example in examples)
 
 
-def test_a_chunk_that_is_mostly_unknown_is_warned_of(tokenizers, caplog):
+def test_stream_warns_of_a_mostly_unknown_chunk(tokenizers, caplog):
     tokenizer = tokenizers["wordpiece"]
     encoder, unknown = own_encoder(tokenizer, False), tokenizer.unk_token_id
     unchanged = SimpleNamespace(granularity="line", build_chunk=lambda split, rng: split)
@@ -543,7 +543,7 @@ def test_a_chunk_that_is_mostly_unknown_is_warned_of(tokenizers, caplog):
     assert "of the tokens of 2 documents in a row of a.txt are unknown" in caplog.text
 
 
-def test_documents_are_tokenized_as_those_of_a_prepared_corpus(tokenizers):
+def test_stream_tokenizes_like_a_prepared_corpus(tokenizers):
     encoder = own_encoder(tokenizers["wordpiece"], True)
     corpus = tokenize([["The tide is low.", "It will turn."], [" "], ["The moon!"]], "line", encoder)
     assert corpus.counts().tolist() == [2, 1, 1]
@@ -563,7 +563,7 @@ def rows_of_shards(shards):
 
 @pytest.mark.parametrize("shards", [["a"], ["a", "b", "c", "d", "e"]], ids=["one shard", "five shards"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_rows_of_a_hub_stream_are_divided_over_workers(shards, workers):
+def test_stream_divides_hub_rows_over_workers(shards, workers):
     """The library would divide the rows a second time, as it gives each data-loader worker a part by itself."""
     rows = datasets.IterableDataset.from_generator(rows_of_shards, gen_kwargs={"shards": shards})
     corpus = HubCorpus("hub", rows)
@@ -578,7 +578,7 @@ def test_rows_of_a_hub_stream_are_divided_over_workers(shards, workers):
         assert sorted(texts_of(batches + rest, epoch)) == expected
 
 
-def test_a_row_of_a_hub_stream_is_named_with_its_shard():
+def test_stream_error_names_hub_row_and_shard():
     def rows(shards):
         for shard in shards:
             yield {"text": shard}

@@ -70,7 +70,7 @@ def assert_fillings(fillings, expected):
         ("bert", AutoModelForPreTraining),
     ],
 )
-def test_fillings_are_those_of_the_model_asked_directly(family, auto_model, asked):
+def test_fill_masks_equals_a_direct_forward(family, auto_model, asked):
     model, plain, tokenizer = asked(family, auto_model)
     # As in training, where a token that begins a word has its space in itself.
     direct = [text.replace(" [MASK]", tokenizer.mask_token).replace("[MASK]", tokenizer.mask_token) for text in TEXTS]
@@ -80,7 +80,7 @@ def test_fillings_are_those_of_the_model_asked_directly(family, auto_model, aske
         assert_fillings(fill_masks(model, tokenizer, texts, 5, ROOM), expected)
 
 
-def test_a_model_that_does_not_tell_padding_has_it_always(asked):
+def test_fill_masks_pads_to_full_length_without_attention_mask(asked):
     """FNet mixes padding in: as in training, all texts are as long as the longest can be."""
     model, plain, tokenizer = asked("fnet")
     padded = [tokenizer(text, padding="max_length", max_length=ROOM)["input_ids"] for text in TEXTS]
@@ -88,7 +88,7 @@ def test_a_model_that_does_not_tell_padding_has_it_always(asked):
     assert_fillings(fill_masks(model, tokenizer, TEXTS, 3, ROOM), expected)
 
 
-def test_neither_batches_nor_their_order_matter(asked):
+def test_fill_masks_does_not_depend_on_batches(asked):
     model, _, tokenizer = asked("bert")
     texts = [f"{'far ' * (number * 7 % 40)}[MASK] {'sun ' * (number % 5)}[MASK]" for number in range(11)]
     one_by_one = fill_masks(model, tokenizer, texts, 4, ROOM, batch_size=1)
@@ -100,7 +100,7 @@ def test_neither_batches_nor_their_order_matter(asked):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_in_a_long_text_each_mask_is_filled_from_the_tokens_around_it(family, asked):
+def test_long_text_masks_are_filled_from_surrounding_tokens(family, asked):
     model, plain, tokenizer = asked(family)
     words = (SAMPLE / "music.txt").read_text().split()[:200]
     for place in (0, 3, 100, 102, 199):
@@ -128,7 +128,7 @@ def test_in_a_long_text_each_mask_is_filled_from_the_tokens_around_it(family, as
         (30, [], []),
     ],
 )
-def test_windows_hold_as_much_before_a_mask_as_after_it(length, places, windows):
+def test_windows_are_centred_on_the_mask(length, places, windows):
     ids = np.arange(100, 100 + length)
     ids[places] = 4
     found = windows_of(0, ids, 4, 8)
@@ -137,7 +137,7 @@ def test_windows_hold_as_much_before_a_mask_as_after_it(length, places, windows)
     ]
 
 
-def test_logits_are_computed_at_masks_alone(asked):
+def test_fill_masks_computes_logits_at_masks_only(asked):
     model, _, tokenizer = asked("bert")
     shapes = []
     model.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.logits.shape)))
@@ -146,7 +146,7 @@ def test_logits_are_computed_at_masks_alone(asked):
     assert shapes == [(1, 2 + 3 + 1, 500), (1, 1, 500)]
 
 
-def test_tokens_are_shown_as_text(tokenizers):
+def test_predicted_tokens_are_decoded(tokenizers):
     byte_level, wordpiece = tokenizers["byte_level"], tokenizers["wordpiece"]
     assert readable(byte_level, byte_level.convert_tokens_to_ids("Ġthe")) == "the"
     # A space alone, and the first byte of an é.
@@ -161,7 +161,7 @@ def predictions(folder):
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_lines_of_a_file_are_filled_in_by_the_script(run_mlm_script, checkpoint, tmp_path):
+def test_do_predict_fills_in_the_lines_of_a_file(run_mlm_script, checkpoint, tmp_path):
     texts = [*TEXTS, "Ein <mask> im Käse. [MASK]", *(f"Number {n} is [MASK]." for n in range(20))]
     (tmp_path / "lines.txt").write_text("\n\n".join(texts), encoding="utf-8")
     code, printed, errors = run_mlm_script(
@@ -189,7 +189,7 @@ def test_lines_of_a_file_are_filled_in_by_the_script(run_mlm_script, checkpoint,
     assert f"Filled in 24 lines, 4 of them more than shown: {tmp_path}/out/predictions.jsonl" in printed
 
 
-def test_a_run_trains_evaluates_and_fills_in_with_what_it_has_learnt(run_mlm_script, checkpoint, tmp_path, monkeypatch):
+def test_run_trains_evaluates_and_predicts_with_the_trained_model(run_mlm_script, checkpoint, tmp_path, monkeypatch):
     """A model that has seen one sentence often knows its words; the output alone gives the same, without more flags."""
     (tmp_path / "text.txt").write_text("the moon is far away\n" * 40)
     (tmp_path / "table.csv").write_text("number,body\n1,the moon [MASK] far away\n2,\n3,[MASK] moon is [MASK] away\n")
@@ -220,7 +220,7 @@ def test_a_run_trains_evaluates_and_fills_in_with_what_it_has_learnt(run_mlm_scr
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_of_several_processes_all_run_the_model_and_the_first_writes(first, asked, tmp_path, caplog):
+def test_prediction_with_several_processes_is_written_by_the_first(first, asked, tmp_path, caplog):
     model, _, tokenizer = asked("bert")
     forwards = []
     model.register_forward_hook(lambda *_: forwards.append(1))

@@ -14,7 +14,7 @@ from cloze.inference.predictions import save_predictions
 @pytest.mark.parametrize(
     ("value", "label"), [("1.0", 1), (1.0, 1), (" 0 ", 0), ("0.0", 0), (0, 0), (None, None), ("", None), (" ", None)]
 )
-def test_label_of_a_pair_is_the_same_in_all_tables(value, label):
+def test_pair_labels_read_alike_from_all_formats(value, label):
     """A table has 1.0 for 1 where some labels are missing, and .csv has it as a string."""
     assert pair_of({"sentence_a": "a", "sentence_b": "b", "label": value}, "here").label == (
         label if label is None else str(label)
@@ -33,7 +33,7 @@ def written(tmp_path):
     return write
 
 
-def test_rows_without_text_have_a_line_of_nulls(written):
+def test_pair_rows_without_text_give_nulls(written):
     """Else the predictions of the rows behind them would be taken for those of others."""
     rows = [(None, {"text": None}), ("a", {"text": "a", "id": 7}), (None, {"text": " "}), ("b", {"text": "b"})]
     lines = list(map(json.loads, written(rows, [{"prediction": 0, "share": 0.5}, {"prediction": 1, "share": 0.7}])))
@@ -56,12 +56,12 @@ def test_rows_without_text_have_a_line_of_nulls(written):
         ("Käse 🦑", "Käse 🦑"),
     ],
 )
-def test_columns_are_valid_json(value, expected, written):
+def test_predictions_are_valid_json(value, expected, written):
     (line,) = written([("a", {"text": "a", "other": value})], [{"prediction": 0}])
     assert json.loads(line, parse_constant=pytest.fail)["other"] == expected
 
 
-def test_results_of_an_earlier_run_are_replaced(written):
+def test_predictions_of_an_earlier_run_are_replaced(written):
     """The predictions of one model are a test file for the next."""
     (line,) = written([("a", {"text": "a", "row": 5, "prediction": 1})], [{"prediction": 0}])
     assert json.loads(line) == {"text": "a", "row": 0, "prediction": 0}

@@ -59,7 +59,7 @@ def saved(pair_checkpoint, tmp_path):
         ("electra", AutoModelForMaskedLM, MASKED_LM),
     ],
 )
-def test_heads_are_those_that_the_checkpoint_was_saved_with(family, auto_model, task, saved):
+def test_loaded_heads_are_those_of_the_checkpoint(family, auto_model, task, saved):
     """Not those that the architecture could have: BERT's next-sentence head is untrained after run_mlm.py."""
     trained = load_trained(saved(family, auto_model), TASKS)
     assert trained.task is task
@@ -69,7 +69,7 @@ def test_heads_are_those_that_the_checkpoint_was_saved_with(family, auto_model, 
 
 
 @pytest.mark.parametrize("auto_model", [AutoModel, AutoModelForPreTraining])
-def test_a_checkpoint_without_either_head_is_refused(auto_model, saved):
+def test_checkpoint_without_a_head_is_refused(auto_model, saved):
     """ELECTRA's for pretraining is the discriminator, which predicts no tokens."""
     with pytest.raises(
         UserError, match=r"electra.*: a Electra.* has neither a head for masked tokens nor one for next"
@@ -77,7 +77,7 @@ def test_a_checkpoint_without_either_head_is_refused(auto_model, saved):
         load_trained(saved("electra", auto_model), TASKS)
 
 
-def test_a_head_whose_weights_are_missing_is_refused(saved):
+def test_checkpoint_with_missing_head_weights_is_refused(saved):
     path = saved("bert", AutoModelForMaskedLM)
     file = Path(path) / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertForPreTraining"]}))
@@ -85,7 +85,7 @@ def test_a_head_whose_weights_are_missing_is_refused(saved):
         load_trained(path, TASKS)
 
 
-def test_what_is_no_model_is_told_without_flags_of_other_scripts(saved, tmp_path):
+def test_loading_errors_name_no_flags_of_other_scripts(saved, tmp_path):
     with pytest.raises(UserError, match=r"^nowhere: no model: give a folder with a config.json"):
         load_trained("nowhere", TASKS)
     GPT2Config(n_layer=1, n_embd=8, n_head=1).save_pretrained(tmp_path / "gpt2")
@@ -106,7 +106,7 @@ class Evil:
         return open, (self.path, "w")
 
 
-def test_neither_pickled_weights_nor_code_that_comes_along_are_executed(saved, tmp_path):
+def test_loading_executes_neither_pickles_nor_remote_code(saved, tmp_path):
     path = tmp_path / saved("bert", AutoModelForMaskedLM)
     (path / "model.safetensors").unlink()
     torch.save({"bert.embeddings.word_embeddings.weight": Evil(tmp_path / "executed")}, path / "pytorch_model.bin")
@@ -119,7 +119,7 @@ def test_neither_pickled_weights_nor_code_that_comes_along_are_executed(saved, t
     assert not (tmp_path / "executed").exists()
 
 
-def test_words_are_those_of_the_command_line(saved, run_mlm_script, tmp_path):
+def test_session_fills_masks_as_the_command_line_does(saved, run_mlm_script, tmp_path):
     texts = ["The [MASK] is [MASK].", "The moon is far away. " * 30 + "The [MASK] is far away. " * 3]
     (tmp_path / "lines.txt").write_text("\n".join(texts))
     path = saved("bert", AutoModelForMaskedLM)
@@ -148,7 +148,7 @@ def test_words_are_those_of_the_command_line(saved, run_mlm_script, tmp_path):
         ("[MASK]" + "x" * MOST_CHARACTERS, "20,006 characters are too many: give 20,000 at most"),
     ],
 )
-def test_texts_that_no_word_can_be_told_of(text, problem, saved):
+def test_session_reports_texts_it_cannot_fill(text, problem, saved):
     with pytest.raises(UserError, match=problem):
         fill_masks_in_text(load_trained(saved("bert", AutoModelForMaskedLM), TASKS), text, 5)
 
@@ -161,7 +161,7 @@ def test_texts_that_no_word_can_be_told_of(text, problem, saved):
         ("fnet", AutoModelForNextSentencePrediction),
     ],
 )
-def test_pairs_are_judged_as_on_the_command_line(family, auto_model, saved, run_nsp_script, tmp_path):
+def test_session_judges_pairs_as_the_command_line_does(family, auto_model, saved, run_nsp_script, tmp_path):
     pairs = [("The moon is far.", "It is cold there."), ("The moon is far. " * 30, "Salt melts ice.")]
     rows = (json.dumps({"sentence_a": a, "sentence_b": b}) for a, b in pairs)
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
@@ -186,12 +186,12 @@ def test_pairs_are_judged_as_on_the_command_line(family, auto_model, saved, run_
         (("The moon is far.", "\u200b"), "These two: the tokenizer finds no token in one of the texts"),
     ],
 )
-def test_pairs_that_cannot_be_judged(pair, problem, saved):
+def test_session_reports_pairs_it_cannot_judge(pair, problem, saved):
     with pytest.raises(UserError, match=problem):
         judge_texts(load_trained(saved("bert", AutoModelForNextSentencePrediction), TASKS), *pair)
 
 
-def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(monkeypatch, tmp_path):
+def test_model_names_are_the_shortest_unique_path_ends(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for folder in ("one/out", "two/out", "two/other", "hub/model"):
         (tmp_path / folder).mkdir(parents=True)

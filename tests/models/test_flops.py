@@ -47,7 +47,7 @@ def counted(model, masks=True):
 @pytest.mark.parametrize(
     ("layers", "width", "feed_forward", "vocabulary"), [(1, 16, 32, 100), (2, 32, 96, 300), (5, 24, 96, 77)]
 )
-def test_operations_of_bert_are_those_of_the_formula(layers, width, feed_forward, vocabulary):
+def test_flops_of_bert_equal_the_formula(layers, width, feed_forward, vocabulary):
     """L (8 d^2 + 4 d f) a token, 4 d L a square, 2 d^2 + 2 d V a label; the last feed-forward is for labels only."""
     flops = counted(bert(layers, width, feed_forward, vocabulary))
     last = 4 * width * feed_forward
@@ -61,19 +61,19 @@ def test_operations_of_bert_are_those_of_the_formula(layers, width, feed_forward
     assert flops.training(1, length, length**2, labels) == pytest.approx(3 * forward, rel=1e-9)
 
 
-def test_operations_of_a_pair_are_those_of_pooler_and_classifier():
+def test_flops_of_a_pair_are_pooler_and_classifier():
     flops = counted(bert(2, 32, 96, 300, BertForNextSentencePrediction), masks=False)
     assert flops.per_example == pytest.approx(2 * 32**2 + 2 * 32 * 2)
     assert flops.per_token == pytest.approx(2 * (8 * 32**2 + 4 * 32 * 96))
     assert flops.per_label == pytest.approx(0, abs=1e-3)
 
 
-def test_operations_add_up_over_examples():
+def test_flops_add_up_over_examples():
     flops = Flops(1000, 100, 10, 7)
     assert flops.training(2, 30, 500, 4) == 3 * (2000 + 3000 + 5000 + 28)
 
 
-def test_a_head_that_is_not_spared_counts_for_each_token():
+def test_flops_of_a_full_head_count_every_token():
     """So that its operations are not left out; and nothing more for a label."""
 
     class Mixing(BertForMaskedLM):
@@ -94,7 +94,7 @@ def test_a_head_that_is_not_spared_counts_for_each_token():
         ("megatron-bert", AutoModelForNextSentencePrediction),
     ],
 )
-def test_operations_of_every_kind_of_model(family, auto_model):
+def test_flops_of_every_family_are_counted(family, auto_model):
     """Those of the weights at least, which are 2 a token and weight of the layers."""
     config = CONFIG_MAPPING[family](**(FAMILIES | PAIR_FAMILIES)[family][1] | {"vocab_size": 500, "pad_token_id": 0})
     flops = counted(auto_model.from_config(config), auto_model is not AutoModelForNextSentencePrediction)
@@ -104,7 +104,7 @@ def test_operations_of_every_kind_of_model(family, auto_model):
         assert 2 * 8 * 500 <= flops.per_label < 2 * 16 * 500 + 3000
 
 
-def test_counting_leaves_the_model_as_it_was():
+def test_counting_flops_leaves_the_model_unchanged():
     model = bert(1, 16, 32, 100).bfloat16().train()
     before = {name: weights.clone() for name, weights in model.state_dict().items()}
     assert counted(model) is not None
@@ -114,7 +114,7 @@ def test_counting_leaves_the_model_as_it_was():
     assert all(torch.equal(weights, before[name]) for name, weights in model.state_dict().items())
 
 
-def test_a_model_that_does_not_run_on_a_short_text_has_no_count():
+def test_flops_are_none_for_a_model_that_fails_on_short_input():
     class Long(BertForMaskedLM):
         def forward(self, input_ids, **kwargs):
             return super().forward(input_ids.view(-1, 512))
@@ -162,7 +162,7 @@ def card(monkeypatch):
         ("Tesla T4", 65, 8.1, 8.1),
     ],
 )
-def test_peaks_of_known_cards(name, half, tf32, single, card):
+def test_peak_flops_of_known_gpus(name, half, tf32, single, card):
     device = torch.device("cuda", 0)
     card(name)
     assert peak_flops(device, torch.bfloat16) == peak_flops(device, torch.float16) == half * 1e12
@@ -172,13 +172,13 @@ def test_peaks_of_known_cards(name, half, tf32, single, card):
     assert peak_flops(device, torch.bfloat16) == half * 1e12
 
 
-def test_peaks_of_other_devices_are_measured(card):
+def test_peak_flops_of_other_devices_are_measured(card):
     card("NVIDIA GeForce GTX 750")
     assert peak_flops(torch.device("cuda", 0), torch.bfloat16) == 5.0
     assert peak_flops(CPU, torch.float32) == 5.0
 
 
-def test_a_peak_is_measured_once(card, monkeypatch):
+def test_peak_flops_are_measured_once(card, monkeypatch):
     measured = []
     monkeypatch.setattr(flops_module, "_measure_peak", lambda *device: measured.append(device) or 5.0)
     for _ in range(3):
@@ -186,7 +186,7 @@ def test_a_peak_is_measured_once(card, monkeypatch):
     assert measured == [(CPU, torch.float32)]
 
 
-def test_the_peak_is_that_of_the_fastest_product(monkeypatch):
+def test_peak_flops_are_of_the_fastest_product(monkeypatch):
     """The largest product takes 4, 3, 1 and 2 seconds."""
     times = iter([0.0] * 16 + [4.0, 3.0, 1.0, 2.0])
     monkeypatch.setattr(flops_module, "_time_product", lambda a, b: next(times))
@@ -194,7 +194,7 @@ def test_the_peak_is_that_of_the_fastest_product(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_no_larger_product_is_tried_once_one_takes_long_enough(dtype, monkeypatch):
+def test_peak_measurement_stops_at_a_long_enough_product(dtype, monkeypatch):
     """As with float16 on a CPU: of 2048 numbers a side, one took half a minute."""
     tried = []
 
@@ -207,7 +207,7 @@ def test_no_larger_product_is_tried_once_one_takes_long_enough(dtype, monkeypatc
     assert tried == [(dtype, 128)] * 4 + [(dtype, 256)] * 4
 
 
-def test_sizes_of_the_trial_fit_the_smallest_model():
+def test_flops_trial_lengths_fit_the_smallest_model():
     """Its texts are of 16 tokens at most."""
     assert (
         counted(AutoModelForMaskedLM.from_config(CONFIG_MAPPING["bert"](**BERT_LIKE | {"vocab_size": 5}))) is not None

@@ -60,8 +60,8 @@ def loaded(checkpoint_path, task=MASKED_LM, **settings):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_positions(family, tokenizers):
-    """Mistake 20: RoBERTa counts from padding_idx + 1, so that of 66 positions fewer are of use."""
+def test_usable_positions_by_family(family, tokenizers):
+    """transformers#10832: RoBERTa counts from padding_idx + 1, so that of 66 positions fewer are of use."""
     config = config_of(family, tokenizers)
     pad = tokenizers["byte_level"].pad_token_id
     expected = {"roberta": 66 - pad - 1, "modernbert": 64}.get(family, 66)
@@ -69,8 +69,8 @@ def test_positions(family, tokenizers):
 
 
 @pytest.mark.parametrize("pad", [0, 1, 5])
-def test_positions_of_roberta(pad, tokenizers):
-    """Mistake 20: the model's own verdict, token by token."""
+def test_usable_positions_of_roberta_exclude_the_padding_offset(pad, tokenizers):
+    """transformers#10832: the model's own verdict, token by token."""
     config = config_of("roberta", tokenizers, max_position_embeddings=20)
     config.pad_token_id = pad
     positions = count_positions(build_on_meta(config, MASKED_LM), config)
@@ -82,7 +82,7 @@ def test_positions_of_roberta(pad, tokenizers):
         model(text)
 
 
-def test_outline_takes_no_memory(tokenizers):
+def test_build_on_meta_takes_no_memory(tokenizers):
     model = build_on_meta(
         config_of("bert", tokenizers, hidden_size=4096, intermediate_size=16_384, num_hidden_layers=40), MASKED_LM
     )
@@ -101,7 +101,7 @@ def test_outline_takes_no_memory(tokenizers):
         ("modernbert", 8192, 8192, 1024),
     ],
 )
-def test_default_length(family, positions, tokenizer_max, expected, tokenizers):
+def test_default_max_seq_length(family, positions, tokenizer_max, expected, tokenizers):
     config = config_of(family, tokenizers, max_position_embeddings=positions)
     if family == "roberta":
         config.pad_token_id = 1
@@ -109,8 +109,8 @@ def test_default_length(family, positions, tokenizer_max, expected, tokenizers):
     assert check_model(config, tokenizer, MASKED_LM, None, False) == expected
 
 
-def test_length_asked_for(tokenizers):
-    """Mistake 20: a message instead of an assert; the tokenizer's limit is only a hint."""
+def test_max_seq_length_is_checked_against_the_model(tokenizers):
+    """transformers#10832: a message instead of an assert; the tokenizer's limit is only a hint."""
     config, tokenizer = config_of("bert", tokenizers), tokenizer_of("bert", tokenizers, model_max_length=16)
     assert check_model(config, tokenizer, MASKED_LM, 66, False) == 66
     with pytest.raises(UserError, match="--max_seq_length 67 is more than the model's 66 positions"):
@@ -120,16 +120,16 @@ def test_length_asked_for(tokenizers):
 @pytest.mark.parametrize(
     ("attributes", "message"), [({"mask_token": None}, "no mask token"), ({"pad_token": None}, "no padding token")]
 )
-def test_tokens_that_are_needed(attributes, message, tokenizers):
-    """Mistake 20."""
+def test_missing_mask_or_padding_token_is_an_error(attributes, message, tokenizers):
+    """transformers#10832."""
     with pytest.raises(UserError, match=message):
         check_model(
             config_of("bert", tokenizers), tokenizer_of("bert", tokenizers, **attributes), MASKED_LM, None, False
         )
 
 
-def test_vocabulary_too_small(tokenizers):
-    """Mistake 20: one id more than the embedding has rows."""
+def test_vocabulary_smaller_than_the_tokenizer_is_an_error(tokenizers):
+    """transformers#10832: one id more than the embedding has rows."""
     config, tokenizer = config_of("bert", tokenizers), tokenizer_of("bert", tokenizers)
     tokenizer.add_tokens(["tidepool"])
     with pytest.raises(UserError, match="the tokenizer has 501 tokens, the model's vocabulary 500"):
@@ -142,7 +142,7 @@ def test_vocabulary_too_small(tokenizers):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fit_config(family, tokenizers):
+def test_sync_config_with_tokenizer_sets_vocabulary_and_special_ids(family, tokenizers):
     tokenizer = tokenizer_of(family, tokenizers)
     config = CONFIG_MAPPING[family](**FAMILIES[family][1])
     sync_config_with_tokenizer(config, tokenizer)
@@ -165,7 +165,7 @@ def test_fit_config(family, tokenizers):
         ("type_vocab_size=1", 500),
     ],
 )
-def test_a_vocabulary_size_that_was_asked_for(overrides, size, tokenizers):
+def test_vocab_size_override_is_kept(overrides, size, tokenizers):
     """As when it is rounded up for the GPU; otherwise the tokenizer's."""
     config = load_config(ModelArguments(model_type="bert", config_overrides=overrides), MASKED_LM)
     sync_config_with_tokenizer(config, tokenizers["wordpiece"], overrides)
@@ -187,12 +187,12 @@ def test_config_overrides():
         ({"model_type": "bert", "config_overrides": "hidden_size=many"}, "--config_overrides hidden_size=many: "),
     ],
 )
-def test_configs_that_are_wrong(settings, message):
+def test_wrong_configs_are_errors(settings, message):
     with pytest.raises(UserError, match=message):
         load_config(ModelArguments(**settings), MASKED_LM)
 
 
-def test_a_config_that_builds_no_model(tokenizers):
+def test_config_that_cannot_be_built_is_an_error(tokenizers):
     with pytest.raises(UserError, match=r"the config builds no bert model: .*--config_overrides"):
         build_on_meta(config_of("bert", tokenizers, num_attention_heads=5), MASKED_LM)
 
@@ -201,7 +201,7 @@ def test_a_config_that_builds_no_model(tokenizers):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_is_said_when_nothing_is_missing(family, checkpoint, caplog, capsys):
+def test_complete_checkpoint_loads_without_warning(family, checkpoint, caplog, capsys):
     model = loaded(checkpoint(family))
     expected = AutoModelForMaskedLM.from_pretrained(checkpoint(family))
     for name, weights in expected.state_dict().items():
@@ -246,7 +246,7 @@ def test_weights_are_loaded_in_single_precision(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
-def test_new_models(name, checkpoint, tmp_path):
+def test_new_model_has_the_dtype_asked_for(name, checkpoint, tmp_path):
     """From the config of a bfloat16 checkpoint."""
     AutoModelForMaskedLM.from_pretrained(checkpoint("bert"), dtype=torch.bfloat16).save_pretrained(tmp_path)
     model_args = ModelArguments(config_name=str(tmp_path), dtype=name)
@@ -254,7 +254,7 @@ def test_new_models(name, checkpoint, tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, name)}
 
 
-def test_weights_that_cannot_be_loaded(checkpoint, tmp_path):
+def test_unloadable_weights_are_errors(checkpoint, tmp_path):
     model_args = ModelArguments(model_name_or_path=checkpoint("bert"))
     config = load_config(model_args, MASKED_LM)
     config.save_pretrained(tmp_path)
@@ -266,7 +266,7 @@ def test_weights_that_cannot_be_loaded(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("task", [MASKED_LM, NEXT_SENTENCE, PRETRAINING], ids=lambda task: task.title)
-def test_the_auto_class_knows_every_type_of_the_task(task):
+def test_auto_class_knows_every_model_type_of_the_task(task):
     mapping = {
         AutoModelForMaskedLM: MODEL_FOR_MASKED_LM_MAPPING,
         AutoModelForNextSentencePrediction: MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING,
@@ -284,19 +284,19 @@ def labels_of(model_type):
 
 
 @pytest.mark.parametrize("model_type", PRETRAINING.model_types)
-def test_types_of_pretraining_are_those_whose_models_learn_both(model_type):
+def test_pretraining_types_have_both_heads(model_type):
     second = "sentence_order_label" if model_type == "albert" else "next_sentence_label"
     assert labels_of(model_type) == {"labels", second}
 
 
 @pytest.mark.parametrize("model_type", ["distilbert", "roberta", "electra", "deberta-v2", "xlm-roberta", "longformer"])
-def test_other_types_have_one_head_in_pretraining(model_type):
+def test_other_types_have_one_pretraining_head(model_type):
     """AutoModelForPreTraining takes them, and would give a model without the second."""
     assert labels_of(model_type) == {"labels"}
     assert model_type not in PRETRAINING.model_types
 
 
-def test_types_of_next_sentence_models():
+def test_next_sentence_model_types():
     assert set(NEXT_SENTENCE.model_types) == {
         config.model_type for config in MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING
     }
@@ -313,13 +313,13 @@ def test_types_of_next_sentence_models():
         (PRETRAINING, {"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}),
     ],
 )
-def test_what_a_task_predicts(task, objectives):
+def test_objectives_by_task(task, objectives):
     assert task.objectives == objectives
     assert task.takes_positions == (MASKED_TOKENS in objectives.values())
 
 
 @pytest.mark.parametrize("family", PAIR_FAMILIES)
-def test_the_logits_of_every_pretraining_model_are_found(family, pair_checkpoint):
+def test_logits_of_every_pretraining_model_are_found(family, pair_checkpoint):
     """Of masked tokens and of pairs, under the names that each architecture has for them."""
     model = loaded(pair_checkpoint(family), PRETRAINING)
     ids, types = torch.tensor([[2, 9, 3, 11, 3]] * 2), torch.tensor([[0, 0, 0, 1, 1]] * 2)
@@ -329,7 +329,7 @@ def test_the_logits_of_every_pretraining_model_are_found(family, pair_checkpoint
 
 
 @pytest.mark.parametrize("family", sorted(set(PAIR_FAMILIES) & set(NEXT_SENTENCE.model_types)))
-def test_the_logits_of_every_next_sentence_model_are_found(family, pair_checkpoint):
+def test_logits_of_every_next_sentence_model_are_found(family, pair_checkpoint):
     """The checkpoint's own heads, but for that of masked tokens: nothing is new."""
     model = loaded(pair_checkpoint(family), NEXT_SENTENCE)
     outputs = model(input_ids=torch.tensor([[2, 9, 3, 11, 3]]), token_type_ids=torch.tensor([[0, 0, 0, 1, 1]]))
@@ -337,7 +337,7 @@ def test_the_logits_of_every_next_sentence_model_are_found(family, pair_checkpoi
 
 
 @pytest.mark.parametrize("family", PAIR_FAMILIES)
-def test_nothing_is_new_in_a_checkpoint_with_both_heads(family, pair_checkpoint, caplog):
+def test_checkpoint_with_both_heads_has_no_new_weights(family, pair_checkpoint, caplog):
     model = loaded(pair_checkpoint(family), PRETRAINING)
     expected = AutoModelForPreTraining.from_pretrained(pair_checkpoint(family))
     for name, weights in expected.state_dict().items():
@@ -346,7 +346,7 @@ def test_nothing_is_new_in_a_checkpoint_with_both_heads(family, pair_checkpoint,
 
 
 @pytest.mark.parametrize("task", [NEXT_SENTENCE, PRETRAINING], ids=lambda task: task.title)
-def test_a_new_head_for_pairs_is_named(task, checkpoint, caplog):
+def test_new_pair_head_is_warned_about(task, checkpoint, caplog):
     """A masked language model has neither it nor the pooler below."""
     loaded(checkpoint("bert"), task)
     (message,) = [record.getMessage() for record in caplog.records if "NEW WEIGHTS" in record.getMessage()]
@@ -371,21 +371,21 @@ def test_a_new_head_for_pairs_is_named(task, checkpoint, caplog):
         (NEXT_SENTENCE, "big_bird", r"big_bird has no next-sentence head: use one of bert, .*, or run_mlm\.py"),
     ],
 )
-def test_models_without_a_head_for_pairs(task, model_type, message):
-    """Mistake 20."""
+def test_model_without_a_pair_head_is_refused(task, model_type, message):
+    """transformers#10832."""
     with pytest.raises(UserError, match=f"^--model_type: {message}$"):
         load_config(ModelArguments(model_type=model_type), task)
 
 
 @pytest.mark.parametrize("model_type", ["albert", "big_bird", "bert"])
-def test_models_with_a_head_for_pairs(model_type):
+def test_model_with_a_pair_head_is_accepted(model_type):
     assert load_config(ModelArguments(model_type=model_type), PRETRAINING).model_type == model_type
 
 
 @pytest.mark.parametrize("family", ["bert", "albert", "fnet"])
 @pytest.mark.parametrize("task", [NEXT_SENTENCE, PRETRAINING], ids=lambda task: task.title)
-def test_one_type_of_token_cannot_tell_a_from_b(task, family, tokenizers):
-    """Mistake 20: an index out of range otherwise; masked tokens do with one type."""
+def test_type_vocab_size_1_is_refused_for_pairs(task, family, tokenizers):
+    """transformers#10832: an index out of range otherwise; masked tokens do with one type."""
     config, tokenizer = config_of(family, tokenizers, type_vocab_size=1), tokenizer_of(family, tokenizers)
     with pytest.raises(UserError, match=r"type_vocab_size is 1, .*: use run_mlm\.py, or .*type_vocab_size=2$"):
         check_model(config, tokenizer, task, 32, False)
@@ -395,8 +395,8 @@ def test_one_type_of_token_cannot_tell_a_from_b(task, family, tokenizers):
 
 
 @pytest.mark.parametrize("family", PAIR_FAMILIES)
-def test_positions_of_pair_models(family, tokenizers):
-    """Mistake 20: the same limit whatever the head."""
+def test_usable_positions_of_pair_models(family, tokenizers):
+    """transformers#10832: the same limit whatever the head."""
     config, tokenizer = config_of(family, tokenizers), tokenizer_of(family, tokenizers)
     for task in (PRETRAINING, NEXT_SENTENCE, MASKED_LM):
         if family in task.model_types:
@@ -406,7 +406,7 @@ def test_positions_of_pair_models(family, tokenizers):
                 check_model(config, tokenizer, task, 67, False)
 
 
-def test_a_next_sentence_model_needs_no_mask_token(tokenizers):
+def test_next_sentence_model_needs_no_mask_token(tokenizers):
     config, tokenizer = config_of("bert", tokenizers), tokenizer_of("bert", tokenizers, mask_token=None)
     assert check_model(config, tokenizer, NEXT_SENTENCE, 32, False) == 32
     with pytest.raises(UserError, match="no mask token"):
@@ -414,13 +414,13 @@ def test_a_next_sentence_model_needs_no_mask_token(tokenizers):
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *sorted(set(PAIR_FAMILIES) - set(FAMILIES))])
-def test_only_a_model_without_attention_mask_needs_padding_of_one_length(family, tokenizers):
+def test_only_models_without_attention_mask_need_fixed_length_padding(family, tokenizers):
     """FNet mixes padding in: the loss of an example would depend on its batch."""
     model = build_on_meta(config_of(family, tokenizers), MASKED_LM)
     assert uses_attention_mask(model) == (family != "fnet")
 
 
-def test_padding_of_another_length_changes_what_fnet_says(pair_checkpoint):
+def test_fnet_logits_depend_on_the_padded_length(pair_checkpoint):
     """Which is why it is always the same; BERT with its attention mask says the same."""
     inputs = {"input_ids": [[2, 9, 3, 11, 3]], "token_type_ids": [[0, 0, 0, 1, 1]], "attention_mask": [[1] * 5]}
     changes = {}
@@ -437,7 +437,7 @@ def test_padding_of_another_length_changes_what_fnet_says(pair_checkpoint):
     assert changes["fnet"] > 1e-3
 
 
-def test_a_model_is_described_by_its_size_and_origin(pair_checkpoint):
+def test_model_description_has_size_and_origin(pair_checkpoint):
     path = pair_checkpoint("bert")
     model = loaded(path, PRETRAINING)
     size = f"{sum(weights.numel() for weights in model.parameters()) / 1e6:.1f}"

@@ -114,7 +114,7 @@ def hooked(stock):
 
 
 @pytest.mark.parametrize("family", MASKED_FAMILIES)
-def test_loss_and_gradients_are_the_models_own(family):
+def test_sparse_loss_and_gradients_equal_the_models_own(family):
     stock = model_of(family)
     model, spared = hooked(stock)
     assert spared
@@ -122,7 +122,7 @@ def test_loss_and_gradients_are_the_models_own(family):
 
 
 @pytest.mark.parametrize("family", MASKED_FAMILIES)
-def test_loss_and_gradients_are_the_models_own_with_dropout(family):
+def test_sparse_loss_and_gradients_equal_the_models_own_with_dropout(family):
     """Up to where positions are selected, the draws are the same; behind it, dropout is switched off."""
     names = MODERNBERT_DROPOUT if family == "modernbert" else DROPOUT
     known = CONFIG_MAPPING[family]().to_dict()
@@ -140,7 +140,7 @@ def test_loss_and_gradients_are_the_models_own_with_dropout(family):
 
 @pytest.mark.parametrize("family", ["bert", "albert"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_losses_and_gradients_of_both_heads_are_the_models_own(family, dropout):
+def test_sparse_losses_and_gradients_of_both_heads_equal_the_models_own(family, dropout):
     stock = model_of(
         family,
         AutoModelForPreTraining,
@@ -154,7 +154,7 @@ def test_losses_and_gradients_of_both_heads_are_the_models_own(family, dropout):
 
 
 @pytest.mark.parametrize("family", sorted(set(PAIR_FAMILIES) - {"bert", "albert"}))
-def test_the_heads_of_other_pretraining_models_are_spared_too(family):
+def test_sparse_prediction_serves_other_pretraining_models(family):
     """FNet mixes padding in, and takes no notice of its mask."""
     stock = model_of(family, AutoModelForPreTraining)
     model, spared = hooked(stock)
@@ -166,12 +166,12 @@ def test_the_heads_of_other_pretraining_models_are_spared_too(family):
 
 
 @pytest.mark.parametrize("multiple", [1, 32, 1000])
-def test_positions_that_fill_up_change_nothing(multiple):
+def test_filler_positions_change_nothing(multiple):
     stock = model_of("bert")
     assert_same(hooked(stock)[0], stock, batch_of(multiple=multiple))
 
 
-def test_a_batch_without_a_masked_token_has_gradients_of_zero():
+def test_batch_without_masked_tokens_has_zero_gradients():
     model, _ = hooked(model_of("bert"))
     batch = batch_of(masked=[0] * BATCH)
     outputs = model(batch["input_ids"], attention_mask=batch["attention_mask"], masked_positions=torch.zeros(8).long())
@@ -180,7 +180,7 @@ def test_a_batch_without_a_masked_token_has_gradients_of_zero():
     assert all(grad is None or not grad.any() for grad in gradients(model, loss).values())
 
 
-def test_under_autocast():
+def test_sparse_prediction_under_autocast():
     """In bfloat16 the logits differ by their rounding; the loss is that of the same rounded logits."""
     stock = model_of("bert")
     model, _ = hooked(stock)
@@ -190,7 +190,7 @@ def test_under_autocast():
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "deberta-v2"])
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_with_gradient_checkpointing(family, use_reentrant):
+def test_sparse_prediction_with_gradient_checkpointing(family, use_reentrant):
     stock = model_of(family)
     model, _ = hooked(stock)
     model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
@@ -268,7 +268,7 @@ def test_calls_in_threads_select_their_own_positions(place):
         torch.testing.assert_close(values, wanted)
 
 
-def test_in_parallel_processes(tmp_path):
+def test_sparse_prediction_in_parallel_processes(tmp_path):
     """What wraps the model calls its forward, hooks and all."""
     stock = model_of("bert")
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
@@ -282,7 +282,7 @@ def test_in_parallel_processes(tmp_path):
         torch.distributed.destroy_process_group()
 
 
-def test_compiled_in_one_graph_and_seldom():
+def test_sparse_prediction_compiles_to_one_graph():
     """No graph break, and of many shapes, all but the first two share a graph."""
     torch._dynamo.reset()
     graphs = []
@@ -305,7 +305,7 @@ def test_compiled_in_one_graph_and_seldom():
 
 
 @pytest.mark.parametrize("family", MASKED_FAMILIES)
-def test_without_masked_positions_the_model_is_what_it_was(family, tmp_path):
+def test_forward_without_masked_positions_is_unchanged(family, tmp_path):
     """To the last bit, with its names, and when it is saved."""
     stock = model_of(family).eval()
     model, _ = hooked(stock)
@@ -324,7 +324,7 @@ def test_without_masked_positions_the_model_is_what_it_was(family, tmp_path):
     assert torch.equal(loaded(**inputs).logits, logits)
 
 
-def test_the_mode_and_the_gradients_of_the_model_are_left_alone():
+def test_trial_keeps_mode_and_gradients():
     for training in (True, False):
         model = model_of("bert").train(training)
         predict_masked_positions(model, MASKED_TOKENS.logits, 32)
@@ -341,7 +341,7 @@ def test_big_bird_keeps_its_sparse_attention():
     assert model.bert.encoder.layer[0].attention.self.__class__.__name__ == "BigBirdBlockSparseAttention"
 
 
-def test_a_copy_has_hooks_of_its_own():
+def test_deepcopy_has_its_own_hooks():
     """Else a forward of the one would take the positions of the other."""
     stock = model_of("bert").eval()
     model, _ = hooked(stock)
@@ -359,7 +359,7 @@ def test_a_copy_has_hooks_of_its_own():
     assert other(ids).logits.shape == (BATCH, LENGTH, VOCABULARY)
 
 
-def test_the_weights_of_a_copy_are_saved_without_the_hooks():
+def test_deepcopy_saves_weights_without_hooks():
     buffer = io.BytesIO()
     model, _ = hooked(model_of("bert"))
     torch.save(model.state_dict(), buffer)
@@ -374,21 +374,21 @@ class Strict(BertForMaskedLM):
         return super().forward(input_ids, attention_mask)
 
 
-def test_the_forward_itself_is_given_no_positions():
+def test_forward_is_given_no_positions():
     torch.manual_seed(0)
     model, spared = hooked(Strict(BertConfig(vocab_size=VOCABULARY, **BERT_LIKE)))
     assert spared
     assert model(batch_of()["input_ids"], masked_positions=torch.tensor([3])).logits.shape == (1, 1, VOCABULARY)
 
 
-def test_the_base_model_alone_gives_all_positions_again():
+def test_base_model_alone_gives_all_positions():
     model, _ = hooked(model_of("bert"))
     ids = batch_of()["input_ids"]
     model(ids, masked_positions=torch.tensor([3]))
     assert model.base_model(ids).last_hidden_state.shape == (BATCH, LENGTH, 16)
 
 
-def test_positions_of_a_failed_forward_are_forgotten():
+def test_positions_are_cleared_after_a_failed_forward():
     model, _ = hooked(model_of("bert").eval())
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, 4), VOCABULARY), masked_positions=torch.tensor([0]))
@@ -403,7 +403,7 @@ def rows_through(module, sizes):
 
 
 @pytest.mark.parametrize("auto_model", [AutoModelForMaskedLM, AutoModelForPreTraining])
-def test_the_head_computes_no_more_than_is_asked_for(auto_model):
+def test_head_computes_masked_positions_only(auto_model):
     """19 tokens to predict and 24 rows, not 100: neither of the transform nor of the logits."""
     model, _ = hooked(model_of("bert", auto_model))
     sizes = []
@@ -476,7 +476,7 @@ class Far(BertForMaskedLM):
 
 
 @pytest.mark.parametrize("kind", [Mixing, Whole, Inner, Far])
-def test_where_the_head_needs_all_positions_it_has_them(kind, caplog):
+def test_head_that_needs_all_positions_gets_them(kind, caplog):
     torch.manual_seed(0)
     stock = kind(BertConfig(vocab_size=VOCABULARY, initializer_range=0.3, **BERT_LIKE | NO_DROPOUT)).train()
     with caplog.at_level(logging.INFO, "cloze"):
@@ -491,18 +491,18 @@ def test_where_the_head_needs_all_positions_it_has_them(kind, caplog):
     torch.testing.assert_close(gradients(model, loss), gradients(stock, expected), rtol=1e-6, atol=1e-6)
 
 
-def test_nothing_is_said_of_a_model_whose_head_is_spared(caplog):
+def test_sparse_model_is_not_warned_about(caplog):
     with caplog.at_level(logging.INFO, "cloze"):
         hooked(model_of("bert"))
     assert caplog.text == ""
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_heads_of_half_precision_are_spared(dtype):
+def test_sparse_prediction_in_half_precision(dtype):
     assert hooked(model_of("bert").to(dtype))[1]
 
 
-def test_a_decoder_that_is_wider_than_the_vocabulary_is_spared():
+def test_sparse_prediction_with_a_padded_decoder():
     """As where the vocabulary was rounded up, and ids of the trial have to fit into a small one."""
     assert hooked(model_of("bert", vocab_size=512))[1]
     assert hooked(model_of("bert", vocab_size=7))[1]
@@ -557,7 +557,7 @@ def test_a_trial_is_made_of_a_class_of_that_name_that_is_not_of_transformers():
     assert sparse_prediction._known_place(other(BertConfig(vocab_size=VOCABULARY, **BERT_LIKE))) is None
 
 
-def test_the_last_feed_forward_sees_masked_positions_only():
+def test_last_feed_forward_sees_masked_positions_only():
     model, _ = hooked(model_of("bert"))
     rows = []
     for layer in model.bert.encoder.layer:
@@ -576,7 +576,7 @@ def test_the_last_feed_forward_sees_masked_positions_only():
         ("big_bird", {"block_size": 4, "num_random_blocks": 1, "attention_type": "block_sparse"}, 45),
     ],
 )
-def test_models_that_cut_their_output(family, settings, length):
+def test_sparse_prediction_in_models_that_cut_their_output(family, settings, length):
     torch.manual_seed(0)
     sizes = {**BERT_LIKE, "vocab_size": VOCABULARY, "max_position_embeddings": 64}
     stock = AutoModelForMaskedLM.from_config(CONFIG_MAPPING[family](**sizes | settings)).eval()

@@ -52,7 +52,7 @@ CASES += [pytest.param(PRETRAINING, family, id=f"{family}-both") for family in P
 
 
 @pytest.mark.parametrize(("task", "family"), CASES)
-def test_new_weights_are_the_mean_of_those_of_the_pieces(task, family, checkpoint_with_biases, longer, tmp_path):
+def test_new_token_weights_are_the_mean_of_their_pieces(task, family, checkpoint_with_biases, longer, tmp_path):
     """In embeddings, head and biases of each architecture, which is saved and loaded as any other."""
     path = checkpoint_with_biases(family, task)
     kind = (FAMILIES | PAIR_FAMILIES)[family][0]
@@ -101,7 +101,7 @@ def checkpoint_with_biases(checkpoint, pair_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "byte_level", "unigram"])
-def test_a_tokenizer_beside_its_model_may_be_longer(kind, checkpoint, longer, tmp_path):
+def test_tokenizer_longer_than_its_model_is_accepted(kind, checkpoint, longer, tmp_path):
     """transformers#1413: the pieces are those of the tokenizer without what was added, as they are with it apart."""
     family = {"wordpiece": "bert", "byte_level": "roberta", "unigram": "albert"}[kind]
     tokenizer = longer(kind)
@@ -115,7 +115,7 @@ def test_a_tokenizer_beside_its_model_may_be_longer(kind, checkpoint, longer, tm
     assert found(tmp_path / "both", tokenizer)[2] == apart, "of a model without a tokenizer"
 
 
-def test_a_longer_vocabulary_file(checkpoint, tokenizers, tmp_path):
+def test_longer_vocabulary_file_adds_tokens(checkpoint, tokenizers, tmp_path):
     """Words that are written behind those of vocab.txt are no added tokens."""
     vocabulary = tokenizers["wordpiece"].get_vocab() | {"tidepools": 500, "##pools": 501}
     BertTokenizer(vocab=vocabulary, do_lower_case=False).save_pretrained(tmp_path / "longer")
@@ -131,7 +131,7 @@ def test_a_longer_vocabulary_file(checkpoint, tokenizers, tmp_path):
         found(tmp_path / "both")
 
 
-def test_tokens_without_known_pieces_have_the_mean_of_all(checkpoint, longer, caplog):
+def test_tokens_without_known_pieces_get_the_overall_mean(checkpoint, longer, caplog):
     caplog.set_level("INFO", "cloze")
     model = resized(checkpoint("bert"), longer(words=["tidepools", "\u2603"]), MASKED_LM)
     weights = model.get_input_embeddings().weight
@@ -142,7 +142,7 @@ def test_tokens_without_known_pieces_have_the_mean_of_all(checkpoint, longer, ca
     )
 
 
-def test_a_vocabulary_with_room_is_left_alone(checkpoint, longer):
+def test_embedding_with_spare_rows_is_not_resized(checkpoint, longer):
     """As one that is rounded up for the GPU."""
     model_args, config, _ = found(checkpoint("bert"))
     config.vocab_size = 512
@@ -150,7 +150,7 @@ def test_a_vocabulary_with_room_is_left_alone(checkpoint, longer):
     assert find_new_tokens(model_args, config, tokenizer) == []
 
 
-def test_another_tokenizer_is_no_longer_one(checkpoint, longer, tokenizers, tmp_path, caplog):
+def test_different_tokenizer_is_not_an_extension(checkpoint, longer, tokenizers, tmp_path, caplog):
     tokenizer = longer("unigram")
     with pytest.raises(UserError, match=r"longer: the tokenizer has 502 tokens.*: use the model's own"):
         found(checkpoint("bert"), tokenizer)
@@ -162,7 +162,7 @@ def test_another_tokenizer_is_no_longer_one(checkpoint, longer, tokenizers, tmp_
     assert "VOCABULARY" not in caplog.text
 
 
-def test_a_resized_model_is_resumed_exactly_and_asked(checkpoint, longer, run_mlm_script, tmp_path):
+def test_resized_model_resumes_exactly_and_predicts(checkpoint, longer, run_mlm_script, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(f"The tidepools of day {number} are [MASK]." for number in range(24)))
     tokenizer = longer()

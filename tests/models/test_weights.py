@@ -101,7 +101,7 @@ def test_wrapped_weights_are_loaded_and_saved_under_plain_names(
     assert told in caplog.text or (family == "modernbert" and rename("x") == "model.x")
 
 
-def test_a_new_head_is_that_of_plain_weights(rewritten, checkpoint):
+def test_new_head_equals_that_of_plain_weights(rewritten, checkpoint):
     """The random numbers of the first attempt are not missing afterwards."""
     wrapped, plain = (
         loaded(path, NEXT_SENTENCE) for path in (rewritten("bert", lambda key: f"module.{key}"), checkpoint("bert"))
@@ -124,7 +124,7 @@ def test_old_and_bare_names_are_loaded(rename, rewritten, checkpoint, caplog):
     assert "NEW WEIGHTS" not in caplog.text
 
 
-def test_a_file_with_other_objects_is_refused_with_a_cure(rewritten):
+def test_pickle_with_other_objects_is_refused_with_a_remedy(rewritten):
     """As Lightning's with hyper-parameters; torch would advise to let their code run."""
 
     def save(weights, path):
@@ -153,7 +153,7 @@ def test_two_models_in_one_file_are_refused(rewritten, checkpoint):
 
 
 @pytest.mark.parametrize("task", [MASKED_LM, CLASSIFICATION], ids=lambda task: task.title)
-def test_weights_of_other_sizes_than_those_of_the_config_are_refused(task, checkpoint):
+def test_weights_of_other_sizes_than_the_config_are_refused(task, checkpoint):
     """Position embeddings would be random ones, though ones are there."""
     model_args = ModelArguments(model_name_or_path=checkpoint("bert"))
     config = AutoConfig.from_pretrained(checkpoint("bert"), max_position_embeddings=99)
@@ -163,7 +163,7 @@ def test_weights_of_other_sizes_than_those_of_the_config_are_refused(task, check
         load_model(model_args, config, task, 0)
 
 
-def test_a_tensor_alone_is_refused(rewritten):
+def test_single_tensor_is_refused(rewritten):
     with pytest.raises(UserError, match="the weights cannot be loaded"):
         loaded(rewritten("bert", save=lambda weights, path: torch.save(torch.ones(3), path / "pytorch_model.bin")))
 
@@ -179,7 +179,7 @@ def test_a_tensor_alone_is_refused(rewritten):
         ("module", "module", ""),
     ],
 )
-def test_names_are_unwrapped(name, plain, removed):
+def test_weight_names_are_unwrapped(name, plain, removed):
     assert unwrap_name(name, {"model.layers.0.attn.Wqkv.weight"}) == (plain, removed)
 
 
@@ -199,20 +199,18 @@ def without_embeddings(key):
     ("rename", "found"),
     [(foreign, "0 of 2 layers found"), (without_embeddings, "2 of 2 layers found; missing: bert.emb")],
 )
-def test_a_missing_encoder_is_an_error(task, rename, found, rewritten):
+def test_missing_encoder_is_an_error(task, rename, found, rewritten):
     with pytest.raises(UserError, match=rf"rewritten: the encoder's weights are missing: {found}.*save_pretrained\(\)"):
         loaded(rewritten("bert", rename), task)
 
 
-def test_a_missing_encoder_is_an_error_on_the_page(rewritten):
+def test_missing_encoder_is_an_error_in_a_session(rewritten):
     path = rewritten("bert", foreign)
     with pytest.raises(UserError, match=rf"^{path}: the encoder's weights are missing: 0 of 2 layers found"):
         load_trained(path, TASKS)
 
 
-def test_a_missing_encoder_is_an_error_before_models_are_compared(
-    rewritten, checkpoint, run_classification_script, tmp_path
-):
+def test_missing_encoder_is_an_error_before_a_comparison(rewritten, checkpoint, run_classification_script, tmp_path):
     (tmp_path / "texts.csv").write_text("text,label\n" + "The moon is far.,a\nSalt melts ice.,b\n" * 9)
     code, _, error = run_classification_script(
         "--compare_with", f"one={checkpoint('bert')}", f"two={rewritten('bert', foreign)}", "--do_train", "--do_eval",
@@ -223,7 +221,7 @@ def test_a_missing_encoder_is_an_error_before_models_are_compared(
     assert not list((tmp_path / "out").glob("*/")), "the first model was trained"
 
 
-def test_some_missing_layers_are_told(rewritten, caplog):
+def test_missing_layers_are_warned_about(rewritten, caplog):
     """A shallower encoder may be meant."""
     loaded(rewritten("bert", lambda key: key.replace("layer.1.", "layer.7.")))
     assert "1 of 2 layers found; unused: 16 names, bert.encoder.*" in caplog.text
@@ -231,7 +229,7 @@ def test_some_missing_layers_are_told(rewritten, caplog):
     assert record.getMessage().endswith("have to be trained: bert.encoder.*")
 
 
-def test_an_encoder_with_most_layers_missing_is_an_error(checkpoint):
+def test_encoder_with_most_layers_missing_is_an_error(checkpoint):
     """A config of more layers than there are weights for."""
     model_args = ModelArguments(model_name_or_path=checkpoint("bert"))
     config = AutoConfig.from_pretrained(checkpoint("bert"), num_hidden_layers=8)
@@ -239,7 +237,7 @@ def test_an_encoder_with_most_layers_missing_is_an_error(checkpoint):
         load_model(model_args, config, MASKED_LM, 0)
 
 
-def test_unused_weights_are_told(checkpoint, pair_checkpoint, caplog):
+def test_unused_weights_are_warned_about(checkpoint, pair_checkpoint, caplog):
     loaded(pair_checkpoint("bert"))
     assert "2 of 2 layers found; unused: 4 names, bert.pooler.*, cls.seq_relationship.*" in caplog.text
     caplog.clear()
@@ -247,7 +245,7 @@ def test_unused_weights_are_told(checkpoint, pair_checkpoint, caplog):
     assert "unused" not in caplog.text
 
 
-def test_names_are_shortened():
+def test_weight_names_are_shortened():
     assert shorten(["a.b.c", "a.b.d"], 2) == "a.b.c, a.b.d"
     assert shorten(["a.b.c", "a.b.d", "a.e.f"], 2) == "a.b.*, a.e.*"
     assert shorten([f"{letter}.b" for letter in "abcd"], 2) == "a.*, b.* and 2 more"
@@ -274,7 +272,7 @@ def test_predictions_need_a_trained_head(script, checkpoint, request, tmp_path):
     assert not (tmp_path / "out" / "predictions.jsonl").exists()
 
 
-def test_predictions_need_no_head_that_is_trained_before(checkpoint, run_mlm_script, tmp_path):
+def test_predictions_accept_a_head_trained_in_the_same_run(checkpoint, run_mlm_script, tmp_path):
     model, text = tmp_path / "bare", tmp_path / "text.txt"
     shutil.copytree(checkpoint("bert"), model)
     AutoModel.from_pretrained(model).save_pretrained(model)

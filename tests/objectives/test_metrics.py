@@ -132,7 +132,7 @@ def gradient(loss, logits):
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_loss_of_one_batch_is_torchs_mean(label_smoothing, logits, labels, pair_logits, pair_labels, tmp_path):
+def test_mlm_loss_of_one_batch_equals_torch_mean(label_smoothing, logits, labels, pair_logits, pair_labels, tmp_path):
     """The sum of the means over tokens and over pairs, and of each the gradient."""
     step = Step(logits, pair_logits, label_smoothing, tmp_path)
     loss, token_gradient, pair_gradient = step(labels, pair_labels, [BATCH])
@@ -145,18 +145,18 @@ def test_loss_of_one_batch_is_torchs_mean(label_smoothing, logits, labels, pair_
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("sizes", [[1] * 12, [2, 10], [5, 1, 6], [12]])
-def test_micro_batches_add_up_to_the_whole_batch(
+def test_mlm_loss_of_micro_batches_adds_up_to_the_batch(
     sizes, label_smoothing, logits, labels, pair_logits, pair_labels, tmp_path
 ):
-    """Mistake 2: a mean of means would weigh tokens, and pairs, unequally."""
+    """transformers#37766: a mean of means would weigh tokens, and pairs, unequally."""
     step = Step(logits, pair_logits, label_smoothing, tmp_path)
     for cut, whole in zip(step(labels, pair_labels, sizes), step(labels, pair_labels, [12]), strict=True):
         torch.testing.assert_close(cut, whole)
 
 
 @pytest.mark.parametrize("num_items", [0, 17])
-def test_nothing_masked_gives_zero(num_items, logits, pair_logits, tmp_path):
-    """Mistake 22: not NaN, with a gradient of zeros, so that the step of other micro-batches is not spoilt."""
+def test_mlm_loss_without_masked_tokens_is_zero(num_items, logits, pair_logits, tmp_path):
+    """Not NaN, with a gradient of zeros, so that the step of other micro-batches is not spoilt."""
     trainer = Step(logits, pair_logits, 0.0, tmp_path).trainer
     batch = batch_of(torch.arange(BATCH), torch.full((BATCH, LENGTH), -100), torch.full((BATCH,), -100))
     loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor([num_items, num_items]))
@@ -167,9 +167,7 @@ def test_nothing_masked_gives_zero(num_items, logits, pair_logits, tmp_path):
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_the_loss_of_a_step_asks_the_device_for_nothing(
-    label_smoothing, logits, labels, pair_logits, pair_labels, tmp_path
-):
+def test_step_loss_does_not_synchronise_the_device(label_smoothing, logits, labels, pair_logits, pair_labels, tmp_path):
     """On the meta device there are shapes and no values: whatever waited for one would fail."""
     trainer = Step(logits, pair_logits, label_smoothing, tmp_path).trainer
     meta = torch.device("meta")
@@ -189,7 +187,7 @@ def test_the_loss_of_a_step_asks_the_device_for_nothing(
 
 
 @pytest.mark.parametrize("multiple", [1, 7, 32, 10**6])
-def test_positions_without_a_label_do_not_count(multiple, logits, labels):
+def test_mlm_loss_ignores_positions_without_label(multiple, logits, labels):
     """Their number is rounded up with some place or other; neither scores nor gradients know."""
     chosen, batch = of_tokens(logits, labels, multiple)
     scores = columns(score_tokens(chosen, batch, 0.1))
@@ -201,7 +199,7 @@ def test_positions_without_a_label_do_not_count(multiple, logits, labels):
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_losses_of_tokens_are_torchs_sum(label_smoothing, logits, labels):
+def test_mlm_scores_equal_torch_sum(label_smoothing, logits, labels):
     loss = score_tokens(*of_tokens(logits, labels), label_smoothing)["loss"].sum()
     total = CrossEntropyLoss(label_smoothing=label_smoothing, reduction="sum")
     expected = total(logits.view(-1, VOCABULARY), labels.view(-1))
@@ -209,14 +207,14 @@ def test_losses_of_tokens_are_torchs_sum(label_smoothing, logits, labels):
     torch.testing.assert_close(gradient(loss, logits), gradient(expected, logits))
 
 
-def test_no_token_masked_scores_zero(logits):
+def test_mlm_scores_without_masked_tokens_are_zero(logits):
     scores = columns(score_tokens(*of_tokens(logits, torch.full((BATCH, LENGTH), -100))))
     assert scores.tolist() == [[0, 0, 0]] * BATCH
     assert gradient(scores.sum(), logits).tolist() == torch.zeros_like(logits).tolist()
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_loss_of_half_precision_is_computed_in_single(label_smoothing, logits, labels, pair_logits, pair_labels):
+def test_mlm_loss_of_half_precision_is_computed_in_float32(label_smoothing, logits, labels, pair_logits, pair_labels):
     for score, (values, batch) in (
         (score_tokens, of_tokens(logits.detach().bfloat16(), labels)),
         (score_pairs, of_pairs(pair_logits.detach().bfloat16(), pair_labels)),
@@ -228,7 +226,7 @@ def test_loss_of_half_precision_is_computed_in_single(label_smoothing, logits, l
 
 @pytest.mark.parametrize("sizes", [[12], [1] * 12, [4, 4, 4], [11, 1], [1, 2, 9]])
 def test_evaluation_does_not_depend_on_the_batches(sizes, logits, labels):
-    """Mistakes 2 and 21: a sum over a count, of three sums an example."""
+    """transformers#37766 and #15466: a sum over a count, of three sums an example."""
     pieces = zip(logits.detach().split(sizes), labels.split(sizes), strict=True)
     results = [columns(score_tokens(*of_tokens(*pair))) for pair in pieces]
     assert [tuple(scores.shape) for scores in results] == [(n, 3) for n in sizes]
@@ -250,7 +248,7 @@ def test_evaluation_does_not_depend_on_the_batches(sizes, logits, labels):
     assert metrics["masked_tokens"] == len(losses)
 
 
-def test_sums_of_an_example_are_its_own():
+def test_mlm_scores_of_an_example_do_not_depend_on_its_batch():
     """Logits [2, 0] and [0, 2] where 0 is to be predicted: one hit, losses log(1 + e^-2) and log(1 + e^2)."""
     logits = torch.tensor([[[1.0, 0.0]] * 3, [[9.0, 0.0], [2.0, 0.0], [0.0, 2.0]], [[0.0, 3.0]] * 3])
     scores = columns(score_tokens(*of_tokens(logits, torch.tensor([[-100] * 3, [-100, 0, 0], [1, -100, -100]]))))
@@ -259,15 +257,15 @@ def test_sums_of_an_example_are_its_own():
 
 
 @pytest.mark.parametrize(("loss", "expected"), [(0.0, 1.0), (math.log(50), 50.0), (1000.0, sys.float_info.max)])
-def test_perplexity(loss, expected):
+def test_perplexity_is_exp_of_loss(loss, expected):
     assert perplexity(loss) == pytest.approx(expected)
 
 
-def test_perplexity_of_a_diverged_model():
+def test_perplexity_of_nan_is_nan():
     assert math.isnan(perplexity(math.nan))
 
 
-def test_what_json_has_no_words_for_is_null():
+def test_non_finite_metrics_become_null_in_json():
     value = {"norm": math.inf, "losses": [1.5, math.nan, -math.inf], "none": None, "step": 3, "text": "inf"}
     assert finite(value) == {"norm": None, "losses": [1.5, None, None], "none": None, "step": 3, "text": "inf"}
     json.dumps(finite(value), allow_nan=False)
@@ -277,7 +275,7 @@ def test_what_json_has_no_words_for_is_null():
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_losses_of_pairs_are_torchs(label_smoothing, pair_logits, pair_labels):
+def test_pair_loss_equals_torch(label_smoothing, pair_logits, pair_labels):
     """Pair by pair, and in their gradient; 0 where the label is not known."""
     losses = score_pairs(*of_pairs(pair_logits, pair_labels), label_smoothing)["loss"]
     expected = CrossEntropyLoss(label_smoothing=label_smoothing, reduction="none")(pair_logits, pair_labels)
@@ -286,7 +284,7 @@ def test_losses_of_pairs_are_torchs(label_smoothing, pair_logits, pair_labels):
     torch.testing.assert_close(gradient(losses.sum(), pair_logits), gradient(expected.sum(), pair_logits))
 
 
-def test_label_smoothing_changes_the_loss_of_pairs_and_nothing_else(pair_logits, pair_labels):
+def test_label_smoothing_changes_pair_loss_only(pair_logits, pair_labels):
     """With 0.2, the other label has a tenth: logits [2, 0] and label 0 give log(1 + e^-2) + 0.1 * 2."""
     plain, smoothed = (score_pairs(*of_pairs(pair_logits, pair_labels), smoothing) for smoothing in (0.0, 0.2))
     assert (plain["loss"] != smoothed["loss"]).tolist() == (pair_labels != -100).tolist()
@@ -295,7 +293,7 @@ def test_label_smoothing_changes_the_loss_of_pairs_and_nothing_else(pair_logits,
     assert loss == pytest.approx(math.log1p(math.exp(-2)) + 0.2)
 
 
-def test_scores_of_a_pair_are_its_own():
+def test_pair_scores_do_not_depend_on_the_batch():
     """Loss, count, hit, random and found so, found random, random, probability of random."""
     logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
     scores = score_pairs(*of_pairs(logits, torch.tensor([0, 1, 1, 0, -100])))
@@ -311,7 +309,7 @@ def test_scores_of_a_pair_are_its_own():
     ]
 
 
-def test_pairs_of_unknown_labels_count_nothing_and_are_judged(pair_logits):
+def test_pairs_of_unknown_label_do_not_count(pair_logits):
     """None of them spoils the loss with NaN, and the model's judgement is still there."""
     scores = score_pairs(*of_pairs(pair_logits, torch.full((BATCH,), -100)))
     assert columns(scores)[:, :-1].tolist() == [[0] * 6] * BATCH
@@ -355,7 +353,7 @@ LOGITS = st.lists(st.integers(-80, 80).map(lambda value: value / 8), min_size=2,
 
 @given(st.lists(st.tuples(LOGITS, st.sampled_from([0, 1, -100])), min_size=1, max_size=30))
 @settings(max_examples=100, deadline=None)
-def test_metrics_of_pairs_are_those_of_counting(pairs):
+def test_pair_metrics_equal_counts(pairs):
     logits, labels = zip(*pairs, strict=True)
     scores = pair_scores(columns(score_pairs(*of_pairs(torch.tensor(logits), torch.tensor(labels)))))
     assert scores["count"].tolist() == [label != -100 for label in labels]
@@ -364,13 +362,13 @@ def test_metrics_of_pairs_are_those_of_counting(pairs):
         assert summarise_pairs(scores) == pytest.approx(count_pairs(logits, labels), rel=1e-5, abs=1e-6)
 
 
-def test_metrics_of_pairs_where_none_is_random_and_none_found():
+def test_pair_f1_without_random_pairs_is_zero():
     """No 0 / 0: F1 is 0 where there is nothing to find and nothing found."""
     metrics = summarise_pairs(pair_scores(torch.tensor([[0.75, 3.0, 3.0, 0.0, 0.0, 0.0, 0.2]])))
     assert metrics == {"loss": 0.25, "accuracy": 1.0, "f1": 0.0, "is_next": 1.0, "pairs": 3}
 
 
-def test_f1_of_pairs_is_that_of_the_random_ones():
+def test_pair_f1_is_that_of_random_pairs():
     """Of 10 pairs 4 are random and 5 are found random, 3 of them rightly: precision 3/5, recall 3/4, F1 2/3."""
     metrics = summarise_pairs(pair_scores(torch.tensor([[5.0, 10.0, 7.0, 3.0, 5.0, 4.0, 4.4]])))
     assert metrics == pytest.approx({"loss": 0.5, "accuracy": 0.7, "f1": 2 / 3, "is_next": 0.6, "pairs": 10})
@@ -387,7 +385,7 @@ def test_f1_of_pairs_is_that_of_the_random_ones():
         (["prediction_logits", "sop_logits"], "prediction_logits", "sop_logits"),
     ],
 )
-def test_logits_by_the_names_that_models_give_them(names, of_tokens, of_pairs):
+def test_logits_are_found_by_the_models_output_names(names, of_tokens, of_pairs):
     outputs = {name: name for name in [*names, "hidden_states"]}
     assert MASKED_TOKENS.logits_of(outputs) == of_tokens
     assert SENTENCE_PAIRS.logits_of(outputs) == of_pairs

@@ -29,7 +29,7 @@ HISTORY = [
 ]
 
 
-def test_the_last_evaluation_counts_once():
+def test_history_counts_the_last_evaluation_once():
     assert [(entry["step"], entry["eval_loss"]) for entry in evaluations_of(HISTORY)] == [
         (0, 7.0),
         (4, 6.0),
@@ -39,17 +39,17 @@ def test_the_last_evaluation_counts_once():
 
 
 @pytest.mark.parametrize(("loss", "steps"), [(5.0, [0, 4, 8]), (5.25, [0, 4, 8, 12])])
-def test_an_evaluation_of_the_best_model_after_training_is_none_of_the_last_step(loss, steps):
+def test_history_keeps_best_model_evaluation_apart_from_the_last_step(loss, steps):
     """It repeats that of step 8, to the last digit, if that was loaded at the end."""
     history = [entry for entry in HISTORY[:-1] if entry != evaluation(12, 5.5)] + [evaluation(12, loss)]
     assert [entry["step"] for entry in evaluations_of(history)] == steps
 
 
-def test_equal_losses_during_training_are_all_kept():
+def test_history_keeps_equal_losses():
     assert len(evaluations_of([evaluation(4, 5.0), evaluation(8, 5.0)])) == 2
 
 
-def test_a_row_has_what_was_logged_since_the_row_before():
+def test_history_row_has_what_was_logged_since_the_row_before():
     rows = rows_of(HISTORY)
     assert [(row["step"], row.get("loss"), row["eval_loss"]) for row in rows] == [
         (0, None, 7.0),
@@ -59,7 +59,7 @@ def test_a_row_has_what_was_logged_since_the_row_before():
     ]
 
 
-def test_the_table_carries_the_logged_values():
+def test_history_table_has_the_logged_values():
     assert table_of(HISTORY, 8, FIGURES) == [
         "                      held-out      masked    masked  learning    tokens",
         "  step  epoch   loss      loss  perplexity  accuracy      rate  a second",
@@ -72,7 +72,7 @@ def test_the_table_carries_the_logged_values():
     ]
 
 
-def test_without_evaluations_the_rows_are_the_logs():
+def test_history_table_without_evaluations_has_a_row_per_log():
     lines = table_of([log(1, 6.5), log(3, 6.25), {"step": 3, "train_loss": 6.0}], None, FIGURES)
     assert lines == [
         "                      learning",
@@ -82,12 +82,12 @@ def test_without_evaluations_the_rows_are_the_logs():
     ]
 
 
-def test_a_run_that_logged_nothing_has_no_table():
+def test_history_of_an_empty_log_has_no_table():
     assert table_of([{"step": 3, "train_loss": 6.0}], None, FIGURES) == []
 
 
 @pytest.mark.parametrize("best", [None, 0, 1, 500, 1234, 9_998, 9_999])
-def test_long_runs_are_thinned_to_ten_rows_with_the_best(best):
+def test_history_table_of_a_long_run_has_ten_rows_with_the_best(best):
     rows = _thin([evaluation(step, 5.0) for step in range(10_000)], best)
     steps = [row["step"] for row in rows]
     assert len(set(steps)) == 10
@@ -96,7 +96,7 @@ def test_long_runs_are_thinned_to_ten_rows_with_the_best(best):
     assert best is None or best in steps
 
 
-def test_the_table_of_all_metrics_is_narrow():
+def test_history_table_fits_its_width():
     """Both objectives, of a run of millions of steps."""
     figures = FIGURES | {"nsp_accuracy": ("pair accuracy", ".1%"), "nsp_f1": ("pair F1", ".3f")}
     entry = evaluation(9_000_000, 5.0) | {"eval_nsp_accuracy": 1.0, "eval_nsp_f1": 1.0, "eval_perplexity": 30_000.0}
@@ -104,10 +104,10 @@ def test_the_table_of_all_metrics_is_narrow():
     assert max(map(len, lines)) <= 100
 
 
-def test_all_that_a_run_went_on_from():
+def test_history_lists_all_resumed_steps():
     assert resumed_steps([*HISTORY, {"step": 9, "epoch": 1.1, "resumed": True}]) == [4, 9]
 
 
-def test_a_huge_figure_does_not_widen_the_table():
+def test_format_metric_shortens_huge_numbers():
     assert format_metric(1234.567, ",.2f") == "1,234.57"
     assert format_metric(1e300, ",.2f") == "1.00e+300"

@@ -21,7 +21,7 @@ def card_of(folder, task, lines, shown, model_args, data_args, training_args, mo
     return (folder / "README.md").read_text()
 
 
-def test_the_card_has_the_hubs_metadata_and_the_figures(checkpoint, tmp_path):
+def test_model_card_has_hub_metadata_and_results(checkpoint, tmp_path):
     model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
     model_args = ModelArguments(model_name_or_path="bert-base-uncased", token="hf_secret")
     training_args = TrainingArguments(output_dir=str(tmp_path), hub_token="hf_secret")
@@ -44,7 +44,7 @@ def test_the_card_has_the_hubs_metadata_and_the_figures(checkpoint, tmp_path):
     assert "15% of the tokens were predicted in training, 15% in evaluations;" in card
 
 
-def test_the_card_of_a_next_sentence_model_is_for_no_pipeline(pair_checkpoint, tmp_path):
+def test_model_card_of_next_sentence_has_no_pipeline_tag(pair_checkpoint, tmp_path):
     """There is none on the Hub for pairs; nothing is said of masks."""
     model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
     model_args = ModelArguments(model_type="bert", token="hf_secret")
@@ -64,7 +64,7 @@ def test_the_card_of_a_next_sentence_model_is_for_no_pipeline(pair_checkpoint, t
     assert "hf_secret" not in card
 
 
-def test_the_card_of_both_objectives(pair_checkpoint, tmp_path):
+def test_model_card_of_both_objectives(pair_checkpoint, tmp_path):
     model = AutoModelForPreTraining.from_pretrained(pair_checkpoint("bert"))
     training_args = TrainingArguments(output_dir=str(tmp_path))
     model_args = ModelArguments(model_name_or_path=pair_checkpoint("bert"))
@@ -76,7 +76,7 @@ def test_the_card_of_both_objectives(pair_checkpoint, tmp_path):
     assert "20% of the tokens were predicted in training, 15% in evaluations; 50% of the pairs were swapped;" in card
 
 
-def test_the_card_shows_the_curves_if_they_are_there(checkpoint, tmp_path):
+def test_model_card_shows_curves_if_present(checkpoint, tmp_path):
     """By a path that holds on the Hub as well, where both are at the top."""
     model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
     training_args = TrainingArguments(output_dir=str(tmp_path))

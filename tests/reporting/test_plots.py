@@ -48,7 +48,7 @@ def panels(figure) -> dict[str, dict[str, list]]:
     }
 
 
-def test_the_curves_are_those_of_the_log_from_before_training_on():
+def test_curves_equal_the_log():
     found = panels(curves_of(HISTORY, 8, MASKED))
     assert list(found) == ["Masked loss", "Masked accuracy", "Learning rate", "Real tokens a second"]
     assert found["Masked loss"]["training"] == [[1, 5.5], [4, 5.25], [8, 4.75], [12, 4.25]]
@@ -59,7 +59,7 @@ def test_the_curves_are_those_of_the_log_from_before_training_on():
     assert found["Real tokens a second"]["training"] == [[1, 10001], [4, 10004], [8, 10008], [12, 10012]]
 
 
-def test_the_best_and_where_the_run_went_on_are_marked():
+def test_curves_mark_best_and_resumed_steps():
     history = [*HISTORY, {"step": 9, "epoch": 1.0, "resumed": True}]
     figure = curves_of(history, 8, MASKED)
     found = panels(figure)
@@ -73,13 +73,13 @@ def test_the_best_and_where_the_run_went_on_are_marked():
     assert [text.get_text() for text in legend.get_texts()] == ["training", "held out", "best", "gone on from here"]
 
 
-def test_a_run_in_one_go_without_a_best_marks_neither():
+def test_curves_without_best_or_resume_mark_nothing():
     history = [entry for entry in HISTORY if "resumed" not in entry]
     (legend,) = curves_of(history, None, MASKED).legends
     assert [text.get_text() for text in legend.get_texts()] == ["training", "held out"]
 
 
-def test_both_objectives_have_their_parts_and_f1_is_of_evaluations_alone():
+def test_curves_of_both_objectives_have_a_panel_each():
     history = [
         {"step": 1, "loss": 7.0, "mlm_loss": 6.25, "nsp_loss": 0.75, "mlm_accuracy": 0.125, "nsp_accuracy": 0.5},
         {"step": 2, "eval_loss": 6.5, "eval_mlm_loss": 6.0, "eval_nsp_loss": 0.5, "eval_nsp_f1": 0.625},
@@ -95,14 +95,14 @@ def test_both_objectives_have_their_parts_and_f1_is_of_evaluations_alone():
     }
 
 
-def test_what_is_no_number_is_left_out():
+def test_curves_leave_out_nan_and_infinity():
     history = [log(1, math.nan, 0.5), log(2, 3.0, math.inf), log(3, 2.0, 0.25)]
     found = panels(curves_of(history, None, PAIRS))
     assert found["Pair loss"]["training"] == [[2, 3.0], [3, 2.0]]
     assert found["Pair accuracy"]["training"] == [[1, 0.5], [3, 0.25]]
 
 
-def test_a_long_log_is_thinned_to_means_within_their_range(tmp_path):
+def test_curves_of_a_long_log_are_means_with_range(tmp_path):
     """One spike in 100,000 entries is still in the band."""
     losses = np.linspace(8, 7, 100_000)
     losses[50_000] = 20.0
@@ -119,18 +119,18 @@ def test_a_long_log_is_thinned_to_means_within_their_range(tmp_path):
 
 
 @pytest.mark.parametrize(("lowest", "scale"), [(7.0, "linear"), (1.0, "log")])
-def test_losses_that_fall_far_are_on_a_log_scale(lowest, scale):
+def test_curves_of_large_falls_use_a_log_scale(lowest, scale):
     figure = curves_of([log(1, 8.0, 0.1), log(2, lowest, 0.9)], None, MASKED)
     assert [axes.get_yscale() for axes in figure.axes] == [scale, "linear", "linear", "linear"]
 
 
 @pytest.mark.parametrize("history", [[], HISTORY[1:2], HISTORY[:1], HISTORY, [log(1, 0.0, 0.0)]])
-def test_any_history_makes_a_picture(history, tmp_path):
+def test_curves_draw_any_history(history, tmp_path):
     save(curves_of(history, None, MASKED), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_users_style_is_neither_used_nor_changed(tmp_path):
+def test_curves_neither_use_nor_change_matplotlib_style(tmp_path):
     save(curves_of(HISTORY, 8, MASKED), tmp_path / "before.png")
     with matplotlib.rc_context({"lines.linewidth": 9.0, "font.size": 30.0, "axes.facecolor": "black"}):
         own = dict(matplotlib.rcParams)
@@ -165,7 +165,7 @@ COMPARISON = {
 }
 
 
-def test_a_comparison_has_each_seed_and_the_mean_of_each_model():
+def test_comparison_plot_has_seeds_and_means():
     figure = comparison_of(COMPARISON)
     accuracy, f1 = figure.axes
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Accuracy", "Macro-F1"]
@@ -185,6 +185,6 @@ def test_a_comparison_has_each_seed_and_the_mean_of_each_model():
     assert bottom > top, "the first on top"
 
 
-def test_a_comparison_that_was_written_as_json_is_drawn(tmp_path):
+def test_comparison_plot_reads_comparison_json(tmp_path):
     draw_comparison(json.loads(json.dumps(COMPARISON)), tmp_path / "comparison.png")
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")

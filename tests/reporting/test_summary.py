@@ -39,7 +39,7 @@ PAIR_HISTORY = [
 ]
 
 
-def test_the_summary_has_the_first_and_the_last_of_each():
+def test_summary_has_first_and_last_values():
     lines = summarise_run(HISTORY, METRICS, {"model": "BERT"}, "results", MASKED_LM.objectives)
     assert lines == {
         "model": "BERT",
@@ -55,7 +55,7 @@ def evaluated(metrics):
     return {name: value for name, value in metrics.items() if not name.startswith("train_")}
 
 
-def test_the_summary_of_an_evaluation_alone_speaks_of_nothing_else():
+def test_summary_of_an_evaluation_alone():
     lines = summarise_run([], evaluated(METRICS), {}, "out", MASKED_LM.objectives)
     assert lines == {"masked perplexity": "7.39", "masked accuracy": "25.0%"}
 
@@ -69,7 +69,7 @@ TRAINED = {
 }
 
 
-def test_the_summary_of_pairs():
+def test_summary_of_pairs():
     lines = summarise_run(PAIR_HISTORY, TRAINED | PAIR_METRICS, {}, "results", NEXT_SENTENCE.objectives)
     assert lines == {
         "training": "2 s, 100 real tokens, 50 a second, 50.0% of the batches",
@@ -83,7 +83,7 @@ def test_the_summary_of_pairs():
     assert lines == {"pair loss": "0.500", "pair accuracy": "75.0%", "pair F1": "0.800"}
 
 
-def test_the_summary_of_both_objectives_keeps_them_apart():
+def test_summary_of_both_objectives_keeps_them_apart():
     metrics = {
         "eval_loss": 2.5,
         "eval_mlm_loss": 2.0,
@@ -108,13 +108,13 @@ def test_the_summary_of_both_objectives_keeps_them_apart():
     }
 
 
-def test_the_summary_without_an_evaluation_has_no_figures_of_one():
+def test_summary_without_evaluation_has_no_eval_figures():
     lines = summarise_run(PAIR_HISTORY[1:], TRAINED, {}, "results", NEXT_SENTENCE.objectives)
     assert list(lines) == ["training", "training loss", "saved in"]
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "byte_level", "unigram"])
-def test_only_whole_words_are_hidden(kind, tokenizers):
+def test_samples_hide_whole_words_only(kind, tokenizers):
     tokenizer = tokenizers[kind]
     text = "The light that comes from distant stars is unquestionably old, and with it wanders."
     ids = np.array(tokenizer(text)["input_ids"])
@@ -126,7 +126,7 @@ def test_only_whole_words_are_hidden(kind, tokenizers):
     assert all(len(word) > 3 for word in words)
 
 
-def test_a_model_that_knows_the_word_is_shown_to_know_it(checkpoint, tokenizers):
+def test_samples_show_the_right_word_first_for_a_perfect_model(checkpoint, tokenizers):
     """The model is made to answer every question with the one word."""
     tokenizer, model = tokenizers["wordpiece"], AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
     ids = np.array(tokenizer("the light of the moon, the light of the sun")["input_ids"])
@@ -163,7 +163,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("family", ["bert", "albert", "fnet"])
-def test_pairs_of_both_kinds_are_judged_in_turn(family, pair_checkpoint, tokenizers):
+def test_samples_alternate_next_and_random_pairs(family, pair_checkpoint, tokenizers):
     """The text of both without special tokens, the model's own probability, and the truth."""
     tokenizer = tokenizers["unigram" if family == "albert" else "wordpiece"]
     model = AutoModelForPreTraining.from_pretrained(pair_checkpoint(family))
@@ -181,8 +181,9 @@ def test_pairs_of_both_kinds_are_judged_in_turn(family, pair_checkpoint, tokeniz
     assert len(judge_samples(model, tokenizer, examples, 99)) == 4, "as many of each"
 
 
-def test_the_chance_shown_is_that_of_b_following_a(pair_checkpoint, tokenizers):
-    """Mistake 3: 0 is IsNext. A model that holds everything for random gives 0 %, the other way round 100 %."""
+def test_samples_show_probability_of_is_next(pair_checkpoint, tokenizers):
+    """google-research/bert#125: 0 is IsNext. A model that holds everything for random gives 0 %, the other way round
+    100 %."""
     tokenizer = tokenizers["wordpiece"]
     model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
     examples = make_pairs(tokenizer, TEXTS)
@@ -195,7 +196,7 @@ def test_the_chance_shown_is_that_of_b_following_a(pair_checkpoint, tokenizers):
     assert truths == ["(they are in order)", "(they are not)"] * 2
 
 
-def test_long_pairs_are_shown_around_the_border(pair_checkpoint, tokenizers):
+def test_samples_shorten_pairs_around_their_border(pair_checkpoint, tokenizers):
     """The end of A and the beginning of B: 24 tokens of each, as the special ones in them are no text."""
     tokenizer = tokenizers["wordpiece"]
     words = tokenizer.decode(tokenizer("the " * 60)["input_ids"], skip_special_tokens=True).split()
@@ -211,7 +212,7 @@ def test_long_pairs_are_shown_around_the_border(pair_checkpoint, tokenizers):
         assert b.split() == ["the"] * 24
 
 
-def test_what_is_shown_has_its_title_and_empty_parts_have_none(caplog):
+def test_samples_have_titles_only_where_not_empty(caplog):
     caplog.set_level("INFO", logger="cloze")
     log_summary({"pair loss": "0.500", "saved in": "out"}, {"Pairs": ["a | b", "c | d"], "Words": []})
     assert caplog.messages == ["\n  Pair loss  0.500\n  Saved in   out", "\nPairs:\n  a | b\n  c | d\n"]

@@ -374,7 +374,7 @@ PAIRS = [
     Case("no such objective", "--pair_objective mlm", "invalid choice: 'mlm'", "'sop'"),
     Case("blocks of pairs", "--line_by_line", "unknown argument --line_by_line", "--help lists the flags"),
     Case("unknown script", "--train_file cuneiform.txt", "cuneiform.txt: 100.0% of the tokens", "--tokenizer_name"),
-    # Mistake 4: no random sentence comes from A's own document.
+    # NVIDIA/DeepLearningExamples#421: no random sentence comes from A's own document.
     Case("one document", "--train_file one.txt", "one.txt: a random sentence comes", "--pair_objective sop"),
     Case(
         "sentences, not documents",
@@ -496,7 +496,7 @@ def error_of(workplace, capsys, monkeypatch, tmp_path):
 
 
 @parametrize([case._replace(argv=RIGHT + case.argv) for case in MISTAKES] + ALONE)
-def test_mistake_is_named_with_its_cure_before_a_model_is_loaded(argv, culprit, cure, error_of, monkeypatch):
+def test_mlm_user_error_is_one_line_before_a_model_is_loaded(argv, culprit, cure, error_of, monkeypatch):
     """Numbers 19 and 20 of the mistakes are among them."""
     monkeypatch.setattr("cloze.training.run.make_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(argv)
@@ -506,7 +506,7 @@ def test_mistake_is_named_with_its_cure_before_a_model_is_loaded(argv, culprit, 
 
 @pytest.mark.parametrize("script", [run_nsp, run_pretraining], ids=lambda script: script.__name__)
 @parametrize([case._replace(argv=PAIRED + case.argv) for case in PAIRS])
-def test_mistake_about_pairs_is_named_too(argv, culprit, cure, script, error_of, monkeypatch):
+def test_pair_user_error_is_one_line_before_a_model_is_loaded(argv, culprit, cure, script, error_of, monkeypatch):
     """Numbers 4 and 20 of the mistakes are among them."""
     monkeypatch.setattr("cloze.training.run.make_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(argv, script)
@@ -515,7 +515,7 @@ def test_mistake_about_pairs_is_named_too(argv, culprit, cure, script, error_of,
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_is_wrong_far_down_a_stream_is_one_line_too(workers, error_of, tmp_path):
+def test_stream_user_error_is_one_line(workers, error_of, tmp_path):
     row = json.dumps({"text": "The moon is far. " * 30})
     (tmp_path / "long.jsonl").write_text(f"{row}\n" * 2000 + "bad\n")
     error = error_of(
@@ -526,7 +526,7 @@ def test_what_is_wrong_far_down_a_stream_is_one_line_too(workers, error_of, tmp_
 
 
 @parametrize([case._replace(argv=JUDGED + case.argv) for case in PREDICTIONS])
-def test_mistake_in_pairs_to_judge_is_named_too(argv, culprit, cure, error_of, monkeypatch):
+def test_pair_prediction_user_error_is_one_line(argv, culprit, cure, error_of, monkeypatch):
     monkeypatch.setattr("cloze.training.run.make_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(argv, run_nsp)
     assert culprit in error
@@ -534,14 +534,14 @@ def test_mistake_in_pairs_to_judge_is_named_too(argv, culprit, cure, error_of, m
 
 
 @parametrize([case._replace(argv=FILLED + case.argv) for case in FILLINGS])
-def test_mistake_in_lines_to_fill_in_is_named_too(argv, culprit, cure, error_of, monkeypatch):
+def test_fill_mask_user_error_is_one_line(argv, culprit, cure, error_of, monkeypatch):
     monkeypatch.setattr("cloze.training.run.make_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(argv)
     assert culprit in error
     assert cure in error
 
 
-def test_nanotoken_that_is_not_installed_is_named_with_its_cure(error_of, monkeypatch):
+def test_missing_nanotoken_is_one_line_with_remedy(error_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "nanotoken", None)
     monkeypatch.setattr("cloze.training.run.make_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(f"{RIGHT} --tokenizer_backend nanotoken")
@@ -549,20 +549,20 @@ def test_nanotoken_that_is_not_installed_is_named_with_its_cure(error_of, monkey
     assert "pip install nanotoken, or drop the flag" in error
 
 
-def test_pairs_to_judge_without_the_flag_that_judges_them(error_of):
+def test_test_file_without_do_predict_is_an_error(error_of):
     error = error_of(f"{PAIRED} --test_file pairs.csv", run_nsp)
     assert error == "error: --test_file without --do_predict: add it, or drop the file\n"
 
 
 @parametrize([case._replace(argv=RIGHT + case.argv) for case in LATE])
-def test_what_the_trainer_refuses_is_one_line_too(argv, culprit, cure, error_of):
+def test_trainer_argument_error_is_one_line(argv, culprit, cure, error_of):
     error = error_of(argv)
     assert culprit in error
     assert cure in error
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda weights: weights.write_bytes(b"cut")], ids=["missing", "cut"])
-def test_weights_missing_or_broken(damage, error_of, workplace, tmp_path):
+def test_missing_or_broken_weights_are_one_line(damage, error_of, workplace, tmp_path):
     shutil.copytree(workplace / "bert", tmp_path / "broken")
     damage(tmp_path / "broken" / "model.safetensors")
     error = error_of(f"{RIGHT} --model_name_or_path {tmp_path}/broken")
@@ -570,7 +570,7 @@ def test_weights_missing_or_broken(damage, error_of, workplace, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["output_dir", "cache_dir", "model_name_or_path", "tokenizer_name", "run_name"])
-def test_name_that_is_not_utf8_is_one_line(flag, error_of, tmp_path):
+def test_non_utf8_file_name_error_is_one_line(flag, error_of, tmp_path):
     name = os.fsdecode(bytes(tmp_path) + b"/n\xff")
     assert error_of(f"{RIGHT} --{flag} {name}") == f"error: --{flag} {name!a} is not UTF-8: rename what it stands for\n"
     assert not os.path.exists(name)

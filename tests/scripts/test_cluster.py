@@ -19,7 +19,7 @@ from transformers import AutoModelForMaskedLM
 
 import run_mlm
 from cloze.config.parser import parse, settings_of
-from tests.utils import FAMILIES, ROOT, SAMPLE
+from tests.utils import FAMILIES, ROOT, SAMPLE, run_in_own_session, start
 
 CLUSTER, ACCELERATE = ROOT / "recipes" / "cluster", ROOT / "recipes" / "accelerate"
 
@@ -125,7 +125,7 @@ def requeued(tmp_path):
 @pytest.mark.parametrize(
     ("nodes", "codes", "local"), [(1, "0", [0]), (1, "0 0", [0, 1]), (2, "0 0", [0, 0]), (2, "0 0 0 0", [0, 1, 0, 1])]
 )
-def test_each_task_knows_its_place(nodes, codes, local, sbatch, tmp_path):
+def test_slurm_tasks_know_their_rank(nodes, codes, local, sbatch, tmp_path):
     process = sbatch(tmp_path / "task.py", nodes=nodes, codes=codes)
     assert process.wait(30) == 0, process.stdout.read()
     count = len(local)
@@ -144,13 +144,13 @@ def test_each_task_knows_its_place(nodes, codes, local, sbatch, tmp_path):
     assert requeued(tmp_path) == []
 
 
-def test_the_readers_own_settings_win(sbatch, tmp_path):
+def test_slurm_script_keeps_the_users_settings(sbatch, tmp_path):
     own = {"HF_HOME": str(tmp_path / "a folder"), "HF_HUB_OFFLINE": "0"}
     assert sbatch(tmp_path / "task.py", codes="0", **own).wait(30) == 0
     assert tasks(tmp_path, 1)[0]["environment"].items() >= own.items()
 
 
-def test_arguments_come_through_unchanged(sbatch, tmp_path):
+def test_slurm_script_passes_arguments_unchanged(sbatch, tmp_path):
     argv = ["--train_file", "shards/*.txt", "two words", "$HOME", "it's", '"quoted"', "", "back\\slash", "a\nb"]
     assert sbatch(tmp_path / "task.py", *argv).wait(30) == 0
     assert [seen["argv"] for seen in tasks(tmp_path, 2)] == [argv, argv]
@@ -160,13 +160,13 @@ def test_arguments_come_through_unchanged(sbatch, tmp_path):
     ("codes", "code"), [("0 0", 0), ("2 2", 2), ("0 1", 1), ("130 130", 130), ("75 75", 75), ("0 75", 75)]
 )
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_only_code_75_goes_back_into_the_queue(codes, code, nodes, sbatch, tmp_path):
+def test_slurm_job_requeues_on_exit_code_75_only(codes, code, nodes, sbatch, tmp_path):
     assert sbatch(tmp_path / "task.py", codes=codes, nodes=nodes).wait(30) == code
     assert requeued(tmp_path) == (["requeue 1234567"] if code == 75 else [])
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_a_signal_reaches_the_script_itself(nodes, sbatch, tmp_path):
+def test_slurm_signal_reaches_the_script(nodes, sbatch, tmp_path):
     """Slurm signals the processes that srun started: no shell may stand between."""
     process = sbatch(tmp_path / "task.py", codes="wait wait", nodes=nodes)
     pids = [seen["pid"] for seen in tasks(tmp_path, 2)]
@@ -177,7 +177,7 @@ def test_a_signal_reaches_the_script_itself(nodes, sbatch, tmp_path):
     assert requeued(tmp_path) == ["requeue 1234567"]
 
 
-def test_what_slurm_is_asked_for(sbatch, tmp_path):
+def test_slurm_script_requests_resources(sbatch, tmp_path):
     text = (CLUSTER / "slurm.sbatch").read_text()
     asked = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.M))
     assert asked["ntasks-per-node"] == asked["gres"].removeprefix("gpu:"), "a task for each GPU"
@@ -192,7 +192,8 @@ def test_what_slurm_is_asked_for(sbatch, tmp_path):
     assert {"--kill-on-bad-exit=0", "--cpus-per-task=3"} <= set(flags)
 
 
-def test_two_tasks_train_together(sbatch, checkpoint, tmp_path):
+@pytest.mark.slow
+def test_slurm_tasks_train_together(sbatch, checkpoint, tmp_path):
     """The places given above are those that torch and accelerate read."""
     out = tmp_path / "out"
     process = sbatch(
@@ -205,22 +206,19 @@ def test_two_tasks_train_together(sbatch, checkpoint, tmp_path):
     assert printed.count("Training examples:") == 1, "one process tells of it"
 
 
-def test_a_signal_to_all_processes_leaves_the_data_loaders_workers(checkpoint, tmp_path):
+def test_signal_to_all_processes_spares_data_loader_workers(checkpoint, tmp_path):
     """Slurm sends SIGTERM to them too when a job is preempted, while the step still needs their batches."""
-    with open(tmp_path / "log", "w+") as log:
-        process = subprocess.Popen(
-            [
-                sys.executable, "-u", "run_mlm.py", "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE,
-                "--max_seq_length", "32", "--do_train", "--max_steps", "100000", "--logging_steps", "1", "--use_cpu",
-                "--dataloader_num_workers", "2", "--output_dir", tmp_path / "out",
-            ],
-            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while "'loss'" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGTERM)
-        assert process.wait(60) == 75, (tmp_path / "log").read_text()
+    log = tmp_path / "log"
+    process = start(
+        "run_mlm", "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE, "--max_seq_length", 32,
+        "--do_train", "--max_steps", 100_000, "--logging_steps", 1, "--use_cpu", "--dataloader_num_workers", 2,
+        "--output_dir", tmp_path / "out", log=log, target=run_in_own_session,
+    )  # fmt: skip
+    while process.is_alive() and "'loss'" not in (log.read_text() if log.exists() else ""):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 75, log.read_text()
     assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1
 
 
@@ -233,7 +231,7 @@ def manifests():
     return {document["kind"]: document for document in documents}
 
 
-def test_the_jobs_containers_start_scripts_with_flags_they_know(manifests, tmp_path, monkeypatch):
+def test_kubernetes_commands_parse(manifests, tmp_path, monkeypatch):
     """As they stand, but for paths that are not here, and bf16, which a CPU's trainer refuses."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text(manifests["ConfigMap"]["data"]["recipe.yaml"])
@@ -253,7 +251,7 @@ def test_the_jobs_containers_start_scripts_with_flags_they_know(manifests, tmp_p
             assert str(path).lstrip("['").startswith("/shared/"), "or the next pod would not find it"
 
 
-def test_the_job_tries_again_but_for_mistakes(manifests):
+def test_kubernetes_job_retries_except_user_errors(manifests):
     spec = manifests["Job"]["spec"]
     pod = spec["template"]["spec"]
     assert pod["restartPolicy"] == "Never", "podFailurePolicy allows no other"
@@ -265,7 +263,7 @@ def test_the_job_tries_again_but_for_mistakes(manifests):
     assert spec["backoffLimit"] > 0
 
 
-def test_the_pod_has_what_training_needs(manifests):
+def test_kubernetes_pod_has_resources_and_shared_memory(manifests):
     pod = manifests["Job"]["spec"]["template"]["spec"]
     prepare, train = pod["initContainers"][0], pod["containers"][0]
     gpus = int(train["resources"]["limits"]["nvidia.com/gpu"])
@@ -283,7 +281,7 @@ def test_the_pod_has_what_training_needs(manifests):
     assert places["/settings"]["configMap"]["name"] == manifests["ConfigMap"]["metadata"]["name"]
 
 
-def test_a_step_of_the_job_has_as_many_tokens_as_its_comment_says(manifests):
+def test_kubernetes_job_tokens_per_step_match_its_comment(manifests):
     text = manifests["ConfigMap"]["data"]["recipe.yaml"]
     settings = yaml.safe_load(text)
     blocks, gpus, length, tokens = re.search(r"# (\d+) blocks x (\d+) GPUs x (\d+) = ([\d,]+) tokens", text).groups()
@@ -321,7 +319,7 @@ def launch_arguments(config, *argv):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_accelerate_takes_the_config(config):
+def test_accelerate_accepts_the_config_files(config):
     args = launch_arguments(config, "--num_processes", "8")
     chosen = {"ddp.yaml": "multi_gpu", "fsdp.yaml": "use_fsdp", "deepspeed-zero2.yaml": "use_deepspeed"}[config]
     assert [name for name in ("multi_gpu", "use_fsdp", "use_deepspeed") if getattr(args, name)] == [chosen]
@@ -334,12 +332,12 @@ def test_accelerate_takes_the_config(config):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_the_number_of_processes_has_to_be_given(config):
+def test_accelerate_config_needs_num_processes(config):
     with pytest.raises(ValueError, match="num_processes"):
         launch_arguments(config)
 
 
-def test_the_layers_named_for_fsdp_are_those_of_the_models(checkpoint):
+def test_fsdp_layer_names_are_those_of_the_models(checkpoint):
     text = (ACCELERATE / "fsdp.yaml").read_text()
     named = set(re.findall(r"\w+Layer\b|TransformerBlock", text))
     for family in set(FAMILIES) - {"albert", "deberta-v2"}:  # which were not tried
@@ -390,11 +388,13 @@ def by_one_process(run_mlm_script, checkpoint, tmp_path):
     return losses(tmp_path / "one")
 
 
-def test_two_processes_train_as_one(launch, by_one_process):
+@pytest.mark.slow
+def test_accelerate_config_trains_as_one_process(launch, by_one_process):
     assert launch("ddp.yaml", "run_mlm.py", "--use_cpu") == pytest.approx(by_one_process, rel=1e-5)
 
 
-def test_a_divided_model_trains_as_a_whole_one_and_goes_on(launch, by_one_process, tmp_path):
+@pytest.mark.slow
+def test_fsdp_trains_as_one_process_and_resumes(launch, by_one_process, tmp_path):
     script = tmp_path / "as_if_on_gpus.py"
     script.write_text(AS_IF_ON_GPUS.format(root=str(ROOT)))
     assert launch("fsdp.yaml", script) == pytest.approx(by_one_process, rel=1e-5)

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.training.checkpoints import list_checkpoints
-from tests.utils import ROOT, SAMPLE, run_until_evaluation, start, start_together
+from tests.utils import ROOT, SAMPLE, run_noting_collectives, run_until_evaluation, slow_but, start, start_together
 
 MODEL = (
     "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66,"
@@ -63,9 +63,10 @@ def assert_alike(out, one):
     assert_close(weights, expected, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_step_is_the_same_however_it_is_divided(script, tmp_path):
-    """Mistakes 1, 2 and 16: 1 process x 16, 2 x 8, and 2 x 4 accumulated twice; and each says its things once."""
+@pytest.mark.parametrize("script", slow_but(["run_pretraining"], SCRIPTS))
+def test_step_is_the_same_for_any_processes_and_accumulation(script, tmp_path):
+    """transformers#47688, #37766 and #26827: 1 process x 16, 2 x 8, and 2 x 4 accumulated twice; and each says its
+    things once."""
     argv = (*SCRIPTS[script], "--do_eval", "--max_eval_samples", 50)
     one = tmp_path / "one"
     assert finish([start(script, *flags(one, 16, *argv), log=tmp_path / "one.log")]) == [0]
@@ -89,7 +90,8 @@ def test_a_step_is_the_same_however_it_is_divided(script, tmp_path):
         assert not others
 
 
-def test_accelerate_starts_two_processes(tmp_path):
+@pytest.mark.slow
+def test_accelerate_launch_trains_with_two_processes(tmp_path):
     """As in the README, on two CPUs: its own rendezvous, and config file."""
     command = [
         Path(sys.executable).with_name("accelerate"), "launch", "--config_file", "recipes/accelerate/ddp.yaml",
@@ -109,7 +111,7 @@ def wait_for(log, text, processes):
         time.sleep(0.01)
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
+def test_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
     """And one process goes on where two were, to the same losses, as their batch is that of both."""
     one, out, log = tmp_path / "one", tmp_path / "out", tmp_path / "log"
     argv = ("run_mlm", "--line_by_line", "--max_train_samples", 200, "--save_steps", 500)
@@ -126,7 +128,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
     assert_close(history(out, *names), history(one, *names), rtol=1e-4, atol=1e-6)
 
 
-def test_a_signal_to_one_process_ends_an_evaluation_of_all_at_the_same_batch(tmp_path):
+def test_signal_to_one_process_stops_evaluation_of_all_at_the_same_batch(tmp_path):
     whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
     evaluated = ("--do_eval", "--max_eval_samples", 20, "--per_device_eval_batch_size", 1, "--eval_strategy", "steps")
     argv = ("run_mlm", "--line_by_line", *evaluated, "--eval_steps", 2, "--metric_for_best_model", "loss")
@@ -143,23 +145,32 @@ def test_a_signal_to_one_process_ends_an_evaluation_of_all_at_the_same_batch(tmp
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-def test_preparing_takes_longer_than_processes_may_wait_for_each_other(tmp_path):
-    """Mistake 25: one prepares, the others wait at a file lock; collectives here give up after two seconds."""
+def test_preparation_may_outlast_the_collective_timeout(tmp_path):
+    """transformers#17106: one prepares, the others wait at a file lock, not in a collective, which would time out."""
     cache = tmp_path / "cache" / "cloze"
     assert finish([start("run_mlm", *flags(tmp_path / "one", 16, "--prepare_only"), log=tmp_path / "log")]) == [0]
     (corpus,) = (path for path in cache.glob("corpus-*") if path.is_dir())
     shutil.rmtree(corpus)
     log = tmp_path / "two"
     with FileLock(f"{corpus}.lock"):
-        processes = start_together("run_mlm", *flags(tmp_path / "out", 8), log=log, patience=2)
+        argv = flags(tmp_path / "out", 8)
+        processes = start_together("run_mlm", *argv, log=log, target=run_noting_collectives)
         wait_for(log.with_suffix(".0"), "Tokenizer: ", processes)
-        time.sleep(4)
+        time.sleep(2)
+        notes = [tmp_path / f"two.{rank}.collectives" for rank in range(2)]
+        for _ in range(6000):
+            if all(note.exists() and note.read_text().count("+") == note.read_text().count("-") for note in notes):
+                break
+            time.sleep(0.01)
+        else:
+            raise AssertionError("a process waits in a collective")
         assert all(process.is_alive() for process in processes)
     assert finish(processes) == [0, 0]
+    assert all("+" in note.read_text() for note in notes)
     assert log.with_suffix(".0").read_text().count("Saved the prepared corpus") <= 1
 
 
-def test_two_processes_killed_go_on_exactly(tmp_path):
+def test_two_killed_processes_resume_exactly(tmp_path):
     """Bit for bit, with dropout, whose random numbers each process has of its own."""
     dropout = ("--config_overrides", MODEL.replace("prob=0", "prob=0.1"), "--line_by_line")
     whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
@@ -179,7 +190,7 @@ def test_two_processes_killed_go_on_exactly(tmp_path):
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-def test_another_number_of_processes_goes_on_with_what_is_left(tmp_path):
+def test_other_process_count_resumes_with_the_remaining_examples(tmp_path):
     """Of 160 lines, two processes took 4 x 16 when they were stopped, and one takes the other 96 by 8, and so on."""
     out, log = tmp_path / "out", tmp_path / "log"
     argv = ("run_mlm", "--line_by_line", "--max_train_samples", 160, "--num_train_epochs", 2, "--truncate_long_lines")
@@ -200,7 +211,7 @@ def test_another_number_of_processes_goes_on_with_what_is_left(tmp_path):
     ]
 
 
-def test_a_loss_that_is_no_number_stops_all(tmp_path):
+def test_nan_loss_stops_all_processes(tmp_path):
     argv = flags(tmp_path / "out", 8, "--learning_rate", 1e30, "--max_grad_norm", 1e30)
     assert finish(start_together("run_mlm", *argv, log=tmp_path / "log")) == [2, 2]
     messages = [(tmp_path / f"log.{rank}").read_text() for rank in (0, 1)]
@@ -250,7 +261,7 @@ CUTS = st.builds(
 
 @given(st.integers(20, 90), st.lists(st.tuples(CUTS, st.integers(0, 6)), max_size=5), CUTS)
 @settings(max_examples=200, deadline=None)
-def test_every_example_of_an_epoch_once_though_batches_change(count, stretches, last):
+def test_sampler_gives_every_example_once_though_batches_change(count, stretches, last):
     """Interrupted at any step, gone on with by any number of processes, again and again."""
     examples = EpochDataset(lambda epoch: Lengths(np.random.default_rng(epoch).integers(5, 60, count)))
     epoch, past, taken = 0, [], []
@@ -268,7 +279,7 @@ def test_every_example_of_an_epoch_once_though_batches_change(count, stretches, 
 
 @given(st.integers(1, 20), st.sampled_from([(1, 8, 2), (2, 4, 2), (4, 4, 1), (2, 8, 1), (1, 16, 1), (1, 4, 4)]))
 @settings(max_examples=60, deadline=None)
-def test_steps_stay_the_same_where_the_global_batch_does(begun, cut):
+def test_steps_depend_on_the_global_batch_size_only(begun, cut):
     """Of 16 examples a step, whoever takes them."""
     examples = EpochDataset(lambda epoch: Lengths(np.random.default_rng(epoch).integers(5, 60, 400)))
     processes, batch_size, accumulation = cut
@@ -278,8 +289,8 @@ def test_steps_stay_the_same_where_the_global_batch_does(begun, cut):
     assert [sorted(step) for step in first + rest] == [sorted(step) for step in whole]
 
 
-def test_a_past_is_reached_by_index():
-    """Mistake 13: step 1,000,000 without a batch before it."""
+def test_sampler_resumes_by_index():
+    """transformers#11284: step 1,000,000 without a batch before it."""
 
     class Counted(EpochDataset):
         def __getitem__(self, key):

@@ -55,7 +55,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_recipe_is_refused_at_once(name, tmp_path):
+def test_hostile_recipe_is_refused_at_once(name, tmp_path):
     text, problem = HOSTILE[name]
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -67,13 +67,13 @@ def test_a_hostile_recipe_is_refused_at_once(name, tmp_path):
     assert time.process_time() - start < 2
 
 
-def test_a_recipe_of_too_many_values_is_refused(monkeypatch):
+def test_recipe_of_too_many_values_is_refused(monkeypatch):
     monkeypatch.setattr(recipes, "MAX_VALUES", 1_000)
     with pytest.raises(UserError, match=r"a.yaml, line 1: more than 1,000 values: cure"):
         parse_recipe("a: [" + "x," * 1_000 + "]", "a.yaml", "cure", RecipeLoader)
 
 
-def test_a_recipe_is_not_read_beyond_its_bound(tmp_path):
+def test_recipe_is_not_read_beyond_its_size_limit(tmp_path):
     path = tmp_path / "large.yaml"
     with open(path, "wb") as file:
         file.truncate(2**40)
@@ -82,21 +82,21 @@ def test_a_recipe_is_not_read_beyond_its_bound(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["fifo", "zero"])
-def test_a_recipe_is_a_file(kind, tmp_path):
+def test_recipe_must_be_a_file(kind, tmp_path):
     path = tmp_path / "recipe.yaml"
     os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
     with pytest.raises(UserError, match="is not there"):
         read_recipe(path)
 
 
-def test_a_list_may_be_used_twice_and_a_recipe_be_long(tmp_path):
+def test_recipe_aliases_and_long_recipes_are_accepted(tmp_path):
     path = tmp_path / "recipe.yaml"
     files = [f"shards/part-{number:05}-of-03000.txt" for number in range(3_000)]
     path.write_text(f"train_file: &files [{', '.join(files)}]\nvalidation_file: *files\n")
     assert read_recipe(path) == {"train_file": files, "validation_file": files}
 
 
-def test_the_name_of_a_text_outside_utf8_is_read_back():
+def test_recipe_reads_back_non_utf8_file_names():
     name = os.fsdecode(b"d\xe9j\xe0.txt")
     text = recipes.recipe_of(*parse([*LEAST, "--train_file", name]))
     assert settings_in(text)["train_file"] == [name]
@@ -111,7 +111,7 @@ PIECES = [
 
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=12).map("".join))
-def test_any_text_is_a_mapping_or_an_error_in_one_line(text):
+def test_recipe_parser_gives_a_mapping_or_one_line_error(text):
     for name, loader in (("a.yaml", RecipeLoader), ("a.yaml", WrittenLoader), ("a.json", RecipeLoader)):
         try:
             mapping = parse_recipe(text, name, "cure", loader)
@@ -120,13 +120,13 @@ def test_any_text_is_a_mapping_or_an_error_in_one_line(text):
         json.dumps(mapping, default=str)
 
 
-def test_the_recipe_in_a_checkpoint_is_bounded_too():
+def test_checkpoint_recipe_has_the_same_limits():
     for text in (LAUGHS, "[" * 100_000, "seed: " + "9" * 5000, "seed: 1\nseed: 2", "no mapping"):
         with pytest.raises(UserError, match=r"recipe.yaml of the checkpoint.*start from its weights"):
             settings_in(text)
 
 
-def test_a_length_in_a_checkpoint_that_is_no_number_is_told():
+def test_checkpoint_with_invalid_length_is_an_error():
     with pytest.raises(UserError, match=r"recipe.yaml of the checkpoint: max_steps 'many' is not a number"):
         length_of(settings_in("max_steps: many"))
 
@@ -148,7 +148,7 @@ def test_a_length_in_a_checkpoint_that_is_no_number_is_told():
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_absurd_values_end_in_one_short_line(argv, problem, run_mlm_script, tmp_path):
+def test_absurd_values_are_one_short_line(argv, problem, run_mlm_script, tmp_path):
     start = time.process_time()
     code, _, errors = run_mlm_script(*LEAST[:4], "--do_train", "--output_dir", tmp_path / "out", *argv)
     assert code == 2
@@ -159,7 +159,7 @@ def test_absurd_values_end_in_one_short_line(argv, problem, run_mlm_script, tmp_
     assert time.process_time() - start < 2
 
 
-def test_a_value_of_a_recipe_is_read_with_its_bounds(tmp_path):
+def test_recipe_with_a_very_long_key_is_one_error(tmp_path):
     (tmp_path / "recipe.yaml").write_text("? " + "x" * 1_000_000 + "\n: 1\n")
     with pytest.raises(UserError, match="unknown setting"):
         recipe_to_argv(str(tmp_path / "recipe.yaml"), {"seed": int})
@@ -231,7 +231,7 @@ def run(run_mlm_script, texts, tmp_path):
     ],
     ids=str,
 )
-def test_a_hostile_config_is_refused_at_once(change, problem, model, run):
+def test_hostile_config_is_refused_at_once(change, problem, model, run):
     assert problem in run("--model_name_or_path", model("config.json", lambda settings: settings.update(change)))
 
 
@@ -242,7 +242,7 @@ def test_hostile_json_of_a_model_is_refused_at_once(file, text, model, run):
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json"])
-def test_large_files_of_a_model_are_not_read(file, model, run):
+def test_large_model_files_are_not_read(file, model, run):
     folder = model(file, "")
     with open(folder / file, "wb") as large:
         large.truncate(2**40)
@@ -267,7 +267,7 @@ def test_hostile_overrides_are_refused_at_once(override, problem, checkpoint, ru
     assert problem in run(*argv)
 
 
-def test_ids_far_apart_are_refused_at_once(model, run):
+def test_token_ids_far_apart_are_refused_at_once(model, run):
     def move_last(settings):
         vocabulary = settings["model"]["vocab"]
         vocabulary[max(vocabulary, key=vocabulary.get)] = 2**31
@@ -277,7 +277,7 @@ def test_ids_far_apart_are_refused_at_once(model, run):
         assert "500 tokens, but ids up to 2,147,483,648: number them without gaps" in run(*argv)
 
 
-def test_gaps_between_ids_are_taken():
+def test_gaps_between_token_ids_are_accepted():
     model_files.check_vocabulary({"model": {"vocab": {"a": 0, "b": 1, "added": 127}}})
     model_files.check_vocabulary({"a": 0, "model": 1})
     with pytest.raises(ValueError, match="3 tokens, but ids up to 500"):
@@ -285,7 +285,7 @@ def test_gaps_between_ids_are_taken():
 
 
 @pytest.mark.parametrize("shard", ["../elsewhere.safetensors", "{other}", 5], ids=str)
-def test_an_index_of_weights_names_files_beside_it(shard, model, checkpoint, run):
+def test_weight_index_may_only_name_files_beside_it(shard, model, checkpoint, run):
     """Else a model could be of files elsewhere on the machine; links are taken, as the Hub's cache is of links."""
     folder = model("config.json", lambda settings: None)
     (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
@@ -297,7 +297,7 @@ def test_an_index_of_weights_names_files_beside_it(shard, model, checkpoint, run
     assert problem in run("--model_name_or_path", folder)
 
 
-def test_weights_may_be_a_link(model, run_mlm_script, texts, tmp_path):
+def test_weights_may_be_a_symlink(model, run_mlm_script, texts, tmp_path):
     folder = model("config.json", lambda settings: None)
     (folder / "model.safetensors").rename(tmp_path / "blob")
     (folder / "model.safetensors").symlink_to(tmp_path / "blob")
@@ -325,7 +325,7 @@ def test_weights_with_a_false_header_are_refused_at_once(header, model, run):
     assert "weights" in run("--model_name_or_path", folder)
 
 
-def test_a_model_of_too_many_modules_is_not_built(monkeypatch):
+def test_model_of_too_many_modules_is_refused(monkeypatch):
     monkeypatch.setattr(inspection, "MAX_MODULES", 200)
     config = DebertaV2Config(hidden_size=16, num_attention_heads=2, intermediate_size=16, num_hidden_layers=10**6)
     with pytest.raises(UserError, match="more than 200 modules: check --config_overrides"):
@@ -337,7 +337,7 @@ def test_a_model_of_too_many_modules_is_not_built(monkeypatch):
         build_on_meta(config, MASKED_LM)
 
 
-def test_the_largest_encoder_is_bounded_by_memory_alone(monkeypatch):
+def test_largest_encoder_is_limited_by_memory_only(monkeypatch):
     """DeBERTa-v2-xxlarge, of 1.5 billion parameters."""
     model = build_on_meta(
         DebertaV2Config(

@@ -25,7 +25,7 @@ from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampl
 from cloze.tasks.next_sentence import NEXT_SENTENCE
 from cloze.tasks.pretraining import PRETRAINING
 from cloze.training.context import set_up
-from tests.utils import PAIR_FAMILIES, SAMPLE
+from tests.utils import PAIR_FAMILIES, SAMPLE, slow_but
 
 # One layer of weights large enough that a relation of two tokens is found in a few seconds.
 QUICK = (
@@ -78,10 +78,11 @@ def judgements(out) -> list[dict]:
 
 ARCHITECTURES = [("nsp", family) for family in PAIR_FAMILIES if family in NEXT_SENTENCE.model_types]
 ARCHITECTURES += [("pretraining", family) for family in PAIR_FAMILIES]
+QUICK_ARCHITECTURES = [("nsp", "bert"), ("pretraining", "bert"), ("pretraining", "albert")]
 
 
-@pytest.mark.parametrize(("script", "family"), ARCHITECTURES)
-def test_every_architecture_trains_two_steps(script, family, train, pair_checkpoint, out):
+@pytest.mark.parametrize(("script", "family"), slow_but(QUICK_ARCHITECTURES, ARCHITECTURES))
+def test_pair_scripts_train_every_architecture_two_steps(script, family, train, pair_checkpoint, out):
     train(script, "--do_eval", "--max_steps", 2, "--learning_rate", 1e-2, model=pair_checkpoint(family))
     before, after = load_file(f"{pair_checkpoint(family)}/model.safetensors"), load_file(out / "model.safetensors")
     heads = [name for name in after if "seq_relationship" in name or "sop_classifier" in name]
@@ -90,8 +91,8 @@ def test_every_architecture_trains_two_steps(script, family, train, pair_checkpo
     assert 0 < results(out)["eval_loss"] < 12
 
 
-@pytest.mark.parametrize("family", NEXT_SENTENCE.model_types)
-def test_what_was_trained_loads_in_every_class(family, train, pair_checkpoint, out):
+@pytest.mark.parametrize("family", slow_but(["bert"], NEXT_SENTENCE.model_types))
+def test_trained_pair_model_loads_in_every_auto_class(family, train, pair_checkpoint, out):
     train("pretraining", "--max_steps", 1, model=pair_checkpoint(family))
     weights = load_file(out / "model.safetensors")
     for auto_model in (
@@ -113,7 +114,7 @@ def test_what_was_trained_loads_in_every_class(family, train, pair_checkpoint, o
 
 
 @pytest.mark.curves
-def test_losses_and_accuracies_are_logged_apart(train, out):
+def test_both_objectives_log_losses_and_accuracies_apart(train, out):
     train("pretraining", "--do_eval", "--max_steps", 7, "--logging_steps", 3, "--gradient_accumulation_steps", 2)
     steps = [entry for entry in history(out) if "loss" in entry]
     assert [entry["step"] for entry in steps] == [1, 3, 6, 7]
@@ -131,8 +132,8 @@ def test_losses_and_accuracies_are_logged_apart(train, out):
 
 
 @pytest.mark.parametrize("script", ["nsp", "pretraining"])
-def test_loss_gradient_and_weights_do_not_depend_on_how_a_step_is_cut(script, train, out):
-    """Mistake 1, for two counts at once: pairs, and masked tokens, which are unequal from batch to batch."""
+def test_pair_step_does_not_depend_on_accumulation(script, train, out):
+    """transformers#47688, for two counts at once: pairs, and masked tokens, which are unequal from batch to batch."""
     runs = {}
     for batch_size, accumulation in ((16, 1), (4, 4), (2, 8)):
         train(
@@ -154,7 +155,7 @@ def test_loss_gradient_and_weights_do_not_depend_on_how_a_step_is_cut(script, tr
 
 
 @pytest.mark.parametrize("family", ["bert", "fnet"])
-def test_evaluation_does_not_depend_on_the_batch_size_and_repeats_itself(family, scripts, pair_checkpoint, tmp_path):
+def test_pair_evaluation_does_not_depend_on_batch_size_and_repeats(family, scripts, pair_checkpoint, tmp_path):
     """FNet has no attention mask: what is padding to it depends on the batch unless all are padded alike."""
     found = []
     for number, batch_size in enumerate((1, 7, 64, 64)):
@@ -179,9 +180,9 @@ def test_evaluation_does_not_depend_on_the_batch_size_and_repeats_itself(family,
         ("segment", ["--max_tokens_per_batch", 150, "--gradient_accumulation_steps", 2]),
     ],
 )
-def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(strategy, flags, train, out, texts, tmp_path):
-    """Mistake 13, with pairs drawn anew: stopped in the middle of the second and of the third epoch, which have other
-    pairs, and more or fewer of them."""
+def test_pair_run_resumes_exactly(strategy, flags, train, out, texts, tmp_path):
+    """transformers#11284, with pairs drawn anew: stopped in the middle of the second and of the third epoch, which
+    have other pairs, and more or fewer of them."""
     (tmp_path / "text.txt").write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 48, 6)))
     argv = ["pretraining", "--pair_strategy", strategy, "--max_steps", 36, "--save_steps", 3, "--logging_steps", 1]
     argv += ["--learning_rate", 1e-2, "--save_total_limit", 99, *flags]
@@ -200,7 +201,7 @@ def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(strategy, flags, tra
 
 
 @pytest.mark.parametrize("flags", [["--per_device_train_batch_size", 3], ["--max_tokens_per_batch", 150]])
-def test_every_epoch_trains_on_each_of_its_pairs_once(flags, train, out, texts, tmp_path, monkeypatch):
+def test_pair_epoch_trains_on_each_pair_once(flags, train, out, texts, tmp_path, monkeypatch):
     """Though there are more or fewer than in the first, by which the Trainer counts the steps; the last epoch ends
     where the steps do, and the learning rate with them."""
     (tmp_path / "text.txt").write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 60, 6)))
@@ -228,7 +229,7 @@ def test_every_epoch_trains_on_each_of_its_pairs_once(flags, train, out, texts, 
     assert 3 < entries[-1]["epoch"] < 5
 
 
-def test_held_out_pairs_come_by_length(sets_of):
+def test_held_out_pairs_are_grouped_by_length(sets_of):
     """The longest first, lest a batch have much padding; with a limit, they are the first of the text."""
     for limit in (None, 9):
         argv = ("--max_eval_samples", limit) if limit else ()
@@ -263,7 +264,7 @@ def ids_of(examples, keys) -> list[tuple]:
     ]
 
 
-def test_pairs_are_drawn_anew_each_epoch_and_alike_in_every_run(sets_of):
+def test_pairs_are_drawn_anew_each_epoch_and_reproducibly(sets_of):
     first, again, other = sets_of(), sets_of(), sets_of("--data_seed", 7)
     drawn = [ids_of(first.train, [(epoch, number) for number in range(300)]) for epoch in (0, 1, 2)]
     assert drawn == [ids_of(again.train, [(epoch, number) for number in range(300)]) for epoch in (0, 1, 2)]
@@ -296,8 +297,8 @@ def test_evaluation_pairs_are_the_same_for_every_seed(sets_of):
 
 
 @pytest.mark.parametrize("strategy", ["segment", "sentence"])
-def test_no_pair_is_too_long_and_special_tokens_are_counted_once(strategy, sets_of):
-    """Mistake 5. Pairs that were cut fill max_seq_length to the last token."""
+def test_pairs_fit_max_seq_length_with_special_tokens(strategy, sets_of):
+    """transformers#12188. Pairs that were cut fill max_seq_length to the last token."""
     examples = sets_of("--pair_strategy", strategy, "--max_seq_length", 24).train.examples_for_epoch(0)
     assert examples.lengths.max() == 24
     assert set(examples.lengths[examples.cut > 0]) == {24}
@@ -368,8 +369,9 @@ def learn(scripts, out, tmp_path):
     return run
 
 
-def test_order_is_learnt_and_labels_mean_what_they_say(learn, scripts, out, tmp_path):
-    """Mistake 3, inverted labels: the model is reloaded, and its first output is the chance of B following A."""
+def test_next_sentence_prediction_learns_order_with_correct_labels(learn, scripts, out, tmp_path):
+    """google-research/bert#125, inverted labels: the model is reloaded, and its first output is the chance of B
+    following A."""
     evaluation = learn()
     assert evaluation["eval_pairs"] == 660
     assert evaluation["eval_accuracy"] > 0.95
@@ -399,7 +401,7 @@ def test_order_is_learnt_and_labels_mean_what_they_say(learn, scripts, out, tmp_
     assert f"accuracy {accuracy:.4f}" in printed
 
 
-def test_nothing_is_learnt_from_shuffled_labels(learn, monkeypatch):
+def test_next_sentence_prediction_learns_nothing_from_shuffled_labels(learn, monkeypatch):
     """Nothing but the order of sentences tells the labels: no leak by length, position or type."""
     draw_pairs = cloze.data.nsp.draw_pairs
 
@@ -417,7 +419,7 @@ def test_nothing_is_learnt_from_shuffled_labels(learn, monkeypatch):
 
 @pytest.mark.parametrize("script", ["nsp", "pretraining"])
 @pytest.mark.parametrize("argv", [["--max_tokens_per_batch", 200], ["--dataloader_num_workers", 2]])
-def test_pairs_are_streamed(script, argv, train, out):
+def test_pair_scripts_train_on_a_stream(script, argv, train, out):
     printed = train(
         script, "--streaming", "--validation_file", SAMPLE / "music.txt", "--do_eval", "--max_steps", 6, *argv
     )
@@ -432,7 +434,7 @@ def test_pairs_are_streamed(script, argv, train, out):
 
 
 @pytest.mark.curves
-def test_the_report_of_the_pairs(train, out):
+def test_pair_report_shows_counts_and_lengths(train, out):
     printed = train("nsp", "--do_eval", "--max_steps", 1, "--pair_strategy", "sentence")
     lines = {line.partition(": ")[0]: line for line in printed.splitlines()}
     # 57 articles with 618 to 628 sentences: all but the last of each begin a pair.
@@ -454,7 +456,7 @@ def test_the_report_of_the_pairs(train, out):
     assert "in order: " in printed
 
 
-def test_documents_of_one_sentence_are_counted(train, tmp_path, texts):
+def test_one_sentence_documents_are_reported(train, tmp_path, texts):
     (tmp_path / "text.txt").write_text("\n\n".join([*texts[:7], "\n".join(texts[7:30])]))
     printed = train("nsp", "--max_steps", 1, text=tmp_path / "text.txt")
     assert "7 documents of one sentence can only start a random pair" in printed
@@ -465,14 +467,14 @@ def test_documents_of_one_sentence_are_counted(train, tmp_path, texts):
     assert "A pair of label 1, A follows B" in printed
 
 
-def test_too_many_random_pairs_are_warned_of(train, tmp_path, texts):
+def test_too_many_random_pairs_are_warned_about(train, tmp_path, texts):
     """Of 150 documents of one sentence, all pairs are random; one of 20 sentences cannot make up for it."""
     (tmp_path / "text.txt").write_text("\n\n".join([*texts[:150], "\n".join(texts[150:170])]))
     assert "RANDOM PAIRS: " in train("nsp", "--max_steps", 1, text=tmp_path / "text.txt")
     assert "RANDOM PAIRS: " not in train("nsp", "--max_steps", 1, "--overwrite_output_dir")
 
 
-def test_one_document_is_enough_for_the_order_of_sentences(train, tmp_path, texts, out):
+def test_sentence_order_needs_one_document_only(train, tmp_path, texts, out):
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": "\n".join(texts[:20])}))
     argv = ("--validation_file", tmp_path / "text.jsonl", "--do_eval", "--max_steps", 1)
     printed = train(
@@ -482,7 +484,7 @@ def test_one_document_is_enough_for_the_order_of_sentences(train, tmp_path, text
     assert results(out)["eval_pairs"] == 19
 
 
-def test_weights_that_are_new_are_told(train, checkpoint, tmp_path):
+def test_new_head_weights_are_reported(train, checkpoint, tmp_path):
     """From a masked language model the pooler and the second head are new, from a bare encoder both heads."""
     printed = train("pretraining", "--max_steps", 1, model=checkpoint("bert"))
     (line,) = [line for line in printed.splitlines() if line.startswith("NEW WEIGHTS")]
@@ -497,7 +499,7 @@ def test_weights_that_are_new_are_told(train, checkpoint, tmp_path):
     assert "cls.seq_relationship.weight" in printed
 
 
-def test_pairs_of_the_users_own(scripts, pair_checkpoint, out, tmp_path):
+def test_user_pairs_are_judged(scripts, pair_checkpoint, out, tmp_path):
     """Known and unknown labels, texts that are too long; the results are those of the model asked directly."""
     rows = [
         {"sentence_a": "The moon is far.", "sentence_b": "The sun is farther.", "label": 0},
@@ -541,7 +543,7 @@ def test_pairs_of_the_users_own(scripts, pair_checkpoint, out, tmp_path):
     assert metrics["predict_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_a_text_without_a_token_is_not_judged(scripts, pair_checkpoint, out, tmp_path):
+def test_pair_with_an_empty_text_is_not_judged(scripts, pair_checkpoint, out, tmp_path):
     (tmp_path / "pairs.csv").write_text("sentence_a,sentence_b\nThe moon.,\u200b\n", encoding="utf-8")
     code, _, errors = scripts["nsp"](
         "--model_name_or_path", pair_checkpoint("bert"), "--do_predict", "--test_file", tmp_path / "pairs.csv",
@@ -552,7 +554,7 @@ def test_a_text_without_a_token_is_not_judged(scripts, pair_checkpoint, out, tmp
     assert not (out / "predictions.jsonl").exists()
 
 
-def test_pairs_without_any_label(scripts, pair_checkpoint, out, tmp_path):
+def test_user_pairs_without_labels_are_judged(scripts, pair_checkpoint, out, tmp_path):
     (tmp_path / "pairs.csv").write_text("sentence_a,sentence_b\nThe moon is far.,The \U00012000 is farther.\n")
     argv = ("--model_name_or_path", pair_checkpoint("bert"), "--do_predict", "--output_dir", out)
     code, printed, errors = scripts["nsp"](*argv, "--test_file", tmp_path / "pairs.csv")

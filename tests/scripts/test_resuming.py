@@ -30,7 +30,7 @@ from cloze.training import callbacks as interruption
 from cloze.training import checkpoints
 from cloze.training.checkpoints import is_whole
 from cloze.training.trainer import PretrainingTrainer
-from tests.utils import SAMPLE, start
+from tests.utils import SAMPLE, slow_but, start
 
 # With dropout, whose random numbers have to go on as well.
 MODEL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
@@ -56,11 +56,17 @@ def scripts(run_mlm_script, run_nsp_script, run_pretraining_script):
     return {"run_mlm": run_mlm_script, "run_nsp": run_nsp_script, "run_pretraining": run_pretraining_script}
 
 
+@pytest.fixture(scope="module")
+def folder_of_text(tmp_path_factory):
+    return tmp_path_factory.mktemp("text")
+
+
 @pytest.fixture
-def text(texts, tmp_path):
-    """Few enough sentences that 12 steps are more than an epoch."""
-    path = tmp_path / "text.txt"
+def text(texts, folder_of_text):
+    """Few enough sentences that 12 steps are more than an epoch; of the same path and time for all tests."""
+    path = folder_of_text / "text.txt"
     path.write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 36, 6)))
+    os.utime(path, (10**9, 10**9))
     return path
 
 
@@ -77,6 +83,25 @@ def train(scripts, text):
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="module")
+def references():
+    return {}
+
+
+@pytest.fixture
+def reference(train, references, tmp_path_factory):
+    """``reference(kind, ...)`` is the folder of such a run, which nothing interrupts; made once for all tests."""
+
+    def make(*argv) -> Path:
+        if argv not in references:
+            out = tmp_path_factory.mktemp("reference") / "out"
+            assert train(out, *argv)[::2] == (0, "")
+            references[argv] = out
+        return references[argv]
+
+    return make
 
 
 def losses(out) -> list[tuple]:
@@ -127,31 +152,32 @@ def kill_at(step, monkeypatch, run, *argv):
 
 
 WORKERS = [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream", 2)]
+QUICK = [("blocks", 0), ("both", 0), ("budget", 0), ("stream", 0), ("lines", 2)]
 
 
-@pytest.mark.parametrize(("kind", "workers"), WORKERS)
-def test_a_run_killed_again_and_again_ends_as_one_that_never_was(kind, workers, train, tmp_path, monkeypatch):
-    """Mistake 13: bit for bit the same weights, and the same losses, though logs and saves do not coincide."""
+@pytest.mark.parametrize(("kind", "workers"), slow_but(QUICK, WORKERS))
+def test_repeatedly_killed_run_resumes_exactly(kind, workers, train, reference, tmp_path, monkeypatch):
+    """transformers#11284: bit for bit the same weights, and the same losses, though logs and saves do not coincide."""
     argv = ("--dataloader_num_workers", workers)
-    assert train(tmp_path / "whole", kind, *argv)[0] == 0
+    whole = reference(kind, *argv)
     for step in (5, 8, 11):
         kill_at(step, monkeypatch, train, tmp_path / "out", kind, *argv)
     code, printed, errors = train(tmp_path / "out", kind, *argv)
     assert (code, errors) == (0, "")
     assert f"Going on from {tmp_path / 'out' / 'checkpoint-9'}" in printed
-    assert_same(tmp_path / "out", tmp_path / "whole")
-    assert (resumed(tmp_path / "out"), resumed(tmp_path / "whole")) == ([3, 6, 9], [])
-    entries = losses(tmp_path / "whole")
+    assert_same(tmp_path / "out", whole)
+    assert (resumed(tmp_path / "out"), resumed(whole)) == ([3, 6, 9], [])
+    entries = losses(whole)
     assert [entry[0] for entry in entries] == [1, 4, 8, 12]
     if "stream" not in kind:
         assert any(entry[1] > 1 and entry[1] % 1 for entry in entries), "the middle of a later epoch"
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed", "no sums", "no text"])
-def test_a_checkpoint_that_cannot_be_read_is_passed_over_for_the_one_before(damage, train, tmp_path):
+def test_unreadable_checkpoint_is_skipped_for_the_one_before(damage, train, reference, tmp_path):
     """And is replaced by what the run then saves at its step."""
-    train(tmp_path / "whole", "blocks")
-    train(tmp_path / "out", "blocks")
+    whole = reference("blocks")
+    shutil.copytree(whole, tmp_path / "out")
     optimizer = tmp_path / "out" / "checkpoint-12" / "optimizer.pt"
     data = bytearray(optimizer.read_bytes())
     if damage in ("no sums", "no text"):
@@ -165,18 +191,18 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over_for_the_one_before(dama
     assert (code, errors) == (0, "")
     assert f"BROKEN: {tmp_path / 'out' / 'checkpoint-12'} is not as it was written" in printed
     assert f"Going on from {tmp_path / 'out' / 'checkpoint-9'}" in printed
-    assert_same(tmp_path / "out", tmp_path / "whole")
+    assert_same(tmp_path / "out", whole)
     assert is_whole(tmp_path / "out" / "checkpoint-12")
 
 
-def test_the_evaluation_of_an_epoch_whose_last_step_was_saved_is_made_up_for(train, tmp_path):
+def test_resumed_run_makes_up_the_evaluation_due_at_its_checkpoint(train, reference, tmp_path):
     """The save of the step is before it. And dropout does not depend on whether there was one."""
     argv = (
         *("--do_eval", "--validation_split_percentage", 20, "--eval_strategy", "epoch", "--save_steps", 1),
         *("--save_total_limit", 20, "--metric_for_best_model", "loss"),
     )
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    assert train(whole, "blocks", *argv)[0] == 0
+    out = tmp_path / "out"
+    whole = reference("blocks", *argv)
     checkpoints = [json.loads((whole / f"checkpoint-{step}" / "progress.json").read_text()) for step in range(1, 13)]
     last = checkpoints[0]["steps_in_epoch"]
     assert 1 < last < 12
@@ -194,8 +220,8 @@ def test_the_evaluation_of_an_epoch_whose_last_step_was_saved_is_made_up_for(tra
     assert states[0]["best_global_step"] == states[1]["best_global_step"]
 
 
-def test_where_no_checkpoint_can_be_read_nothing_is_lost(train, tmp_path):
-    train(tmp_path, "blocks")
+def test_no_readable_checkpoint_is_an_error_that_loses_nothing(train, reference, tmp_path):
+    shutil.copytree(reference("blocks"), tmp_path, dirs_exist_ok=True)
     for checkpoint in tmp_path.glob("checkpoint-*"):
         (checkpoint / "model.safetensors").write_bytes(b"")
     before = (tmp_path / "model.safetensors").read_bytes()
@@ -206,9 +232,10 @@ def test_where_no_checkpoint_can_be_read_nothing_is_lost(train, tmp_path):
 
 
 @pytest.mark.parametrize("broken_off", ["write_state", "complete", "remove"])
-def test_a_save_or_deletion_broken_off_leaves_nothing_that_counts(broken_off, train, tmp_path, monkeypatch):
-    """Mistake 14: what was being written or deleted is gone with the next start, and the run goes on from before."""
-    train(tmp_path / "whole", "blocks")
+def test_interrupted_save_or_deletion_is_cleaned_up_and_resumed(broken_off, train, reference, tmp_path, monkeypatch):
+    """transformers#35782: what was being written or deleted is gone with the next start, and the run goes on from
+    before."""
+    whole = reference("blocks")
     owner = {"write_state": PretrainingTrainer, "complete": checkpoints, "remove": shutil}[broken_off]
     name = "rmtree" if broken_off == "remove" else broken_off
     original, calls = getattr(owner, name), []
@@ -229,15 +256,15 @@ def test_a_save_or_deletion_broken_off_leaves_nothing_that_counts(broken_off, tr
     assert any(aside.iterdir())
     assert train(tmp_path / "out", "blocks")[0] == 0
     assert not aside.exists()
-    assert_same(tmp_path / "out", tmp_path / "whole")
+    assert_same(tmp_path / "out", whole)
 
 
 @pytest.mark.curves
 @pytest.mark.parametrize("broken_off", ["train", "evaluate", "draw_curves", "write_model_card"])
-def test_a_run_broken_off_after_its_last_step_still_tells_all(broken_off, train, tmp_path, monkeypatch):
+def test_run_killed_after_its_last_step_still_reports_everything(broken_off, train, reference, tmp_path, monkeypatch):
     """Results and model card, though nothing is left to train; how fast it was is known if that was written."""
     argv = ("--do_eval", "--validation_split_percentage", 30)
-    assert train(tmp_path / "whole", "blocks", *argv)[0] == 0
+    whole = reference("blocks", *argv)
     owner = {"train": Trainer, "evaluate": PretrainingTrainer}.get(broken_off, report)
     original = getattr(owner, broken_off)
 
@@ -260,18 +287,18 @@ def test_a_run_broken_off_after_its_last_step_still_tells_all(broken_off, train,
         code, printed, errors = train(tmp_path / "out", "blocks", *argv)
         assert (code, errors) == (0, "")
         assert "Nothing is left to train" in printed
-        assert_same(tmp_path / "out", tmp_path / "whole")
+        assert_same(tmp_path / "out", whole)
         assert resumed(tmp_path / "out") == [], "no step was taken"
         assert (tmp_path / "out" / "curves.png").exists()
         card = (tmp_path / "out" / "README.md").read_text()
         assert re.search(r"masked perplexity \| [\d.,]+ before, [\d.,]+ after", card)
         assert ("real tokens" in card) == (broken_off != "train")
-    results = [json.loads((tmp_path / name / "eval_results.json").read_text()) for name in ("out", "whole")]
+    results = [json.loads((folder / "eval_results.json").read_text()) for folder in (tmp_path / "out", whole)]
     assert results[0]["eval_loss"] == results[1]["eval_loss"]
 
 
 @pytest.mark.curves
-def test_curves_that_found_no_room_are_drawn_by_the_same_command(train, tmp_path):
+def test_curves_missing_for_disk_space_are_drawn_when_run_again(train, tmp_path):
     """A full disk: the run ends well, says so, and links to no picture."""
     (tmp_path / "curves.png").symlink_to("/dev/full")
     code, printed, errors = train(tmp_path, "blocks")
@@ -284,7 +311,7 @@ def test_curves_that_found_no_room_are_drawn_by_the_same_command(train, tmp_path
     assert "curves.png" in (tmp_path / "README.md").read_text()
 
 
-def test_a_model_card_that_finds_no_room_is_written_by_the_same_command(train, tmp_path, monkeypatch):
+def test_model_card_missing_for_disk_space_is_written_when_run_again(train, tmp_path, monkeypatch):
     card = tmp_path / "README.md"
 
     def full(target, fsync=os.fsync):
@@ -302,8 +329,8 @@ def test_a_model_card_that_finds_no_room_is_written_by_the_same_command(train, t
     assert "trained from" in card.read_text()
 
 
-def test_another_recipe_is_an_error_that_shows_the_difference(train, tmp_path):
-    train(tmp_path, "blocks")
+def test_resuming_with_other_settings_is_an_error_that_lists_them(train, reference, tmp_path):
+    shutil.copytree(reference("blocks"), tmp_path, dirs_exist_ok=True)
     before = sorted(tmp_path.rglob("*"))
     code, _, errors = train(tmp_path, "blocks", "--learning_rate", 0.02, "--mlm_probability", 0.3, "--seed", 4)
     assert code == 2
@@ -314,8 +341,8 @@ def test_another_recipe_is_an_error_that_shows_the_difference(train, tmp_path):
     assert train(tmp_path, "blocks", "--save_total_limit", 5, "--logging_steps", 3, "--report_to", "none")[0] == 0
 
 
-def test_another_recipe_can_be_meant(train, tmp_path):
-    train(tmp_path, "blocks")
+def test_resume_from_checkpoint_accepts_other_settings(train, reference, tmp_path):
+    shutil.copytree(reference("blocks"), tmp_path, dirs_exist_ok=True)
     code, printed, _ = train(
         tmp_path, "blocks", "--max_steps", 14, "--resume_from_checkpoint", tmp_path / "checkpoint-12"
     )
@@ -341,10 +368,10 @@ def rates(out) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("kind", ["blocks", "pairs", "budget"])
-def test_more_epochs_train_to_the_new_end_along_the_new_schedule(kind, train, tmp_path):
-    out, whole = tmp_path / "out", tmp_path / "whole"
+def test_resuming_with_more_epochs_follows_the_new_schedule(kind, train, reference, tmp_path):
+    out = tmp_path / "out"
     argv = ("--save_strategy", "epoch", "--logging_steps", 1)
-    assert train(whole, kind, *epochs(3), *argv)[0] == 0
+    whole = reference(kind, *epochs(3), *argv)
     assert train(out, kind, *epochs(1), *argv)[0] == 0
     steps = steps_in_epoch(out)
     code, printed, errors = train(out, kind, *epochs(3), *argv, "--resume_from_checkpoint", out / f"checkpoint-{steps}")
@@ -367,9 +394,9 @@ CHANGED_LENGTHS = {
 
 
 @pytest.mark.parametrize("change", CHANGED_LENGTHS)
-def test_a_run_resumed_with_a_length_of_another_unit_follows_its_schedule(change, train, tmp_path, monkeypatch):
+def test_resuming_with_a_length_of_another_unit_follows_its_schedule(change, train, reference, tmp_path, monkeypatch):
     before, now, message = CHANGED_LENGTHS[change]
-    assert train(tmp_path, "blocks", *before, "--save_steps", 1, "--logging_steps", 1)[0] == 0
+    shutil.copytree(reference("blocks", *before, "--save_steps", 1, "--logging_steps", 1), tmp_path, dirs_exist_ok=True)
     done = max(checkpoints.list_checkpoints(tmp_path))
     steps = steps_in_epoch(tmp_path)
     argv = ("--logging_steps", 1, "--resume_from_checkpoint", tmp_path / f"checkpoint-{done}")
@@ -397,8 +424,8 @@ def test_a_run_resumed_with_a_length_of_another_unit_follows_its_schedule(change
         (("--max_steps", -1, "--max_train_hours", 1e-9), "--max_train_hours 1e-09 is less than"),
     ],
 )
-def test_a_length_that_is_less_than_what_is_done_is_an_error_before_anything_is_written(now, message, train, tmp_path):
-    assert train(tmp_path, "blocks", *epochs(2))[0] == 0
+def test_resuming_with_a_length_already_exceeded_is_an_error_before_writing(now, message, train, reference, tmp_path):
+    shutil.copytree(reference("blocks", *epochs(2)), tmp_path, dirs_exist_ok=True)
     done = max(checkpoints.list_checkpoints(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     code, _, errors = train(tmp_path, "blocks", *now, "--resume_from_checkpoint", tmp_path / f"checkpoint-{done}")
@@ -408,9 +435,9 @@ def test_a_length_that_is_less_than_what_is_done_is_an_error_before_anything_is_
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_settings_given_on_resuming_win_over_those_in_the_checkpoint(train, tmp_path):
+def test_settings_given_on_resuming_override_those_of_the_checkpoint(train, reference, tmp_path):
     """The optimizer's state brings its own rate and weight decay, the Trainer's its own intervals."""
-    assert train(tmp_path, "blocks", "--max_steps", 6)[0] == 0
+    shutil.copytree(reference("blocks", "--max_steps", 6), tmp_path, dirs_exist_ok=True)
     argv = ("--learning_rate", 0.004, "--weight_decay", 0.5, "--adam_beta1", 0.5, "--max_steps", 12, "--save_steps", 5)
     checkpoint = tmp_path / "checkpoint-6"
     code, printed, _ = train(tmp_path, "blocks", *argv, "--logging_steps", 1, "--resume_from_checkpoint", checkpoint)
@@ -430,7 +457,7 @@ STOPPING = (
 )
 
 
-def test_a_run_that_no_longer_improves_is_stopped_at_the_same_step_though_it_is_killed(train, tmp_path, monkeypatch):
+def test_early_stopping_is_at_the_same_step_after_a_kill(train, tmp_path, monkeypatch):
     """The first evaluation of training is the best: none improves by the threshold, and the second of those ends it."""
     code, printed, errors = train(tmp_path / "whole", "blocks", *STOPPING)
     assert (code, errors) == (0, "")
@@ -450,18 +477,18 @@ def test_a_run_that_no_longer_improves_is_stopped_at_the_same_step_though_it_is_
     assert "Stopped early at step 12" in train(tmp_path / "out", "blocks", *STOPPING, *patient)[1]
 
 
-def test_an_epoch_is_logged_by_itself_though_the_run_is_killed_after_its_last_step(train, tmp_path):
+def test_epoch_log_is_exact_after_a_kill_at_its_last_step(train, reference, tmp_path):
     """That step is saved before the end of the epoch, at which the Trainer logs."""
     argv = ("--logging_strategy", "epoch", "--save_steps", 1, "--save_total_limit", 20)
-    assert train(tmp_path / "whole", "blocks", *argv)[0] == 0
-    steps = steps_in_epoch(tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole" / f"checkpoint-{steps}", tmp_path / "out" / f"checkpoint-{steps}")
+    whole = reference("blocks", *argv)
+    steps = steps_in_epoch(whole)
+    shutil.copytree(whole / f"checkpoint-{steps}", tmp_path / "out" / f"checkpoint-{steps}")
     assert train(tmp_path / "out", "blocks", *argv)[0] == 0
-    assert [entry[0] for entry in losses(tmp_path / "whole")] == [1, *range(steps, 12, steps), 12]
-    assert_same(tmp_path / "out", tmp_path / "whole")
+    assert [entry[0] for entry in losses(whole)] == [1, *range(steps, 12, steps), 12]
+    assert_same(tmp_path / "out", whole)
 
 
-def test_another_metric_for_the_best_model_is_not_compared_with_the_one_before(train, tmp_path):
+def test_other_metric_for_best_model_ignores_the_earlier_best(train, tmp_path):
     """No accuracy is above a loss of 6: the run would end as one that no longer improves."""
     argv = ("--do_eval", "--eval_strategy", "steps", "--eval_steps", 3, "--metric_for_best_model")
     assert train(tmp_path, "blocks", *argv, "loss")[0] == 0
@@ -474,13 +501,13 @@ def test_another_metric_for_the_best_model_is_not_compared_with_the_one_before(t
     assert state["best_metric"] == accuracies[-1]
 
 
-def test_an_evaluation_that_is_delayed_is_not_made_up_for_on_resuming(train, tmp_path):
+def test_delayed_evaluation_is_not_made_up_on_resuming(train, reference, tmp_path):
     """It would count for early stopping."""
     argv = ("--do_eval", "--eval_strategy", "epoch", "--eval_delay", 2, "--save_steps", 1, "--save_total_limit", 20)
-    assert train(tmp_path / "whole", "blocks", *argv, "--max_steps", 20)[0] == 0
-    steps = steps_in_epoch(tmp_path / "whole")
+    whole = reference("blocks", *argv, "--max_steps", 20)
+    steps = steps_in_epoch(whole)
     for epoch, due in ((1, False), (2, True)):
-        progress = json.loads((tmp_path / "whole" / f"checkpoint-{epoch * steps}" / "progress.json").read_text())
+        progress = json.loads((whole / f"checkpoint-{epoch * steps}" / "progress.json").read_text())
         assert progress["evaluation_due"] == due
 
 
@@ -492,15 +519,15 @@ def test_an_evaluation_that_is_delayed_is_not_made_up_for_on_resuming(train, tmp
         (("--optim_args", "momentum=0.5"), "has the state of another optimizer: optim_args momentum=0.5 (not None)"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_an_error(other, message, train, tmp_path):
-    train(tmp_path, "blocks")
+def test_checkpoint_of_another_model_or_optimizer_is_an_error(other, message, train, reference, tmp_path):
+    shutil.copytree(reference("blocks"), tmp_path, dirs_exist_ok=True)
     checkpoint = tmp_path / "checkpoint-9"
     code, _, errors = train(tmp_path, "blocks", *other, "--resume_from_checkpoint", checkpoint)
     assert code == 2
     assert f"{checkpoint} {message}" in errors
 
 
-def test_a_learning_rate_that_is_a_state_cannot_be_given_and_other_settings_can(train, tmp_path):
+def test_reduce_lr_on_plateau_resumes_with_other_settings_than_the_rate(train, tmp_path):
     """The rate of another schedule, 0 at its end, would stay for ever, and a rate given now would be ignored."""
     plateau = ("--do_eval", "--eval_strategy", "epoch", "--lr_scheduler_type", "reduce_lr_on_plateau")
     linear, out = tmp_path / "linear", tmp_path / "out"
@@ -517,15 +544,15 @@ def test_a_learning_rate_that_is_a_state_cannot_be_given_and_other_settings_can(
     assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.5, 0.0}
 
 
-def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(train, tmp_path):
-    assert train(tmp_path, "blocks", "--save_only_model")[0] == 0
+def test_model_only_checkpoint_cannot_be_resumed(train, reference, tmp_path):
+    shutil.copytree(reference("blocks", "--save_only_model"), tmp_path, dirs_exist_ok=True)
     code, _, errors = train(tmp_path, "blocks", "--save_only_model")
     assert code == 2
     assert f"{tmp_path / 'checkpoint-12'} was saved by --save_only_model" in errors
 
 
-def test_another_text_is_an_error(train, text, tmp_path):
-    train(tmp_path / "out", "blocks")
+def test_resuming_with_another_text_is_an_error(train, reference, text, tmp_path):
+    shutil.copytree(reference("blocks"), tmp_path / "out")
     text.write_text(text.read_text() + "One more sentence about nothing at all.\n")
     code, _, errors = train(tmp_path / "out", "blocks")
     assert code == 2
@@ -533,9 +560,11 @@ def test_another_text_is_an_error(train, text, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["blocks", "stream"])
-def test_another_text_of_the_same_size_is_an_error_that_names_the_file(kind, train, text, tmp_path):
+def test_resuming_with_another_text_of_equal_size_is_an_error_that_names_the_file(
+    kind, train, reference, text, tmp_path
+):
     """Counts of examples, tokens, files and bytes are the same."""
-    train(tmp_path / "out", kind)
+    shutil.copytree(reference(kind), tmp_path / "out")
     before = (tmp_path / "out" / "trainer_state.json").read_bytes()
     text.write_text("\n".join(reversed(text.read_text().splitlines())) + "\n")
     code, _, errors = train(tmp_path / "out", kind)
@@ -550,8 +579,8 @@ def test_another_text_of_the_same_size_is_an_error_that_names_the_file(kind, tra
 
 
 @pytest.mark.parametrize("kind", ["blocks", "stream"])
-def test_the_same_text_elsewhere_and_of_another_time_is_the_same(kind, train, text, tmp_path):
-    train(tmp_path / "whole", kind)
+def test_resuming_accepts_the_same_text_at_another_path(kind, train, reference, text, tmp_path):
+    whole = reference(kind)
     train(tmp_path / "out", kind, "--max_steps", 6)
     copy = shutil.copy(text, tmp_path / "copy.txt")
     os.utime(copy, (1, 1))
@@ -560,14 +589,14 @@ def test_the_same_text_elsewhere_and_of_another_time_is_the_same(kind, train, te
     assert (code, errors) == (0, "")
     assert "CHANGED: max_steps 12 (not 6)" in printed
     assert resumed(tmp_path / "out") == [6]
-    (last, *_), (expected, *_) = losses(tmp_path / "out")[-1:], losses(tmp_path / "whole")[-1:]
+    (last, *_), (expected, *_) = losses(tmp_path / "out")[-1:], losses(whole)[-1:]
     assert last[0] == expected[0] == 12
 
 
-def test_a_checkpoint_that_knows_only_counts_is_resumed(train, tmp_path):
+def test_checkpoint_without_text_digests_is_resumed(train, reference, tmp_path):
     """Those of earlier versions."""
-    train(tmp_path / "whole", "blocks")
-    train(tmp_path / "out", "blocks")
+    whole = reference("blocks")
+    shutil.copytree(whole, tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "checkpoint-12")
     checkpoint = tmp_path / "out" / "checkpoint-9"
     progress = json.loads((checkpoint / "progress.json").read_text())
@@ -577,10 +606,10 @@ def test_a_checkpoint_that_knows_only_counts_is_resumed(train, tmp_path):
     code, printed, _ = train(tmp_path / "out", "blocks")
     assert code == 0
     assert f"Going on from {checkpoint}" in printed
-    assert_same(tmp_path / "out", tmp_path / "whole")
+    assert_same(tmp_path / "out", whole)
 
 
-def test_another_validation_text_is_warned_of_and_its_best_evaluation_counts_alone(train, tmp_path):
+def test_resuming_with_another_validation_text_warns_and_ignores_the_earlier_best(train, tmp_path):
     """The loss of the text before is lower than any of the text now."""
     validation = tmp_path / "validation.txt"
     validation.write_text("The stars are far away.\n" * 20)
@@ -603,7 +632,7 @@ def test_another_validation_text_is_warned_of_and_its_best_evaluation_counts_alo
     assert (state["best_global_step"], state["best_metric"] < 1.0) == (12, True)
 
 
-def test_another_validation_text_changes_nothing_else_where_no_best_is_kept(train, tmp_path):
+def test_resuming_with_another_validation_text_only_warns_without_best_model(train, tmp_path):
     validation = tmp_path / "validation.txt"
     argv = ("--do_eval", "--validation_file", validation, "--eval_strategy", "steps", "--eval_steps", 9)
     for word in ("stars", "moons"):
@@ -614,8 +643,8 @@ def test_another_validation_text_changes_nothing_else_where_no_best_is_kept(trai
     assert printed.count("CHANGED: ") == printed.count("CHANGED: the validation text is another than before") == 1
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
-def test_text_whose_name_is_not_utf8_is_trained_on_and_resumed(suffix, train, text, tmp_path):
+@pytest.mark.parametrize("suffix", slow_but(["", ".gz"], ["", ".gz", ".zst"]))
+def test_text_with_a_non_utf8_name_is_trained_on_and_resumed(suffix, train, text, tmp_path):
     name = os.fsdecode(bytes(tmp_path) + b"/n\xff.txt" + suffix.encode())
     compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[suffix]
     Path(name).write_bytes(compress(text.read_bytes()))
@@ -627,7 +656,7 @@ def test_text_whose_name_is_not_utf8_is_trained_on_and_resumed(suffix, train, te
     assert "n\\xff.txt" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_data_folder_with_links_in_a_loop_and_the_runs_own_folders_is_resumed(train, text, tmp_path):
+def test_data_folder_with_symlink_loop_and_own_outputs_is_resumed(train, text, tmp_path):
     """The second start finds its own tokenizer.json, checkpoints and cache."""
     data = tmp_path / "data"
     data.mkdir()
@@ -677,8 +706,11 @@ def uninterrupted(tmp_path_factory):
     return folder / "out"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
-def test_a_signal_lets_the_step_end_and_a_checkpoint_be_saved(number, code, uninterrupted, tmp_path):
+CODES = [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+
+
+@pytest.mark.parametrize(("number", "code"), slow_but(CODES[:1], CODES))
+def test_signal_takes_effect_after_the_step_and_saves_a_checkpoint(number, code, uninterrupted, tmp_path):
     log, out = tmp_path / "log", tmp_path / "out"
     process = start(*command(SAMPLE, out), log=log)
     wait_for(log, lambda printed: printed.count("'loss'") > 4, process)
@@ -696,7 +728,7 @@ def test_a_signal_lets_the_step_end_and_a_checkpoint_be_saved(number, code, unin
     assert_same(out, uninterrupted)
 
 
-def test_workers_that_outlive_an_epoch_do_not_outlive_the_run(tmp_path):
+def test_persistent_workers_end_with_the_run(tmp_path):
     process = start(
         "run_mlm", *SCRATCH, "--train_file", SAMPLE, "--max_seq_length", 32, "--do_train", "--max_steps", 2,
         "--dataloader_num_workers", 1, "--dataloader_persistent_workers", "--output_dir", tmp_path / "out",
@@ -710,7 +742,7 @@ def test_workers_that_outlive_an_epoch_do_not_outlive_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_before_training_ends_the_process_at_once(number, code, tmp_path):
+def test_signal_before_training_ends_the_process_at_once(number, code, tmp_path):
     """Here it waits for another process that prepares the same text."""
     log = tmp_path / "log"
     process = start(*command(SAMPLE, tmp_path / "out", "--cache_dir", tmp_path), log=log)
@@ -726,7 +758,8 @@ def test_a_signal_before_training_ends_the_process_at_once(number, code, tmp_pat
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
-def test_five_kills_at_random_saves_included(uninterrupted, tmp_path):
+@pytest.mark.slow
+def test_five_random_kills_resume_exactly(uninterrupted, tmp_path):
     """Each start goes on from the last checkpoint; benchmarks/kill_resume.py does it fifty times."""
     rng, log, out = random.Random(0), tmp_path / "log", tmp_path / "out"
     argv = command(SAMPLE, out, "--dataloader_num_workers", 1)
@@ -794,7 +827,7 @@ IN_TRAINING = {
 
 
 @pytest.mark.parametrize("case", IN_TRAINING)
-def test_a_signal_ends_an_evaluation_at_its_next_batch_and_it_is_repeated(case, train, tmp_path, monkeypatch):
+def test_signal_stops_an_evaluation_that_is_then_repeated(case, train, tmp_path, monkeypatch):
     """And all that follows from it, as the best model, early stopping and a learning rate, is as without the signal."""
     argv, step, number, code = IN_TRAINING[case]
     argv, out, whole = (*argv, *EVALUATED, "--cache_dir", tmp_path), tmp_path / "out", tmp_path / "whole"
@@ -839,10 +872,11 @@ NEAR_THE_END = [
     *((moment, "none", 0) for moment in AFTER),
     ("the evaluation after training", "none that counts", 0),
 ]
+QUICK_NEAR_THE_END = NEAR_THE_END[:8] + NEAR_THE_END[-2:]
 
 
-@pytest.mark.parametrize(("moment", "saving", "expected"), NEAR_THE_END)
-def test_a_signal_near_the_end_loses_nothing(moment, saving, expected, train, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("moment", "saving", "expected"), slow_but(QUICK_NEAR_THE_END, NEAR_THE_END))
+def test_signal_near_the_end_loses_nothing(moment, saving, expected, train, tmp_path, monkeypatch):
     """The exit code is 75 where running again does what is left, and 0 where the run went on to its end."""
     (tmp_path / "lines.txt").write_text("The [MASK] is here.\n")
     argv = ("blocks", "--max_steps", 2, *EVALUATED, "--cache_dir", tmp_path, *SAVING[saving])
@@ -871,7 +905,7 @@ def test_a_signal_near_the_end_loses_nothing(moment, saving, expected, train, tm
 
 
 @pytest.mark.parametrize("moment", ["the evaluation after training", "the report"])
-def test_ctrl_c_ends_a_run_after_the_last_step_whatever_is_saved(moment, train, tmp_path, monkeypatch):
+def test_ctrl_c_after_the_last_step_ends_the_run(moment, train, tmp_path, monkeypatch):
     argv = ("blocks", "--max_steps", 1, *EVALUATED, "--cache_dir", tmp_path, "--save_strategy", "no")
     after = lambda trainer, *args: moment == "the report" or not trainer.is_in_train  # noqa: E731
     with monkeypatch.context() as patched:
@@ -880,9 +914,9 @@ def test_ctrl_c_ends_a_run_after_the_last_step_whatever_is_saved(moment, train, 
     assert load_file(tmp_path / "out" / "model.safetensors")
 
 
-def test_a_model_that_is_half_in_place_is_saved_again(train, tmp_path, monkeypatch):
+def test_half_replaced_model_is_saved_again(train, reference, tmp_path, monkeypatch):
     """Of a run that is resumed for longer: the model from before is not mixed with the new one."""
-    train(tmp_path / "out", "blocks", "--max_steps", 6)
+    shutil.copytree(reference("blocks", "--max_steps", 6), tmp_path / "out")
     argv = ("blocks", "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-6")
     replace, calls = os.replace, []
 
@@ -902,8 +936,8 @@ def test_a_model_that_is_half_in_place_is_saved_again(train, tmp_path, monkeypat
         assert torch.equal(tensor, load_file(tmp_path / "out" / "model.safetensors")[name])
 
 
-def test_a_disk_that_is_full_at_the_model_leaves_the_one_before(train, tmp_path, monkeypatch):
-    train(tmp_path, "blocks", "--max_steps", 3)
+def test_full_disk_at_the_model_keeps_the_earlier_model(train, reference, tmp_path, monkeypatch):
+    shutil.copytree(reference("blocks", "--max_steps", 3), tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "model.safetensors").read_bytes()
     save = PretrainingTrainer._save
 
@@ -925,10 +959,10 @@ def test_a_disk_that_is_full_at_the_model_leaves_the_one_before(train, tmp_path,
 # The disk
 
 
-def test_a_full_disk_leaves_the_checkpoints_from_before(train, tmp_path):
+def test_full_disk_keeps_the_earlier_checkpoints(train, reference, tmp_path):
     """Files may not grow beyond a limit, as on a disk that is full."""
-    train(tmp_path / "whole", "blocks")
-    checkpoint = tmp_path / "whole" / "checkpoint-12"
+    whole = reference("blocks")
+    checkpoint = whole / "checkpoint-12"
     sizes = {path.name: path.stat().st_size for path in checkpoint.iterdir()}
     assert max(sizes, key=sizes.get) == "optimizer.pt"
     trainer_save, limits = PretrainingTrainer.write_state, resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -950,7 +984,7 @@ def test_a_full_disk_leaves_the_checkpoints_from_before(train, tmp_path):
     )
     assert list(checkpoints.list_checkpoints(str(tmp_path / "out"))) == [3, 6]
     assert train(tmp_path / "out", "blocks")[0] == 0
-    assert_same(tmp_path / "out", tmp_path / "whole")
+    assert_same(tmp_path / "out", whole)
 
 
 @contextmanager
@@ -964,10 +998,10 @@ def full_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_disk_that_is_full_after_training_costs_no_result(train, tmp_path):
+def test_full_disk_after_training_loses_no_result(train, reference, tmp_path):
     """All is evaluated and logged, the exit code says that files are missing, and the same command writes those."""
     argv = ("--do_eval", "--validation_split_percentage", 30)
-    train(tmp_path / "whole", "blocks", *argv)
+    whole = reference("blocks", *argv)
     reports = ["README.md", "all_results.json", "eval_results.json", "train_results.json", "trainer_state.json"]
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patched:
         save = PretrainingTrainer.save_model
@@ -991,8 +1025,8 @@ def test_a_disk_that_is_full_after_training_costs_no_result(train, tmp_path):
     assert (code, errors) == (0, "")
     assert "Nothing is left to train" in printed
     assert {path.name for path in (tmp_path / "out").iterdir()} >= set(reports)
-    assert_same(tmp_path / "out", tmp_path / "whole")
-    results = [json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("out", "whole")]
+    assert_same(tmp_path / "out", whole)
+    results = [json.loads((folder / "all_results.json").read_text()) for folder in (tmp_path / "out", whole)]
     assert [results[0][name] for name in ("train_loss", "eval_loss")] == [
         results[1][name] for name in ("train_loss", "eval_loss")
     ]
@@ -1006,7 +1040,7 @@ def test_a_disk_that_is_full_after_training_costs_no_result(train, tmp_path):
         (report, "write_model_card", "README.md"),
     ],
 )
-def test_half_a_report_is_deleted_and_written_by_the_same_command(owner, writes, name, train, tmp_path, monkeypatch):
+def test_half_written_report_is_deleted_and_written_when_run_again(owner, writes, name, train, tmp_path, monkeypatch):
     out, original = tmp_path / "out", getattr(owner, writes)
 
     def fail(*args, **kwargs):
@@ -1027,7 +1061,7 @@ def test_half_a_report_is_deleted_and_written_by_the_same_command(owner, writes,
     assert results["train_loss"] > 0
 
 
-def test_a_disk_that_is_full_at_the_start_is_one_line(train, tmp_path):
+def test_full_disk_at_the_start_is_one_line(train, tmp_path):
     train(tmp_path / "cached", "blocks", "--save_strategy", "no")
     with full_disk():
         code, _, errors = train(tmp_path / "out", "blocks")
@@ -1037,7 +1071,7 @@ def test_a_disk_that_is_full_at_the_start_is_one_line(train, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "workers"), [("deleted", 1), ("cut", 0)])
-def test_a_streamed_file_that_goes_away_is_one_line(change, workers, train, text, tmp_path, monkeypatch):
+def test_streamed_file_that_disappears_is_one_line(change, workers, train, text, tmp_path, monkeypatch):
     """At the next epoch, or where what is read of it ends; the checkpoints stay."""
     compute_loss = PretrainingTrainer.compute_loss
 
@@ -1062,7 +1096,7 @@ def test_a_streamed_file_that_goes_away_is_one_line(change, workers, train, text
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_at_once(value, train, tmp_path, monkeypatch):
+def test_non_finite_loss_stops_the_run_unsaved(value, train, tmp_path, monkeypatch):
     """At a step that would be saved, and not logged; nothing is saved of it."""
     compute_loss = PretrainingTrainer.score
 
@@ -1082,7 +1116,7 @@ def test_a_loss_that_is_no_number_stops_at_once(value, train, tmp_path, monkeypa
 # The time at hand
 
 
-def test_training_ends_with_its_time_and_its_schedule_too(train, tmp_path, monkeypatch):
+def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeypatch):
     """A step takes 10 s of 125: thirteen steps, restarts included; warm-up in the first tenth, and the rate down to its
     end."""
     clock, compute_loss = SimpleNamespace(now=0.0), PretrainingTrainer.compute_loss
@@ -1121,7 +1155,7 @@ def test_training_ends_with_its_time_and_its_schedule_too(train, tmp_path, monke
         (("--max_train_hours", 1, "--max_steps", -1, "--save_steps", 0.1), "give a number of steps"),
     ],
 )
-def test_settings_that_do_not_go_with_the_time_at_hand(argv, message, train, tmp_path):
+def test_max_train_hours_refuses_conflicting_settings(argv, message, train, tmp_path):
     code, _, errors = train(tmp_path, "blocks", *argv)
     assert code == 2
     assert message in errors

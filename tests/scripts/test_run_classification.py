@@ -18,7 +18,7 @@ from cloze.data.classification import set_classes
 from cloze.models.loading import load_config, load_model
 from cloze.tasks.classification import CLASSIFICATION
 from cloze.training.trainer import PretrainingTrainer
-from tests.utils import FAMILIES, SAMPLE
+from tests.utils import FAMILIES, SAMPLE, slow_but
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_architecture_trains_two_steps(family, checkpoint, train, out):
+@pytest.mark.parametrize("family", slow_but(["bert", "modernbert"], FAMILIES))
+def test_run_classification_trains_every_architecture_two_steps(family, checkpoint, train, out):
     train("--max_steps", 2, model=("--model_name_or_path", checkpoint(family)))
     config = AutoModelForSequenceClassification.from_pretrained(out).config
     assert config.id2label == {0: "astronomy", 1: "cooking", 2: "music", 3: "oceans"}
@@ -61,14 +61,14 @@ def test_every_architecture_trains_two_steps(family, checkpoint, train, out):
     assert 0 < results["eval_loss"] < 3
 
 
-def test_training_learns_and_its_predictions_are_those_of_the_saved_model(train, script, checkpoint, out, tmp_path):
+def test_classification_learns_and_predictions_equal_the_saved_model(train, script, checkpoint, out, tmp_path):
     """Words that tell the class are learnt; predictions.jsonl has the probabilities of the model asked directly."""
     rows = [(f"the {word} of stone and the {word}", word) for word in ("moon", "soup", "song")] * 20
     write_csv(tmp_path / "words.csv", rows)
     settings = "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32,initializer_range=0.2"
     new = ("--model_type", "bert", "--config_overrides", settings, "--tokenizer_name", checkpoint("bert"))
     printed = train(
-        "--train_file", tmp_path / "words.csv", "--num_train_epochs", 10, "--learning_rate", "1e-2", "--do_predict",
+        "--train_file", tmp_path / "words.csv", "--num_train_epochs", 10, "--learning_rate", "5e-3", "--do_predict",
         "--test_file", tmp_path / "words.csv", model=new,
     )  # fmt: skip
     results = read_json(out / "all_results.json")
@@ -104,7 +104,7 @@ def write_csv(path, rows, header=("text", "label")):
         csv.writer(file).writerows([header, *rows])
 
 
-def test_predictions_without_labels_and_of_pairs(train, script, out, tmp_path):
+def test_classification_predicts_unlabelled_texts_and_pairs(train, script, out, tmp_path):
     rows = [(f"question {number}", f"answer {number}", number % 2) for number in range(20)]
     write_csv(tmp_path / "pairs.csv", rows, ("q", "a", "kind"))
     # Rows without one of the texts have a line, too, but no prediction.
@@ -126,7 +126,7 @@ def test_predictions_without_labels_and_of_pairs(train, script, out, tmp_path):
     assert not (tmp_path / "predicted" / "predict_results.json").exists()
 
 
-def test_fewer_texts_to_predict_than_to_evaluate_on(train, out, tmp_path):
+def test_classification_predicts_fewer_texts_than_it_evaluates(train, out, tmp_path):
     write_csv(tmp_path / "few.csv", [("the moon", "music"), ("\U00012000", "oceans")])
     printed = train("--max_steps", 1, "--do_predict", "--test_file", tmp_path / "few.csv")
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 2
@@ -135,7 +135,7 @@ def test_fewer_texts_to_predict_than_to_evaluate_on(train, out, tmp_path):
     assert re.search(r"Training texts +.*, 0\.\d% unknown\n", printed)
 
 
-def test_a_label_of_the_test_file_that_is_not_trained_is_told_before_training(script, checkpoint, out, tmp_path):
+def test_unknown_test_label_is_an_error_before_training(script, checkpoint, out, tmp_path):
     write_csv(tmp_path / "other.csv", [("the moon", "music"), ("the sea", "sailing")])
     code, _, errors = script(
         "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE, "--max_seq_length", 32, "--do_train",
@@ -146,7 +146,7 @@ def test_a_label_of_the_test_file_that_is_not_trained_is_told_before_training(sc
     assert not (out / "model.safetensors").exists()
 
 
-def test_a_class_that_is_held_out_alone_is_known_all_the_same(script, checkpoint, out, tmp_path):
+def test_class_present_in_held_out_texts_only_is_known(script, checkpoint, out, tmp_path):
     """One text has a class of its own: here it is held out."""
     write_csv(tmp_path / "rare.csv", [(f"text {number}", "abc"[number // 9]) for number in range(19)])
     code, printed, errors = script(
@@ -158,7 +158,7 @@ def test_a_class_that_is_held_out_alone_is_known_all_the_same(script, checkpoint
     assert AutoModelForSequenceClassification.from_pretrained(out).config.num_labels == 3
 
 
-def test_an_evaluation_alone_is_that_after_training(train, script, out, tmp_path):
+def test_do_eval_alone_equals_the_evaluation_after_training(train, script, out, tmp_path):
     """The same sample of the same texts held out, however many are trained on."""
     train("--max_steps", 1)
     code, _, errors = script(
@@ -171,7 +171,7 @@ def test_an_evaluation_alone_is_that_after_training(train, script, out, tmp_path
     assert one["eval_accuracy"] == other["eval_accuracy"]
 
 
-def test_what_is_held_out_is_the_same_for_every_seed(train, out):
+def test_held_out_texts_do_not_depend_on_the_seed(train, out):
     def held_out(seed):
         printed = train("--max_steps", 1, "--seed", seed, "--overwrite_output_dir")
         return printed.split("Held-out texts: ")[1].splitlines()[:2], read_json(out / "eval_results.json")["eval_loss"]
@@ -210,7 +210,7 @@ def classifier(checkpoint, tmp_path):
         (("spam", "ham"), ("ham", "spam"), True),
     ],
 )
-def test_a_head_is_kept_for_the_same_classes_and_else_made_anew(trained, labels, is_kept, classifier, caplog):
+def test_classification_head_is_kept_for_equal_classes_only(trained, labels, is_kept, classifier, caplog):
     model_args = ModelArguments(model_name_or_path=classifier(*trained))
     config = load_config(model_args, CLASSIFICATION)
     set_classes(config, sorted(labels))
@@ -225,7 +225,7 @@ def test_a_head_is_kept_for_the_same_classes_and_else_made_anew(trained, labels,
     assert all(torch.equal(weights, before[name]) for name, weights in model.bert.state_dict().items())
 
 
-def test_training_on_a_new_head_goes_on_exactly(train, classifier, out, tmp_path):
+def test_training_with_a_new_head_resumes_exactly(train, classifier, out, tmp_path):
     write_csv(tmp_path / "two.csv", [("the moon", "up"), ("the sea", "down")] * 10)
     model = ("--model_name_or_path", classifier("cats", "dogs"), "--train_file", tmp_path / "two.csv")
     settings = ("--max_steps", 3, "--save_steps", 2)
@@ -247,7 +247,7 @@ def compared(out):
     return comparison
 
 
-def test_a_model_compared_with_itself_does_not_differ(train, script, checkpoint, out):
+def test_comparison_of_a_model_with_itself_finds_no_difference(train, script, checkpoint, out):
     printed = train(
         "--num_train_epochs", 1, "--learning_rate", "1e-2", "--num_seeds", 2,
         model=("--compare_with", f"one={checkpoint('bert')}", f"same={checkpoint('bert')}"),
@@ -294,9 +294,7 @@ def test_a_model_compared_with_itself_does_not_differ(train, script, checkpoint,
     assert "here changed to per_device_train_batch_size 4 (not 8)" in errors
 
 
-def test_texts_that_changed_since_a_comparison_are_an_error_though_nothing_is_left_to_train(
-    train, script, checkpoint, out, tmp_path
-):
+def test_finished_comparison_with_changed_texts_is_an_error(train, script, checkpoint, out, tmp_path):
     table = tmp_path / "table.csv"
     models = ("--compare_with", f"one={checkpoint('bert')}", f"same={checkpoint('bert')}")
     write_csv(table, [("the moon", "up"), ("the sea", "down")] * 10)
@@ -314,7 +312,7 @@ class Killed(BaseException):
     """Stands for kill -9: no handler of the scripts knows it."""
 
 
-def test_a_comparison_that_is_killed_goes_on_where_it_was(train, checkpoint, out, tmp_path, monkeypatch):
+def test_killed_comparison_resumes_exactly(train, checkpoint, out, tmp_path, monkeypatch):
     """In the second of three runs, behind its first checkpoint."""
     models = (
         "--compare_with",
@@ -344,7 +342,7 @@ def test_a_comparison_that_is_killed_goes_on_where_it_was(train, checkpoint, out
     assert compared(out)["models"] == compared(tmp_path / "whole")["models"]
 
 
-def test_what_is_left_of_another_comparison_is_not_taken_for_this_ones(train, checkpoint, out, monkeypatch):
+def test_comparison_ignores_outcomes_of_an_earlier_one(train, checkpoint, out, monkeypatch):
     """It is started afresh, and killed in its first run: the second of before is done anew, too."""
     models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
     settings = ("--max_steps", 1, "--num_seeds", 1)
@@ -358,7 +356,7 @@ def test_what_is_left_of_another_comparison_is_not_taken_for_this_ones(train, ch
     assert "It is over" not in train(*settings, "--overwrite_output_dir", model=models)
 
 
-def test_a_run_without_checkpoints_that_is_killed_is_done_anew(train, checkpoint, out, monkeypatch):
+def test_comparison_repeats_a_killed_run_without_checkpoints(train, checkpoint, out, monkeypatch):
     """In the evaluation after training, when its model is saved; a model of another recipe is not lost."""
     models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
     settings = ("--max_steps", 1, "--num_seeds", 1, "--save_strategy", "no")
@@ -374,7 +372,7 @@ def test_a_run_without_checkpoints_that_is_killed_is_done_anew(train, checkpoint
 
 
 @pytest.mark.parametrize("saving", ["steps", "no"])
-def test_a_comparison_that_a_signal_stops_goes_on_where_it_was(saving, train, checkpoint, out, monkeypatch):
+def test_comparison_stopped_by_a_signal_resumes(saving, train, checkpoint, out, monkeypatch):
     """In the last evaluation of the first run: without a checkpoint, that run is done anew."""
     models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
     settings = ("--max_steps", 1, "--num_seeds", 1, "--save_strategy", saving)
@@ -396,7 +394,7 @@ def test_a_comparison_that_a_signal_stops_goes_on_where_it_was(saving, train, ch
 
 
 @pytest.mark.parametrize("task", ["--do_eval", "--do_predict"])
-def test_a_signal_ends_what_does_not_train_at_its_next_batch(task, script, train, out, tmp_path, monkeypatch):
+def test_signal_stops_evaluation_or_prediction_at_its_next_batch(task, script, train, out, tmp_path, monkeypatch):
     """What was predicted before stays whole."""
     train("--max_steps", 1)
     (tmp_path / "texts.csv").write_text("text,label\n" + "the moon,astronomy\n" * 6)
@@ -424,13 +422,14 @@ def throw(error):
     raise error
 
 
-def test_a_dry_run_of_a_comparison_leaves_nothing(train, checkpoint, out):
+def test_comparison_dry_run_leaves_no_files(train, checkpoint, out):
     models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
     assert train("--dry_run", model=models).count("A dry run: nothing was trained") == 2
     assert not out.exists()
 
 
-def test_pretraining_on_the_tasks_text_helps_where_it_must(script, run_mlm_script, tmp_path):
+@pytest.mark.slow
+def test_pretraining_on_the_text_improves_accuracy_beyond_noise(script, run_mlm_script, tmp_path):
     """Two classes of made-up words, which plain text shows together: the test has words that no labelled text has, so
     that random weights can but guess."""
     rng = np.random.default_rng(0)
@@ -489,7 +488,7 @@ def test_pretraining_on_the_tasks_text_helps_where_it_must(script, run_mlm_scrip
         ("--model_name_or_path bert --train_file table.csv --validation_file other.csv", "the label c is not one that"),
     ],
 )
-def test_mistake_is_told_in_one_line(argv, culprit, script, checkpoint, tmp_path, monkeypatch):
+def test_classification_user_error_is_one_line(argv, culprit, script, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bert").symlink_to(checkpoint("bert"))
     (tmp_path / "a").mkdir()

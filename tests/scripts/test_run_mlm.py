@@ -22,7 +22,7 @@ from cloze.data.samplers import EpochDataset, ResumableBatchSampler
 from cloze.reporting.history import evaluations_of
 from cloze.training.context import padding_of, start_process
 from cloze.training.trainer import PretrainingTrainer
-from tests.utils import FAMILIES, SAMPLE
+from tests.utils import FAMILIES, SAMPLE, slow_but
 
 TINY = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
 
@@ -51,8 +51,8 @@ def history(out) -> list[dict]:
     return json.loads((out / "trainer_state.json").read_text())["log_history"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_architecture_trains_two_steps(family, checkpoint, train, out):
+@pytest.mark.parametrize("family", slow_but(["bert", "modernbert"], FAMILIES))
+def test_run_mlm_trains_every_architecture_two_steps(family, checkpoint, train, out):
     train("--do_eval", "--max_steps", 2, model=("--model_name_or_path", checkpoint(family)))
     before, after = load_file(f"{checkpoint(family)}/model.safetensors"), load_file(out / "model.safetensors")
     assert before.keys() == after.keys()
@@ -60,7 +60,7 @@ def test_every_architecture_trains_two_steps(family, checkpoint, train, out):
     assert 0 < json.loads((out / "eval_results.json").read_text())["eval_loss"] < 8
 
 
-def test_the_tutorials_command(run_mlm_script, checkpoint, out, texts, tmp_path):
+def test_upstream_tutorial_command_trains(run_mlm_script, checkpoint, out, texts, tmp_path):
     """Flag for flag that of the tutorials, with fewer steps; the disk does not fill up with checkpoints."""
     for name, lines in {"train": texts[:200], "validation": texts[200:230]}.items():
         (tmp_path / f"{name}.txt").write_text("\n".join(lines))
@@ -84,9 +84,7 @@ def scaled(checkpoint, path, factor):
     return path
 
 
-def test_every_file_is_json_where_a_perplexity_and_a_gradient_are_beyond_a_float(
-    train, checkpoint, out, tmp_path, monkeypatch
-):
+def test_overflowing_metrics_are_written_as_valid_json(train, checkpoint, out, tmp_path, monkeypatch):
     """And so are those of a run that goes on from them."""
     get_norm = PretrainingTrainer._get_grad_norm
     monkeypatch.setattr(
@@ -110,7 +108,7 @@ def test_every_file_is_json_where_a_perplexity_and_a_gradient_are_beyond_a_float
     assert [entry["grad_norm"] for entry in history(out) if "loss" in entry] == [None] * 2
 
 
-def test_a_model_that_gives_nan_neither_evaluates_nor_predicts(run_mlm_script, checkpoint, out, tmp_path):
+def test_nan_model_neither_evaluates_nor_predicts(run_mlm_script, checkpoint, out, tmp_path):
     model = scaled(checkpoint("bert"), tmp_path / "nan", math.nan)
     (tmp_path / "lines.txt").write_text("The [MASK] rises.\n")
     argv = ("--model_name_or_path", model, "--train_file", SAMPLE, "--max_seq_length", 32, "--output_dir", out)
@@ -122,7 +120,7 @@ def test_a_model_that_gives_nan_neither_evaluates_nor_predicts(run_mlm_script, c
     assert not (out / "predictions.jsonl").exists()
 
 
-def test_the_files_have_upstreams_names_and_keys(train, out):
+def test_output_files_have_upstream_names_and_keys(train, out):
     train("--do_eval", "--max_steps", 4, "--logging_steps", 1, "--max_eval_samples", 20)
     results = json.loads((out / "eval_results.json").read_text())
     assert results["eval_samples"] == 20
@@ -141,7 +139,7 @@ def test_the_files_have_upstreams_names_and_keys(train, out):
     assert [entry["step"] for entry in history(out) if "loss" in entry] == [1, 2, 4, 5], "the first and the last too"
 
 
-def test_real_tokens_are_counted_without_padding(train, out, tmp_path):
+def test_tokens_are_counted_without_padding(train, out, tmp_path):
     (tmp_path / "text.txt").write_text("one two\nthree hundred\n" * 8)
     train("--line_by_line", "--num_train_epochs", 2, "--per_device_train_batch_size", 4, text=tmp_path / "text.txt")
     tokenizer = AutoTokenizer.from_pretrained(out)
@@ -170,8 +168,9 @@ def epochs_drawn(monkeypatch):
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_a_budget_of_tokens_makes_the_steps_and_the_schedule_is_theirs(accumulation, train, out, epochs_drawn):
-    """Mistake 16: the rate falls to zero at the last step, and not before; all lines are trained on in each epoch."""
+def test_token_budget_determines_steps_and_schedule(accumulation, train, out, epochs_drawn):
+    """transformers#26827: the rate falls to zero at the last step, and not before; all lines are trained on in each
+    epoch."""
     train(
         "--line_by_line", "--max_tokens_per_batch", 600, "--gradient_accumulation_steps", accumulation,
         "--num_train_epochs", 2, "--max_train_samples", 200, "--logging_steps", 1, "--learning_rate", 0.01,
@@ -188,7 +187,7 @@ def test_a_budget_of_tokens_makes_the_steps_and_the_schedule_is_theirs(accumulat
     assert json.loads((out / "train_results.json").read_text())["train_non_padding_fraction"] > 0.9
 
 
-def test_fewer_examples_than_processes(run_mlm_script, checkpoint, out, tmp_path, monkeypatch):
+def test_fewer_examples_than_processes_are_an_error(run_mlm_script, checkpoint, out, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("one two\nthree\n")
     monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 3))
     code, _, errors = run_mlm_script(
@@ -198,7 +197,7 @@ def test_fewer_examples_than_processes(run_mlm_script, checkpoint, out, tmp_path
     assert (code, errors) == (2, "error: 2 examples for 3 processes: give more text, or use fewer\n")
 
 
-def test_the_order_is_that_of_the_data_seed(train, monkeypatch):
+def test_data_seed_determines_the_order(train, monkeypatch):
     """Masks are those of the seed."""
     taken, get = [], EpochDataset.__getitem__
     monkeypatch.setattr(EpochDataset, "__getitem__", lambda self, key: taken.append(key) or get(self, key))
@@ -215,7 +214,7 @@ def settings(argv):
     return parse(argv.split(), settings_of(run_mlm.main))
 
 
-def test_a_process_uses_one_gpu(caplog):
+def test_process_uses_one_gpu(caplog):
     """Flat positions of masked tokens cannot be scattered over several."""
     _, data_args, training_args = settings("")
     for count in (1, 2):
@@ -240,12 +239,12 @@ def test_batches_are_padded_for_the_device(argv, expected, checkpoint):
     assert padding_of(context, AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))) == expected
 
 
-def test_losses_that_are_no_number_are_logged_as_they_are():
+def test_nan_losses_are_logged_unfiltered():
     """Asking for them would wait for the GPU at each step; and they are seen."""
     assert settings("")[2].logging_nan_inf_filter is False
 
 
-def test_the_model_as_it_was_is_evaluated_on_the_same_masks(train, checkpoint, out, tmp_path, run_mlm_script):
+def test_evaluation_before_training_uses_the_same_masks(train, checkpoint, out, tmp_path, run_mlm_script):
     """What training brought is seen in the log, the summary and the model card."""
     printed = train("--do_eval", "--max_steps", 60, "--learning_rate", 1e-2)
     evaluations = [entry for entry in history(out) if "eval_loss" in entry]
@@ -275,14 +274,14 @@ def test_the_model_as_it_was_is_evaluated_on_the_same_masks(train, checkpoint, o
     ],
     ids=str,
 )
-def test_nanotoken_tokenizes_where_it_can_and_may(argv, used, train, tmp_path):
+def test_nanotoken_is_used_where_possible(argv, used, train, tmp_path):
     printed = train("--max_steps", 1, "--cache_dir", tmp_path / "cache", *argv)
     assert ("Tokenizing with nanotoken" in printed) is used
     assert "TOKENIZER" not in printed
 
 
-def test_evaluation_does_not_depend_on_the_batch_size_and_repeats_itself(run_mlm_script, checkpoint, tmp_path):
-    """Mistakes 2 and 12 of such scripts: means of batch means, and masks drawn anew."""
+def test_mlm_evaluation_does_not_depend_on_batch_size_and_repeats(run_mlm_script, checkpoint, tmp_path):
+    """transformers#39241: means of batch means, and masks drawn anew."""
     losses = []
     for number, batch_size in enumerate((1, 7, 64, 64)):
         out = tmp_path / str(number)
@@ -298,8 +297,9 @@ def test_evaluation_does_not_depend_on_the_batch_size_and_repeats_itself(run_mlm
     assert losses[1] == pytest.approx(losses[2], rel=1e-6)
 
 
-def test_loss_gradient_and_weights_do_not_depend_on_how_a_step_is_cut(train, out):
-    """Mistake 1: loss and gradient that grow with the micro-batches. Lines, so that masked counts are unequal."""
+def test_mlm_step_does_not_depend_on_accumulation(train, out):
+    """transformers#47688: loss and gradient that grow with the micro-batches. Lines, so that masked counts are
+    unequal."""
     runs = {}
     for batch_size, accumulation in ((16, 1), (4, 4), (2, 8)):
         train(
@@ -318,7 +318,8 @@ def test_loss_gradient_and_weights_do_not_depend_on_how_a_step_is_cut(train, out
             torch.testing.assert_close(weight, whole_weights[name], rtol=1e-4, atol=1e-5)
 
 
-def test_the_result_loads_in_a_fresh_process_and_gives_the_same_logits(train, out):
+@pytest.mark.slow
+def test_saved_model_gives_the_same_logits_in_a_fresh_process(train, out):
     train("--max_steps", 2)
     tokenizer = AutoTokenizer.from_pretrained(out)
     inputs = tokenizer("The moon and the [MASK].", return_tensors="pt")
@@ -335,7 +336,7 @@ print(len(pipeline("fill-mask", model={str(out)!r})("The moon and the [MASK]."))
     assert torch.equal(torch.load(out / "logits"), expected)
 
 
-def test_the_resolved_recipe_runs_again_to_the_same_weights(train, run_mlm_script, out, tmp_path):
+def test_resolved_recipe_reproduces_the_weights(train, run_mlm_script, out, tmp_path):
     train("--max_steps", 3, "--warmup_steps", 0.1, "--whole_word_mask", "--token", "hf_secret")
     assert "hf_secret" not in (out / "recipe.yaml").read_text() + (out / "README.md").read_text()
     code, _, errors = run_mlm_script(out / "recipe.yaml", "--output_dir", tmp_path / "again")
@@ -360,8 +361,8 @@ def test_from_scratch_trains_a_tokenizer_that_the_models_vocabulary_fits(train, 
 
 
 @pytest.mark.parametrize("flags", [[], ["--line_by_line", "--gradient_accumulation_steps", 2], ["--streaming"]])
-def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(flags, train, out, texts, tmp_path):
-    """Mistake 13: resuming in the middle of an epoch, after the first, on the wrong data."""
+def test_mlm_run_resumes_exactly(flags, train, out, texts, tmp_path):
+    """transformers#11284: resuming in the middle of an epoch, after the first, on the wrong data."""
     (tmp_path / "text.txt").write_text("\n".join(texts[:23]))
     argv = [*flags, "--max_steps", 12, "--save_steps", 5, "--logging_steps", 1, "--learning_rate", 1e-2]
     argv += ["--per_device_train_batch_size", 4]
@@ -381,7 +382,7 @@ def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(flags, train, out, t
     assert ((out / "train_results.json").read_text(), (out / "README.md").read_text()) == (results, card)
 
 
-def test_epochs_that_are_over_are_not_gone_on_with(train, out):
+def test_finished_epochs_are_not_repeated_on_resuming(train, out):
     argv = ["--num_train_epochs", 1, "--max_train_samples", 64, "--lr_scheduler_type", "constant"]
     train(*argv)
     weights, kept = (out / "model.safetensors").read_bytes(), sorted(out.glob("checkpoint-*"))
@@ -390,7 +391,7 @@ def test_epochs_that_are_over_are_not_gone_on_with(train, out):
     assert sorted(out.glob("checkpoint-*")) == kept == [out / "checkpoint-8"]
 
 
-def test_batches_that_do_not_fit_are_made_smaller(train, monkeypatch):
+def test_auto_find_batch_size_halves_the_batch(train, monkeypatch):
     compute_loss, sizes = PretrainingTrainer.compute_loss, []
 
     def with_little_memory(self, model, inputs, *args, **kwargs):
@@ -405,13 +406,13 @@ def test_batches_that_do_not_fit_are_made_smaller(train, monkeypatch):
     assert sizes[-3:] == [4, 4, 4]
 
 
-def test_starting_afresh(train, out):
+def test_overwrite_output_dir_starts_afresh(train, out):
     train("--max_steps", 4, "--save_steps", 2)
     train("--max_steps", 3, "--save_steps", 2, "--overwrite_output_dir")
     assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
 
 
-def test_a_new_modernbert_is_saved(train, out):
+def test_new_modernbert_is_saved(train, out):
     """Its layer types follow from the number of its layers, which the overrides change."""
     small = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32"
     train("--max_steps", 1, "--vocab_size", 300, model=("--model_type", "modernbert", "--config_overrides", small))
@@ -419,7 +420,7 @@ def test_a_new_modernbert_is_saved(train, out):
     assert (config.num_hidden_layers, len(config.layer_types)) == (2, 2)
 
 
-def test_documents_of_unequal_length_are_warned_of(train, texts, tmp_path):
+def test_unequal_document_lengths_are_warned_about(train, texts, tmp_path):
     """A stray blank line makes two documents of a file of lines."""
     (tmp_path / "text.txt").write_text("\n".join([*texts[:90], "", *texts[90:180]]))
     assert "HELD OUT: " in train("--do_eval", "--max_steps", 1, text=tmp_path / "text.txt")
@@ -427,7 +428,7 @@ def test_documents_of_unequal_length_are_warned_of(train, texts, tmp_path):
 
 
 @pytest.mark.curves
-def test_the_best_checkpoint_is_kept_beside_the_newest(train, out):
+def test_best_checkpoint_is_kept_beside_the_newest(train, out):
     """The rate rises until training goes astray, so that an early checkpoint is the best."""
     printed = train(
         "--do_eval", "--max_steps", 16, "--save_steps", 2, "--eval_strategy", "steps", "--eval_steps", 2,
@@ -451,7 +452,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(train, out):
     assert "![Training curves](curves.png)" in (out / "README.md").read_text()
 
 
-def test_a_checkpoint_without_the_head_is_told_plainly(train, checkpoint, tmp_path):
+def test_checkpoint_without_a_head_is_reported(train, checkpoint, tmp_path):
     bare = tmp_path / "bare"
     AutoModel.from_pretrained(checkpoint("bert")).save_pretrained(bare)
     AutoTokenizer.from_pretrained(checkpoint("bert")).save_pretrained(bare)
@@ -461,7 +462,7 @@ def test_a_checkpoint_without_the_head_is_told_plainly(train, checkpoint, tmp_pa
     assert "NEW WEIGHTS" not in train("--max_steps", 1, "--overwrite_output_dir")
 
 
-def test_tables_folders_and_compressed_files_are_one_corpus(train, texts, tmp_path):
+def test_tables_folders_and_compressed_files_form_one_corpus(train, texts, tmp_path):
     folder = tmp_path / "corpus"
     folder.mkdir()
     with gzip.open(folder / "a.jsonl.gz", "wt", encoding="utf-8") as file:
@@ -480,7 +481,7 @@ def test_streaming_trains_and_evaluates_in_bounded_memory(train, out):
     assert history(out)[-1]["step"] == 6
 
 
-def test_two_seeds_hold_out_other_documents(train):
+def test_held_out_documents_depend_on_the_seed(train):
     shown = [train("--do_eval", "--max_steps", 1, "--overwrite_output_dir", "--seed", seed) for seed in (1, 2)]
     examples = [next(line for line in out.splitlines() if line.startswith("An example:")) for out in shown]
     assert examples[0] != examples[1]
@@ -492,7 +493,7 @@ def test_whole_words_are_masked_in_every_kind_of_tokenizer(family, train, checkp
     assert json.loads((out / "eval_results.json").read_text())["eval_masked_tokens"] > 50
 
 
-def test_words_of_a_script_without_spaces_are_warned_of(train, tmp_path):
+def test_whole_word_masking_without_spaces_is_warned_about(train, tmp_path):
     (tmp_path / "text.txt").write_text("春眠不覺曉處處聞啼鳥夜來風雨聲花落知多少\n" * 50, encoding="utf-8")
     tokenizer_from_text = ("--model_type", "roberta", "--config_overrides", TINY, "--vocab_size", 300)
     printed = train("--whole_word_mask", "--max_steps", 1, model=tokenizer_from_text, text=tmp_path / "text.txt")

@@ -73,7 +73,7 @@ def files_below(*folders):
 
 
 @pytest.mark.parametrize("text", ["trust_remote_code: true", "trust_remote_code: 1", '"trust_remote_code": on'])
-def test_a_recipe_may_not_trust_remote_code(text, tmp_path):
+def test_recipe_may_not_set_trust_remote_code(text, tmp_path):
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(UserError, match="give --trust_remote_code on the command line"):
         parse([str(tmp_path / "recipe.yaml"), *LEAST])
@@ -82,14 +82,14 @@ def test_a_recipe_may_not_trust_remote_code(text, tmp_path):
         parse([str(tmp_path / "recipe.json"), *LEAST])
 
 
-def test_a_recipe_of_before_that_does_not_trust_remote_code_is_taken(tmp_path):
+def test_recipe_with_trust_remote_code_false_is_accepted(tmp_path):
     (tmp_path / "recipe.yaml").write_text("trust_remote_code: false\n")
     assert not parse([str(tmp_path / "recipe.yaml"), *LEAST])[0].trust_remote_code
     assert parse([str(tmp_path / "recipe.yaml"), *LEAST, "--trust_remote_code"])[0].trust_remote_code
 
 
 @pytest.mark.parametrize("value", ["--trust_remote_code", "--trust-remote-code=true", "--token", "-h"])
-def test_a_value_in_a_recipe_is_no_flag(value, tmp_path):
+def test_recipe_value_is_not_read_as_a_flag(value, tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"train_file: [text.txt, {value}]\n")
     with pytest.raises(UserError, match=f"train_file has the value {value}"):
         parse([str(tmp_path / "recipe.yaml"), *LEAST])
@@ -98,7 +98,7 @@ def test_a_value_in_a_recipe_is_no_flag(value, tmp_path):
     assert (data_args.train_file, model_args.trust_remote_code, model_args.token) == ([value], False, None)
 
 
-def test_numbers_below_zero_in_a_recipe_are_values(tmp_path):
+def test_negative_numbers_in_a_recipe_are_values(tmp_path):
     (tmp_path / "recipe.yaml").write_text("train_file: [-1, -0.5]\n")
     assert "-0.5" in recipe_to_argv(str(tmp_path / "recipe.yaml"), {"train_file": list[str]})[0]
 
@@ -106,14 +106,14 @@ def test_numbers_below_zero_in_a_recipe_are_values(tmp_path):
 @pytest.mark.parametrize(
     "tag", ["object/apply:os.mkdir", "object/new:os.mkdir", "name:os.system", "module:antigravity"]
 )
-def test_a_recipe_executes_nothing(tag, trace, tmp_path):
+def test_recipe_executes_nothing(tag, trace, tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"seed: !!python/{tag} [{trace}]\n")
     with pytest.raises(UserError, match="line 1"):
         parse([str(tmp_path / "recipe.yaml"), *LEAST])
     assert not trace.exists()
 
 
-def test_the_recipe_of_a_run_does_not_trust_but_tells():
+def test_written_recipe_omits_trust_remote_code_and_says_so():
     text = recipe_of(*parse([*LEAST, "--trust_remote_code"]))
     assert "\ntrust_remote_code" not in text
     assert text.startswith("# It was run with --trust_remote_code")
@@ -155,7 +155,7 @@ CODE = [
 
 
 @pytest.mark.parametrize(("file", "auto_map"), CODE, ids=["config", "tokenizer"])
-def test_code_of_a_model_runs_only_if_trusted(file, auto_map, run, with_code, trace):
+def test_remote_code_runs_only_if_trusted(file, auto_map, run, with_code, trace):
     model = with_code(file, auto_map, trace)
     code, printed, errors = run("--model_name_or_path", model)
     assert not trace.exists()
@@ -169,7 +169,7 @@ def test_code_of_a_model_runs_only_if_trusted(file, auto_map, run, with_code, tr
     assert f"REMOTE CODE: code that comes with {model} may run" in printed
 
 
-def test_remote_code_is_told_of_in_the_log_the_recipe_and_the_model_card(run, checkpoint, tmp_path):
+def test_remote_code_is_reported_in_log_recipe_and_model_card(run, checkpoint, tmp_path):
     other = tmp_path / "tokenizer"
     shutil.copytree(checkpoint("bert"), other)
     code, printed, errors = run(
@@ -206,7 +206,7 @@ LOADED = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "pytorch
 
 
 @pytest.mark.parametrize("name", [*LOADED, "training_args.bin"])
-def test_a_checkpoint_executes_nothing(name, run, checkpoint, trace, tmp_path):
+def test_checkpoint_executes_nothing(name, run, checkpoint, trace, tmp_path):
     """One whose sums are right, as a stranger's would be."""
     model = ("--model_name_or_path", checkpoint("bert"))
     assert run(*model)[0] == 0
@@ -240,7 +240,7 @@ def test_no_pickled_settings_are_left(run, checkpoint, tmp_path):
 
 @pytest.mark.parametrize("source", ["--dataset_name", "--train_file"])
 @pytest.mark.parametrize("name", ["stranger.py", "train.py"])
-def test_the_script_of_a_data_set_is_not_run(source, name, run_mlm_script, checkpoint, trace, texts, tmp_path):
+def test_data_set_script_is_not_run(source, name, run_mlm_script, checkpoint, trace, texts, tmp_path):
     folder = tmp_path / "stranger"
     folder.mkdir()
     (folder / name).write_text(f"import os\nos.mkdir({str(trace)!r})\n")
@@ -256,7 +256,7 @@ def test_the_script_of_a_data_set_is_not_run(source, name, run_mlm_script, check
         assert code == 0, errors
 
 
-def test_what_looks_like_code_in_tables_is_text(run, checkpoint, trace, tmp_path):
+def test_formulas_in_tables_are_text(run, checkpoint, trace, tmp_path):
     command = f"__import__('os').mkdir('{trace}')"
     (tmp_path / "a.csv").write_text(f'text\n"=cmd|{command}"\n"{command}"\n')
     (tmp_path / "b.jsonl").write_text(json.dumps({"text": command, "py/object": "os.mkdir"}) + "\n")
@@ -282,7 +282,7 @@ def test_what_looks_like_code_in_tables_is_text(run, checkpoint, trace, tmp_path
 # Tokens
 
 
-def test_secrets_are_those_of_flags_and_of_the_environment(monkeypatch):
+def test_secrets_come_from_flags_and_environment(monkeypatch):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, f"value-of-{name}")
     argv = ["--token", PLAIN_SECRET, "--hub_token=another-secret", "--use_auth_token", "true", "--seed", "12345678"]
@@ -295,7 +295,7 @@ def test_secrets_are_those_of_flags_and_of_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize("flag", ["--token", "--hub_token", "--use_auth_token", "--push_to_hub_token"])
-def test_a_token_is_in_no_file_and_no_log(flag, run, checkpoint, monkeypatch, tmp_path):
+def test_token_is_in_no_file_and_no_log(flag, run, checkpoint, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", SECRET)
     code, printed, errors = run(
         "--model_name_or_path", checkpoint("bert"), flag, PLAIN_SECRET, "--do_eval", "--cache_dir", tmp_path / "cache"
@@ -308,7 +308,7 @@ def test_a_token_is_in_no_file_and_no_log(flag, run, checkpoint, monkeypatch, tm
         assert SECRET.encode() not in text
 
 
-def test_a_token_of_a_recipe_is_not_shown(run_mlm_script, checkpoint, monkeypatch, tmp_path):
+def test_token_in_a_recipe_is_redacted(run_mlm_script, checkpoint, monkeypatch, tmp_path):
     def refuse(*_, token, **__):
         raise OSError(f"401: {token} is not allowed here")
 
@@ -333,7 +333,7 @@ def test_a_token_of_a_recipe_is_not_shown(run_mlm_script, checkpoint, monkeypatc
     ],
     ids=str,
 )
-def test_an_error_does_not_repeat_a_token(argv, run_mlm_script, tmp_path):
+def test_errors_redact_tokens(argv, run_mlm_script, tmp_path):
     code, printed, errors = run_mlm_script(
         "--train_file", SAMPLE, "--do_train", "--output_dir", tmp_path / "out", *argv
     )
@@ -342,7 +342,7 @@ def test_an_error_does_not_repeat_a_token(argv, run_mlm_script, tmp_path):
     assert SECRET not in printed + errors
 
 
-def test_the_settings_that_the_trainer_pickles_have_no_token():
+def test_pickled_training_arguments_have_no_token():
     args = parse([*LEAST, "--hub_token", PLAIN_SECRET])[2]
     assert args.hub_token == PLAIN_SECRET
     assert PLAIN_SECRET.encode() not in pickle.dumps(args)

@@ -69,7 +69,7 @@ def wait_for(log, text, process):
 # One run in an output_dir
 
 
-def test_a_second_run_ends_and_one_after_a_kill_goes_on(tmp_path, out):
+def test_second_run_ends_and_one_after_a_kill_resumes(tmp_path, out):
     """At once, although a data-loader worker outlives the process that was killed, which had forked it."""
     argv = ("run_mlm", *flags(tmp_path), "--do_train", "--dataloader_num_workers", 1)
     logs = [tmp_path / name for name in ("first", "second", "third")]
@@ -111,7 +111,7 @@ def test_all_processes_of_a_second_run_end(tmp_path, out):
 @pytest.mark.parametrize(
     "mode", ["--do_train", "--do_eval", "--do_predict --test_file none.txt", "--do_train --overwrite_output_dir"]
 )
-def test_all_that_write_results_are_refused_before_they_change_anything(mode, script, out, monkeypatch):
+def test_locked_output_dir_refuses_writers_before_any_change(mode, script, out, monkeypatch):
     monkeypatch.setattr(locks, "MOMENT", 0)
     with held(out / RUN_LOCK):
         (out / "checkpoint-incomplete").mkdir()
@@ -121,7 +121,7 @@ def test_all_that_write_results_are_refused_before_they_change_anything(mode, sc
     assert sorted(os.listdir(out)) == [RUN_LOCK, "checkpoint-incomplete"]
 
 
-def test_runs_without_results_go_on_beside_another(script, out):
+def test_runs_without_results_ignore_the_lock(script, out):
     with held(out / RUN_LOCK):
         code, printed, errors = script("--do_train", "--prepare_only")
         assert (code, "LOCK" in printed) == (0, False), errors
@@ -133,7 +133,7 @@ def test_runs_without_results_go_on_beside_another(script, out):
 
 
 @pytest.mark.parametrize("folder", ["", "a/seed-42"])
-def test_a_comparison_shares_neither_its_folder_nor_those_of_its_runs(
+def test_comparison_locks_its_folder_and_those_of_its_runs(
     folder, run_classification_script, checkpoint, out, monkeypatch
 ):
     monkeypatch.setattr(locks, "MOMENT", 0)
@@ -150,7 +150,7 @@ def test_a_comparison_shares_neither_its_folder_nor_those_of_its_runs(
 
 @pytest.mark.parametrize("freed", [True, False])
 @pytest.mark.parametrize("holder", [ELSEWHERE, ELSEWHERE | {"host": socket.gethostname(), "pid": os.getpid()}])
-def test_the_lock_of_another_machine_is_waited_for(holder, freed, out, monkeypatch, caplog):
+def test_lock_of_another_machine_is_waited_for(holder, freed, out, monkeypatch, caplog):
     """That may have died: the job is run again on this one, or in a container of its name, and the server has not
     noticed yet."""
     monkeypatch.setattr(locks, "MOMENT", 0)
@@ -170,7 +170,7 @@ def test_the_lock_of_another_machine_is_waited_for(holder, freed, out, monkeypat
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
-def test_a_file_system_without_locks_is_warned_of(number, script, out, monkeypatch):
+def test_file_system_without_locks_is_warned_about(number, script, out, monkeypatch):
     flock = fcntl.flock
 
     def unsupported(file, operation):
@@ -185,7 +185,7 @@ def test_a_file_system_without_locks_is_warned_of(number, script, out, monkeypat
 
 
 @pytest.mark.parametrize("content", ["", "4242", "[]", '{"host": "node-b"}', '{"host": 1, "pid": "x", "started": 1}'])
-def test_a_record_that_cannot_be_read_is_left_out(content, out, monkeypatch):
+def test_unreadable_lock_record_is_ignored(content, out, monkeypatch):
     monkeypatch.setattr(locks, "MOMENT", 0)
     monkeypatch.setattr(locks, "LEASE", 0)
     with held(out / RUN_LOCK):
@@ -194,7 +194,7 @@ def test_a_record_that_cannot_be_read_is_left_out(content, out, monkeypatch):
             locks._take(FileLock(out / RUN_LOCK, fallback_to_soft=False))
 
 
-def test_the_lock_is_free_after_the_run_and_kept_from_the_hub(script, out):
+def test_lock_is_released_after_the_run_and_not_uploaded(script, out):
     """The Trainer uploads all of output_dir but names that begin so."""
     for _ in range(2):
         code, _, errors = script("--do_train", "--max_steps", 1, "--overwrite_output_dir")
@@ -221,7 +221,7 @@ def on_record(monkeypatch, count, react):
 
 
 @pytest.mark.parametrize("kind", ["corpus", "tokenizer"])
-def test_a_wait_for_the_cache_says_what_for_every_minute(kind, script, tmp_path, monkeypatch, caplog):
+def test_cache_wait_is_logged_every_minute(kind, script, tmp_path, monkeypatch, caplog):
     assert script("--do_train", "--prepare_only")[0] == 0
     (entry,) = (path for path in (tmp_path / "cache").rglob(f"{kind}-*") if path.is_dir())
     shutil.rmtree(entry)
@@ -240,7 +240,7 @@ def test_a_wait_for_the_cache_says_what_for_every_minute(kind, script, tmp_path,
     assert json.loads(lock.read_text())["pid"] == os.getpid()
 
 
-def test_processes_that_never_come_are_named(script, monkeypatch, caplog):
+def test_missing_processes_are_named(script, monkeypatch, caplog):
     """While the main thread waits in C++; in the end, it is an error of one line."""
     # At port 0, the process listens at one that is free: no other program can take it in between.
     stale = {"WORLD_SIZE": 3, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 3, "MASTER_ADDR": "127.0.0.1"}
@@ -269,7 +269,7 @@ def wait_for_others(log):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_wait_for_processes(number, code, tmp_path):
+def test_signal_ends_the_wait_for_processes(number, code, tmp_path):
     """Python's own handler would be called in a minute."""
     log = tmp_path / "log"
     process = CONTEXT.Process(target=wait_for_others, args=(log,))
@@ -280,7 +280,7 @@ def test_a_signal_ends_the_wait_for_processes(number, code, tmp_path):
     assert process.exitcode == code
 
 
-def test_a_process_alone_waits_for_none(monkeypatch):
+def test_single_process_waits_for_none(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setattr(processes, "_report", lambda signals: pytest.fail("a thread was started"))
     with processes.waiting_for_processes():

@@ -36,7 +36,7 @@ def stream_over(descriptor, other):
 
 
 @pytest.mark.parametrize(("make", "reason"), [(os.pipe, "Broken pipe"), (os.openpty, "Input/output error")])
-def test_output_without_a_reader_is_dropped(make, reason, other):
+def test_output_without_reader_is_dropped(make, reason, other):
     reader, writer = make()
     stream = stream_over(writer, other)
     print("seen", file=stream)
@@ -49,7 +49,7 @@ def test_output_without_a_reader_is_dropped(make, reason, other):
     os.close(writer)
 
 
-def test_a_log_on_a_full_disk_goes_on_when_there_is_room(other, tmp_path):
+def test_log_on_a_full_disk_continues_when_there_is_space(other, tmp_path):
     """A file takes the place of the device that is always full."""
     full, log = os.open("/dev/full", os.O_WRONLY), os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     stream = stream_over(full, other)
@@ -73,7 +73,7 @@ def run_python(code, redirection="", **environment):
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("redirection", [">/dev/full", "2>/dev/full", ">/dev/full 2>&1"])
-def test_the_exit_code_stays(redirection, unbuffered):
+def test_exit_code_survives_a_full_disk(redirection, unbuffered):
     """Python flushes at its end, and would exit with 120."""
     code = "import sys\nprint(1)\nprint(2, file=sys.stderr)\nsys.exit(75)"
     result = run_python(code, redirection, PYTHONUNBUFFERED=unbuffered)
@@ -82,18 +82,18 @@ def test_the_exit_code_stays(redirection, unbuffered):
     assert (result.stdout + result.stderr).count("OUTPUT") == ("2>&1" not in redirection)
 
 
-def test_files_do_not_take_the_place_of_closed_streams(tmp_path):
+def test_files_do_not_replace_closed_streams(tmp_path):
     code = f"import sys\nfile = open('{tmp_path}/data', 'w')\nprint(1)\nprint(2, file=sys.stderr)\nfile.write('mine')"
     assert run_python(code, "<&- >&- 2>&-").returncode == 0
     assert (tmp_path / "data").read_text() == "mine"
 
 
-def test_characters_that_the_encoding_lacks_are_escaped():
+def test_unencodable_characters_are_escaped():
     result = run_python("print('caf\\u00e9 \\udcff')", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
     assert (result.returncode, result.stdout, result.stderr) == (0, "caf\\xe9 \\udcff\n", "")
 
 
-def test_a_run_whose_reader_ends_trains_to_the_same_weights(run_mlm_script, tmp_path):
+def test_run_whose_reader_ends_trains_to_the_same_weights(run_mlm_script, tmp_path):
     """As in ``run_mlm.py ... | head -1``."""
     model = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
     argv = (

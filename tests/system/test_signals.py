@@ -23,7 +23,7 @@ from cloze.tokenization import training as tokenization
 from cloze.training import run as training
 from cloze.training.checkpoints import list_checkpoints
 from cloze.training.trainer import PretrainingTrainer
-from tests.utils import ROOT
+from tests.utils import ROOT, slow_but
 
 SCRIPTS = ("run_classification.py", "run_mlm.py", "run_nsp.py", "run_pretraining.py")
 CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
@@ -75,25 +75,28 @@ def import_with(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("number", CODES)
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_imports(script, number, import_with):
+IMPORTS = [(script, number) for script in SCRIPTS for number in CODES]
+QUICK = [(script, signal.SIGTERM) for script in SCRIPTS] + [("run_mlm.py", number) for number in CODES]
+
+
+@pytest.mark.parametrize(("script", "number"), slow_but(QUICK, IMPORTS))
+def test_signal_during_imports_exits_with_its_code(script, number, import_with):
     assert import_with(number, sys.executable, script) == (CODES[number], "caf\\xe9\n")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-def test_imports_of_the_page(number, code, import_with):
+def test_signal_during_imports_of_the_page_ends_it(number, code, import_with):
     """It ends as a server."""
     assert import_with(number, sys.executable, "app.py") == (code, "caf\\xe9\n")
 
 
-def test_under_nohup_a_closed_terminal_is_ignored(import_with):
+def test_nohup_ignores_sighup(import_with):
     code, printed = import_with(signal.SIGHUP, "nohup", sys.executable, "run_mlm.py")
     assert code == 0
     assert printed.endswith("caf\\xe9\ngoing on\n")
 
 
-def test_a_script_that_is_imported_changes_neither_handlers_nor_output(import_with):
+def test_importing_a_script_changes_neither_handlers_nor_output(import_with):
     assert import_with(signal.SIGTERM, sys.executable, "-c", "import run_mlm") == (-signal.SIGTERM, "caf?\n")
 
 
@@ -168,7 +171,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_the_same_command_goes_on(moment, train, whole, tmp_path, monkeypatch):
+def test_run_stopped_at_any_moment_resumes_by_the_same_command(moment, train, whole, tmp_path, monkeypatch):
     owner, name, first, last = MOMENTS[moment]
     out = tmp_path / "out"
     left = []
@@ -185,13 +188,13 @@ def test_the_same_command_goes_on(moment, train, whole, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", CODES)
-def test_a_checkpoint_that_is_being_saved_is_completed(number, train, tmp_path, monkeypatch):
+def test_signal_during_a_save_completes_the_checkpoint(number, train, tmp_path, monkeypatch):
     kill_in(monkeypatch, PretrainingTrainer, "write_state", number)
     assert train(tmp_path / "out")[0] == CODES[number]
     assert left_in(tmp_path / "out") == (BOTH, [6, 7], NO_MODEL)
 
 
-def test_a_second_ctrl_c_does_not_wait_for_the_step(train, tmp_path, monkeypatch):
+def test_second_ctrl_c_ends_at_once(train, tmp_path, monkeypatch):
     kill_in(monkeypatch, PretrainingTrainer, "compute_loss", signal.SIGINT, signal.SIGINT)
     code, printed, errors = train(tmp_path / "out")
     assert (code, errors) == (130, "")
@@ -199,7 +202,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(train, tmp_path, monkeypatch
     assert left_in(tmp_path / "out") == (BOTH, [], NO_MODEL)
 
 
-def test_workers_killed_at_the_end_are_no_error(run_mlm_script, command, tmp_path, monkeypatch):
+def test_killed_workers_at_exit_are_no_error(run_mlm_script, command, tmp_path, monkeypatch):
     """torch's handler of SIGCHLD raises an error for them, wherever it comes."""
     kill = multiprocessing.process.BaseProcess.kill
 
@@ -214,7 +217,7 @@ def test_workers_killed_at_the_end_are_no_error(run_mlm_script, command, tmp_pat
 
 
 @pytest.mark.parametrize("number", CODES)
-def test_a_finished_run_ends_with_0(number, train, tmp_path, monkeypatch):
+def test_signal_after_the_end_exits_with_0(number, train, tmp_path, monkeypatch):
     """When all is written, and while Python ends; as in a process of the script's own."""
     install_handler(exit_while_importing)
     kill_in(monkeypatch, commandline.multiprocessing, "active_children", number)

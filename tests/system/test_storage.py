@@ -80,7 +80,7 @@ def find(path, write=write_folder, read=read_folder, size=0, overwrite=False):
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("file", ["tokens", "units", "documents", "word_starts", "info.json", "XXH128SUMS"])
-def test_a_damaged_corpus_is_prepared_again(file, damage, corpus, tokenizers, cache, caplog):
+def test_damaged_corpus_is_prepared_again(file, damage, corpus, tokenizers, cache, caplog):
     first = prepare_words(corpus, tokenizers["wordpiece"], cache)
     (entry,) = entries(cache)
     damage(entry / file)
@@ -96,7 +96,7 @@ def test_a_damaged_corpus_is_prepared_again(file, damage, corpus, tokenizers, ca
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
-def test_a_damaged_tokenizer_is_trained_again(file, damage, corpus, cache, caplog):
+def test_damaged_tokenizer_is_trained_again(file, damage, corpus, cache, caplog):
     vocabulary = train_tokenizer(corpus, "bert", 60, True, cache, overwrite=False).get_vocab()
     (entry,) = entries(cache)
     damage(entry / file)
@@ -106,7 +106,7 @@ def test_a_damaged_tokenizer_is_trained_again(file, damage, corpus, cache, caplo
 
 
 @pytest.mark.parametrize("damage", [flip, Path.unlink])
-def test_of_a_damaged_entry_that_is_a_link_the_link_alone_is_replaced(damage, cache, tmp_path):
+def test_damaged_symlinked_entry_replaces_the_link_only(damage, cache, tmp_path):
     entry, elsewhere = cache / "entry", tmp_path / "elsewhere"
     find(entry)
     entry.rename(elsewhere)
@@ -122,7 +122,7 @@ def test_of_a_damaged_entry_that_is_a_link_the_link_alone_is_replaced(damage, ca
     assert entries(cache) == [entry]
 
 
-def test_a_damage_is_told_in_a_line(corpus, checkpoint, cache, tmp_path, run_mlm_script):
+def test_damage_is_reported_in_one_line(corpus, checkpoint, cache, tmp_path, run_mlm_script):
     """Exit code 0, and the examples of before."""
     argv = ("--model_name_or_path", checkpoint("bert"), "--train_file", *corpus.files, "--do_train", "--prepare_only")
     argv += ("--output_dir", tmp_path / "out", "--cache_dir", cache)
@@ -139,7 +139,7 @@ def test_a_damage_is_told_in_a_line(corpus, checkpoint, cache, tmp_path, run_mlm
     assert [line for line in lines[2] if line not in lines[1]] == [f"Reusing the prepared corpus in {entry}"]
 
 
-def test_one_of_several_that_find_a_damage_writes_it_again(cache, caplog):
+def test_damage_found_by_several_is_repaired_once(cache, caplog):
     find(cache / "entry")
     flip(cache / "entry" / "file")
     written, together = [], threading.Barrier(4)
@@ -156,7 +156,8 @@ def test_one_of_several_that_find_a_damage_writes_it_again(cache, caplog):
 # What was broken off
 
 
-def test_files_are_on_disk_before_the_folder_has_its_name(cache, monkeypatch):
+@pytest.mark.fsync
+def test_entry_is_synced_before_and_after_its_rename(cache, monkeypatch):
     """And the folder that has the name after it."""
     calls = []
     replace, fsync = os.replace, os.fsync
@@ -184,7 +185,7 @@ def test_files_are_on_disk_before_the_folder_has_its_name(cache, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["write", "replace entry", "replace entry.partial"])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_killed_process_leaves_what_the_next_one_heals(moment, overwrite, cache):
+def test_entry_of_a_killed_process_is_repaired_by_the_next(moment, overwrite, cache):
     """Before the old entry is moved away it is read as before; then there is none."""
     find(cache / "entry")
     if not overwrite:
@@ -213,7 +214,7 @@ def test_a_killed_process_leaves_what_the_next_one_heals(moment, overwrite, cach
     assert entries(cache) == [cache / "entry"]
 
 
-def test_an_entry_that_is_replaced_meanwhile_is_read_anew(cache):
+def test_entry_replaced_meanwhile_is_read_again(cache):
     find(cache / "entry")
 
     replaced = []
@@ -261,7 +262,7 @@ def as_other_user(shared):
     return call
 
 
-def test_a_complete_entry_is_read_by_another_user(shared, as_other_user, tokenizers):
+def test_complete_entry_is_read_by_another_user(shared, as_other_user, tokenizers):
     """With or without a lock that is left there."""
     (shared / "corpus.txt").write_text(TEXT)
     corpus, tokenizer = FileCorpus((shared / "corpus.txt",)), tokenizers["wordpiece"]
@@ -275,7 +276,7 @@ def test_a_complete_entry_is_read_by_another_user(shared, as_other_user, tokeniz
 
 
 @pytest.mark.parametrize("locked", [True, False])
-def test_an_entry_that_cannot_be_written(locked, shared, as_other_user):
+def test_unwritable_entry_is_an_error(locked, shared, as_other_user):
     find(shared / "entry")
     if not locked:
         (shared / "entry.lock").unlink()
@@ -293,7 +294,7 @@ def test_an_entry_that_cannot_be_written(locked, shared, as_other_user):
     assert find(shared / "entry") == "content"
 
 
-def test_a_shared_cache_is_used_by_the_script(shared, as_other_user, tmp_path, run_mlm_script):
+def test_script_uses_a_shared_read_only_cache(shared, as_other_user, tmp_path, run_mlm_script):
     (shared / "corpus.txt").write_text(TEXT)
     argv = ["--model_type", "bert", "--vocab_size", 100, "--train_file", shared / "corpus.txt", "--do_train"]
     argv += ["--prepare_only", "--output_dir", tmp_path, "--cache_dir", shared]
@@ -322,7 +323,7 @@ def full_disk():
 FULL = r"cannot be written \(.*\): {}[\d.]+ [GM]B are free: make room, or give another --cache_dir"
 
 
-def test_a_corpus_that_finds_no_room(corpus, tokenizers, cache, full_disk):
+def test_corpus_on_a_full_disk_is_one_line(corpus, tokenizers, cache, full_disk):
     """What was there of it is gone, and the next start makes it."""
     corpus.files[0].write_text("The Moon pulls.\n" * 6_000)
     full_disk(20_000)
@@ -335,7 +336,7 @@ def test_a_corpus_that_finds_no_room(corpus, tokenizers, cache, full_disk):
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_a_tokenizer_that_finds_no_room(kind, corpus, cache, full_disk):
+def test_tokenizer_on_a_full_disk_is_one_line(kind, corpus, cache, full_disk):
     full_disk(1_000)
     with pytest.raises(UserError, match=FULL.format(r"about 0\.1 MB are needed, ")):
         train_tokenizer(corpus, kind, 600, False, cache, overwrite=False)
@@ -344,7 +345,7 @@ def test_a_tokenizer_that_finds_no_room(kind, corpus, cache, full_disk):
     train_tokenizer(corpus, kind, 600, False, cache, overwrite=False)
 
 
-def test_checksums_that_find_no_room(cache, full_disk):
+def test_checksums_on_a_full_disk_are_one_line(cache, full_disk):
     """The size of what is written is not always known."""
     full_disk(20)
     with pytest.raises(UserError, match=r"entry.partial " + FULL.format("")):
@@ -352,7 +353,7 @@ def test_checksums_that_find_no_room(cache, full_disk):
     assert entries(cache) == []
 
 
-def test_an_entry_is_kept_where_another_finds_no_room(cache, full_disk):
+def test_full_disk_keeps_the_entry_to_overwrite(cache, full_disk):
     find(cache / "entry")
     full_disk(20)
     with pytest.raises(UserError, match="cannot be written"):
@@ -361,7 +362,7 @@ def test_an_entry_is_kept_where_another_finds_no_room(cache, full_disk):
     assert find(cache / "entry") == "content"
 
 
-def test_a_data_set_that_finds_no_room(cache, tmp_path, full_disk, run_mlm_script):
+def test_data_set_on_a_full_disk_is_one_line(cache, tmp_path, full_disk, run_mlm_script):
     """The datasets library writes it to the cache."""
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "train.csv").write_text("text\n" + "The Moon pulls.\n" * 2_000)

@@ -78,7 +78,7 @@ def test_file_with_brackets_in_its_name_is_found_by_its_name(tree):
     assert find_files(["odd name [1].txt"], "--train_file") == (Path("odd name [1].txt"),)
 
 
-def test_home_folder_is_understood(tree, monkeypatch):
+def test_home_folder_is_expanded(tree, monkeypatch):
     monkeypatch.setenv("HOME", str(tree))
     assert find_files(["~/a.txt"], "--train_file") == (tree / "a.txt",)
 
@@ -208,7 +208,7 @@ def make_own(tree):
 
 
 @pytest.mark.parametrize("pattern", [".", "**/*.*[tnv]", "*/*.*[tn]", "*/*/*/*.*", "{tree}"])
-def test_what_the_scripts_wrote_is_no_text_and_that_is_logged(pattern, tree, caplog):
+def test_outputs_of_the_scripts_are_skipped_and_logged(pattern, tree, caplog):
     before = find_files([pattern.format(tree=tree), "a.txt"], "--train_file") if pattern != "*/*/*/*.*" else ()
     make_own(tree)
     (tree / "deep" / "er" / "er").mkdir()
@@ -225,7 +225,7 @@ def test_what_the_scripts_wrote_is_no_text_and_that_is_logged(pattern, tree, cap
         assert folders == ["cache", "compared", "old/cloze", "out", "run"]
 
 
-def test_what_is_named_is_read_wherever_it_lies(tree):
+def test_named_file_is_read_wherever_it_is(tree):
     """A file, a folder in output_dir, one that another run wrote."""
     make_own(tree)
     own = {"--output_dir": Path("out"), "--cache_dir": Path("cache")}
@@ -281,7 +281,7 @@ def test_content_is_that_of_the_file_and_not_of_its_name_or_time(tmp_path):
     assert digest_file(tmp_path / "b") != content
 
 
-def test_content_of_a_thousand_files_takes_no_second(tmp_path):
+def test_content_digest_of_a_thousand_files_is_fast(tmp_path):
     for number in range(1000):
         with open(tmp_path / f"{number}.txt", "wb") as file:
             file.truncate(10_000_000)
@@ -355,7 +355,7 @@ def test_split_that_leaves_nothing_to_train_on_is_an_error(documents, percentage
 @pytest.mark.parametrize(
     ("documents", "percentage", "held_out"), [(4, 5, 2), (30, 5, 2), (100, 5, 5), (4, 50, 2), (1000, 99.8, 998)]
 )
-def test_split_leaves_at_least_so_many_on_each_side(documents, percentage, held_out):
+def test_split_leaves_the_minimum_on_each_side(documents, percentage, held_out):
     """Two for pairs, as a random sentence comes from another document."""
     train, validation = split_documents(documents, percentage, np.random.default_rng(0), at_least=2)
     assert (len(train), len(validation)) == (documents - held_out, held_out)
@@ -400,7 +400,7 @@ def test_only_what_is_needed_is_read(do_train, do_eval, with_validation, expecte
     assert tuple(corpus and corpus.name for corpus in found) == expected
 
 
-def test_column_is_handed_on(tree):
+def test_column_is_passed_to_the_reader(tree):
     (tree / "a.csv").write_text("title,body\nEmma,Woodhouse\n")
     train, validation = corpora(train_file="a.csv", validation_file="a.csv", text_column="body")
     assert list(train.documents()) == list(validation.documents()) == [["Woodhouse"]]

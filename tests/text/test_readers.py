@@ -300,7 +300,7 @@ def test_first_text_is_not_taken_for_the_name_of_the_only_column(first, read):
     "name",
     ["text", "Text", "review_text", "Review text", "No.1", "body (clean)", "文本", "用户评论文本内容", "ข้อความรีวิว"],
 )
-def test_names_are_taken_for_names(name, read):
+def test_header_names_are_not_taken_for_text(name, read):
     assert read("a.csv", f"{name}\nA text.\n".encode()) == [["A text."]]
 
 
@@ -461,7 +461,7 @@ def test_place_of_a_document_that_is_too_long_is_named(name, content, where, chu
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.json", "a.jsonl"])
-def test_no_more_is_read_of_a_document_than_is_allowed(name, tmp_path):
+def test_document_is_not_read_beyond_its_limit(name, tmp_path):
     """Of 40 MB in 40 kB, which is not in memory either."""
     start = {"a.txt": b"", "a.csv": b'text\n"', "a.json": b'[{"text": "', "a.jsonl": b'{"text": "'}[name]
     path = tmp_path / f"{name}.gz"

@@ -50,7 +50,7 @@ def warnings(caplog):
 @pytest.mark.parametrize("with_words", [False, True])
 @pytest.mark.parametrize("as_found", [copy.deepcopy, truncating])
 @pytest.mark.parametrize("kind", KINDS)
-def test_ids_are_those_of_the_tokenizer(kind, as_found, with_words, portion, tokenizers, texts, monkeypatch):
+def test_encoded_ids_equal_the_tokenizers(kind, as_found, with_words, portion, tokenizers, texts, monkeypatch):
     monkeypatch.setattr(encoding, "CHUNK_CHARS", portion)
     odd = ["", "\u00e9 [MASK] <mask> \U0001f991"]
     documents = [texts[:3], [], odd, [" ".join(texts[:20])], *([text] for text in texts[20:60]), [""]]
@@ -104,7 +104,7 @@ def backends(tokenizers, texts):
 
 @pytest.mark.parametrize("kind", [*KINDS, "added tokens", "digits", "thousands", "without words", "fixed length"])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(kind, seed, backends, texts, monkeypatch):
+def test_long_text_is_encoded_in_chunks_to_the_same_ids(kind, seed, backends, texts, monkeypatch):
     """Where no place is safe to cut, as all is one word, or words depend on where the text begins, it is left whole."""
     monkeypatch.setattr(encoding, "PIECE", 700)
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 2800)
@@ -133,7 +133,7 @@ def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(kind, seed, backends, 
     assert found.word_starts.tolist() == [word is None or word != before for word, before in words]
 
 
-def test_slow_tokenizers_encode_too():
+def test_slow_tokenizer_encodes():
     tokenizer = ByT5Tokenizer()
     ((ids, words),) = next(encode([["Tide"]], tokenizer, with_words=False))
     assert ids.tolist() == [byte + 3 for byte in b"Tide"]
@@ -145,7 +145,7 @@ def test_slow_tokenizers_encode_too():
 
 @pytest.mark.parametrize("ahead", [1, 2, 5])
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 30])
-def test_portions_keep_their_order(count, ahead, monkeypatch):
+def test_chunks_keep_their_order(count, ahead, monkeypatch):
     """Though a later one may be tokenized sooner."""
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 4)
     monkeypatch.setattr(token_cache, "PREFETCH", ahead)
@@ -170,7 +170,7 @@ def test_portions_keep_their_order(count, ahead, monkeypatch):
     assert list(chain.from_iterable(counts for _, counts in portions)) == [len(document) for document in documents]
 
 
-def test_only_so_many_portions_are_in_memory(monkeypatch):
+def test_chunks_in_memory_are_bounded(monkeypatch):
     """However slow the reader of the ids is."""
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 1)
     read = []
@@ -180,7 +180,7 @@ def test_only_so_many_portions_are_in_memory(monkeypatch):
         assert len(read) <= number + 2 + token_cache.PREFETCH
 
 
-def test_an_error_while_text_is_read_or_tokenized_is_told(monkeypatch):
+def test_error_in_reader_or_tokenizer_is_raised(monkeypatch):
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 1)
 
     def broken():
@@ -224,7 +224,7 @@ def test_nanotoken_gives_the_ids_of_the_tokenizer(choice, as_found, wordpiece, t
     assert not warnings.records
 
 
-def test_it_is_not_asked_where_the_tokenizers_library_is(tokenizers, monkeypatch):
+def test_nanotoken_is_not_used_where_tokenizers_is_asked_for(tokenizers, monkeypatch):
     monkeypatch.setitem(sys.modules, "nanotoken", None)
     assert faster_encoder(tokenizers["wordpiece"], "tokenizers", with_words=False) is None
 
@@ -251,7 +251,7 @@ def not_known_to_it(tokenizers, _):
     ],
     ids=["not installed", "unknown part", "BPE", "slow", "whole words"],
 )
-def test_where_nanotoken_cannot_be_used(make, with_words, culprit, cure, tokenizers, monkeypatch, warnings):
+def test_nanotoken_reports_where_it_cannot_be_used(make, with_words, culprit, cure, tokenizers, monkeypatch, warnings):
     """It is an error if it was asked for, and no matter otherwise."""
     tokenizer = make(tokenizers, monkeypatch)
     assert faster_encoder(tokenizer, "auto", with_words) is None
@@ -275,7 +275,7 @@ def other_normaliser(tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize("choice", ["auto", "nanotoken"])
-def test_a_difference_in_a_hard_text_is_told(choice, tokenizers, monkeypatch, warnings):
+def test_nanotoken_difference_in_a_hard_text_is_reported(choice, tokenizers, monkeypatch, warnings):
     tokenizer = tokenizers["wordpiece"]
     other_normaliser(tokenizer, monkeypatch)
     (number, text), *_ = (
@@ -289,7 +289,7 @@ def test_a_difference_in_a_hard_text_is_told(choice, tokenizers, monkeypatch, wa
     assert f"for test {number}, {text[:60]!r}: it is not used" in record.getMessage()
 
 
-def test_added_tokens_are_among_the_hard_texts(tokenizers, monkeypatch, warnings):
+def test_hard_texts_include_added_tokens(tokenizers, monkeypatch, warnings):
     tokenizer = copy.deepcopy(tokenizers["wordpiece"])
     tokenizer.add_tokens(["xylem"])
     monkeypatch.setattr(nanotoken, "nanotoken_encoder", lambda *_: own_encoder(tokenizers["wordpiece"], False))
@@ -306,7 +306,7 @@ def test_added_tokens_are_among_the_hard_texts(tokenizers, monkeypatch, warnings
     ],
     ids=["another id", "an id fewer", "an id of the next text"],
 )
-def test_a_difference_in_the_first_portion_is_told_and_nothing_of_it_used(ids, lengths, monkeypatch, warnings):
+def test_nanotoken_difference_in_the_first_chunk_discards_it(ids, lengths, monkeypatch, warnings):
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 12)
     documents = [["10", "11"], ["12"], ["13", "14", "15"], ["16"], ["17"], ["18", "19", "20", "21"]]
     wrong = Encoded(np.array(ids, dtype=np.uint32), None, np.array(lengths))
@@ -316,7 +316,7 @@ def test_a_difference_in_the_first_portion_is_told_and_nothing_of_it_used(ids, l
     assert "for text 4, '13': it is not used" in warnings.text
 
 
-def test_the_faster_one_has_all_the_text_and_is_judged_by_its_beginning(monkeypatch, warnings):
+def test_nanotoken_is_checked_on_the_first_chunk(monkeypatch, warnings):
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 4)
     seen = {"own": [], "faster": []}
 

@@ -72,7 +72,7 @@ def test_tokenizer_json_is_loaded_unchanged(model_type, configured, folder, tmp_
     assert_loads_again(tokenizer, tmp_path / "saved", model_type)
 
 
-def test_special_tokens_of_other_names(folder, tmp_path):
+def test_special_tokens_with_other_names_are_kept(folder, tmp_path):
     names = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
     backend = cased_backend(names)
     backend.enable_padding(pad_token="<pad>")
@@ -111,7 +111,7 @@ def test_what_transformers_saves_is_loaded_as_by_transformers(family, checkpoint
     assert_loads_again(tokenizer, tmp_path, AutoConfig.from_pretrained(checkpoint(family)).model_type)
 
 
-def test_hub_names_are_loaded_like_folders(tmp_path):
+def test_hub_names_load_like_folders(tmp_path):
     revision = "0" * 40
     snapshot = tmp_path / "models--me--cased" / "snapshots" / revision
     snapshot.mkdir(parents=True)
@@ -143,7 +143,7 @@ def write_vocabulary(folder, *tokens):
     ],
 )
 @pytest.mark.parametrize("model_type", ["bert", "electra", "roberta"])
-def test_letters_of_a_vocabulary_decide_case(model_type, vocabulary, tokens, said, folder, tmp_path, caplog):
+def test_vocabulary_letters_determine_case(model_type, vocabulary, tokens, said, folder, tmp_path, caplog):
     write_vocabulary(folder, *vocabulary.split())
     caplog.set_level("INFO", "cloze")
     tokenizer = load(folder, model_type)
@@ -152,7 +152,7 @@ def test_letters_of_a_vocabulary_decide_case(model_type, vocabulary, tokens, sai
     assert_loads_again(tokenizer, tmp_path / "saved")
 
 
-def test_an_explicit_case_wins_over_the_vocabulary(folder, caplog):
+def test_explicit_case_overrides_the_vocabulary(folder, caplog):
     write_vocabulary(folder, *["M", "m", "##ü", "##u", "##l", "##e", "##r"])
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     assert load(folder).tokenize("Müller") == ["m", "##u", "##l", "##l", "##e", "##r"]
@@ -160,7 +160,7 @@ def test_an_explicit_case_wins_over_the_vocabulary(folder, caplog):
 
 
 @pytest.mark.parametrize("model_type", ["roberta", "modernbert", "bert"])
-def test_vocabulary_and_merges(model_type, tokenizers, folder, tmp_path):
+def test_vocabulary_and_merges_files_load(model_type, tokenizers, folder, tmp_path):
     own = tokenizers["byte_level"]
     own.backend_tokenizer.model.save(str(folder))
     tokenizer = load(folder, model_type)
@@ -171,7 +171,7 @@ def test_vocabulary_and_merges(model_type, tokenizers, folder, tmp_path):
 # Files, and what is none
 
 
-def test_a_file_stands_for_its_folder(folder):
+def test_tokenizer_file_loads_its_folder(folder):
     cased_backend().save(str(folder / "tokenizer.json"))
     assert load(folder / "tokenizer.json").tokenize("Müller Wald") == ["Müller", "Wald"]
     (folder / "tokenizer.json").rename(folder / "mine.json")
@@ -181,7 +181,7 @@ def test_a_file_stands_for_its_folder(folder):
         load(folder)
 
 
-def test_no_case_is_told_where_no_vocabulary_is(folder, caplog):
+def test_case_is_not_logged_without_vocabulary(folder, caplog):
     caplog.set_level("INFO", "cloze")
     (folder / "vocab.json").write_text("{}")
     with pytest.raises(UserError, match="none is there"):
@@ -195,7 +195,7 @@ def test_sentencepiece_models_name_the_library_that_reads_them(folder):
         load(folder, "albert")
 
 
-def test_a_model_from_scratch_keeps_a_bare_tokenizer_json(folder, tmp_path, run_mlm_script):
+def test_model_from_scratch_keeps_a_bare_tokenizer_json(folder, tmp_path, run_mlm_script):
     backend = cased_backend()
     backend.save(str(folder / "tokenizer.json"))
     (tmp_path / "text.txt").write_text(f"{TEXT}\n" * 20)

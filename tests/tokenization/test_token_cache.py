@@ -77,7 +77,7 @@ def units_of(result, documents=None):
 @pytest.mark.parametrize("with_words", [False, True])
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_ids_are_those_of_the_tokenizer(kind, unit, with_words, portion, corpus, tokenizers, tmp_path, monkeypatch):
+def test_cached_ids_equal_the_tokenizers(kind, unit, with_words, portion, corpus, tokenizers, tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, "CHUNK_CHARS", portion)
     tokenizer = tokenizers[kind]
     result = prepared(corpus, tokenizer, tmp_path, unit, with_words)
@@ -97,8 +97,8 @@ def test_ids_are_those_of_the_tokenizer(kind, unit, with_words, portion, corpus,
 @pytest.mark.parametrize(
     ("size", "dtype"), [(300, "uint16"), (65_536, "uint16"), (65_537, "uint32"), (70_000, "uint32")]
 )
-def test_bytes_a_token(size, dtype, tmp_path):
-    """Mistake 18: 2 bytes a token, 4 where ids do not fit, and 1 more for words."""
+def test_cached_token_takes_2_or_4_bytes(size, dtype, tmp_path):
+    """datasets#861: 2 bytes a token, 4 where ids do not fit, and 1 more for words."""
     backend = Tokenizer(models.BPE({f"<{number}>": number for number in range(size)}, []))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_tokens([f"<{size - 1}>", "<1>"])
@@ -115,7 +115,7 @@ def test_bytes_a_token(size, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_unknown_tokens_are_counted(kind, tokenizers, tmp_path, monkeypatch):
+def test_cache_counts_unknown_tokens(kind, tokenizers, tmp_path, monkeypatch):
     """Over all portions, and again when the corpus is taken as it was prepared."""
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 1)
     corpus = write_corpus(tmp_path / "corpus.txt", ["Salt stays.", "Salt \U00012000 stays.", "\U00012000"])
@@ -127,14 +127,14 @@ def test_unknown_tokens_are_counted(kind, tokenizers, tmp_path, monkeypatch):
         assert str(Split("this text", result, None)).endswith(f", {count / len(result.tokens):.1%} unknown tokens)")
 
 
-def test_the_result_is_mapped_and_not_in_memory(corpus, tokenizers, tmp_path):
+def test_cache_is_memory_mapped(corpus, tokenizers, tmp_path):
     result = prepared(corpus, tokenizers["wordpiece"], tmp_path, with_words=True)
     for array in (result.tokens, result.word_starts, result.units, result.documents):
         assert isinstance(array, np.memmap)
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_nanotoken_leaves_the_same_on_disk(unit, tokenizers, texts, tmp_path, monkeypatch):
+def test_nanotoken_writes_the_same_cache(unit, tokenizers, texts, tmp_path, monkeypatch):
     """It has all but the first of many portions; and nobody asks later who found the ids."""
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 500)
     tokenizer = tokenizers["wordpiece"]
@@ -156,7 +156,7 @@ def test_nanotoken_leaves_the_same_on_disk(unit, tokenizers, texts, tmp_path, mo
     assert len(seen) > 50
 
 
-def test_ids_that_differ_are_not_written(corpus, tokenizers, tmp_path, monkeypatch, caplog):
+def test_nanotoken_differences_are_not_cached(corpus, tokenizers, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 20)
     tokenizer = tokenizers["wordpiece"]
     own = encoding.own_encoder(tokenizer, with_words=False)
@@ -166,8 +166,8 @@ def test_ids_that_differ_are_not_written(corpus, tokenizers, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("count", [999, 1001, 2500])
-def test_no_document_is_lost(count, tokenizers, tmp_path):
-    """Mistake 6: no remainder of every 1,000 texts dropped, from the text to the blocks."""
+def test_cache_keeps_every_document(count, tokenizers, tmp_path):
+    """transformers#12438: no remainder of every 1,000 texts dropped, from the text to the blocks."""
     tokenizer = tokenizers["wordpiece"]
     documents = [f"The {number} tides" for number in range(count)]
     result = prepared(write_corpus(tmp_path / "corpus.txt", documents), tokenizer, tmp_path)
@@ -207,7 +207,7 @@ def test_counts_of_chosen_documents_are_those_of_their_spans(documents, unit, co
     assert len(result.spans(chosen)) == sum(expected)
 
 
-def test_text_without_a_token(tokenizers, tmp_path):
+def test_text_without_tokens_is_an_error(tokenizers, tmp_path):
     corpus = write_corpus(tmp_path / "corpus.txt", ["\u200b", "\u200b\u200b"])
     with pytest.raises(UserError, match=r"corpus\.txt: the tokenizer finds no token"):
         prepared(corpus, tokenizers["wordpiece"], tmp_path / "cache")
@@ -285,14 +285,14 @@ def test_streamed_sentences_are_found_by_the_rules_of_the_language(of_all_charac
 @pytest.mark.parametrize(
     ("language", "warns"), [("en", False), ("de", False), ("zz", True), ("a", True), ("deu", True)]
 )
-def test_language_without_rules_is_warned_of(language, warns, caplog):
+def test_language_without_rules_is_warned_about(language, warns, caplog):
     """sentencex takes English instead and does not say so."""
     check_language(language)
     assert ("LANGUAGE: there are no rules for sentences of" in caplog.text) == warns
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sentence_over_two_lines_is_one_to_every_tokenizer(kind, tokenizers, tmp_path):
+def test_sentence_over_two_lines_is_one_for_every_tokenizer(kind, tokenizers, tmp_path):
     documents = ["The Moon pulls the\nwater. Twice\na day.", "Salt stays\nbehind."]
     tokenizer = tokenizers[kind]
     result = prepared(write_corpus(tmp_path / "corpus.txt", documents), tokenizer, tmp_path, "sentence")
@@ -300,7 +300,7 @@ def test_a_sentence_over_two_lines_is_one_to_every_tokenizer(kind, tokenizers, t
     assert result.counts().tolist() == [2, 1]
 
 
-def test_the_sentences_of_a_table_row_do_not_go_over_a_blank_line(tokenizers, tmp_path):
+def test_sentences_of_a_table_row_end_at_blank_lines(tokenizers, tmp_path):
     """A row's text may have blank lines of its own, as between title and text."""
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "On tides\\n\\n  \\nWater heaps up. Twice\\na day.\\n"}\n{"text": "Salt."}\n')
@@ -346,7 +346,7 @@ def test_sentences_are_counted_or_their_number_estimated(
     )
 
 
-def test_an_estimate_looks_at_the_whole_text(of_all_characters, tmp_path, monkeypatch):
+def test_sentence_estimate_samples_the_whole_text(of_all_characters, tmp_path, monkeypatch):
     """The first half has no stop."""
     monkeypatch.setattr(segmentation, "COUNTED", 100)
     texts = ["no stop at all in here"] * 2000 + ["It stops. Often. So."] * 2000
@@ -358,8 +358,8 @@ def test_an_estimate_looks_at_the_whole_text(of_all_characters, tmp_path, monkey
 # The cache
 
 
-def test_what_was_prepared_is_taken_again(corpus, tokenizers, tmp_path, monkeypatch, caplog):
-    """Mistake 17: a cache that is hit, by an equal tokenizer and after other uses of it, and not read again."""
+def test_prepared_cache_is_reused(corpus, tokenizers, tmp_path, monkeypatch, caplog):
+    """datasets#3847: a cache that is hit, by an equal tokenizer and after other uses of it, and not read again."""
     caplog.set_level("INFO", logger="cloze")
     tokenizer = tokenizers["wordpiece"]
     first = units_of(prepared(corpus, tokenizer, tmp_path, with_words=True))
@@ -401,8 +401,8 @@ def with_a_word_more(tokenizer):
 
 
 @pytest.mark.parametrize("change", [without_normalizer, with_a_word_more])
-def test_another_tokenizer_is_not_taken_for_the_same(change, corpus, tokenizers, tmp_path):
-    """Mistake 17: of the same class, and even the same vocabulary."""
+def test_cache_is_not_reused_for_another_tokenizer(change, corpus, tokenizers, tmp_path):
+    """datasets#3847: of the same class, and even the same vocabulary."""
     tokenizer = tokenizers["wordpiece"]
     other = change(tokenizer)
     assert ids_of(other, DOCUMENTS) != ids_of(tokenizer, DOCUMENTS)
@@ -411,8 +411,8 @@ def test_another_tokenizer_is_not_taken_for_the_same(change, corpus, tokenizers,
     assert len(finished(tmp_path)) == 2
 
 
-def test_another_text_is_not_taken_for_the_same(corpus, tokenizers, tmp_path):
-    """Mistake 17: of the same length, or the same file beside another."""
+def test_cache_is_not_reused_for_another_text(corpus, tokenizers, tmp_path):
+    """datasets#3847: of the same length, or the same file beside another."""
     tokenizer = tokenizers["wordpiece"]
     (path,) = corpus.files
     prepared(corpus, tokenizer, tmp_path)
@@ -428,7 +428,7 @@ def test_another_text_is_not_taken_for_the_same(corpus, tokenizers, tmp_path):
     assert len(finished(tmp_path)) == 3
 
 
-def test_settings_are_kept_apart(corpus, tokenizers, tmp_path):
+def test_cache_is_not_reused_for_other_settings(corpus, tokenizers, tmp_path):
     for _ in range(2):
         for unit, count in (("document", 3), ("line", 5), ("sentence", 7)):
             for with_words in (False, True):
@@ -438,7 +438,7 @@ def test_settings_are_kept_apart(corpus, tokenizers, tmp_path):
     assert len(finished(tmp_path)) == 6
 
 
-def test_text_columns_are_kept_apart(tokenizers, tmp_path):
+def test_cache_is_not_reused_for_another_column(tokenizers, tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("title,body\nTides,Water heaps up\n")
     tokenizer = tokenizers["wordpiece"]
@@ -446,8 +446,8 @@ def test_text_columns_are_kept_apart(tokenizers, tmp_path):
         assert units_of(prepared(FileCorpus((path,), column), tokenizer, tmp_path)) == [ids_of(tokenizer, text)]
 
 
-def test_a_half_written_result_is_replaced(corpus, tokenizers, tmp_path):
-    """Mistake 14, of caches: what a killed process left is never read, not even in part."""
+def test_half_written_cache_is_replaced(corpus, tokenizers, tmp_path):
+    """transformers#35782, of caches: what a killed process left is never read, not even in part."""
     tokenizer = tokenizers["wordpiece"]
     prepared(corpus, tokenizer, tmp_path)
     (folder,) = finished(tmp_path)
@@ -461,7 +461,7 @@ def test_a_half_written_result_is_replaced(corpus, tokenizers, tmp_path):
     assert not (folder / "left").exists()
 
 
-def test_an_error_leaves_no_result(corpus, tokenizers, tmp_path, monkeypatch):
+def test_error_leaves_no_cache(corpus, tokenizers, tmp_path, monkeypatch):
     def broken(corpus):
         yield DOCUMENTS[:1]
         raise UserError("no text")
@@ -476,8 +476,8 @@ def test_an_error_leaves_no_result(corpus, tokenizers, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_several_at_once_make_one_complete_result(overwrite, corpus, tokenizers, tmp_path, monkeypatch):
-    """Mistake 25: they wait for each other at the file's lock, whoever is first."""
+def test_concurrent_writers_make_one_cache(overwrite, corpus, tokenizers, tmp_path, monkeypatch):
+    """transformers#17106: they wait for each other at the file's lock, whoever is first."""
     tokenizer = tokenizers["wordpiece"]
     inside, written, together = [], [], threading.Barrier(4)
     write = preparation.write
@@ -502,8 +502,9 @@ def test_several_at_once_make_one_complete_result(overwrite, corpus, tokenizers,
     assert len(finished(tmp_path)) == 1
 
 
-def test_a_result_is_opened_before_the_next_process_may_remove_it(corpus, tokenizers, tmp_path, monkeypatch):
-    """Mistake 25: all processes get --overwrite_cache; one that has the lock removes the result of the one before."""
+def test_cache_is_opened_before_another_process_may_remove_it(corpus, tokenizers, tmp_path, monkeypatch):
+    """transformers#17106: all processes get --overwrite_cache; one that has the lock removes the result of the one
+    before."""
 
     class Lock(storage.FileLock):
         def release(self, force=False):
@@ -537,7 +538,7 @@ CHINESE, JAPANESE = "春眠不覺曉。處處聞啼鳥。\n", "春は眠い。�
     ],
     ids=["Chinese", "Japanese", "mostly Chinese", "mostly English", "English", "Korean"],
 )
-def test_words_that_are_characters_are_warned_of(text, warned, tmp_path, caplog):
+def test_single_character_words_are_warned_about(text, warned, tmp_path, caplog):
     """google-bert#780: BERT's tokenizer takes each Chinese character for a word; a word of an alphabet is one token."""
     corpus = write_corpus(tmp_path / "corpus.txt", [text * 9])
     tokenizer = train_tokenizer(corpus, "bert", 300, False, tmp_path, overwrite=False)

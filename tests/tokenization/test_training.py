@@ -48,7 +48,7 @@ def digest(tokenizer):
 # Training
 
 
-def test_training_is_deterministic():
+def test_tokenizer_training_is_deterministic():
     """Over two runs, and in another process, where Python and the trainer hash strings differently."""
     digests = [[digest(train(kind)) for kind in ("bert", "roberta")] for _ in range(2)]
     script = "from tests.tokenization.test_training import *; print(*[digest(train(k)) for k in ('bert', 'roberta')])"
@@ -69,7 +69,7 @@ def test_vocabulary_has_the_size_asked_for(kind):
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "electra", "roberta", "modernbert"])
-def test_special_tokens(kind, accents, tmp_path):
+def test_trained_tokenizer_has_its_familys_special_tokens(kind, accents, tmp_path):
     tokenizer = train_tokenizer(accents, kind, 400, False, tmp_path, overwrite=False)
     byte_level = kind in ("roberta", "modernbert")
     names = "<s> </s> <pad> <unk> <mask>" if byte_level else "[CLS] [SEP] [PAD] [UNK] [MASK]"
@@ -90,14 +90,14 @@ def test_wordpiece_keeps_accents(lower_case, accents, tmp_path):
         assert words == ("naïveärztin한국어漢字łódź" if lower_case else "naïveÄrztin한국어漢字Łódź")
 
 
-def test_no_token_continues_a_word_with_what_stands_alone(accents):
+def test_wordpiece_continuations_exclude_stand_alone_characters(accents):
     """Punctuation and Chinese characters are words by themselves: such tokens would be rows that nothing trains."""
     vocabulary = tokenization.train_wordpiece(accents, 300, lower_case=False).get_vocab()
     assert {"漢", "字", ",", ".", "##국", "##어", "##ï"} <= vocabulary.keys()
     assert not {"##漢", "##字", "##,", "##."} & vocabulary.keys()
 
 
-def test_the_space_before_a_mask_belongs_to_the_hidden_word(accents, tmp_path):
+def test_byte_level_mask_includes_the_space_before(accents, tmp_path):
     """As the pipeline for filling masks takes it: nothing but the mask is between the words."""
     tokenizer = train_tokenizer(accents, "roberta", 400, False, tmp_path, overwrite=False)
     before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", " two"))
@@ -106,13 +106,13 @@ def test_the_space_before_a_mask_belongs_to_the_hidden_word(accents, tmp_path):
     ]  # fmt: skip
 
 
-def test_byte_level_gives_the_text_back(accents, tmp_path):
+def test_byte_level_round_trips_text(accents, tmp_path):
     tokenizer = train_tokenizer(accents, "roberta", 400, False, tmp_path, overwrite=False)
     text = "Naïve 한국어 and 🦑, never seen"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
-def test_a_trained_tokenizer_is_taken_again(accents, tmp_path, monkeypatch):
+def test_trained_tokenizer_is_reused(accents, tmp_path, monkeypatch):
     vocabulary = train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab()
     lower = train_tokenizer(accents, "bert", 300, True, tmp_path, overwrite=False).get_vocab()
     assert lower != vocabulary
@@ -156,7 +156,7 @@ def test_ordinary_words_are_trained_on_whole(kind, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_a_signal_ends_training(kind, monkeypatch):
+def test_signal_ends_tokenizer_training(kind, monkeypatch):
     """At once, not when the library has read all texts."""
     read = []
 
@@ -178,7 +178,7 @@ def test_a_signal_ends_training(kind, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "lower_case", "message"), [("albert", False, "--tokenizer_name"), ("roberta", True, "--do_lower_case")]
 )
-def test_what_cannot_be_trained(kind, lower_case, message, accents, tmp_path):
+def test_untrainable_tokenizers_are_errors(kind, lower_case, message, accents, tmp_path):
     with pytest.raises(UserError, match=message):
         train_tokenizer(accents, kind, 300, lower_case, tmp_path, overwrite=False)
 
@@ -254,7 +254,7 @@ def characters(post_processor, letters="xy", unk_token=None):
     ],
     ids=["template", "BERT", "RoBERTa", "sequence"],
 )
-def test_templates_do_not_depend_on_what_a_text_gives(post_processor, middle, letters):
+def test_templates_do_not_depend_on_the_probe_text(post_processor, middle, letters):
     """tokenizers#1208: "a" gives no token where the vocabulary has neither it nor an unknown one."""
     tokenizer = characters(post_processor, letters)
     assert template_of(tokenizer) == Template((2,), (3,), (3,))
@@ -274,7 +274,7 @@ def test_templates_of_slow_tokenizers():
     ids=["none", "byte level", "single text"],
 )
 @pytest.mark.parametrize(("family", "middle"), [("bert", (3,)), ("xlm-roberta", (3, 3))])
-def test_missing_special_tokens_are_those_of_the_family(family, middle, post_processor, whom, tmp_path, caplog):
+def test_missing_special_tokens_are_added_by_family(family, middle, post_processor, whom, tmp_path, caplog):
     """transformers#13000: also for those who load the tokenizer that is saved with the model."""
     tokenizer = characters(post_processor)
     ensure_template(tokenizer, family)
@@ -292,7 +292,7 @@ def test_missing_special_tokens_are_those_of_the_family(family, middle, post_pro
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_special_tokens_that_are_there_stay(kind, tokenizers, caplog):
+def test_existing_special_tokens_are_kept(kind, tokenizers, caplog):
     before = fingerprint(tokenizers[kind])
     ensure_template(tokenizers[kind], "bert")
     assert fingerprint(tokenizers[kind]) == before
@@ -300,7 +300,7 @@ def test_special_tokens_that_are_there_stay(kind, tokenizers, caplog):
 
 
 def test_fingerprint_changes_with_what_the_tokenizer_does(tokenizers):
-    """Mistake 17: of the same kind and size, but another vocabulary or another normalizer."""
+    """datasets#3847: of the same kind and size, but another vocabulary or another normalizer."""
     tokenizer = tokenizers["wordpiece"]
     assert fingerprint(truncating(tokenizer)) == fingerprint(copy.deepcopy(tokenizer)) == fingerprint(tokenizer)
     other = copy.deepcopy(tokenizer)
@@ -313,20 +313,20 @@ def test_fingerprint_changes_with_what_the_tokenizer_does(tokenizers):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_unknown_tokens(kind, tokenizers):
+def test_unknown_tokens_are_counted_by_tokenizer(kind, tokenizers):
     tokenizer = tokenizers[kind]
     ids = np.array(tokenizer("The moon, \U00012000.", add_special_tokens=False)["input_ids"], np.uint16)
     assert count_unknown(ids, unknown_id(tokenizer)) == (0 if kind == "byte_level" else 1)
 
 
-def test_the_unknown_token_of_a_bare_tokenizer_is_that_of_its_model():
+def test_bare_tokenizer_takes_the_unknown_token_of_its_model():
     backend = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, "[UNK]"))
     assert unknown_id(PreTrainedTokenizerFast(tokenizer_object=backend)) == 1
     assert unknown_id(characters(None)) is None
     assert count_unknown(np.arange(3), None) == 0
 
 
-def test_text_that_is_unknown_is_warned_of_or_refused(tokenizers, caplog):
+def test_unknown_text_is_warned_about_or_refused(tokenizers, caplog):
     """A share of 2 % is let pass, one of more than half is an error."""
     tokenizer = tokenizers["wordpiece"]
     check_unknown(0.02, "a.txt", tokenizer)
@@ -340,7 +340,7 @@ def test_text_that_is_unknown_is_warned_of_or_refused(tokenizers, caplog):
     assert "longer than" not in describe_unknown(0.1, "a.txt", tokenizers["unigram"])
 
 
-def test_text_that_is_left_out_is_warned_of_or_refused(tokenizers, caplog):
+def test_dropped_text_is_warned_about_or_refused(tokenizers, caplog):
     """BPE without an unknown token gives no token for it; spaces, and what the normalizer takes off, do not count."""
     tokenizer = characters(None)
     tokenizer.backend_tokenizer.normalizer = normalizers.Strip()
@@ -354,7 +354,7 @@ def test_text_that_is_left_out_is_warned_of_or_refused(tokenizers, caplog):
         check_dropped([["\U00013000" * 3]], "a.txt", other)
 
 
-def test_text_that_is_left_out_is_found_by_each_script(run_mlm_script, run_classification_script, tmp_path):
+def test_dropped_text_is_found_by_each_script(run_mlm_script, run_classification_script, tmp_path):
     tokenizer, texts = tmp_path / "tokenizer", tmp_path / "texts.csv"
     characters(processors.TemplateProcessing(**CLS_SEP), letters="xyz").save_pretrained(tokenizer)
     texts.write_text("text,label\n" + "xabc,1\nyabc,2\n" * 9)
@@ -370,7 +370,7 @@ def test_text_that_is_left_out_is_found_by_each_script(run_mlm_script, run_class
         assert "leaves out 75.0% of the characters" in error
 
 
-def test_text_that_cannot_be_encoded_is_an_error():
+def test_unencodable_text_is_an_error():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordPiece({"a": 0})))
     encoder = own_encoder(tokenizer, with_words=False)
     assert encoder(["a"]).ids.tolist() == [0]
@@ -379,7 +379,7 @@ def test_text_that_cannot_be_encoded_is_an_error():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whole_words_are_known_to_three_kinds(kind, tokenizers):
+def test_whole_word_masking_supports_three_tokenizer_kinds(kind, tokenizers):
     check_whole_words(tokenizers[kind])
 
 
@@ -404,7 +404,7 @@ def unsplit(tokenizer):
     ],
     ids=["WordLevel", "nothing splits words", "slow"],
 )
-def test_whole_words_are_refused_by_name(make, words, tokenizers):
-    """Mistake 11: an error, instead of masks that are silently wrong."""
+def test_whole_word_masking_refusal_names_the_tokenizer(make, words, tokenizers):
+    """transformers#11768: an error, instead of masks that are silently wrong."""
     with pytest.raises(UserError, match=f"--whole_word_mask: {words}"):
         check_whole_words(make(tokenizers))

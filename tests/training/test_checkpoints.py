@@ -77,8 +77,8 @@ def test_checkpoints_are_listed_by_step(out):
     assert list(list_checkpoints(str(out)).items()) == [(step, out / f"checkpoint-{step}") for step in (90, 500, 1000)]
 
 
-def test_incomplete_checkpoints_and_other_names_are_left_out(out):
-    """Mistake 14: the sums are written last; without them, a crash came between."""
+def test_incomplete_checkpoints_and_other_names_are_ignored(out):
+    """transformers#35782: the sums are written last; without them, a crash came between."""
     make(out, 10)
     make(out, 20, complete=False)
     for name in ("checkpoint-30-old", "checkpoint-", "checkpoint-best", "checkpoint-40.tmp", "my-checkpoint-50"):
@@ -107,7 +107,7 @@ def scratch(out, tmp_path):
     return scratch
 
 
-def test_a_linked_checkpoint_is_resumed(out, scratch):
+def test_symlinked_checkpoint_is_resumed(out, scratch):
     (out / "checkpoint-30" / "model.safetensors").write_text("damaged")
     assert prepare_output_dir(arguments(out), keep=None) == out / "checkpoint-20"
     asked = str(out / "checkpoint-20")
@@ -115,7 +115,7 @@ def test_a_linked_checkpoint_is_resumed(out, scratch):
 
 
 @pytest.mark.parametrize("delete", [lambda out: prune(str(out), 1, 30, None), lambda out: remove_all(str(out))])
-def test_a_link_is_deleted_and_not_what_it_points_to(delete, out, scratch):
+def test_deleting_a_symlink_keeps_its_target(delete, out, scratch):
     before = {path.name: path.read_bytes() for path in scratch.iterdir()}
     delete(out)
     assert 20 not in steps_in(out)
@@ -124,7 +124,7 @@ def test_a_link_is_deleted_and_not_what_it_points_to(delete, out, scratch):
     assert {path.name: path.read_bytes() for path in scratch.iterdir()} == before
 
 
-def test_links_to_nowhere_do_not_disturb_and_are_replaced(out):
+def test_broken_symlinks_are_replaced(out):
     make(out, 10, 20)
     for name in ("checkpoint-30", "checkpoint-incomplete"):
         (out / name).symlink_to(out.parent / "nowhere")
@@ -139,7 +139,7 @@ def test_links_to_nowhere_do_not_disturb_and_are_replaced(out):
     assert not (out / "checkpoint-30").is_symlink()
 
 
-def test_what_a_link_in_place_of_the_folder_for_writing_points_to_stays(out, tmp_path):
+def test_symlinked_staging_folder_keeps_its_target(out, tmp_path):
     make(out, 10)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
@@ -149,7 +149,7 @@ def test_what_a_link_in_place_of_the_folder_for_writing_points_to_stays(out, tmp
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
-def test_an_output_dir_that_is_a_link_is_what_it_points_to(out, tmp_path):
+def test_symlinked_output_dir_is_followed(out, tmp_path):
     make(out, 10, 20)
     link = tmp_path / "link"
     link.symlink_to(out)
@@ -159,7 +159,7 @@ def test_an_output_dir_that_is_a_link_is_what_it_points_to(out, tmp_path):
     assert link.is_symlink()
 
 
-def test_linked_checkpoints_free_no_disk(out, scratch):
+def test_symlinked_checkpoints_do_not_count_as_freed_disk(out, scratch):
     (scratch / "optimizer.pt").write_bytes(bytes(2_000_000))
     settings = arguments(out, overwrite_output_dir=True)
     _, free = check_disk(settings, 1, 100, free=None)
@@ -173,7 +173,7 @@ def test_linked_checkpoints_free_no_disk(out, scratch):
 
 
 @pytest.mark.parametrize("denied", ["recipe.yaml", "SHA256SUMS"])
-def test_a_checkpoint_of_another_user_is_not_taken_for_damaged(denied, out, monkeypatch):
+def test_unreadable_checkpoint_of_another_user_is_not_damaged(denied, out, monkeypatch):
     make(out, 10, 20)
     path = out / "checkpoint-20" / denied
     original = builtins.open
@@ -212,7 +212,7 @@ def as_nobody(action):
         return file.read()
 
 
-def test_folders_of_another_user():
+def test_folders_of_another_user_are_errors():
     # Not tmp_path, into which nobody else may look.
     out = Path(tempfile.mkdtemp()) / "out"
     out.parent.chmod(0o755)
@@ -240,13 +240,13 @@ def test_folders_of_another_user():
 # The output folder
 
 
-def test_a_new_folder_is_made(out):
+def test_new_output_dir_is_created(out):
     assert prepare_output_dir(arguments(out / "deep" / "er"), keep=None) is None
     assert names(out / "deep" / "er") == []
 
 
-def test_training_goes_on_from_the_newest_complete_checkpoint(out):
-    """Mistakes 14 and 15: newest by step, whatever the times of change."""
+def test_newest_complete_checkpoint_is_resumed(out):
+    """transformers#35782 and #26961: newest by step, whatever the times of change."""
     make(out, 900, 1000)
     make(out, 1100, complete=False)
     os.utime(out / "checkpoint-1000", (1, 1))
@@ -257,7 +257,7 @@ def test_training_goes_on_from_the_newest_complete_checkpoint(out):
     assert names(out) == before
 
 
-def test_training_goes_on_from_the_checkpoint_asked_for(out):
+def test_requested_checkpoint_is_resumed(out):
     make(out, 10, 20)
     asked = str(out / "checkpoint-10")
     assert prepare_output_dir(arguments(out, resume_from_checkpoint=asked), keep=None) == out / "checkpoint-10"
@@ -265,14 +265,14 @@ def test_training_goes_on_from_the_checkpoint_asked_for(out):
 
 
 @pytest.mark.parametrize("resume", ["checkpoint-10", "elsewhere", "True"])
-def test_a_checkpoint_that_is_none(resume, out):
+def test_invalid_checkpoint_path_is_an_error(resume, out):
     make(out, 10, complete=False)
     resume = resume if resume == "True" else str(out / resume)
     with pytest.raises(UserError, match=r"--resume_from_checkpoint.* (is no checkpoint|holds no checkpoint)"):
         prepare_output_dir(arguments(out, resume_from_checkpoint=resume), keep=None)
 
 
-def test_starting_afresh_removes_checkpoints_and_nothing_else(out):
+def test_overwrite_output_dir_removes_checkpoints_only(out):
     """And not before all is ready: until then an error must not cost the earlier run."""
     make(out, 10, 20)
     (out / "model.safetensors").touch()
@@ -282,7 +282,7 @@ def test_starting_afresh_removes_checkpoints_and_nothing_else(out):
     assert names(out) == ["model.safetensors", "notes.txt"]
 
 
-def test_processes_look_at_a_folder_at_once(out):
+def test_processes_inspect_output_dir_at_the_same_time(out):
     """None takes the file that another one tries the folder with for an error of the disk."""
     make(out, 10)
     settings = arguments(out)
@@ -293,7 +293,7 @@ def test_processes_look_at_a_folder_at_once(out):
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
-def test_a_finished_model_is_not_overwritten(file, out):
+def test_finished_model_is_not_overwritten(file, out):
     make(out)
     (out / file).write_text("weights")
     with pytest.raises(UserError, match=r"holds a model already.*--overwrite_output_dir"):
@@ -312,9 +312,10 @@ def model_in(out):
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json")
 
 
+@pytest.mark.fsync
 @pytest.mark.parametrize("weights", [("model.safetensors",), SHARDS])
 @pytest.mark.parametrize("weights_before", [("model.safetensors",), ("pytorch_model.bin",), SHARDS])
-def test_a_model_is_the_one_before_none_or_the_new_one_wherever_it_is_killed(weights_before, weights, out, monkeypatch):
+def test_model_replaced_when_killed_is_old_none_or_new(weights_before, weights, out, monkeypatch):
     def write(folder, text, names):
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("config.json", "tokenizer.json", *names):
@@ -351,7 +352,7 @@ def test_a_model_is_the_one_before_none_or_the_new_one_wherever_it_is_killed(wei
     assert (before in found, None in found) == (True, True)
 
 
-def test_other_files_do_not_matter(out):
+def test_other_files_in_output_dir_are_ignored(out):
     make(out)
     (out / "config.json").write_text("{}")  # without weights, as a kill left it once
     assert prepare_output_dir(arguments(out), keep=None) is None
@@ -361,7 +362,7 @@ def test_other_files_do_not_matter(out):
 @pytest.mark.parametrize(
     ("kept", "overwrite"), [(".", False), (".", True), ("checkpoint-10/..", False), ("checkpoint-10", True)]
 )
-def test_the_model_to_start_from_is_not_overwritten(kept, overwrite, out):
+def test_initial_model_is_not_overwritten(kept, overwrite, out):
     """Nor deleted, when it is one of the checkpoints that --overwrite_output_dir removes."""
     make(out, 10, 20)
     with pytest.raises(UserError, match="the model to start from"):
@@ -369,7 +370,7 @@ def test_the_model_to_start_from_is_not_overwritten(kept, overwrite, out):
     assert steps_in(out) == [10, 20]
 
 
-def test_the_checkpoint_to_go_on_from_is_not_deleted(out):
+def test_resumed_checkpoint_is_not_deleted(out):
     """--overwrite_output_dir and --resume_from_checkpoint contradict each other."""
     make(out, 10, 20)
     settings = arguments(out, overwrite_output_dir=True, resume_from_checkpoint=str(out / "checkpoint-10"))
@@ -378,14 +379,14 @@ def test_the_checkpoint_to_go_on_from_is_not_deleted(out):
     assert steps_in(out) == [10, 20]
 
 
-def test_evaluation_keeps_everything(out):
+def test_evaluation_deletes_nothing(out):
     make(out, 10)
     settings = arguments(out, do_train=False, do_eval=True, overwrite_output_dir=True)
     assert prepare_output_dir(settings, keep=str(out)) is None
     assert steps_in(out) == [10]
 
 
-def test_a_folder_that_cannot_be_written_to(tmp_path):
+def test_unwritable_output_dir_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--output_dir .*file/out cannot be written to"):
         prepare_output_dir(arguments(tmp_path / "file" / "out"), keep=None)
@@ -415,8 +416,9 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
         (2, 100, 80, [80, 100, 1000]),
     ],
 )
-def test_pruning(keep, newest, best, left, out):
-    """Mistake 15: by step and not by time of change, the newest and the best never, nor an earlier run's leftovers."""
+def test_prune_keeps_the_newest_and_the_best(keep, newest, best, left, out):
+    """transformers#26961: by step and not by time of change, the newest and the best never, nor an earlier run's
+    leftovers."""
     make(out, 80, 90, 100, 1000)
     make(out, 85, complete=False)
     for time, step in enumerate((1000, 100, 90, 80)):
@@ -428,7 +430,7 @@ def test_pruning(keep, newest, best, left, out):
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
 @pytest.mark.parametrize("best", [None, 5, 20])
-def test_pruning_while_training(keep, best, out):
+def test_training_prunes_checkpoints(keep, best, out):
     """After each save the newest and the best are there, and never more than were asked for, or those two."""
     for step in range(5, 50, 5):
         make(out, step)
@@ -455,7 +457,7 @@ WEIGHTS = 4000  # bytes of 1,000 parameters
         ({"save_strategy": "no"}, 2, WEIGHTS, WEIGHTS),
     ],
 )
-def test_disk(settings, keep, least, enough, out, caplog):
+def test_check_disk_warns_or_refuses_by_free_space(settings, keep, least, enough, out, caplog):
     """A checkpoint is three times the weights, and one more than is kept is written before the oldest goes."""
     training_args = arguments(out, **settings)
     with pytest.raises(UserError, match=f"--output_dir {out}: .* of disk are free"):
@@ -466,14 +468,14 @@ def test_disk(settings, keep, least, enough, out, caplog):
         assert ("DISK: " in caplog.text) == (free < enough)
 
 
-def test_the_disk_is_asked_without_a_number(out):
+def test_check_disk_asks_the_system_by_default(out):
     out.mkdir()
     check_disk(arguments(out), 2, 1000)
     with pytest.raises(UserError, match=r"a checkpoint and the model take about 16000000\.00 GB"):
         check_disk(arguments(out), 2, 10**15)
 
 
-def test_checkpoints_that_will_be_removed_make_room(out, monkeypatch):
+def test_pruned_checkpoints_count_as_free_disk(out, monkeypatch):
     """Two of 8 KB, and 11 KB of free disk."""
     make(out, 10, 20)
     for step in (10, 20):

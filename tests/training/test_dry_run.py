@@ -103,7 +103,7 @@ def steps_of(text: str) -> list[int]:
     ],
     ids=str,
 )
-def test_steps_and_tokens_are_those_of_the_run(argv, dry_run, script, out):
+def test_dry_run_steps_and_tokens_equal_the_run(argv, dry_run, script, out):
     steps, steps_an_epoch, tokens = steps_of(dry_run(*argv)["Steps"])
     code, printed, errors = script(*argv, "--save_strategy", "no", "--logging_strategy", "epoch")
     assert code == 0, errors
@@ -119,7 +119,7 @@ def test_steps_and_tokens_are_those_of_the_run(argv, dry_run, script, out):
         assert trained == epochs * tokens
 
 
-def test_memory_of_weights_gradients_and_adam_is_counted_by_hand(dry_run, checkpoint, reckoned):
+def test_estimated_memory_of_weights_gradients_and_adam(dry_run, checkpoint, reckoned):
     """BERT of 2 layers of 16, feed-forward 32, 500 words, 66 positions, with buffers of position and segment ids."""
     layer = 4 * (16 * 16 + 16) + (16 * 32 + 32) + (32 * 16 + 16) + 2 * (16 + 16)
     weights = (500 + 66 + 2) * 16 + 2 * 16 + 2 * layer + (16 * 16 + 16) + 2 * 16 + 500
@@ -142,14 +142,14 @@ def test_memory_of_weights_gradients_and_adam_is_counted_by_hand(dry_run, checkp
     ],
     ids=str,
 )
-def test_memory_of_other_optimizers_and_weights(flags, a_weight, values, dry_run, reckoned):
+def test_estimated_memory_of_other_optimizers_and_dtypes(flags, a_weight, values, dry_run, reckoned):
     dry_run(*flags)
     (memory,) = reckoned
     assert memory.gradients == a_weight * 14_372
     assert memory.optimizer == round(memory.gradients * values)
 
 
-def test_gradients_of_several_processes_have_buffers(dry_run, reckoned, monkeypatch):
+def test_estimated_memory_counts_ddp_buckets(dry_run, reckoned, monkeypatch):
     trainer_args = {"gradients": 100, "world_size": 2}
     trainer = SimpleNamespace(
         model=nn.Linear(5, 5, bias=False), args=SimpleNamespace(world_size=trainer_args["world_size"])
@@ -158,7 +158,7 @@ def test_gradients_of_several_processes_have_buffers(dry_run, reckoned, monkeypa
     assert memory.without_batch(trainer) == Memory(weights=100, gradients=200, optimizer=200)
 
 
-def test_an_optimizer_that_takes_no_matrix_is_reckoned_as_adam(monkeypatch):
+def test_unknown_optimizer_memory_is_estimated_as_adam(monkeypatch):
     def refuse(*_):
         raise ValueError("it wants a whole model")
 
@@ -170,7 +170,7 @@ def test_an_optimizer_that_takes_no_matrix_is_reckoned_as_adam(monkeypatch):
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_activations_are_what_the_graph_keeps_once(count):
+def test_estimated_activations_count_saved_tensors_once(count):
     """Of linear, ReLU, linear: the input, and the ReLU's output, which two operations keep; no weights or buffers."""
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     model.register_buffer("scale", torch.ones(2))
@@ -187,7 +187,7 @@ def test_activations_are_what_the_graph_keeps_once(count):
     assert saved_for_backward(trainer, [{}] * count) == count * 4 * (4 + 8)
 
 
-def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(dry_run, reckoned):
+def test_estimated_activations_grow_with_batch_and_shrink_with_checkpointing(dry_run, reckoned):
     for flags in (["--per_device_train_batch_size", 4], [], ["--gradient_checkpointing"]):
         dry_run(*flags)
     small, whole, checkpointed = (memory.activations for memory in reckoned)
@@ -195,7 +195,7 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing(dry_run, 
     assert checkpointed < 0.5 * whole
 
 
-def test_the_recipe_is_printed_as_the_run_writes_it(script, out, tmp_path):
+def test_recipe_is_printed_as_the_run_writes_it(script, out, tmp_path):
     _, printed, _ = script("--dry_run", "--max_steps", 2, "--token", "a-secret-token", "--learning_rate", "1e-4")
     script("--max_steps", 2, "--learning_rate", "1e-4")
     assert recipe_in(printed) == (out / "recipe.yaml").read_text().rstrip()
@@ -203,7 +203,7 @@ def test_the_recipe_is_printed_as_the_run_writes_it(script, out, tmp_path):
     assert "dry_run" not in recipe_in(printed)
 
 
-def test_time_disk_and_cache_are_told(dry_run, out, tmp_path):
+def test_dry_run_reports_time_disk_and_cache(dry_run, out, tmp_path):
     told = dry_run("--max_steps", 10, "--do_eval", "--cache_dir", tmp_path / "cache")
     assert re.fullmatch(r"about \S+ (s|minutes|hours|days), without evaluating and saving", told["Time"])
     assert re.fullmatch(r"at most about \S+ s each", told["Evaluation"])
@@ -216,7 +216,7 @@ def test_time_disk_and_cache_are_told(dry_run, out, tmp_path):
     assert "8 examples of up to 32 tokens" in told["Longest batch"]
 
 
-def test_a_run_that_goes_on_is_told_from_where(dry_run, script, out):
+def test_dry_run_reports_the_resumed_checkpoint(dry_run, script, out):
     assert script("--max_steps", 4, "--save_steps", 2)[0] == 0
     told = dry_run("--max_steps", 4)
     assert told["Steps"].endswith(f"; going on from step 4, {out / 'checkpoint-4'}")
@@ -224,7 +224,7 @@ def test_a_run_that_goes_on_is_told_from_where(dry_run, script, out):
     assert "going on" not in dry_run("--max_steps", 4, "--overwrite_output_dir")["Steps"]
 
 
-def test_a_stream_is_tried_with_examples_as_long_as_can_be(dry_run, tmp_path, monkeypatch):
+def test_dry_run_of_a_stream_uses_full_length_examples(dry_run, tmp_path, monkeypatch):
     sizes = []
     compute_loss = PretrainingTrainer.compute_loss
 
@@ -242,7 +242,7 @@ def test_a_stream_is_tried_with_examples_as_long_as_can_be(dry_run, tmp_path, mo
     assert max(sizes) == (8, 32)
 
 
-def test_evaluation_alone_and_other_scripts(
+def test_dry_run_of_evaluation_and_other_scripts(
     run_nsp_script, run_pretraining_script, run_mlm_script, pair_checkpoint, out
 ):
     common = ("--model_name_or_path", pair_checkpoint("bert"), "--max_seq_length", 32, "--output_dir", out, "--dry_run")
@@ -313,7 +313,7 @@ def shape_of(batch, widths=Padding(multiple=4, longest=62).padded_lengths):  # n
     return len(batch), int(widths(np.array([len(example["input_ids"]) for example in batch]).max()))
 
 
-def test_the_longest_batch_is_found_among_all(batches):
+def test_dry_run_finds_the_longest_batch(batches):
     shapes = [shape_of([batches.examples[key] for key in keys]) for keys in all_keys(batches)]
     assert shapes == list(zip(*map(np.ndarray.tolist, sizes_of(batches)), strict=True))
     found = [shape_of(batch) for batch in longest_batches(batches)]
@@ -324,7 +324,7 @@ def test_the_longest_batch_is_found_among_all(batches):
         assert len(batch[0]["input_ids"]) == max(len(example["input_ids"]) for example in batch)
 
 
-def test_a_batch_is_what_the_run_would_take(batches):
+def test_dry_run_batch_equals_a_batch_of_the_run(batches):
     for number, keys in enumerate(all_keys(batches)):
         assert {example["example"] for example in examples_of(batches, number)} == {key[1] for key in keys}
 
@@ -335,7 +335,7 @@ def thirds(sizes):
     return [part.min() for part in parts], [part.max() for part in parts]
 
 
-def test_ordinary_batches_are_spread(batches):
+def test_dry_run_samples_batches_over_the_epoch(batches):
     places = sorted(np.prod(shape_of(batch)) for batch in ordinary_batches(batches))
     assert len(places) == 3
     counts, widths = sizes_of(batches)
@@ -344,7 +344,7 @@ def test_ordinary_batches_are_spread(batches):
     )
 
 
-def test_an_example_is_repeated_to_a_length():
+def test_dry_run_repeats_an_example_to_a_length():
     example = {"input_ids": np.array([2, 7, 3]), "word_starts": np.array([True, False, True]), "example": 5, "epoch": 0}
     longer = lengthen(example, 7)
     assert longer["input_ids"].tolist() == [2, 7, 3, 2, 7, 3, 2]
@@ -369,7 +369,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_the_error_of_the_run_is_met_by_the_dry_run(name, script, monkeypatch, out):
+def test_dry_run_meets_the_errors_of_the_run(name, script, monkeypatch, out):
     if name == "disk":
         monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10, 10, 0))
     if name == "processes":
@@ -396,7 +396,7 @@ def test_the_error_of_the_run_is_met_by_the_dry_run(name, script, monkeypatch, o
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory."), "DefaultCPUAllocator: can't allocate memory"]
 )
-def test_out_of_memory_is_one_line_with_the_cure(error, flags, cure, script, out, monkeypatch):
+def test_out_of_memory_is_one_line_with_remedy(error, flags, cure, script, out, monkeypatch):
     def fail(*_, **__):
         raise error if isinstance(error, Exception) else RuntimeError(error)
 
@@ -406,7 +406,7 @@ def test_out_of_memory_is_one_line_with_the_cure(error, flags, cure, script, out
     assert not out.exists()
 
 
-def test_a_batch_size_is_found_as_the_run_finds_it(dry_run, monkeypatch):
+def test_dry_run_finds_the_batch_size_of_the_run(dry_run, monkeypatch):
     step = PretrainingTrainer.training_step
 
     def with_little_memory(self, model, inputs, *args, **kwargs):
@@ -428,14 +428,14 @@ def ending(script, *argv):
         return repr(error)
 
 
-def test_a_checkpoint_that_cannot_be_gone_on_from_is_met(script, out):
+def test_dry_run_meets_an_unresumable_checkpoint(script, out):
     assert script("--max_steps", 2, "--save_steps", 1)[0] == 0
     (out / "checkpoint-2" / "model.safetensors").write_bytes(b"broken")
     ends = [ending(script, "--max_steps", 4, *flags) for flags in (["--dry_run"], [])]
     assert ends[0] == ends[1] != 0
 
 
-def test_other_errors_are_not_taken_for_memory(script, monkeypatch):
+def test_other_errors_are_not_taken_for_out_of_memory(script, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a bug")
 
@@ -444,7 +444,7 @@ def test_other_errors_are_not_taken_for_memory(script, monkeypatch):
         script("--dry_run")
 
 
-def test_too_large_a_batch_is_refused_before_it_is_tried(script, monkeypatch, reckoned):
+def test_batch_beyond_memory_is_refused_before_the_trial(script, monkeypatch, reckoned):
     """On a CPU, the attempt would end in the process being killed."""
     sizes = []
     compute_loss = PretrainingTrainer.compute_loss
@@ -468,7 +468,7 @@ def test_too_large_a_batch_is_refused_before_it_is_tried(script, monkeypatch, re
     assert sizes == [1, 2]
 
 
-def test_what_is_free_counts(script, monkeypatch, reckoned):
+def test_dry_run_compares_its_estimate_with_free_memory(script, monkeypatch, reckoned):
     assert script("--dry_run")[0] == 0
     for room, code in ((reckoned[0].total, 0), (reckoned[0].total - 1, 2)):
         monkeypatch.setattr(dry_run_module, "room_for_training", lambda device, room=room: room)
@@ -476,7 +476,7 @@ def test_what_is_free_counts(script, monkeypatch, reckoned):
         assert script("--dry_run")[0] == code
 
 
-def test_weights_that_are_shared_out_are_refused(script, monkeypatch):
+def test_sharded_weights_are_refused_by_dry_run(script, monkeypatch):
     original = dry_run_module.dry_run
 
     def share_out(trainer, *args):
@@ -492,7 +492,7 @@ def test_weights_that_are_shared_out_are_refused(script, monkeypatch):
 # What is left behind
 
 
-def test_nothing_is_left_where_nothing_was(script, tmp_path):
+def test_dry_run_leaves_no_files(script, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     code, printed, _ = script("--dry_run", "--do_eval", "--max_steps", 3, "--output_dir", tmp_path / "new" / "folder")
     assert code == 0
@@ -501,7 +501,7 @@ def test_nothing_is_left_where_nothing_was(script, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [[], ["--overwrite_output_dir"], ["--train_file", "nowhere.txt"]], ids=str)
-def test_what_is_there_stays_as_it_was(flags, script, checkpoint, out, tmp_path):
+def test_dry_run_changes_no_files(flags, script, checkpoint, out, tmp_path):
     assert script("--max_steps", 2, "--save_steps", 1)[0] == 0
     (out / "notes.txt").write_text("mine")
     before, model = snapshot(out), load_file(f"{checkpoint('bert')}/model.safetensors")
@@ -511,7 +511,7 @@ def test_what_is_there_stays_as_it_was(flags, script, checkpoint, out, tmp_path)
     assert all(torch.equal(model[name], after[name]) for name in model)
 
 
-def test_only_new_and_empty_folders_are_removed(tmp_path):
+def test_dry_run_removes_only_new_empty_folders(tmp_path):
     (tmp_path / "old").mkdir()
     for kept in (None, "old/new/notes.txt", "old/new/deep/notes.txt"):
         with without_new_folders(str(tmp_path / "old" / "new" / "deep")):
@@ -524,7 +524,7 @@ def test_only_new_and_empty_folders_are_removed(tmp_path):
         shutil.rmtree(tmp_path / "old" / "new", ignore_errors=True)
 
 
-def test_the_hub_is_not_written_to(dry_run, monkeypatch):
+def test_dry_run_does_not_write_to_the_hub(dry_run, monkeypatch):
     monkeypatch.setattr(PretrainingTrainer, "init_hf_repo", lambda self: pytest.fail("a repository is made"))
     assert dry_run("--push_to_hub")["Hub"].startswith("not tried")
 
@@ -554,7 +554,7 @@ GPU = [
 
 
 @pytest.mark.parametrize("flags", [GPU, ["--fp16", "--fp16_full_eval", "--tf32", "true"]], ids=["bf16", "fp16"])
-def test_what_a_cpu_prepares_with_a_recipe_for_a_gpu_is_used_by_the_run(flags, scratch, out, tmp_path, monkeypatch):
+def test_corpus_prepared_on_a_cpu_is_used_on_a_gpu(flags, scratch, out, tmp_path, monkeypatch):
     for name in ("make_model", "make_trainer"):
         monkeypatch.setattr(training, name, lambda *_: pytest.fail("a model is loaded"))
     code, printed, errors = scratch("--prepare_only", *flags, "--output_dir", out)
@@ -579,7 +579,7 @@ def test_what_a_cpu_prepares_with_a_recipe_for_a_gpu_is_used_by_the_run(flags, s
     assert folders.items() <= snapshot(tmp_path / "cache").items()
 
 
-def test_preparing_neither_looks_at_checkpoints_nor_touches_them(scratch, out):
+def test_prepare_only_ignores_checkpoints(scratch, out):
     (out / "checkpoint-5").mkdir(parents=True)
     (out / "checkpoint-5" / "trainer_state.json").write_text("broken")
     (out / "config.json").write_text("{}")
@@ -588,7 +588,7 @@ def test_preparing_neither_looks_at_checkpoints_nor_touches_them(scratch, out):
     assert snapshot(out) == before
 
 
-def test_every_script_prepares(run_nsp_script, run_pretraining_script, pair_checkpoint, out, monkeypatch):
+def test_prepare_only_works_in_every_script(run_nsp_script, run_pretraining_script, pair_checkpoint, out, monkeypatch):
     for script in (run_nsp_script, run_pretraining_script):
         code, printed, errors = script(
             "--model_name_or_path", pair_checkpoint("bert"), "--train_file", SAMPLE, "--max_seq_length", 32,
@@ -603,7 +603,7 @@ def parse(*argv):
     return parser.parse(["--train_file", "text.txt", *argv], parser.settings_of(run_mlm.main))
 
 
-def test_flags_that_do_not_go_together():
+def test_conflicting_flags_are_errors():
     least = ("--model_type", "bert", "--do_train", "--max_steps", "5")
     with pytest.raises(UserError, match="--prepare_only has nothing to prepare of a stream"):
         parse(*least, "--prepare_only", "--streaming")

@@ -27,7 +27,7 @@ def meter():
     return ThroughputMeter(Flops(1000, 100, 10, 1), 1000.0, CPU)
 
 
-def test_figures_of_given_batches(meter):
+def test_throughput_of_given_batches(meter):
     """Lengths 4 and 2 in rows of 4, then 3 in one of 8, and 5 labels: 9 tokens of 16 places, squares 16 + 4 + 9."""
     accelerator = Accelerator(cpu=True)
     meter.add(batch_of([4, 2], 4, labels=3))
@@ -39,7 +39,7 @@ def test_figures_of_given_batches(meter):
     assert figures == {"tokens_per_second": 4.5, "non_padding_fraction": 0.5625, "mfu": round(12_585 / 2 / 1000, 4)}
 
 
-def test_figures_are_those_since_the_last_ones(meter):
+def test_throughput_covers_the_steps_since_the_last_log(meter):
     accelerator = Accelerator(cpu=True)
     meter.add(batch_of([4, 2], 4, labels=3))
     meter.since_last(accelerator, 2.0)
@@ -49,26 +49,26 @@ def test_figures_are_those_since_the_last_ones(meter):
     assert meter.totals(accelerator).tolist() == [5, 14, 9, 23, 3]
 
 
-def test_the_peak_is_that_of_all_processes(meter):
+def test_mfu_is_relative_to_all_processes(meter):
     one, four = (meter.rates(np.array([3, 16, 9, 29, 5]), 2.0, processes) for processes in (1, 4))
     assert one["mfu"] == pytest.approx(6.2925)
     assert four["mfu"] == pytest.approx(1.5731)
     assert one["tokens_per_second"] == four["tokens_per_second"] == 4.5
 
 
-def test_batches_without_labels_have_none(meter):
+def test_throughput_of_batches_without_labels(meter):
     meter.add(batch_of([4, 2], 4))
     assert meter.totals(Accelerator(cpu=True)).tolist() == [2, 8, 6, 20, 0]
 
 
-def test_without_a_count_of_operations_there_is_no_share_of_the_peak():
+def test_mfu_is_absent_without_flops():
     meter = ThroughputMeter(None, math.nan, CPU)
     meter.add(batch_of([4, 4], 4, labels=1))
     figures = meter.since_last(Accelerator(cpu=True), 0.5)
     assert figures == {"tokens_per_second": 16.0, "non_padding_fraction": 1.0}
 
 
-def test_the_meter_asks_the_device_for_nothing():
+def test_throughput_does_not_synchronise_the_device():
     """On the meta device there are no values to ask for."""
     meta = torch.device("meta")
     meter = ThroughputMeter(None, 1.0, meta)
