@@ -22,9 +22,8 @@ from cloze.data.mlm import cut_up
 from cloze.data.nsp import draw_from
 from cloze.data.pairs import IS_NEXT, IS_RANDOM, PairSettings, PairTemplate
 from cloze.data.samplers import BatchSettings
-from cloze.data.shards import deal
 from cloze.data.splits import make_chunk
-from cloze.data.streaming import Document, StreamedBatches, StreamedExamples, cut_chunks
+from cloze.data.streaming import Document, StreamedBatches, StreamedExamples, cut_chunks, deal
 from cloze.errors import UserError
 from cloze.text.corpus import FileCorpus, HubCorpus
 from cloze.tokenization.encoding import Encoded, own_encoder
