@@ -110,7 +110,7 @@ def try_training(trainer: PretrainingTrainer, context: RunContext, batch_size: i
 
 def sizes_of(batches: ResumableBatchSampler) -> tuple[np.ndarray, np.ndarray]:
     """How many examples each batch has, and how wide it is, both [batches]."""
-    widths = batches.widths(batches.examples.lengths(batches.epoch))[batches.order]
+    widths = batches.padded_lengths(batches.examples.lengths(batches.epoch))[batches.order]
     # What lies between two batches that do not follow one another is reduced as well, and left out.
     widest = np.maximum.reduceat(np.append(widths, 0), batches.spans.ravel())[::2]
     return np.diff(batches.spans)[:, 0], widest

@@ -192,7 +192,7 @@ class ResumableTrainer(SavingTrainer):
     def _steps_left(self, epochs: float) -> int:
         """Return the steps from the checkpoint to the end of these epochs, by the steps of the first one."""
         self.batches.set_epoch(self.progress.epoch, self.progress.past)
-        left = (epochs - self.progress.epoch - self.batches.share(0)) * self.steps_in_epoch
+        left = (epochs - self.progress.epoch - self.batches.fraction_done(0)) * self.steps_in_epoch
         return max(math.ceil(round(left, 6)), 0)
 
     def _init_training_state(self, max_steps, *args, **kwargs):
@@ -288,7 +288,7 @@ class ResumableTrainer(SavingTrainer):
         self.stretch_begun = self.state.global_step
         if self.stream is None:
             self.batches.set_epoch(kwargs["epoch"], progress.past if progress and first else ())
-            steps, batches = self.batches.num_steps - self.batches.begun, len(self.batches)
+            steps, batches = self.batches.num_steps - self.batches.steps_done, len(self.batches)
         else:
             steps = self.state.max_steps - self.state.global_step
             batches = steps * self.args.gradient_accumulation_steps
@@ -299,8 +299,8 @@ class ResumableTrainer(SavingTrainer):
             self.state.epoch = self.stop_callback.share(self.state)
         elif self.state.global_step > self.stretch_begun:
             steps = self.state.global_step - self.stretch_begun
-            self.state.epoch = self.batches.epoch + self.batches.share(steps)
-            if self.args.logging_strategy == IntervalStrategy.EPOCH and not self.batches.after(steps)[1]:
+            self.state.epoch = self.batches.epoch + self.batches.fraction_done(steps)
+            if self.args.logging_strategy == IntervalStrategy.EPOCH and not self.batches.position_after(steps)[1]:
                 # Before the epoch's last step is saved: resumed from there, its log would be missed.
                 self.control.should_log = True
         super()._maybe_log_save_evaluate(*args, **kwargs)
@@ -324,7 +324,7 @@ class ResumableTrainer(SavingTrainer):
         sums = torch.cat([self._tr_loss.view(1), self.running.flatten()])
         epoch, past, streams = 0, [], None
         if self.stream is None:
-            epoch, past = self.batches.after(self.state.global_step - self.stretch_begun)
+            epoch, past = self.batches.position_after(self.state.global_step - self.stretch_begun)
         else:
             turn = self.batches_taken % len(self.states)
             streams = gather_object([self.states[turn:] + self.states[:turn]])

@@ -303,7 +303,7 @@ def batches(request):
 def all_keys(batches):
     """What is in the batches of all processes, which take them in turn."""
     ranks = [
-        ResumableBatchSampler(batches.examples, batches.settings, batches.widths, batches.seed, rank)
+        ResumableBatchSampler(batches.examples, batches.settings, batches.padded_lengths, batches.seed, rank)
         for rank in range(batches.settings.processes)
     ]
     return [keys for turn in zip(*ranks, strict=True) for keys in turn]
