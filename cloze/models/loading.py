@@ -31,8 +31,8 @@ from cloze.models.sparse_prediction import quiet
 from cloze.models.vocabulary import NewToken, resize_vocabulary
 from cloze.models.weights import load_weights, shorten
 from cloze.objectives.tasks import Task
+from cloze.system.storage import gigabytes
 from cloze.tokenization.training import required_vocab_size
-from cloze.training.checkpoints import gigabytes
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,4 @@
-"""What ends training early, agreed on by all processes at the same step: signals, the time at hand, losses that are no
-numbers."""
+"""Callbacks of training: what ends it early, agreed on by all processes at the same step, and what resumes it."""
 
 import logging
 import math
@@ -7,14 +6,18 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import IntervalStrategy
 
 from cloze.errors import UserError
 from cloze.system.signals import exit_code, exit_immediately
+from cloze.training.run_length import restore_hyperparameters
 
 logger = logging.getLogger(__name__)
 
@@ -146,3 +149,94 @@ class StopCallback(TrainerCallback):
 
     def on_prediction_step(self, args, state, control, **kwargs):
         self.end_if_stopped()
+
+
+class ResumeCallback(TrainerCallback):
+    """Takes up a run at its checkpoint, and lets the train stream say where epochs end.
+
+    For the Trainer, a run is one epoch (see ``PretrainingTrainer.set_initial_training_values``).
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.ended = trainer, True
+
+    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
+        trainer, progress = self.trainer, self.trainer.progress
+        state.num_train_epochs = trainer.num_epochs
+        # A checkpoint's state brings its own intervals, and the Trainer keeps those.
+        state.compute_steps(args, state.max_steps)
+        trainer.start_sums()
+        self.ended = True
+        if progress is None:
+            return
+        for callback in filter(lambda each: isinstance(each, ExportableState), trainer.callback_handler.callbacks):
+            # The Trainer saves the states of those alone that the checkpoint knows.
+            state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+        self._restore_best_evaluation(args, state)
+        restore_hyperparameters(optimizer, lr_scheduler, trainer)
+        if progress.evaluation_due:
+            self._evaluate(state, control)
+        if (
+            state.global_step >= state.max_steps
+            or trainer.stopped_early
+            or trainer.stop_callback.time_is_up(progress.seconds)
+        ):
+            control.should_training_stop = True
+        else:
+            # Beside the logs, for those who read them: trackers count their own steps.
+            state.log_history.append({"step": progress.step, "epoch": state.epoch, "resumed": True})
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.started, self.trainer.evaluation_seconds = time.monotonic(), 0.0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        stream, is_last = self.trainer.stream, state.global_step >= state.max_steps
+        state.epoch = self.trainer.stop_callback.share(state) if stream.epoch is None else stream.epoch
+        self.ended = stream.ends_epoch or is_last
+        if self.ended:
+            # A run ends with its loss, whatever the logging steps.
+            control.should_log |= is_last or args.logging_strategy == IntervalStrategy.EPOCH
+            control.should_evaluate |= args.eval_strategy == IntervalStrategy.EPOCH and args.eval_delay <= state.epoch
+            control.should_save |= args.save_strategy == IntervalStrategy.EPOCH
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        logging.getLogger(Trainer.__module__).disabled = False
+        if self.ended:
+            # The Trainer's own epoch is the run, whose last step has seen to all.
+            control.should_log = control.should_evaluate = control.should_save = False
+
+    def _restore_best_evaluation(self, args, state) -> None:
+        """Restore early stopping, or forget the best evaluation so far where later ones cannot be compared with it."""
+        early_stopping = self.trainer.early_stopping
+        saved = state.stateful_callbacks.get(type(early_stopping).__name__)
+        if self._metric_changed(args, state) or self._validation_changed(state):
+            logger.warning(
+                "CHANGED: the best evaluation before is not by %s of the same text: left out",
+                args.metric_for_best_model,
+            )
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+        elif early_stopping is not None:
+            # Not by restore_callback_states_from_checkpoint, which would bring the patience of before, too.
+            vars(early_stopping).update(saved["attributes"])
+
+    def _metric_changed(self, args, state) -> bool:
+        """Return whether the checkpoint's best value is none that the metric had in an evaluation before."""
+        metric, best = args.metric_for_best_model, state.best_metric
+        if metric is None or best is None:
+            return False
+        return all(entry.get(f"eval_{metric.removeprefix('eval_')}") != best for entry in state.log_history)
+
+    def _validation_changed(self, state) -> bool:
+        """Return whether the checkpoint's best value is of another validation text."""
+        texts, texts_before = self.trainer.texts, self.trainer.progress.texts
+        if state.best_metric is None or None in (texts, texts_before):
+            return False
+        return None not in (before := texts_before[1], now := texts[1]) and before != now
+
+    def _evaluate(self, state, control) -> None:
+        """Evaluate as the Trainer does after a step, for the best model and the learning rate."""
+        control.should_evaluate = True
+        # Private: public hooks evaluate after a step, and none is taken.
+        self.trainer._maybe_log_save_evaluate(None, None, self.trainer.model, None, state.epoch, None, None)
+        if state.best_global_step == state.global_step:
+            state.best_model_checkpoint = str(Path(self.trainer.args.output_dir) / f"checkpoint-{state.global_step}")

@@ -32,8 +32,8 @@ from cloze.text.corpus import Corpus, find_change, find_corpora, log_columns
 from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.token_cache import cache_folder
 from cloze.tokenization.training import ensure_template, train_tokenizer
-from cloze.training.checkpoints import prepare_output_dir
-from cloze.training.progress import Progress
+from cloze.training.checkpoints import Progress
+from cloze.training.output_dir import prepare_output_dir
 
 logger = logging.getLogger(__name__)
 

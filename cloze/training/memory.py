@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import psutil
 import torch
+from accelerate.utils import send_to_device
 from accelerate.utils.memory import should_reduce_batch_size
 
 from cloze.errors import UserError
-from cloze.training.checkpoints import gigabytes
+from cloze.system.storage import gigabytes
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
@@ -96,8 +97,8 @@ def saved_for_backward(trainer: PretrainingTrainer, batch: Sequence[dict]) -> in
 
 def to_device(trainer: PretrainingTrainer, batch: Sequence[dict]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """What the model is given of a batch, and how much there is to predict in it, [objectives]."""
-    inputs = trainer._prepare_inputs(trainer.data_collator(list(batch)))
-    return inputs, trainer._get_num_items_in_batch([inputs], trainer.args.device)
+    inputs = send_to_device(trainer.data_collator(list(batch)), trainer.args.device)
+    return inputs, trainer.count_targets([inputs])
 
 
 def room_for_training(device: torch.device) -> int:

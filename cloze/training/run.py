@@ -19,7 +19,7 @@ from cloze.reporting.model_card import CURVES
 from cloze.system.signals import SIGNALS, handled, ignore_signals
 from cloze.training import checkpoints
 from cloze.training.context import RunContext, make_collator, on_first_process, padding_of
-from cloze.training.progress import Progress
+from cloze.training.output_dir import can_resume, check_disk
 from cloze.training.run_length import length_of
 from cloze.training.throughput import count_flops
 from cloze.training.trackers import guard_trackers
@@ -34,7 +34,7 @@ def make_trainer(context: RunContext, model: PreTrainedModel, sets: DatasetSplit
         predict_masked_positions(model, MASKED_TOKENS.logits, context.max_seq_length)
     progress = length_before = None
     if context.checkpoint is not None:
-        progress = Progress.read(context.checkpoint)
+        progress = checkpoints.Progress.read(context.checkpoint)
         recipe = (context.checkpoint / checkpoints.RECIPE).read_text(encoding="utf-8")
         length_before = length_of(settings_in(recipe))
     return PretrainingTrainer(
@@ -58,7 +58,7 @@ def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
     """Train and evaluate as the trainer's arguments say, save the model and upstream's files, return all metrics."""
     args, metrics = trainer.args, {}
     if args.do_train:
-        checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
+        check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
     recipe = Path(args.output_dir) / checkpoints.RECIPE
     if trainer.is_world_process_zero() and (args.do_train or not recipe.exists()):
         with checkpoints.writing(recipe, len(context.recipe)):
@@ -129,7 +129,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
         checkpoints.remove_all(args.output_dir)
     progress = trainer.progress
     # The metrics of the model as it was show what training brought; a resumed run has them in its state.
-    args.eval_on_start = args.do_eval and (progress is None or progress.evaluation_due)
+    args.eval_on_start = args.do_eval and progress is None
     first = 0 if progress is None else progress.step
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.stopped_early and trainer.state.global_step < trainer.state.max_steps:
@@ -150,7 +150,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
         logger.info("Nothing is left to train: %s is at the last step", checkpoint)
         return unreported_metrics(trainer, whole)
     counts = trainer.meter.totals(trainer.accelerator)
-    seconds = time.monotonic() - trainer.begun - trainer.evaluation_seconds
+    seconds = time.monotonic() - trainer.started - trainer.evaluation_seconds
     meters = trainer.meter.figures(counts, seconds, args.world_size)
     meters = {f"train_{name}": value for name, value in meters.items()}
     metrics = result.metrics | whole | {"train_tokens": int(counts[2])} | meters
@@ -161,7 +161,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
 def end_if_stopped(trainer: PretrainingTrainer) -> None:
     """End the run if a signal came after the last step; where running again would lose that, go on to the end."""
     stop_callback = trainer.stop_callback
-    stop_callback.to_the_end = not on_first_process(partial(checkpoints.can_resume, trainer.args))
+    stop_callback.to_the_end = not on_first_process(partial(can_resume, trainer.args))
     stop_callback.end_if_stopped(
         "Stopped by a signal after the last step, the model is saved: run it again for what is left"
     )
