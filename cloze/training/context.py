@@ -170,14 +170,12 @@ def start_process(data_args: DataArguments, training_args: TrainingArguments) ->
     if training_args.disable_tqdm:
         disable_progress_bar()
         datasets.disable_progress_bars()
-    if training_args.n_gpu > 1:
-        # DataParallel, which the Trainer would take, scatters the flat positions of masked tokens in the wrong way.
+    if training_args.visible_gpus > 1:
         logger.warning(
             "ONE GPU: %d are there, and a process uses one: start with accelerate launch --num_processes %d to use all",
-            training_args.n_gpu,
-            training_args.n_gpu,
+            training_args.visible_gpus,
+            training_args.visible_gpus,
         )
-        training_args._n_gpu = 1
     if data_args.preprocessing_num_workers:
         os.environ["RAYON_NUM_THREADS"] = str(data_args.preprocessing_num_workers)
 

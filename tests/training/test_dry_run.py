@@ -179,8 +179,7 @@ def test_activations_are_what_the_graph_keeps_once(count):
         accelerator=SimpleNamespace(autocast=nullcontext),
         args=SimpleNamespace(device="cpu"),
         data_collator=lambda examples: {"x": torch.ones(len(examples), 4)},
-        _prepare_inputs=lambda inputs: inputs,
-        _get_num_items_in_batch=lambda batches, device: None,
+        count_targets=lambda batches: None,
         compute_loss=lambda model, inputs, num_items_in_batch: (model(inputs["x"]) * model.scale).sum(),
     )
     # The product with the buffer keeps that alone, as it needs no gradient.
