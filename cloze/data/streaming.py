@@ -143,7 +143,7 @@ class StreamedBatches(IterableDataset):
 
     Args:
         examples: what to stream.
-        settings: how the batches of one process are made; accumulation and processes have no say in it.
+        settings: how batches are made; those of one process do not depend on accumulation and processes.
         padded_lengths: of lengths, how long a batch is padded whose longest example is of that length.
         seed: of the order, and of pairs.
         rank: the number of this process, of ``processes``.
@@ -167,7 +167,8 @@ class StreamedBatches(IterableDataset):
         workers: int = 0,
         states: list[list[State]] | None = None,
     ):
-        self.examples, self.settings, self.padded_lengths, self.seed = examples, settings, padded_lengths, seed
+        self.examples, self.padded_lengths, self.seed = examples, padded_lengths, seed
+        self.settings = replace(settings, accumulation=1, processes=1, drop_last=False)
         self.parts = processes * max(workers, 1)
         self.states = redistribute(states, processes, workers)[rank]
         shards = examples.corpus.num_shards

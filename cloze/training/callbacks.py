@@ -175,7 +175,7 @@ class ResumeCallback(TrainerCallback):
         self._restore_best_evaluation(args, state)
         restore_hyperparameters(optimizer, lr_scheduler, trainer)
         if progress.evaluation_due:
-            self._evaluate(state, control)
+            self._make_up_evaluation(state, control)
         if (
             state.global_step >= state.max_steps
             or trainer.stopped_early
@@ -233,7 +233,7 @@ class ResumeCallback(TrainerCallback):
             return False
         return None not in (before := texts_before[1], now := texts[1]) and before != now
 
-    def _evaluate(self, state, control) -> None:
+    def _make_up_evaluation(self, state, control) -> None:
         """Evaluate as the Trainer does after a step, for the best model and the learning rate."""
         control.should_evaluate = True
         # Private: public hooks evaluate after a step, and none is taken.

@@ -10,7 +10,6 @@ from transformers import EarlyStoppingCallback, Trainer
 
 from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings
-from cloze.data.streaming import StreamedExamples
 from cloze.errors import UserError
 from cloze.training.callbacks import ResumeCallback, Stopped
 from cloze.training.checkpoints import Progress
@@ -21,7 +20,7 @@ from cloze.training.run_length import (
     length_of,
 )
 from cloze.training.saving import SavingTrainer
-from cloze.training.stream import PreparedStream, TextStream, loader_settings
+from cloze.training.stream import PreparedStream, TextStream, loader_settings, open_stream
 
 
 class ResumableTrainer(SavingTrainer):
@@ -93,24 +92,15 @@ class ResumableTrainer(SavingTrainer):
                 f"stream: files and bytes) then, {data.size} now: put it back, or start afresh with "
                 "--overwrite_output_dir"
             )
-        kind = TextStream if isinstance(data, StreamedExamples) else PreparedStream
         state = None if progress is None else progress.stream
-        self.stream = kind(data, self.data_collator, self.batch_settings(), self.padding.widths, self.args, state)
+        self.stream = open_stream(data, self.batch_settings(), self.padding, self.data_collator, self.args, state)
         return self.stream
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Return a loader in order, which tells predictions apart; the Trainer's would group by length."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        args = self.args
-        return self.accelerator.prepare(
-            DataLoader(
-                dataset,
-                args.eval_batch_size,
-                collate_fn=self.data_collator,
-                drop_last=args.dataloader_drop_last,
-                **loader_settings(args),
-            )
-        )
+        args, dataset = self.args, self.eval_dataset if eval_dataset is None else eval_dataset
+        settings = loader_settings(args) | {"collate_fn": self.data_collator, "drop_last": args.dataloader_drop_last}
+        return self.accelerator.prepare(DataLoader(dataset, args.eval_batch_size, **settings))
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:
         return self.get_eval_dataloader(test_dataset)

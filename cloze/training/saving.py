@@ -114,7 +114,7 @@ class SavingTrainer(Trainer):
         save_only_model = output_dir is None or args.save_only_model
         self._write_together(partial(self._write_model, super().save_model), folder, save_only_model)
         if output_dir is None:
-            self._write_together(self._put_in_place, folder, save_only_model)
+            self._write_together(checkpoints.put_in_place if args.should_save else Path, folder, save_only_model)
             if args.push_to_hub and not _internal_call:
                 self.push_to_hub(commit_message="Model save", revision=args.hub_revision)
 
@@ -124,10 +124,6 @@ class SavingTrainer(Trainer):
         if self.args.should_save:
             # A pickle, which runs code where it is loaded; recipe.yaml has what is in it.
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-    def _put_in_place(self, folder: Path) -> None:
-        if self.args.should_save:
-            checkpoints.put_in_place(folder)
 
     def _write_together(self, write: Callable[[Path], None], folder: Path, save_only_model: bool) -> None:
         """Write one's part of a folder, and continue when all processes have; UserError if one of them cannot."""

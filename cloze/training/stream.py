@@ -10,17 +10,17 @@ and ``state_dict()``, fit for JSON: where to resume after the steps taken so far
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import gather_object
 
 from cloze.config.arguments import TrainingArguments
+from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.data.streaming import StreamedBatches, StreamedExamples
 from cloze.errors import UserError
@@ -43,37 +43,46 @@ def loader_settings(args: TrainingArguments) -> dict[str, Any]:
     }
 
 
-def _make_loader(args: TrainingArguments, **kwargs) -> DataLoaderShard:
+def _make_loader(args, **kwargs) -> DataLoaderShard:
     persistent = args.dataloader_persistent_workers
     return DataLoaderShard(device=args.device, persistent_workers=persistent, **loader_settings(args), **kwargs)
 
 
-class PreparedStream:
-    """Optimizer steps of a prepared corpus, one epoch after another.
+def open_stream(
+    data: EpochDataset | StreamedExamples,
+    settings: BatchSettings,
+    padding: Padding,
+    collator: Collator,
+    args,
+    state=None,
+) -> "PreparedStream | TextStream":
+    """Return the train stream of this process.
 
     Args:
         settings: how batches are made.
-        padded_lengths: of lengths, how long a batch is padded whose longest example is of that length.
-        state: a ``state_dict`` to resume from.
+        args: TrainingArguments.
+        state: the ``state_dict`` to resume from, if any.
     """
-
-    def __init__(
-        self,
-        data: EpochDataset,
-        collator: Collator,
-        settings: BatchSettings,
-        padded_lengths: Callable[[np.ndarray], np.ndarray],
-        args: TrainingArguments,
-        state: dict[str, Any] | None,
-    ):
+    common = settings, padding.widths, args.shuffle_seed, args.process_index
+    if isinstance(data, EpochDataset):
         if len(data) < args.world_size:
             raise UserError(f"{len(data)} examples for {args.world_size} processes: give more text, or use fewer")
-        self.sampler = ResumableBatchSampler(data, settings, padded_lengths, args.shuffle_seed, args.process_index)
-        self.steps_in_epoch, self.steps_taken = self.sampler.num_steps, 0
+        return PreparedStream(ResumableBatchSampler(data, *common), collator, args, state)
+    states = None if state is None else state["workers"]
+    return TextStream(
+        StreamedBatches(data, *common, args.world_size, args.dataloader_num_workers, states), collator, args
+    )
+
+
+class PreparedStream:
+    """Optimizer steps of a prepared corpus, one epoch after another."""
+
+    def __init__(self, sampler: ResumableBatchSampler, collator: Collator, args, state: dict[str, Any] | None):
+        self.sampler, self.steps_in_epoch, self.steps_taken = sampler, sampler.num_steps, 0
         if state is not None:
             history = [(BatchSettings(**settings), steps) for settings, steps in state["history"]]
-            self.sampler.set_epoch(state["epoch"], history)
-        self.loader = _make_loader(args, dataset=data, batch_sampler=self.sampler, collate_fn=collator)
+            sampler.set_epoch(state["epoch"], history)
+        self.loader = _make_loader(args, dataset=sampler.examples, batch_sampler=sampler, collate_fn=collator)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         while True:
@@ -99,7 +108,7 @@ class PreparedStream:
 
 
 class TextStream:
-    """Optimizer steps of examples that are made while the text is read; the arguments are those of PreparedStream.
+    """Optimizer steps of examples that are made while the text is read.
 
     Attributes:
         batches: of one process, without regard to steps.
@@ -107,28 +116,10 @@ class TextStream:
 
     steps_in_epoch, epoch, ends_epoch = None, None, False
 
-    def __init__(
-        self,
-        data: StreamedExamples,
-        collator: Collator,
-        settings: BatchSettings,
-        padded_lengths: Callable[[np.ndarray], np.ndarray],
-        args: TrainingArguments,
-        state: dict[str, Any] | None,
-    ):
-        self.batches = StreamedBatches(
-            data,
-            replace(settings, accumulation=1, processes=1, drop_last=False),
-            padded_lengths,
-            args.shuffle_seed,
-            args.process_index,
-            args.world_size,
-            args.dataloader_num_workers,
-            None if state is None else state["workers"],
-        )
-        self.accumulation, self.batches_taken = settings.accumulation, 0
-        self.states = list(self.batches.states)
-        self.loader = _make_loader(args, dataset=self.batches, batch_size=None, collate_fn=partial(_collate, collator))
+    def __init__(self, batches: StreamedBatches, collator: Collator, args):
+        self.batches, self.states, self.batches_taken = batches, list(batches.states), 0
+        self.accumulation = args.gradient_accumulation_steps
+        self.loader = _make_loader(args, dataset=batches, batch_size=None, collate_fn=partial(_collate, collator))
 
     def __iter__(self) -> Iterator[list[Batch]]:
         batches = iter(self.loader)
