@@ -11,9 +11,7 @@ from cloze.config.data_arguments import DataArguments
 from cloze.models.loading import code_sources
 from cloze.objectives.tasks import Task
 from cloze.training.checkpoints import replacing
-
-# The figure beside it, which it shows.
-CURVES = "curves.png"
+from cloze.training.output_dir import CURVES
 
 
 def write_model_card(

@@ -43,7 +43,7 @@ class Stopped(SystemExit):
 
 
 class StopCallback(TrainerCallback):
-    """Ends training at the end of a step, the same for all processes.
+    """End training at the end of a step, the same for all processes.
 
     A signal lets the step end and a checkpoint be saved, with which the Trainer then exits; an evaluation ends after a
     batch. With ``limit``, the time at hand, the schedule is laid over it and training ends with it, as in Geiping and
@@ -76,19 +76,19 @@ class StopCallback(TrainerCallback):
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far, over all restarts."""
+        """Return the seconds of training so far, over all restarts."""
         return self.seconds_before + (0.0 if self.begun is None else time.monotonic() - self.begun)
 
     def share(self, state: TrainerState) -> float:
-        """Which share of all steps, or of the time at hand, is over."""
+        """Return which part of all steps, or of the time at hand, is over, from 0 to 1."""
         return state.global_step / state.max_steps if self.limit is None else min(self.seconds / self.limit, 1.0)
 
     def time_is_up(self, seconds: float) -> bool:
-        """Whether so much time is all there is."""
+        """Return whether that is all the time there is."""
         return self.limit is not None and seconds >= self.limit
 
     def ask(self) -> torch.Tensor:
-        """Of all processes, the largest signal, first bad step, and seconds of training, [3], on the device."""
+        """Return the largest signal, first bad step and seconds of training of all processes, [3], on the device."""
         own = torch.tensor([self.received, 0.0, self.seconds])
         if self.device.type == "cuda":
             # From memory that is not pinned, the copy could wait for all that the device has to do.
@@ -116,7 +116,7 @@ class StopCallback(TrainerCallback):
             )
 
     def check_losses_now(self, output_dir: str) -> None:
-        """Of all steps so far; waits for the device, and for all processes."""
+        """Check the losses of all steps so far; waits for the device, and for all processes."""
         self.check_losses(self.ask()[1].item(), output_dir)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -152,9 +152,9 @@ class StopCallback(TrainerCallback):
 
 
 class ResumeCallback(TrainerCallback):
-    """Takes up a run at its checkpoint, and lets the train stream say where epochs end.
+    """Resume a run at its checkpoint, and let the train stream say where epochs end.
 
-    For the Trainer, a run is one epoch (see ``PretrainingTrainer.set_initial_training_values``).
+    For the Trainer, a run is one epoch (see ``ResumableTrainer.set_initial_training_values``).
     """
 
     def __init__(self, trainer: Trainer):

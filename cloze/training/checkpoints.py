@@ -47,7 +47,7 @@ def without_new_folders(path: str) -> Iterator[None]:
 
 
 def list_checkpoints(output_dir: str) -> dict[int, Path]:
-    """Complete checkpoints by step, ascending."""
+    """Return the complete checkpoints by step, ascending."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     with readable():
         complete = {int(path.name.split("-")[1]): path for path in found if (path / CHECKSUMS).is_file()}
@@ -74,12 +74,12 @@ def check_readable(checkpoint: Path) -> None:
 
 
 def aside(output_dir: str, step: int) -> Path:
-    """The folder to write a checkpoint to: what is broken off there counts for nothing (transformers#35782)."""
+    """Return the folder to write a checkpoint to: what is broken off there counts for nothing (transformers#35782)."""
     return Path(output_dir) / STAGING_DIR / f"checkpoint-{step}"
 
 
 def final(folder: Path) -> Path:
-    """What a checkpoint that is written aside is called in the end."""
+    """Return what a checkpoint that is written aside is called in the end."""
     return folder.parent.parent / folder.name
 
 
@@ -152,12 +152,12 @@ def remove(checkpoint: Path) -> None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every file is as it was written; the user may have added some."""
+    """Return whether every file is as it was written; the user may have added some."""
     return storage.find_damage(checkpoint, CHECKSUMS, needed=[RECIPE]) is None
 
 
 def newest_whole(output_dir: str) -> Path | None:
-    """The newest checkpoint that can be read; warns of those that cannot."""
+    """Return the newest checkpoint that can be read; warn of those that cannot."""
     for checkpoint in reversed(list_checkpoints(output_dir).values()):
         check_readable(checkpoint)
         if is_whole(checkpoint):
@@ -189,13 +189,13 @@ def prune(output_dir: str, keep: int | None, newest: int, best: int | None) -> N
 
 
 def checkpoint_size(num_parameters: int, save_only_model: bool) -> int:
-    """Bytes of a checkpoint: the weights and, for Adam, two more values a weight."""
+    """Return the bytes of a checkpoint: the weights and, for Adam, two more values a weight."""
     return 4 * num_parameters * (1 if save_only_model else 3)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a checkpoint was saved after.
+    """How far a run is: what a checkpoint says beside the state of the Trainer, so that it is resumed exactly.
 
     Attributes:
         step: optimizer steps taken, and ``max_steps``, out of so many.
@@ -229,7 +229,7 @@ class Progress:
         return cls(**json.loads((checkpoint / PROGRESS).read_text()))
 
     def sums_of(self, process: int, processes: int) -> list[float]:
-        """Those of a process; the mean of all, if they are of another number of processes."""
+        """Return those of a process; the mean of all, if they are of another number of processes."""
         if len(self.sums) == processes:
             return self.sums[process]
         return [sum(column) / len(self.sums) for column in zip(*self.sums, strict=True)]

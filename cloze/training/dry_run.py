@@ -1,4 +1,4 @@
-"""Runs that train nothing: --dry_run checks, tries and estimates, --prepare_only prepares the text."""
+"""Do all but train: --dry_run checks, tries and estimates, --prepare_only prepares the text."""
 
 import logging
 import shutil
@@ -72,16 +72,17 @@ def dry_run(trainer: PretrainingTrainer, context: RunContext, sets: DatasetSplit
 
 
 class Measured(Exception):  # noqa: N818 - it is no error
-    """Ends a run before its first step, with what was measured."""
+    """End a run before its first step, with what was measured."""
 
 
 class MeasureCallback(TrainerCallback):
-    """Measures training in its place, once the Trainer has done all that it does before the first step."""
+    """Measure training in its place, once the Trainer has done all that it does before the first step."""
 
     def __init__(self, trainer: PretrainingTrainer, context: RunContext):
         self.trainer, self.context = trainer, context
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.is_loading = False
         raise Measured(measure_training(self.trainer, self.context))
 
 
@@ -132,39 +133,39 @@ def measure_training(trainer: PretrainingTrainer, context: RunContext) -> dict[s
 
 
 def sizes_of(batches: ResumableBatchSampler) -> tuple[np.ndarray, np.ndarray]:
-    """How many examples each batch has, and how wide it is, both [batches]."""
-    widths = batches.padded_lengths(batches.examples.lengths(batches.epoch))[batches.order]
+    """Return how many examples each batch has, and how long it is padded, both [batches]."""
+    lengths = batches.padded_lengths(batches.examples.lengths(batches.epoch))[batches.order]
     # What lies between two batches that do not follow one another is reduced as well, and left out.
-    widest = np.maximum.reduceat(np.append(widths, 0), batches.spans.ravel())[::2]
-    return np.diff(batches.spans)[:, 0], widest
+    longest = np.maximum.reduceat(np.append(lengths, 0), batches.spans.ravel())[::2]
+    return np.diff(batches.spans)[:, 0], longest
 
 
 def examples_of(batches: ResumableBatchSampler, number: int) -> list[dict]:
-    """The examples of a batch, the longest first."""
+    """Return the examples of a batch, the longest first."""
     begin, end = batches.spans[number]
     examples = [batches.examples[batches.epoch, example] for example in batches.order[begin:end].tolist()]
     return sorted(examples, key=lambda example: -len(example["input_ids"]))
 
 
 def longest_batches(batches: ResumableBatchSampler) -> list[list[dict]]:
-    """The batch that takes the most memory is one of these: of the most places, or of the most pairs of places, which
-    some kinds of attention keep."""
-    counts, widths = sizes_of(batches)
-    places, squares = counts * widths, counts * widths**2
-    numbers = [np.lexsort([squares, places])[-1], np.lexsort([places, squares])[-1]]
+    """Return the batches of which one takes the most memory: of the most positions, or of the most pairs of positions,
+    which some kinds of attention keep."""
+    counts, lengths = sizes_of(batches)
+    positions, squares = counts * lengths, counts * lengths**2
+    numbers = [np.lexsort([squares, positions])[-1], np.lexsort([positions, squares])[-1]]
     return [examples_of(batches, number) for number in dict.fromkeys(numbers)]
 
 
 def ordinary_batches(batches: ResumableBatchSampler) -> list[list[dict]]:
-    """Some at even distances between the smallest and the largest."""
-    counts, widths = sizes_of(batches)
-    order = np.argsort(counts * widths, kind="stable")
-    places = (np.arange(TIMED) + 0.5) / TIMED * len(order)
-    return [examples_of(batches, number) for number in order[places.astype(int)]]
+    """Return some batches at even distances between the smallest and the largest."""
+    counts, lengths = sizes_of(batches)
+    order = np.argsort(counts * lengths, kind="stable")
+    ranks = (np.arange(TIMED) + 0.5) / TIMED * len(order)
+    return [examples_of(batches, number) for number in order[ranks.astype(int)]]
 
 
 def stream_batches(trainer: PretrainingTrainer, length: int) -> tuple[list[list[dict]], list[list[dict]]]:
-    """A batch of examples that are as long as any can be, and the first batches of the stream."""
+    """Return a batch of examples that are as long as any can be, and the first batches of the stream."""
     ordinary = [batch for batch, _ in islice(trainer.stream.batches.batches_of(0), TIMED)]
     budget = trainer.args.max_tokens_per_batch
     size = trainer.batch_settings().batch_size if budget is None else budget // length
@@ -173,7 +174,7 @@ def stream_batches(trainer: PretrainingTrainer, length: int) -> tuple[list[list[
 
 
 def lengthen(example: dict, length: int) -> dict:
-    """An example repeated until it has so many tokens."""
+    """Return an example repeated until it has ``length`` tokens."""
     return {name: np.resize(value, length) if np.ndim(value) else value for name, value in example.items()}
 
 
@@ -184,7 +185,7 @@ def count_tokens(batch: Sequence[dict]) -> int:
 def time_training(
     trainer: PretrainingTrainer, model: nn.Module, longest: list[dict], ordinary: list[list[dict]]
 ) -> tuple[float, float]:
-    """Seconds that a real token takes in forward and backward, and those of the optimizer's step, in this process."""
+    """Return seconds of a real token in forward and backward, and of the optimizer's step, in this process."""
 
     def pass_through(batch: list[dict]) -> None:
         trainer.training_step(model, *to_device(trainer, batch))
@@ -202,7 +203,7 @@ def time_training(
 
 
 def time_evaluation(trainer: PretrainingTrainer) -> float:
-    """Seconds of all batches of the validation set, if they were as long as the first, which is the longest."""
+    """Return seconds of all batches of the validation set, if they were as long as the first, the longest."""
     size, dataset = trainer.args.eval_batch_size, trainer.eval_dataset
     examples = [dataset[number] for number in range(min(size, len(dataset)))]
     inputs = send_to_device(trainer.data_collator(examples), trainer.args.device)

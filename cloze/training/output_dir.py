@@ -26,6 +26,9 @@ from cloze.training.run_length import STATEFUL_SCHEDULERS, check_length, length_
 
 logger = logging.getLogger(__name__)
 
+# The figure beside the model card, which shows it.
+CURVES = "curves.png"
+
 # What an optimizer is made of; its state, which has these settings as well, fits no other.
 OPTIMIZER_SETTINGS = {"optim", "optim_args", "optim_target_modules"}
 # Settings that the learning rate follows from.
@@ -33,7 +36,7 @@ RATE_SETTINGS = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"}
 
 
 def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recipe: str) -> Path | None:
-    """Check that output_dir can be written to, and find the checkpoint to go on from: what is there is not lost.
+    """Check that output_dir can be written to, and find the checkpoint to resume from: what is there is not lost.
 
     Args:
         keep: the model to start from; it may not be overwritten.
@@ -109,7 +112,7 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
 
 
 def resumable(checkpoint: Path) -> Path:
-    """The checkpoint; UserError if it has the model alone."""
+    """Return the checkpoint; UserError if it has the model alone."""
     if not (checkpoint / PROGRESS).is_file():
         raise UserError(
             f"{checkpoint} was saved by --save_only_model, without what is needed to go on: start from its weights "
@@ -146,7 +149,7 @@ def check_disk(
 ) -> tuple[int, int]:
     """Compare the free disk with what the run will keep there: an error if not one checkpoint fits, else a warning.
 
-    Gives both, in bytes: what the run will write at most, the finished model counted, and what is free.
+    Return both, in bytes: what the run will write at most, the finished model counted, and what is free.
 
     Args:
         keep: checkpoints kept at a time.

@@ -15,11 +15,10 @@ from cloze.config.recipes import settings_in
 from cloze.data.splits import DatasetSplits
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
-from cloze.reporting.model_card import CURVES
 from cloze.system.signals import SIGNALS, handled, ignore_signals
 from cloze.training import checkpoints
 from cloze.training.context import RunContext, make_collator, on_first_process, padding_of
-from cloze.training.output_dir import can_resume, check_disk
+from cloze.training.output_dir import CURVES, can_resume, check_disk
 from cloze.training.run_length import length_of
 from cloze.training.throughput import count_flops
 from cloze.training.trackers import guard_trackers
@@ -112,7 +111,7 @@ def trackers_open(trainer: PretrainingTrainer) -> Iterator[None]:
 
 
 def evaluate(trainer: PretrainingTrainer) -> dict[str, float]:
-    """The metrics of the validation set, saved as upstream does."""
+    """Return the metrics of the validation set, and save them as upstream does."""
     metrics = trainer.evaluate()
     metrics["eval_samples"] = len(trainer.eval_dataset)
     perplexities = [value for name, value in metrics.items() if name.endswith("_perplexity")]
@@ -170,7 +169,7 @@ def end_if_stopped(trainer: PretrainingTrainer) -> None:
 
 
 def unreported_metrics(trainer: PretrainingTrainer, whole: dict[str, float]) -> dict[str, float]:
-    """The metrics of a run that has taken its last step, if it was broken off before it told all of them; else none."""
+    """Return the metrics of a run after its last step, if it ended before it reported all of them; else none."""
     if not trainer.is_world_process_zero():
         return {}
     folder = Path(trainer.args.output_dir)
@@ -186,7 +185,7 @@ def unreported_metrics(trainer: PretrainingTrainer, whole: dict[str, float]) -> 
 
 
 def read_results(path: Path) -> dict[str, float]:
-    """Empty if there is no file; half of one, as a kill leaves, is deleted."""
+    """Read metrics, none if there is no file; half of one, as a kill leaves, is deleted."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
