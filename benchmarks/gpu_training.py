@@ -164,8 +164,8 @@ def padded_trainer(bench: Bench, model: PreTrainedModel) -> PretrainingTrainer:
 def compare_heads(bench: Bench, model: PreTrainedModel) -> dict:
     """Compare a batch's loss and gradients with those of the model as transformers has it, from all logits."""
     trainer = padded_trainer(bench, model)
-    batch = next(iter(trainer.get_train_dataloader()))
-    num_items = trainer._get_num_items_in_batch([batch], trainer.args.device)
+    (batch,) = next(iter(trainer.get_train_dataloader()))
+    num_items = trainer.count_targets([batch])
     loss = trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=num_items)
     loss.backward()
     stock = copy.deepcopy(model).to(trainer.args.device).train()

@@ -234,6 +234,16 @@ class TrainingArguments(transformers.TrainingArguments):
         return torch.device("cpu") if device.type == "cpu" else device
 
     @property
+    def visible_gpus(self) -> int:
+        """Return how many GPUs the process could use."""
+        return super().n_gpu
+
+    @property
+    def n_gpu(self) -> int:
+        """Return 1 at most: DataParallel, the Trainer's use of more, would scatter flat positions of masked tokens."""
+        return min(self.visible_gpus, 1)
+
+    @property
     def shuffle_seed(self) -> int:
         """Return the seed of what is held out and of the order of examples; that of the masks is ``seed``."""
         return self.seed if self.data_seed is None else self.data_seed

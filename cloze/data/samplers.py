@@ -28,17 +28,17 @@ class EpochDataset(Dataset):
         self.size = [self.length, int(lengths.sum())]
 
     def __len__(self) -> int:
-        """Examples in the first epoch."""
+        """Return the number of examples in the first epoch."""
         return self.length
 
     def examples_for_epoch(self, epoch: int) -> Sequence:
-        """The examples of an epoch; those of the last one asked for are kept."""
+        """Return the examples of an epoch; those of the last one asked for are kept."""
         if epoch != self.epoch:
             self.epoch, self.examples = epoch, self.draw(epoch)
         return self.examples
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """Tokens in each example of an epoch."""
+        """Return the number of tokens in each example of an epoch."""
         return self.examples_for_epoch(epoch).lengths[: self.limit]
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
@@ -67,12 +67,12 @@ class BatchSettings:
     max_tokens: int | None = None
 
     @property
-    def batches_a_step(self) -> int:
+    def batches_per_step(self) -> int:
         return self.accumulation * self.processes
 
     def count_steps(self, batches: int) -> int:
-        """Optimizer steps that so many batches make, the last one of fewer."""
-        return -(-batches // self.batches_a_step)
+        """Return the optimizer steps that so many batches make, the last one of fewer."""
+        return -(-batches // self.batches_per_step)
 
 
 class ResumableBatchSampler(Sampler):
@@ -80,13 +80,13 @@ class ResumableBatchSampler(Sampler):
 
     Their order is drawn from (seed, epoch). The processes take them in turn, each the same number.
 
-    An epoch can be gone on with in its middle, which is reached by index. Its past is a list of stretches, each so many
-    optimizer steps taken with some settings. Where the settings now, as with another number of processes, do not give
-    the steps of the last stretch, what is left of the epoch is drawn anew.
+    An epoch can be resumed in its middle, which is reached by index. Its history is a list of segments, each a number
+    of optimizer steps taken with some settings. Where the settings now, as with another number of processes, do not
+    give the steps of the last segment, what is left of the epoch is drawn anew.
 
     Args:
         examples: what is sampled from.
-        widths: of lengths, how long a batch is padded whose longest example is of that length.
+        padded_lengths: of lengths, how long a batch is padded whose longest example is of that length.
         rank: the number of this process.
     """
 
@@ -94,119 +94,120 @@ class ResumableBatchSampler(Sampler):
         self,
         examples: EpochDataset,
         settings: BatchSettings,
-        widths: Callable[[np.ndarray], np.ndarray],
+        padded_lengths: Callable[[np.ndarray], np.ndarray],
         seed: int,
         rank: int = 0,
     ):
-        self.examples, self.settings, self.widths, self.seed, self.rank = examples, settings, widths, seed, rank
+        self.examples, self.settings, self.seed, self.rank = examples, settings, seed, rank
+        self.padded_lengths = padded_lengths
         self.epoch = None
         self.set_epoch(0)
 
-    def set_epoch(self, epoch: int, past: Sequence[tuple[BatchSettings, int]] = ()) -> None:
-        """Draw the batches of an epoch; nothing changes if it is the present one, and no past of it is given."""
-        if epoch == self.epoch and not past:
+    def set_epoch(self, epoch: int, history: Sequence[tuple[BatchSettings, int]] = ()) -> None:
+        """Draw the batches of an epoch; nothing changes if it is the present one, and no history of it is given."""
+        if epoch == self.epoch and not history:
             return
         # Examples and batches are drawn here, before data-loader workers are forked, which then share them.
-        self.epoch, self.stretches, self.begun = epoch, [], 0
-        widths = self.widths(self.examples.lengths(epoch))
-        left = np.arange(len(widths))
-        for number, (settings, steps) in enumerate(past, 1):
-            if number == len(past) and self.same_steps(left, widths, settings, steps):
-                self.begun = steps
+        self.epoch, self.segments, self.steps_done = epoch, [], 0
+        lengths = self.padded_lengths(self.examples.lengths(epoch))
+        left = np.arange(len(lengths))
+        for number, (settings, steps) in enumerate(history, 1):
+            if number == len(history) and self._same_steps(left, lengths, settings, steps):
+                self.steps_done = steps
             else:
-                left = left[~self.taken(left, widths, settings, steps)[left]]
-                self.stretches.append((settings, steps))
-        self.share_before = 1 - len(left) / len(widths)
-        self.order, self.spans = self.draw(left, widths, self.settings)
+                left = left[~self._taken(left, lengths, settings, steps)[left]]
+                self.segments.append((settings, steps))
+        self._fraction_before = 1 - len(left) / len(lengths)
+        self.order, self.spans = self._draw(left, lengths, self.settings)
 
-    def draw(self, left: np.ndarray, widths: np.ndarray, settings: BatchSettings) -> tuple[np.ndarray, np.ndarray]:
-        """As draw_batches, for what is left of the epoch after the stretches."""
+    def _draw(self, left: np.ndarray, lengths: np.ndarray, settings: BatchSettings) -> tuple[np.ndarray, np.ndarray]:
+        """Draw batches, as draw_batches does, of what is left of the epoch after the segments."""
         # Too few for all processes: some are taken twice.
         left = np.resize(left, max(len(left), settings.processes))
         # Pairs are drawn from (seed, epoch, 1).
-        stretch = (1 + len(self.stretches),) if self.stretches else ()
-        order, spans = draw_batches(widths[left], settings, np.random.default_rng((self.seed, self.epoch, *stretch)))
+        segment = (1 + len(self.segments),) if self.segments else ()
+        order, spans = draw_batches(lengths[left], settings, np.random.default_rng((self.seed, self.epoch, *segment)))
         return left[order], spans
 
-    def taken(self, left: np.ndarray, widths: np.ndarray, settings: BatchSettings, steps: int) -> np.ndarray:
-        """Which of all examples the first so many optimizer steps of what is left take, bool [examples]."""
-        order, spans = self.draw(left, widths, settings)
-        begins, ends = spans[: steps * settings.batches_a_step].T
+    def _taken(self, left: np.ndarray, lengths: np.ndarray, settings: BatchSettings, steps: int) -> np.ndarray:
+        """Return which of all examples the first ``steps`` of what is left take, bool [examples]."""
+        order, spans = self._draw(left, lengths, settings)
+        begins, ends = spans[: steps * settings.batches_per_step].T
         inside = np.bincount(begins, minlength=len(order) + 1) - np.bincount(ends, minlength=len(order) + 1)
-        taken = np.zeros(len(widths), dtype=bool)
+        taken = np.zeros(len(lengths), dtype=bool)
         taken[order[np.cumsum(inside[:-1]) > 0]] = True
         return taken
 
-    def same_steps(self, left: np.ndarray, widths: np.ndarray, settings: BatchSettings, steps: int) -> bool:
-        """Whether so many steps of other settings are those of the settings now."""
+    def _same_steps(self, left: np.ndarray, lengths: np.ndarray, settings: BatchSettings, steps: int) -> bool:
+        """Return whether so many steps of other settings are those of the settings now."""
         if settings == self.settings:
             return True
-        return np.array_equal(*(self.taken(left, widths, each, steps) for each in (settings, self.settings)))
+        return np.array_equal(*(self._taken(left, lengths, each, steps) for each in (settings, self.settings)))
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps of the epoch since its last stretch, those begun included."""
+        """Return the optimizer steps of the epoch since its last segment, those done included."""
         return self.settings.count_steps(len(self.spans))
 
-    def after(self, steps: int) -> tuple[int, list[tuple[BatchSettings, int]]]:
-        """The epoch to go on with after so many steps more, and its past."""
-        if self.begun + steps == self.num_steps:
+    def position_after(self, steps: int) -> tuple[int, list[tuple[BatchSettings, int]]]:
+        """Return the epoch to continue with after ``steps`` more, and its history."""
+        if self.steps_done + steps == self.num_steps:
             return self.epoch + 1, []
-        return self.epoch, [*self.stretches, (self.settings, self.begun + steps)]
+        return self.epoch, [*self.segments, (self.settings, self.steps_done + steps)]
 
-    def share(self, steps: int) -> float:
-        """Which share of the epoch is over after so many steps more."""
-        return self.share_before + (1 - self.share_before) * (self.begun + steps) / self.num_steps
+    def fraction_done(self, steps: int) -> float:
+        """Return which part of the epoch is over after ``steps`` more, from 0 to 1."""
+        return self._fraction_before + (1 - self._fraction_before) * (self.steps_done + steps) / self.num_steps
 
     def __len__(self) -> int:
-        return (len(self.spans) - self.begun * self.settings.batches_a_step) // self.settings.processes
+        return (len(self.spans) - self.steps_done * self.settings.batches_per_step) // self.settings.processes
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        first = self.begun * self.settings.batches_a_step + self.rank
+        first = self.steps_done * self.settings.batches_per_step + self.rank
         for begin, end in self.spans[first :: self.settings.processes]:
             yield [(self.epoch, number) for number in self.order[begin:end].tolist()]
 
 
 def draw_batches(
-    widths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
+    lengths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The order of the examples, [examples], and where in it each batch begins and ends, [batches, 2].
+    """Return the order of the examples, [examples], and where in it each batch begins and ends, [batches, 2].
 
     An optimizer step is made of ``accumulation * processes`` batches, one after the other, the last step of fewer.
     """
-    order = np.arange(len(widths)) if settings.strategy == "sequential" else rng.permutation(len(widths))
+    order = np.arange(len(lengths)) if settings.strategy == "sequential" else rng.permutation(len(lengths))
     if settings.max_tokens is None:
-        return batches_by_number(order, widths, settings, rng)
-    return batches_by_tokens(order, widths, settings, rng)
+        return _batches_by_number(order, lengths, settings, rng)
+    return _batches_by_tokens(order, lengths, settings, rng)
 
 
-def longest_first(order: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """Sorted by width; examples of the same width stay in their order, which is random."""
+def _longest_first(order: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the order sorted by length; examples of the same length stay in their order, which is random."""
     # Numbers of 16 bits are sorted in linear time.
-    dtype = np.min_scalar_type(-int(widths.max(initial=1)))
-    return order[np.argsort(-widths[order].astype(dtype), kind="stable")]
+    dtype = np.min_scalar_type(-int(lengths.max(initial=1)))
+    return order[np.argsort(-lengths[order].astype(dtype), kind="stable")]
 
 
-def batches_by_number(
-    order: np.ndarray, widths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
+def _batches_by_number(
+    order: np.ndarray, lengths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Batches of ``batch_size`` examples.
+    """Draw batches of ``batch_size`` examples.
 
     Which examples make up an optimizer step depends on their number alone, not on how it is cut into batches. Grouped
     by length, those of a step are of similar length, and the steps are shuffled. The last step, of what is left, is of
     any length: else it would always have the shortest examples, or the longest.
     """
     grouped = settings.strategy == "group_by_length"
-    step = settings.batch_size * settings.batches_a_step
+    step = settings.batch_size * settings.batches_per_step
     left = len(order) % step
     if 0 < left < settings.processes and len(order) > step and not settings.drop_last:
         left += step  # too few for all processes: they join a step
     full, rest = np.split(order, [len(order) - left])
     steps = np.arange(len(full) // step)
     if grouped:
-        full, rest = longest_first(full, widths), longest_first(rest, widths)
+        full, rest = _longest_first(full, lengths), _longest_first(rest, lengths)
         steps = rng.permutation(steps)
-    bounds = np.arange(settings.batches_a_step + 1) * settings.batch_size
+    bounds = np.arange(settings.batches_per_step + 1) * settings.batch_size
     spans = np.stack([bounds[:-1], bounds[1:]], axis=1) + step * steps[:, None, None]
     spans = spans.reshape(-1, 2)
     if left and not (settings.drop_last and len(full)):
@@ -217,16 +218,16 @@ def batches_by_number(
     return np.concatenate([full, rest]), spans
 
 
-def batches_by_tokens(
-    order: np.ndarray, widths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
+def _batches_by_tokens(
+    order: np.ndarray, lengths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Batches of as many examples of similar length as fit into ``max_tokens``, in random order.
+    """Draw batches of as many examples of similar length as fit into ``max_tokens``, in random order.
 
     Each is as wide as its first example, the longest, so that batches of a width have the same number of examples. An
     optimizer step has batches of any length.
     """
-    order = longest_first(order, widths)
-    fitting = np.maximum(settings.max_tokens // widths[order], 1).tolist()
+    order = _longest_first(order, lengths)
+    fitting = np.maximum(settings.max_tokens // lengths[order], 1).tolist()
     bounds = [0]
     while bounds[-1] < len(order):
         bounds.append(min(bounds[-1] + fitting[bounds[-1]], len(order)))
@@ -238,7 +239,7 @@ def batches_by_tokens(
         if sizes[largest] > 1:
             bounds = np.insert(bounds, largest + 1, bounds[largest] + sizes[largest] // 2)
     spans = rng.permutation(np.stack([bounds[:-1], bounds[1:]], axis=1))
-    if settings.drop_last and len(spans) >= settings.batches_a_step:
-        return order, spans[: len(spans) // settings.batches_a_step * settings.batches_a_step]
+    if settings.drop_last and len(spans) >= settings.batches_per_step:
+        return order, spans[: len(spans) // settings.batches_per_step * settings.batches_per_step]
     # Where no batch has two examples to split, some are taken twice.
     return order, np.concatenate([spans, spans[: -len(spans) % settings.processes]])

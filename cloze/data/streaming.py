@@ -1,7 +1,7 @@
 """Training examples made while the text is read, in bounded memory.
 
-A CHUNK is some documents in a row, enough to be a small corpus: its examples are made as those of a prepared corpus,
-and its batches are drawn from all of them. Which chunks a worker makes is said by its shares of the epochs.
+A chunk is some documents in a row, enough to be a small corpus: its examples are made as those of a prepared corpus,
+and its batches are drawn from all of them. Which chunks a worker makes is said by its shard assignments.
 """
 
 import logging
@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from cloze.data.samplers import BatchSettings, draw_batches
-from cloze.data.shards import Share, State, deal
 from cloze.errors import UserError
 from cloze.text.corpus import Corpus
 
@@ -23,9 +22,67 @@ logger = logging.getLogger(__name__)
 
 # Characters in a chunk, about half a million tokens: thousands of examples to shuffle and to group by length, made in
 # a second or two. A worker has one chunk in use, one being made, and the text of the one after.
-CHUNK = 2_000_000
+CHUNK_CHARS = 2_000_000
 
 Item = TypeVar("Item")
+
+# Of a worker, fit for JSON: its number among the workers of all processes, its assignments that are not done, as
+# dictionaries, and the next epoch of which it takes one: {"worker": 0, "assignments": [{"epoch": 2, ...}], "epoch": 3}.
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ShardAssignment:
+    """Part number ``part`` of ``parts`` of an epoch, and where in it to go on.
+
+    A part is some shards of the text, such as files, or, where those are too few, every n-th chunk.
+
+    Attributes:
+        position: where the shard in which the next chunk begins stands in the order of what is read.
+        document: number of the chunk's first document in that shard.
+        chunk: number of the chunk in what is read, those of other parts counted.
+        seen: examples made of the chunks before.
+        batches: how many of the chunk's are taken, and ``settings``, how they are drawn (samplers.BatchSettings).
+    """
+
+    epoch: int
+    part: int
+    parts: int
+    position: int = 0
+    document: int = 0
+    chunk: int = 0
+    seen: int = 0
+    batches: int = 0
+    settings: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, worker: int, workers: int, epoch: int) -> "ShardAssignment":
+        """Return that of one of the workers of all processes.
+
+        The parts go round, so that where the text is too short for all, each worker has some in one epoch or another.
+        """
+        return cls(epoch, (worker + epoch) % workers, workers)
+
+
+def redistribute(states: list[list[State]] | None, processes: int, workers: int) -> list[list[State]]:
+    """Return what each worker of each process begins with, [processes, workers]: from the start, or after ``states``.
+
+    If they are as many as before, each takes back its own. Otherwise the assignments that are left are distributed in
+    turn, and all continue with the first epoch of which no assignment was begun.
+    """
+    workers = max(workers, 1)
+    if states is not None and [len(own) for own in states] == [workers] * processes:
+        return states
+    before = [state for own in states or [] for state in own]
+    epoch = max((state["epoch"] for state in before), default=0)
+    left = []
+    for state in before:
+        behind = [ShardAssignment.of(state["worker"], len(before), late) for late in range(state["epoch"], epoch)]
+        left += [*state["assignments"], *map(asdict, behind)]
+    left.sort(key=lambda assignment: assignment["epoch"])
+    count = processes * workers
+    dealt = [{"worker": number, "assignments": left[number::count], "epoch": epoch} for number in range(count)]
+    return [dealt[first : first + workers] for first in range(0, count, workers)]
 
 
 @dataclass(frozen=True)
@@ -44,7 +101,7 @@ class StreamedExamples:
     make: Callable[[list[list[str]], np.random.Generator], Sequence]
     at_least: int = 1
     limit: int | None = None
-    chunk: int = CHUNK
+    chunk: int = CHUNK_CHARS
 
     @property
     def size(self) -> list[int]:
@@ -53,7 +110,7 @@ class StreamedExamples:
 
 
 class Document(NamedTuple):
-    """A document's lines, and where it stands: ``shard`` is at ``position`` in the order of its share."""
+    """A document's lines, and where it stands: ``shard`` is at ``position`` in the order of its assignment."""
 
     position: int
     shard: int
@@ -64,18 +121,18 @@ class Document(NamedTuple):
 @dataclass(frozen=True)
 class DrawnChunk:
     """A chunk's batches: ``order`` and ``spans`` as ``draw_batches`` gives them, ``first`` the first example's number
-    among all of the text. ``share`` is where the chunk begins, and how many of its batches are taken."""
+    among all of the text. ``assignment`` is where the chunk begins, and how many of its batches are taken."""
 
-    share: Share
+    assignment: ShardAssignment
     examples: Sequence
     first: int
     order: np.ndarray
     spans: np.ndarray
 
     def batch(self, number: int) -> list[dict]:
-        places = self.order[slice(*self.spans[number])].tolist()
-        epoch = self.share.epoch
-        return [self.examples[place] | {"example": self.first + place, "epoch": epoch} for place in places]
+        positions = self.order[slice(*self.spans[number])].tolist()
+        epoch = self.assignment.epoch
+        return [self.examples[position] | {"example": self.first + position, "epoch": epoch} for position in positions]
 
 
 class StreamedBatches(IterableDataset):
@@ -86,12 +143,12 @@ class StreamedBatches(IterableDataset):
 
     Args:
         examples: what to stream.
-        settings: how the batches of one process are made; accumulation and processes have no say in it.
-        widths: of lengths, how long a batch is padded whose longest example is of that length.
+        settings: how batches are made; those of one process do not depend on accumulation and processes.
+        padded_lengths: of lengths, how long a batch is padded whose longest example is of that length.
         seed: of the order, and of pairs.
         rank: the number of this process, of ``processes``.
         workers: data-loader workers of a process.
-        states: where to go on: a list for each process of the states of its workers. That of ``deal``.
+        states: where to go on: a list for each process of the states of its workers. That of ``redistribute``.
 
     Attributes:
         states: what each worker of this process begins with; put in each one's newest state, and it is what to save.
@@ -103,16 +160,17 @@ class StreamedBatches(IterableDataset):
         self,
         examples: StreamedExamples,
         settings: BatchSettings,
-        widths: Callable[[np.ndarray], np.ndarray],
+        padded_lengths: Callable[[np.ndarray], np.ndarray],
         seed: int,
         rank: int = 0,
         processes: int = 1,
         workers: int = 0,
         states: list[list[State]] | None = None,
     ):
-        self.examples, self.settings, self.widths, self.seed = examples, settings, widths, seed
+        self.examples, self.padded_lengths, self.seed = examples, padded_lengths, seed
+        self.settings = replace(settings, accumulation=1, processes=1, drop_last=False)
         self.parts = processes * max(workers, 1)
-        self.states = deal(states, processes, workers)[rank]
+        self.states = redistribute(states, processes, workers)[rank]
         shards = examples.corpus.num_shards
         if shards < self.parts and examples.limit is None:
             logger.warning(
@@ -129,28 +187,29 @@ class StreamedBatches(IterableDataset):
 
     def batches_of(self, worker: int) -> Iterator[tuple[list[dict], tuple[int, State]]]:
         begin = self.states[worker]
-        for chunk, shares, epoch in made_ahead(self.chunks_from(begin)):
-            for number in range(chunk.share.batches, len(chunk.spans)):
-                left = [replace(chunk.share, batches=number + 1), *shares]
-                state = {"worker": begin["worker"], "epoch": epoch, "shares": [asdict(share) for share in left]}
+        for chunk, assignments, epoch in _prefetch(self._chunks_from(begin)):
+            for number in range(chunk.assignment.batches, len(chunk.spans)):
+                left = [replace(chunk.assignment, batches=number + 1), *assignments]
+                state = {"worker": begin["worker"], "epoch": epoch, "assignments": list(map(asdict, left))}
                 yield chunk.batch(number), (worker, state)
 
-    def chunks_from(self, state: State) -> Iterator[tuple[DrawnChunk, list[Share], int]]:
-        """A worker's chunks without an end, the shares that are left after the one of the chunk, and the next epoch."""
-        shares, epoch = [Share(**share) for share in state["shares"]], state["epoch"]
+    def _chunks_from(self, state: State) -> Iterator[tuple[DrawnChunk, list[ShardAssignment], int]]:
+        """Yield a worker's chunks without an end, the assignments left after that of the chunk, and the next epoch."""
+        assignments, epoch = [ShardAssignment(**each) for each in state["assignments"]], state["epoch"]
         while True:
-            if not shares:
-                shares, epoch = [Share.of(state["worker"], self.parts, epoch)], epoch + 1
-            share, *shares = shares
-            for chunk in self.chunks_of(share):
-                yield chunk, shares, epoch
+            if not assignments:
+                assignments, epoch = [ShardAssignment.of(state["worker"], self.parts, epoch)], epoch + 1
+            assignment, *assignments = assignments
+            for chunk in self._chunks_of(assignment):
+                yield chunk, assignments, epoch
 
-    def chunks_of(self, share: Share) -> Iterator[DrawnChunk]:
-        """A share's chunks, those without an example left out."""
-        source, seen = self.examples, share.seen
-        divided = self.divides_shards(share)
-        for number, chunk in enumerate(cut_chunks(self.documents(share), source.chunk, source.at_least), share.chunk):
-            own = divided or number % share.parts == share.part
+    def _chunks_of(self, assignment: ShardAssignment) -> Iterator[DrawnChunk]:
+        """Yield an assignment's chunks, those without an example left out."""
+        source, seen = self.examples, assignment.seen
+        divided = self._divides_shards(assignment)
+        chunks = cut_chunks(self._documents(assignment), source.chunk, source.at_least)
+        for number, chunk in enumerate(chunks, assignment.chunk):
+            own = divided or number % assignment.parts == assignment.part
             if not own and source.limit is None:
                 continue
             if len(chunk) < source.at_least:
@@ -160,15 +219,15 @@ class StreamedBatches(IterableDataset):
                     "--streaming"
                 )
             first = chunk[0]
-            rng = np.random.default_rng((self.seed, share.epoch, first.shard, first.number))
+            rng = np.random.default_rng((self.seed, assignment.epoch, first.shard, first.number))
             examples = source.make([document.lines for document in chunk], rng)
             lengths = examples.lengths[: None if source.limit is None else source.limit - seen]
             if own and len(lengths):
-                taken = share.batches if number == share.chunk else 0
+                taken = assignment.batches if number == assignment.chunk else 0
                 # A chunk that is partly taken goes on as it was drawn.
-                settings = BatchSettings(**share.settings) if taken else self.settings
-                place = replace(
-                    share,
+                settings = BatchSettings(**assignment.settings) if taken else self.settings
+                position = replace(
+                    assignment,
                     position=first.position,
                     document=first.number,
                     chunk=number,
@@ -176,12 +235,12 @@ class StreamedBatches(IterableDataset):
                     batches=taken,
                     settings=asdict(settings),
                 )
-                yield DrawnChunk(place, examples, number_of(first), *self.draw(lengths, settings, rng))
+                yield DrawnChunk(position, examples, _first_number(first), *self._draw(lengths, settings, rng))
             seen += len(lengths)
             if seen == source.limit:
                 return
 
-    def draw(
+    def _draw(
         self, lengths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """The order of a chunk's examples, and its batches, which are of about the same number of examples.
@@ -189,22 +248,22 @@ class StreamedBatches(IterableDataset):
         Else each chunk would leave a rest, a batch of perhaps one example that weighs as much as any other.
         """
         count = -(-len(lengths) // settings.batch_size)
-        return draw_batches(self.widths(lengths), replace(settings, batch_size=-(-len(lengths) // count)), rng)
+        return draw_batches(self.padded_lengths(lengths), replace(settings, batch_size=-(-len(lengths) // count)), rng)
 
-    def divides_shards(self, share: Share) -> bool:
+    def _divides_shards(self, assignment: ShardAssignment) -> bool:
         """Whether each part has shards of its own. The first so many examples of the text are not to be found so."""
-        return self.examples.limit is None and self.examples.corpus.num_shards >= share.parts
+        return self.examples.limit is None and self.examples.corpus.num_shards >= assignment.parts
 
-    def documents(self, share: Share) -> Iterator[Document]:
-        """The documents that the share has to read, from where it goes on."""
+    def _documents(self, assignment: ShardAssignment) -> Iterator[Document]:
+        """The documents that the assignment has to read, from where it goes on."""
         corpus = self.examples.corpus
         order = list(range(corpus.num_shards))
         if self.settings.strategy != "sequential" and self.examples.limit is None:
-            order = np.random.default_rng((self.seed, share.epoch)).permutation(order).tolist()
-        if self.divides_shards(share):
-            order = order[share.part :: share.parts]
-        for position, shard in enumerate(order[share.position :], share.position):
-            begin = share.document if position == share.position else 0
+            order = np.random.default_rng((self.seed, assignment.epoch)).permutation(order).tolist()
+        if self._divides_shards(assignment):
+            order = order[assignment.part :: assignment.parts]
+        for position, shard in enumerate(order[assignment.position :], assignment.position):
+            begin = assignment.document if position == assignment.position else 0
             for number, lines in enumerate(islice(corpus.read_shard(shard), begin, None), begin):
                 yield Document(position, shard, number, lines)
 
@@ -224,7 +283,7 @@ def cut_chunks(documents: Iterator[Document], characters: int, at_least: int) ->
     yield from filter(None, (before, chunk))
 
 
-def number_of(document: Document) -> int:
+def _first_number(document: Document) -> int:
     """That of the first example of the chunk which begins with the document, below 2**63; the others' follow it.
 
     Masks depend on it. A chunk has room for a million examples, a shard for 2**28 documents.
@@ -232,7 +291,7 @@ def number_of(document: Document) -> int:
     return ((document.shard << 48) + (document.number << 20)) % 2**63
 
 
-def made_ahead(items: Iterator[Item]) -> Iterator[Item]:
+def _prefetch(items: Iterator[Item]) -> Iterator[Item]:
     """The items, each made in a thread while the one before is in use, so that training need not wait for it."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(next, items, None)

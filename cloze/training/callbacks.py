@@ -1,18 +1,21 @@
-"""What ends training early, agreed on by all processes at the same step: signals, the time at hand, losses that are no
-numbers."""
+"""Callbacks of training: what ends it early, agreed on by all processes at the same step, and what resumes it."""
 
 import logging
 import math
 import signal
 import time
+from pathlib import Path
 from types import FrameType
 
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import IntervalStrategy
 
 from cloze.errors import UserError
 from cloze.system.signals import exit_code, exit_immediately
+from cloze.training.run_length import restore_hyperparameters
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +25,7 @@ class Stopped(SystemExit):
 
 
 class StopCallback(TrainerCallback):
-    """Ends training at the end of a step, the same for all processes.
+    """End training at the end of a step, the same for all processes.
 
     A signal lets the step end and a checkpoint be saved, with which the Trainer then exits; an evaluation ends after a
     batch. With ``limit``, the time at hand, the schedule is laid over it and training ends with it, as in Geiping and
@@ -55,19 +58,19 @@ class StopCallback(TrainerCallback):
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far, over all restarts."""
+        """Return the seconds of training so far, over all restarts."""
         return self.seconds_before + (0.0 if self.begun is None else time.monotonic() - self.begun)
 
     def share(self, state: TrainerState) -> float:
-        """Which share of all steps, or of the time at hand, is over."""
+        """Return which part of all steps, or of the time at hand, is over, from 0 to 1."""
         return state.global_step / state.max_steps if self.limit is None else min(self.seconds / self.limit, 1.0)
 
     def time_is_up(self, seconds: float) -> bool:
-        """Whether so much time is all there is."""
+        """Return whether that is all the time there is."""
         return self.limit is not None and seconds >= self.limit
 
     def ask(self) -> torch.Tensor:
-        """Of all processes, the largest signal, first bad step, and seconds of training, [3], on the device."""
+        """Return the largest signal, first bad step and seconds of training of all processes, [3], on the device."""
         own = torch.tensor([self.received, 0.0, self.seconds])
         if self.device.type == "cuda":
             # From memory that is not pinned, the copy could wait for all that the device has to do.
@@ -95,7 +98,7 @@ class StopCallback(TrainerCallback):
             )
 
     def check_losses_now(self, output_dir: str) -> None:
-        """Of all steps so far; waits for the device, and for all processes."""
+        """Check the losses of all steps so far; waits for the device, and for all processes."""
         self.check_losses(self.ask()[1].item(), output_dir)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -128,3 +131,94 @@ class StopCallback(TrainerCallback):
 
     def on_prediction_step(self, args, state, control, **kwargs):
         self.end_if_stopped()
+
+
+class ResumeCallback(TrainerCallback):
+    """Resume a run at its checkpoint, and let the train stream say where epochs end.
+
+    For the Trainer, a run is one epoch (see ``ResumableTrainer.set_initial_training_values``).
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.ended = trainer, True
+
+    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
+        trainer, progress = self.trainer, self.trainer.progress
+        state.num_train_epochs = trainer.num_epochs
+        # A checkpoint's state brings its own intervals, and the Trainer keeps those.
+        state.compute_steps(args, state.max_steps)
+        trainer.start_sums()
+        self.ended = True
+        if progress is None:
+            return
+        for callback in filter(lambda each: isinstance(each, ExportableState), trainer.callback_handler.callbacks):
+            # The Trainer saves the states of those alone that the checkpoint knows.
+            state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+        self._restore_best_evaluation(args, state)
+        restore_hyperparameters(optimizer, lr_scheduler, trainer)
+        if progress.evaluation_due:
+            self._make_up_evaluation(state, control)
+        if (
+            state.global_step >= state.max_steps
+            or trainer.stopped_early
+            or trainer.stop_callback.time_is_up(progress.seconds)
+        ):
+            control.should_training_stop = True
+        else:
+            # Beside the logs, for those who read them: trackers count their own steps.
+            state.log_history.append({"step": progress.step, "epoch": state.epoch, "resumed": True})
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.started, self.trainer.evaluation_seconds = time.monotonic(), 0.0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        stream, is_last = self.trainer.stream, state.global_step >= state.max_steps
+        state.epoch = self.trainer.stop_callback.share(state) if stream.epoch is None else stream.epoch
+        self.ended = stream.ends_epoch or is_last
+        if self.ended:
+            # A run ends with its loss, whatever the logging steps.
+            control.should_log |= is_last or args.logging_strategy == IntervalStrategy.EPOCH
+            control.should_evaluate |= args.eval_strategy == IntervalStrategy.EPOCH and args.eval_delay <= state.epoch
+            control.should_save |= args.save_strategy == IntervalStrategy.EPOCH
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        logging.getLogger(Trainer.__module__).disabled = False
+        if self.ended:
+            # The Trainer's own epoch is the run, whose last step has seen to all.
+            control.should_log = control.should_evaluate = control.should_save = False
+
+    def _restore_best_evaluation(self, args, state) -> None:
+        """Restore early stopping, or forget the best evaluation so far where later ones cannot be compared with it."""
+        early_stopping = self.trainer.early_stopping
+        saved = state.stateful_callbacks.get(type(early_stopping).__name__)
+        if self._metric_changed(args, state) or self._validation_changed(state):
+            logger.warning(
+                "CHANGED: the best evaluation before is not by %s of the same text: left out",
+                args.metric_for_best_model,
+            )
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+        elif early_stopping is not None:
+            # Not by restore_callback_states_from_checkpoint, which would bring the patience of before, too.
+            vars(early_stopping).update(saved["attributes"])
+
+    def _metric_changed(self, args, state) -> bool:
+        """Return whether the checkpoint's best value is none that the metric had in an evaluation before."""
+        metric, best = args.metric_for_best_model, state.best_metric
+        if metric is None or best is None:
+            return False
+        return all(entry.get(f"eval_{metric.removeprefix('eval_')}") != best for entry in state.log_history)
+
+    def _validation_changed(self, state) -> bool:
+        """Return whether the checkpoint's best value is of another validation text."""
+        texts, texts_before = self.trainer.texts, self.trainer.progress.texts
+        if state.best_metric is None or None in (texts, texts_before):
+            return False
+        return None not in (before := texts_before[1], now := texts[1]) and before != now
+
+    def _make_up_evaluation(self, state, control) -> None:
+        """Evaluate as the Trainer does after a step, for the best model and the learning rate."""
+        control.should_evaluate = True
+        # Private: public hooks evaluate after a step, and none is taken.
+        self.trainer._maybe_log_save_evaluate(None, None, self.trainer.model, None, state.epoch, None, None)
+        if state.best_global_step == state.global_step:
+            state.best_model_checkpoint = str(Path(self.trainer.args.output_dir) / f"checkpoint-{state.global_step}")

@@ -1,35 +1,29 @@
-"""Checkpoints: complete or absent. Finding, completing, pruning and making room for them."""
+"""Checkpoints: complete or absent. Find, complete and prune them; what they say of how far a run is."""
 
+import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
-from cloze.config.arguments import TrainingArguments
-from cloze.config.recipes import differences, settings_in
 from cloze.errors import UserError
 from cloze.system import storage
-from cloze.system.locks import unwritable
-from cloze.system.storage import CHECKSUMS, RECIPE, delete, delete_as, gigabytes
-from cloze.training.progress import FILE as PROGRESS
-from cloze.training.run_length import check_length, length_of
+from cloze.system.storage import CHECKSUMS, RECIPE, delete_as
 
 logger = logging.getLogger(__name__)
 
+# Says how far a run is; a checkpoint of the model alone has none.
+PROGRESS = "progress.json"
 # A folder holds a model if it has one of these: the weights, or the index of shards.
 MODEL_FILES = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
-# What an optimizer is made of; its state, which has these settings as well, fits no other.
-OPTIMIZER_SETTINGS = {"optim", "optim_args", "optim_target_modules"}
-# Schedulers whose rate follows the evaluations or losses so far, and the settings that it follows from.
-STATEFUL_SCHEDULERS = {"greedy", "reduce_lr_on_plateau"}
-RATE_SETTINGS = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"}
 # Where checkpoints are written and deleted. The Trainer keeps names with this beginning from the Hub.
 STAGING_DIR = "checkpoint-incomplete"
 
@@ -37,7 +31,7 @@ writing = partial(storage.writing, cure="make room and run it again; the checkpo
 
 
 def list_checkpoints(output_dir: str) -> dict[int, Path]:
-    """Complete checkpoints by step, ascending."""
+    """Return the complete checkpoints by step, ascending."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     with readable():
         complete = {int(path.name.split("-")[1]): path for path in found if (path / CHECKSUMS).is_file()}
@@ -64,12 +58,12 @@ def check_readable(checkpoint: Path) -> None:
 
 
 def aside(output_dir: str, step: int) -> Path:
-    """The folder to write a checkpoint to: what is broken off there counts for nothing (transformers#35782)."""
+    """Return the folder to write a checkpoint to: what is broken off there counts for nothing (transformers#35782)."""
     return Path(output_dir) / STAGING_DIR / f"checkpoint-{step}"
 
 
 def final(folder: Path) -> Path:
-    """What a checkpoint that is written aside is called in the end."""
+    """Return what a checkpoint that is written aside is called in the end."""
     return folder.parent.parent / folder.name
 
 
@@ -142,127 +136,18 @@ def remove(checkpoint: Path) -> None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every file is as it was written; the user may have added some."""
+    """Return whether every file is as it was written; the user may have added some."""
     return storage.find_damage(checkpoint, CHECKSUMS, needed=[RECIPE]) is None
 
 
 def newest_whole(output_dir: str) -> Path | None:
-    """The newest checkpoint that can be read; warns of those that cannot."""
+    """Return the newest checkpoint that can be read; warn of those that cannot."""
     for checkpoint in reversed(list_checkpoints(output_dir).values()):
         check_readable(checkpoint)
         if is_whole(checkpoint):
             return checkpoint
         logger.warning("BROKEN: %s is not as it was written, its files do not fit %s: left out", checkpoint, CHECKSUMS)
     return None
-
-
-def resumable(checkpoint: Path) -> Path:
-    """The checkpoint; UserError if it has the model alone."""
-    if not (checkpoint / PROGRESS).is_file():
-        raise UserError(
-            f"{checkpoint} was saved by --save_only_model, without what is needed to go on: start from its weights "
-            "with --model_name_or_path and another --output_dir, or afresh with --overwrite_output_dir"
-        )
-    return checkpoint
-
-
-def can_resume(training_args: TrainingArguments) -> bool:
-    """Return whether the same command would resume from what is saved now."""
-    if training_args.compared:  # which goes on with the runs that are not over
-        return True
-    newest = list(list_checkpoints(training_args.output_dir).values())[-1:]
-    return not training_args.overwrite_output_dir and any((path / PROGRESS).is_file() for path in newest)
-
-
-def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recipe: str) -> Path | None:
-    """Check that output_dir can be written to, and find the checkpoint to go on from: what is there is not lost.
-
-    Args:
-        keep: the model to start from; it may not be overwritten.
-        recipe: the settings, which have to be those of the checkpoint.
-    """
-    output_dir = Path(training_args.output_dir)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        probe = output_dir / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)  # another process may have been faster
-    except OSError as error:
-        raise unwritable(output_dir, error) from None
-    if not training_args.do_train:
-        return None
-    if keep is not None and Path(keep).is_dir() and output_dir.samefile(keep):
-        raise UserError(f"--output_dir {output_dir} is the model to start from: give another folder")
-    if not training_args.dry_run:
-        # What an earlier run left when it was broken off while saving or deleting.
-        delete(output_dir / STAGING_DIR, ignore_errors=True)
-    checkpoints = list_checkpoints(training_args.output_dir)
-    asked = training_args.resume_from_checkpoint
-    if training_args.overwrite_output_dir:
-        if asked is not None:
-            raise UserError("--resume_from_checkpoint goes on, --overwrite_output_dir starts afresh: give one of them")
-        if keep is not None and Path(keep).resolve() in [path.resolve() for path in checkpoints.values()]:
-            raise UserError(f"--overwrite_output_dir would remove {keep}, the model to start from: copy it elsewhere")
-        return None
-    if asked not in (None, "True", "true"):
-        check_readable(Path(asked))
-        if not is_whole(Path(asked)):
-            raise UserError(
-                f"--resume_from_checkpoint {asked} is no checkpoint of these scripts, or not whole: give the path of a "
-                "checkpoint-N, or start from its weights with --model_name_or_path"
-            )
-        checkpoint, earlier = resumable(Path(asked)), (Path(asked) / RECIPE).read_text(encoding="utf-8")
-        length = length_of(settings_in(recipe))
-        if length != length_of(settings_in(earlier)):
-            check_length(length, checkpoint)
-        changes = differences(recipe, earlier)
-        check_states(changes, {settings_in(each).get("lr_scheduler_type") for each in (recipe, earlier)}, asked)
-        for change in changes:
-            logger.warning("CHANGED: %s", change)
-        return checkpoint
-    newest = newest_whole(training_args.output_dir)
-    if newest is not None:
-        changes = differences(recipe, (newest / RECIPE).read_text(encoding="utf-8"))
-        if changes:
-            raise UserError(
-                f"{newest} is of another recipe, here changed to {', '.join(changes)}: give what it has, or another "
-                "--output_dir, or --overwrite_output_dir to start afresh, or, if it is meant, --resume_from_checkpoint "
-                f"{newest}"
-            )
-        logger.info("Going on from %s; --overwrite_output_dir would start afresh", newest)
-        return resumable(newest)
-    if checkpoints:
-        raise UserError(
-            f"--output_dir {output_dir}: none of its checkpoints can be read: put one back, or --overwrite_output_dir"
-        )
-    if asked is not None:
-        raise UserError(f"--resume_from_checkpoint: {output_dir} holds no checkpoint-*: leave the flag out")
-    if any((output_dir / name).exists() for name in MODEL_FILES):
-        raise UserError(
-            f"--output_dir {output_dir} holds a model already and no checkpoint to go on from: "
-            "give another folder, or --overwrite_output_dir"
-        )
-    if (output_dir / "README.md").exists():
-        raise UserError(
-            f"--output_dir {output_dir} holds a README.md, in whose place the model card would be written: "
-            "give another folder, or --overwrite_output_dir"
-        )
-    return None
-
-
-def check_states(changes: Sequence[str], schedulers: set[str], checkpoint: str) -> None:
-    """Raise UserError for a change that the states of optimizer and scheduler in the checkpoint would undo."""
-    stateful = schedulers & STATEFUL_SCHEDULERS
-    for change in changes:
-        name = change.partition(" ")[0]
-        if name in OPTIMIZER_SETTINGS:
-            raise UserError(f"--resume_from_checkpoint {checkpoint} has the state of another optimizer: {change}")
-        if name in RATE_SETTINGS and stateful:
-            raise UserError(
-                f"--resume_from_checkpoint {checkpoint}: the learning rate of {', '.join(stateful)} is a state "
-                f"that cannot be resumed with {change}: give what it has, or start from its weights with "
-                "--model_name_or_path and another --output_dir"
-            )
 
 
 def remove_all(output_dir: str) -> None:
@@ -288,44 +173,47 @@ def prune(output_dir: str, keep: int | None, newest: int, best: int | None) -> N
 
 
 def checkpoint_size(num_parameters: int, save_only_model: bool) -> int:
-    """Bytes of a checkpoint: the weights and, for Adam, two more values a weight."""
+    """Return the bytes of a checkpoint: the weights and, for Adam, two more values a weight."""
     return 4 * num_parameters * (1 if save_only_model else 3)
 
 
-def check_disk(
-    training_args: TrainingArguments, keep: int | None, num_parameters: int, free: int | None = None
-) -> tuple[int, int]:
-    """Compare the free disk with what the run will keep there: an error if not one checkpoint fits, else a warning.
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: what a checkpoint says beside the state of the Trainer, so that it is resumed exactly.
 
-    Gives both, in bytes: what the run will write at most, the finished model counted, and what is free.
-
-    Args:
-        keep: checkpoints kept at a time.
-        free: bytes to reckon with instead of those that are free in output_dir.
+    Attributes:
+        step: optimizer steps taken, and ``max_steps``, out of so many.
+        steps_in_epoch: those in the first epoch, with the settings of the last batches.
+        stream: the state of the train stream (training.stream).
+        data: examples and tokens of the first epoch, to tell whether the text is still the same; or None for streams.
+        sums: of each process, what is summed up for the next log.
+        logged: the step of the last log; and ``total_loss``, the sum of the losses of all steps until then.
+        seconds: time of training.
+        evaluation_due: whether an evaluation was put off by the end that came early.
+        texts: the content of the training and of the validation text, each None if there is none.
     """
-    weights = 4 * num_parameters
-    checkpoint = checkpoint_size(num_parameters, training_args.save_only_model)
-    if free is None:
-        free = shutil.disk_usage(training_args.output_dir).free
-        if training_args.overwrite_output_dir:
-            old = [path for path in list_checkpoints(training_args.output_dir).values() if not path.is_symlink()]
-            free += sum(path.stat().st_size for checkpoint in old for path in checkpoint.rglob("*") if path.is_file())
-    if training_args.save_strategy == "no":
-        checkpoint = kept = 0
-    else:
-        # A new checkpoint is written before the oldest is deleted.
-        kept = (keep or 1) + 1
-    if free < checkpoint + weights:
-        raise UserError(
-            f"--output_dir {training_args.output_dir}: {gigabytes(free)} of disk are free, a checkpoint and the model "
-            f"take about {gigabytes(checkpoint + weights)}: make room, or use another disk"
-        )
-    if free < kept * checkpoint + weights:
-        logger.warning(
-            "DISK: about %s will be written to %s (%d checkpoints, model), %s are free: lower --save_total_limit",
-            gigabytes(kept * checkpoint + weights),
-            os.path.abspath(training_args.output_dir),
-            kept,
-            gigabytes(free),
-        )
-    return kept * checkpoint + weights, free
+
+    step: int
+    max_steps: int
+    steps_in_epoch: int
+    stream: dict[str, Any]
+    data: list[int] | None
+    sums: list[list[float]]
+    logged: int
+    total_loss: float
+    seconds: float
+    evaluation_due: bool
+    texts: list[list[list] | None] | None = None
+
+    def write(self, checkpoint: Path) -> None:
+        (checkpoint / PROGRESS).write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "Progress":
+        return cls(**json.loads((checkpoint / PROGRESS).read_text()))
+
+    def sums_of(self, process: int, processes: int) -> list[float]:
+        """Return those of a process; the mean of all, if they are of another number of processes."""
+        if len(self.sums) == processes:
+            return self.sums[process]
+        return [sum(column) / len(self.sums) for column in zip(*self.sums, strict=True)]

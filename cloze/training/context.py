@@ -34,8 +34,8 @@ from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.templates import ensure_template
 from cloze.tokenization.token_cache import cache_folder
 from cloze.tokenization.training import train_tokenizer
-from cloze.training.checkpoints import prepare_output_dir
-from cloze.training.progress import Progress
+from cloze.training.checkpoints import Progress
+from cloze.training.output_dir import prepare_output_dir
 
 logger = logging.getLogger(__name__)
 
@@ -161,14 +161,12 @@ def start_process(data_args: DataArguments, training_args: TrainingArguments) ->
     if training_args.disable_tqdm:
         disable_progress_bar()
         datasets.disable_progress_bars()
-    if training_args.n_gpu > 1:
-        # DataParallel, which the Trainer would take, scatters the flat positions of masked tokens in the wrong way.
+    if training_args.visible_gpus > 1:
         logger.warning(
             "ONE GPU: %d are there, and a process uses one: start with accelerate launch --num_processes %d to use all",
-            training_args.n_gpu,
-            training_args.n_gpu,
+            training_args.visible_gpus,
+            training_args.visible_gpus,
         )
-        training_args._n_gpu = 1
     if data_args.preprocessing_num_workers:
         os.environ["RAYON_NUM_THREADS"] = str(data_args.preprocessing_num_workers)
 

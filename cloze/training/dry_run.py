@@ -1,17 +1,18 @@
-"""Runs that train nothing: --dry_run checks, tries and estimates, --prepare_only prepares the text."""
+"""Do all but train: --dry_run checks, tries and estimates, --prepare_only prepares the text."""
 
 import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import chain, cycle, islice
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
+from transformers import TrainerCallback
 
 from cloze.config.recipes import recipe_of
 from cloze.data.samplers import ResumableBatchSampler
@@ -19,8 +20,7 @@ from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.models.loading import describe_model
 from cloze.system.output import format_lines
-from cloze.training import checkpoints
-from cloze.training.checkpoints import gigabytes
+from cloze.system.storage import gigabytes
 from cloze.training.context import RunContext
 from cloze.training.memory import (
     estimate_memory,
@@ -29,6 +29,8 @@ from cloze.training.memory import (
     smaller_batches,
     to_device,
 )
+from cloze.training.output_dir import check_disk
+from cloze.training.stream import TextStream
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
@@ -51,11 +53,9 @@ def dry_run(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSpl
     args = trainer.args
     lines = {"model": describe_model(trainer.model, context.model_args), **splits.stats}
     if args.do_train:
-        written, free = checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
-        # In place of the loop, so that all is done that the Trainer does before.
-        trainer._inner_training_loop = partial(try_training, trainer, context)
+        written, free = check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
         with out_of_memory_as_user_error(smaller_batches(trainer)):
-            lines |= trainer.train(resume_from_checkpoint=context.checkpoint and str(context.checkpoint))
+            lines |= try_training(trainer, context)
         lines["disk"] = f"about {gigabytes(written)} at most, of {gigabytes(free)} free, in {args.output_dir}"
     if args.do_eval:
         with out_of_memory_as_user_error(f"halve --per_device_eval_batch_size {args.per_device_eval_batch_size}"):
@@ -71,27 +71,51 @@ def dry_run(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSpl
     trainer.accelerator.wait_for_everyone()
 
 
-def try_training(trainer: PretrainingTrainer, context: RunContext, batch_size: int, **_) -> dict[str, str]:
-    """What training takes, from two steps with the longest batch and the times of ordinary ones."""
-    args, room = trainer.args, room_for_training(trainer.args.device)
-    if args.auto_find_batch_size:
-        trainer._update_auto_batch_size(batch_size)
-    loader = trainer.get_train_dataloader()
-    _, steps_an_epoch, *_, steps = trainer.set_initial_training_values(args, loader)
+class Measured(Exception):  # noqa: N818 - it is no error
+    """End a run before its first step, with what was measured."""
+
+
+class MeasureCallback(TrainerCallback):
+    """Measure training in its place, once the Trainer has done all that it does before the first step."""
+
+    def __init__(self, trainer: PretrainingTrainer, context: RunContext):
+        self.trainer, self.context = trainer, context
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.is_loading = False
+        raise Measured(measure_training(self.trainer, self.context))
+
+
+def try_training(trainer: PretrainingTrainer, context: RunContext) -> dict[str, str]:
+    """Return what ``measure_training`` does, of a run that ends there; trackers and progress bars do not start."""
+    for callback in list(trainer.callback_handler.callbacks):
+        trainer.remove_callback(callback)
+    trainer.add_callback(MeasureCallback(trainer, context))
+    try:
+        trainer.train(resume_from_checkpoint=context.checkpoint and str(context.checkpoint))
+    except Measured as measured:
+        return measured.args[0]
+
+
+def measure_training(trainer: PretrainingTrainer, context: RunContext) -> dict[str, str]:
+    """Return what training takes, from two steps with the longest batch and the times of ordinary ones."""
+    args, room, steps = trainer.args, room_for_training(trainer.args.device), trainer.state.max_steps
+    stream, steps_an_epoch = trainer.stream, trainer.steps_in_epoch
     done = 0 if trainer.progress is None else trainer.progress.step
-    if trainer.batches is None:
+    if isinstance(stream, TextStream):
         candidates, ordinary = stream_batches(trainer, context.max_seq_length)
         tokens = np.mean([count_tokens(batch) for batch in ordinary]) * args.gradient_accumulation_steps
         counted = f"{steps:,}"
     else:
-        candidates, ordinary = longest_batches(trainer.batches), ordinary_batches(trainer.batches)
+        # Of a whole epoch, though the run may be resumed in the middle of one.
+        stream.sampler.set_epoch(0)
+        candidates, ordinary = longest_batches(stream.sampler), ordinary_batches(stream.sampler)
         total = int(trainer.train_dataset.lengths(0).sum())
         tokens = total / steps_an_epoch / args.world_size
         counted = f"{steps:,}; {steps_an_epoch:,} an epoch, of {total:,} tokens"
     memories = [estimate_memory(trainer, batch, room) for batch in candidates]
     memory, longest = max(zip(memories, candidates, strict=True), key=lambda pair: pair[0].total)
-    model, _ = trainer._prepare_for_training(steps, loader, context.checkpoint and str(context.checkpoint))
-    a_token, a_step = time_training(trainer, model, longest, ordinary)
+    a_token, a_step = time_training(trainer, trainer.model_wrapped, longest, ordinary)
     seconds = a_token * tokens + a_step
     left = f"about {readable(seconds * max(steps - done, 0))}, without evaluating and saving"
     if args.max_train_hours is not None:
@@ -109,48 +133,48 @@ def try_training(trainer: PretrainingTrainer, context: RunContext, batch_size: i
 
 
 def sizes_of(batches: ResumableBatchSampler) -> tuple[np.ndarray, np.ndarray]:
-    """How many examples each batch has, and how wide it is, both [batches]."""
-    widths = batches.widths(batches.examples.lengths(batches.epoch))[batches.order]
+    """Return how many examples each batch has, and how long it is padded, both [batches]."""
+    lengths = batches.padded_lengths(batches.examples.lengths(batches.epoch))[batches.order]
     # What lies between two batches that do not follow one another is reduced as well, and left out.
-    widest = np.maximum.reduceat(np.append(widths, 0), batches.spans.ravel())[::2]
-    return np.diff(batches.spans)[:, 0], widest
+    longest = np.maximum.reduceat(np.append(lengths, 0), batches.spans.ravel())[::2]
+    return np.diff(batches.spans)[:, 0], longest
 
 
 def examples_of(batches: ResumableBatchSampler, number: int) -> list[dict]:
-    """The examples of a batch, the longest first."""
+    """Return the examples of a batch, the longest first."""
     begin, end = batches.spans[number]
     examples = [batches.examples[batches.epoch, example] for example in batches.order[begin:end].tolist()]
     return sorted(examples, key=lambda example: -len(example["input_ids"]))
 
 
 def longest_batches(batches: ResumableBatchSampler) -> list[list[dict]]:
-    """The batch that takes the most memory is one of these: of the most places, or of the most pairs of places, which
-    some kinds of attention keep."""
-    counts, widths = sizes_of(batches)
-    places, squares = counts * widths, counts * widths**2
-    numbers = [np.lexsort([squares, places])[-1], np.lexsort([places, squares])[-1]]
+    """Return the batches of which one takes the most memory: of the most positions, or of the most pairs of positions,
+    which some kinds of attention keep."""
+    counts, lengths = sizes_of(batches)
+    positions, squares = counts * lengths, counts * lengths**2
+    numbers = [np.lexsort([squares, positions])[-1], np.lexsort([positions, squares])[-1]]
     return [examples_of(batches, number) for number in dict.fromkeys(numbers)]
 
 
 def ordinary_batches(batches: ResumableBatchSampler) -> list[list[dict]]:
-    """Some at even distances between the smallest and the largest."""
-    counts, widths = sizes_of(batches)
-    order = np.argsort(counts * widths, kind="stable")
-    places = (np.arange(TIMED) + 0.5) / TIMED * len(order)
-    return [examples_of(batches, number) for number in order[places.astype(int)]]
+    """Return some batches at even distances between the smallest and the largest."""
+    counts, lengths = sizes_of(batches)
+    order = np.argsort(counts * lengths, kind="stable")
+    ranks = (np.arange(TIMED) + 0.5) / TIMED * len(order)
+    return [examples_of(batches, number) for number in order[ranks.astype(int)]]
 
 
 def stream_batches(trainer: PretrainingTrainer, length: int) -> tuple[list[list[dict]], list[list[dict]]]:
-    """A batch of examples that are as long as any can be, and the first batches of the stream."""
-    ordinary = [batch for batch, _ in islice(trainer.stream.batches_of(0), TIMED)]
+    """Return a batch of examples that are as long as any can be, and the first batches of the stream."""
+    ordinary = [batch for batch, _ in islice(trainer.stream.batches.batches_of(0), TIMED)]
     budget = trainer.args.max_tokens_per_batch
-    size = trainer._train_batch_size if budget is None else budget // length
+    size = trainer.batch_settings().batch_size if budget is None else budget // length
     examples = islice(cycle(chain.from_iterable(ordinary)), size)
     return [[lengthen(example, length) for example in examples]], ordinary
 
 
 def lengthen(example: dict, length: int) -> dict:
-    """An example repeated until it has so many tokens."""
+    """Return an example repeated until it has ``length`` tokens."""
     return {name: np.resize(value, length) if np.ndim(value) else value for name, value in example.items()}
 
 
@@ -161,7 +185,7 @@ def count_tokens(batch: Sequence[dict]) -> int:
 def time_training(
     trainer: PretrainingTrainer, model: nn.Module, longest: list[dict], ordinary: list[list[dict]]
 ) -> tuple[float, float]:
-    """Seconds that a real token takes in forward and backward, and those of the optimizer's step, in this process."""
+    """Return seconds of a real token in forward and backward, and of the optimizer's step, in this process."""
 
     def pass_through(batch: list[dict]) -> None:
         trainer.training_step(model, *to_device(trainer, batch))
@@ -179,9 +203,10 @@ def time_training(
 
 
 def time_evaluation(trainer: PretrainingTrainer) -> float:
-    """Seconds of all batches of the validation set, if they were as long as the first, which is the longest."""
+    """Return seconds of all batches of the validation set, if they were as long as the first, the longest."""
     size, dataset = trainer.args.eval_batch_size, trainer.eval_dataset
-    inputs = trainer.data_collator([dataset[number] for number in range(min(size, len(dataset)))])
+    examples = [dataset[number] for number in range(min(size, len(dataset)))]
+    inputs = send_to_device(trainer.data_collator(examples), trainer.args.device)
     trainer.model.eval()
     with trainer.accelerator.autocast():
         for _ in range(2):  # the first one warms up

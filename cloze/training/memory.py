@@ -1,4 +1,4 @@
-"""What training holds in memory at its most, told before it does."""
+"""Estimate what training holds in memory at its most, before it does."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import psutil
 import torch
+from accelerate.utils import send_to_device
 from accelerate.utils.memory import should_reduce_batch_size
 
 from cloze.errors import UserError
-from cloze.training.checkpoints import gigabytes
+from cloze.system.storage import gigabytes
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
@@ -35,9 +36,9 @@ class Memory:
 
 
 def estimate_memory(trainer: PretrainingTrainer, batch: Sequence[dict], room: int) -> Memory:
-    """Of training on such batches; UserError if it is more than ``room``.
+    """Return the memory of training on such batches; UserError if it is more than ``room``.
 
-    A CPU out of memory kills the process, so that this is told from the batch's first two examples before it is tried.
+    A CPU out of memory kills the process: the batch is tried only after an estimate from its first two examples.
     """
     memory = without_batch(trainer)
     if len(batch) > 2:
@@ -60,7 +61,7 @@ def without_batch(trainer: PretrainingTrainer) -> Memory:
 
 
 def optimizer_values(trainer: PretrainingTrainer) -> float:
-    """How many values the optimizer keeps of a weight, seen from a step on a matrix; 2, as Adam's, if it takes none."""
+    """Return the values that the optimizer keeps of a weight, by a step on a matrix; if it takes none, 2 as Adam."""
     matrix = torch.zeros(256, 256, device=trainer.args.device, dtype=trainer.model.dtype, requires_grad=True)
     matrix.grad = torch.zeros_like(matrix)
     try:
@@ -75,7 +76,7 @@ def optimizer_values(trainer: PretrainingTrainer) -> float:
 
 
 def saved_for_backward(trainer: PretrainingTrainer, batch: Sequence[dict]) -> int:
-    """Bytes that the forward of a batch keeps for its backward, the weights themselves not counted."""
+    """Return bytes that the forward of a batch keeps for its backward, the weights themselves not counted."""
     inputs, num_items = to_device(trainer, batch)
     kept = {}
 
@@ -95,13 +96,13 @@ def saved_for_backward(trainer: PretrainingTrainer, batch: Sequence[dict]) -> in
 
 
 def to_device(trainer: PretrainingTrainer, batch: Sequence[dict]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """What the model is given of a batch, and how much there is to predict in it, [objectives]."""
-    inputs = trainer._prepare_inputs(trainer.data_collator(list(batch)))
-    return inputs, trainer._get_num_items_in_batch([inputs], trainer.args.device)
+    """Return what the model is given of a batch, and how much there is to predict in it, [objectives]."""
+    inputs = send_to_device(trainer.data_collator(list(batch)), trainer.args.device)
+    return inputs, trainer.count_targets([inputs])
 
 
 def room_for_training(device: torch.device) -> int:
-    """Bytes that are free, and those that this process has on a GPU already; of a CPU's, those are few beside."""
+    """Return bytes that are free, and those that this process has on a GPU already; a CPU's are few beside."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return psutil.virtual_memory().available + psutil.Process().memory_info().rss

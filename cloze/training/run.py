@@ -18,9 +18,10 @@ from cloze.system.processes import on_first_process
 from cloze.system.signals import SIGNALS, handling_signals, ignore_signals
 from cloze.system.storage import CURVES, RECIPE
 from cloze.training import checkpoints
+from cloze.training.checkpoints import Progress
 from cloze.training.context import RunContext, make_collator, make_model, padding_of
 from cloze.training.dry_run import dry_run, log_prepared
-from cloze.training.progress import Progress
+from cloze.training.output_dir import can_resume, check_disk
 from cloze.training.run_length import length_of
 from cloze.training.trackers import guard_trackers
 from cloze.training.trainer import PretrainingTrainer
@@ -69,7 +70,7 @@ def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
     """Train and evaluate as the trainer's arguments say, save the model and upstream's files, return all metrics."""
     args, metrics = trainer.args, {}
     if args.do_train:
-        checkpoints.check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
+        check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
     recipe = Path(args.output_dir) / RECIPE
     if trainer.is_world_process_zero() and (args.do_train or not recipe.exists()):
         with checkpoints.writing(recipe, len(context.recipe)):
@@ -123,7 +124,7 @@ def trackers_open(trainer: PretrainingTrainer) -> Iterator[None]:
 
 
 def evaluate(trainer: PretrainingTrainer) -> dict[str, float]:
-    """The metrics of the validation set, saved as upstream does."""
+    """Return the metrics of the validation set, and save them as upstream does."""
     metrics = trainer.evaluate()
     metrics["eval_samples"] = len(trainer.eval_dataset)
     perplexities = [value for name, value in metrics.items() if name.endswith("_perplexity")]
@@ -140,7 +141,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
         checkpoints.remove_all(args.output_dir)
     progress = trainer.progress
     # The metrics of the model as it was show what training brought; a resumed run has them in its state.
-    args.eval_on_start = args.do_eval and (progress is None or progress.evaluation_due)
+    args.eval_on_start = args.do_eval and progress is None
     first = 0 if progress is None else progress.step
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.stopped_early and trainer.state.global_step < trainer.state.max_steps:
@@ -161,7 +162,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
         logger.info("Nothing is left to train: %s is at the last step", checkpoint)
         return unreported_metrics(trainer, whole)
     counts = trainer.meter.totals(trainer.accelerator)
-    seconds = time.monotonic() - trainer.begun - trainer.evaluation_seconds
+    seconds = time.monotonic() - trainer.started - trainer.evaluation_seconds
     meters = trainer.meter.rates(counts, seconds, args.world_size)
     meters = {f"train_{name}": value for name, value in meters.items()}
     metrics = result.metrics | whole | {"train_tokens": int(counts[2])} | meters
@@ -172,7 +173,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
 def end_if_stopped(trainer: PretrainingTrainer) -> None:
     """End the run if a signal came after the last step; where running again would lose that, go on to the end."""
     stop_callback = trainer.stop_callback
-    stop_callback.to_the_end = not on_first_process(partial(checkpoints.can_resume, trainer.args))
+    stop_callback.to_the_end = not on_first_process(partial(can_resume, trainer.args))
     stop_callback.end_if_stopped(
         "Stopped by a signal after the last step, the model is saved: run it again for what is left"
     )
@@ -181,7 +182,7 @@ def end_if_stopped(trainer: PretrainingTrainer) -> None:
 
 
 def unreported_metrics(trainer: PretrainingTrainer, whole: dict[str, float]) -> dict[str, float]:
-    """The metrics of a run that has taken its last step, if it was broken off before it told all of them; else none."""
+    """Return the metrics of a run after its last step, if it ended before it reported all of them; else none."""
     if not trainer.is_world_process_zero():
         return {}
     folder = Path(trainer.args.output_dir)
@@ -197,7 +198,7 @@ def unreported_metrics(trainer: PretrainingTrainer, whole: dict[str, float]) -> 
 
 
 def read_results(path: Path) -> dict[str, float]:
-    """Empty if there is no file; half of one, as a kill leaves, is deleted."""
+    """Read metrics, none if there is no file; half of one, as a kill leaves, is deleted."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The Trainer whose checkpoints are complete or absent, and that says what is wrong with those it cannot take."""
+"""The Trainer whose checkpoints are complete or absent, and that reports those it cannot take."""
 
 import logging
 import sys
@@ -10,42 +10,31 @@ from pickle import UnpicklingError
 
 from accelerate.utils import gather_object
 from transformers import Trainer
-from transformers.trainer_callback import ExportableState
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from cloze.errors import UserError
 from cloze.system.signals import exit_code, handling_signals
 from cloze.system.storage import RECIPE
 from cloze.training import checkpoints
 from cloze.training.callbacks import StopCallback
-from cloze.training.progress import Progress
+from cloze.training.checkpoints import Progress
 
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def of_another_run(checkpoint: str | None) -> Iterator[None]:
-    """Raise UserError where a checkpoint does not fit the model or its optimizer, or is more than numbers."""
-    try:
-        yield
-    except (RuntimeError, ValueError, KeyError, AttributeError, UnpicklingError) as error:
-        raise UserError(
-            f"{checkpoint} does not fit this run, or is not of these scripts: {str(error)[:200]}: start from its "
-            "weights with --model_name_or_path, or afresh with --overwrite_output_dir"
-        ) from error
-
-
 class SavingTrainer(Trainer):
-    """Trainer that writes checkpoints aside and ends, once one is complete, where a signal asked for it.
+    """Trainer that writes checkpoints aside and exits, once one is complete, where a signal asked for it.
 
     Args:
         recipe: the settings, which are kept in checkpoints.
 
     Attributes:
         unwritten: files of output_dir that could not be written beside the model, and why.
+        is_loading: whether a checkpoint is being loaded, whose errors are the user's.
     """
 
     def __init__(self, args, recipe: str = "", callbacks=(), **kwargs):
-        self.recipe, self.unwritten = recipe, {}
+        self.recipe, self.unwritten, self.is_loading = recipe, {}, False
         self.stop_callback = StopCallback(
             None if args.max_train_hours is None else 3600 * args.max_train_hours, args.device
         )
@@ -54,57 +43,96 @@ class SavingTrainer(Trainer):
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
 
     def find_progress(self) -> Progress:
-        """How far the run is; all processes have to ask."""
+        """Return how far the run is; all processes have to ask."""
         raise NotImplementedError
 
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """Train; UserError where a checkpoint does not fit the model or its optimizer, or is more than numbers."""
+        self.is_loading = resume_from_checkpoint is not None
+        try:
+            return super().train(resume_from_checkpoint, **kwargs)
+        except (RuntimeError, ValueError, KeyError, AttributeError, UnpicklingError) as error:
+            if not self.is_loading:
+                raise
+            raise UserError(
+                f"{resume_from_checkpoint} does not fit this run, or is not of these scripts: {str(error)[:200]}: start"
+                " from its weights with --model_name_or_path, or afresh with --overwrite_output_dir"
+            ) from error
+
+    # Private: nothing public is called in place of a save (tests/training/test_contract.py).
     def _save_checkpoint(self, model, trial):
-        """In place of the Trainer's, which leaves half a checkpoint where it is broken off (transformers#35782), and
-        prunes by time of change (transformers#26961)."""
-        args, state = self.args, self.state
+        """Save as the Trainer does, but to a folder that is renamed once it is complete (transformers#35782).
+
+        Pruned by step, and not by time of change (transformers#26961).
+        """
+        args, step = self.args, self.state.global_step
         self.stop_callback.check_losses_now(args.output_dir)
-        self.store_flos()
-        progress = self.find_progress()
-        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        folder = checkpoints.aside(args.output_dir, step)
+        save_only_model = args.save_only_model and not self.stop_callback.signal
+        save = partial(super()._save_checkpoint, model, trial)
+        self._write_together(partial(self._write_checkpoint, save, save_only_model), folder, save_only_model)
+        self._write_together(self._complete, folder, save_only_model)
+        if args.push_to_hub:
+            # Private: the push that the Trainer has no part in, as it is of the renamed folder.
+            self._push_from_checkpoint(str(checkpoints.final(folder)))
+        if self.stop_callback.signal:
+            logger.info(
+                "Stopped by a signal after step %d, which is saved: run it again to go on", self.state.global_step
+            )
+            sys.exit(exit_code(self.stop_callback.signal))
+
+    def _write_checkpoint(self, save: Callable[[], None], save_only_model: bool, folder: Path) -> None:
+        state, output_dir = self.state, Path(self.args.output_dir)
+        self.write_state(None if save_only_model else self.find_progress(), folder)
+        with replaced(self.args, output_dir=str(folder.parent), push_to_hub=False, save_only_model=save_only_model):
+            save()
+        best = output_dir / f"checkpoint-{state.best_global_step}"
         if state.best_global_step == state.global_step or best.exists():
             state.best_model_checkpoint = str(best)
-        folder = checkpoints.aside(args.output_dir, state.global_step)
-        for part in (self.write_model, partial(self.write_state, progress), self.complete):
-            self.write_together(part, folder, save_only_model=not self.saves_state)
-        folder = checkpoints.final(folder)
-        if args.push_to_hub:
-            self._push_from_checkpoint(str(folder))
-        if self.stop_callback.signal:
-            logger.info("Stopped by a signal after step %d, which is saved: run it again to go on", state.global_step)
-            sys.exit(exit_code(self.stop_callback.signal))
+        if self.args.should_save:
+            # Again, as the Trainer takes the folder for the place of the best checkpoint.
+            state.save_to_json(str(folder / "trainer_state.json"))
+
+    def write_state(self, progress: Progress | None, folder: Path) -> None:
+        """Write what the Trainer does not: the settings, and unless the model alone is saved, how far the run is."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.args.should_save:
+            if progress is not None:
+                progress.write(folder)
+            (folder / RECIPE).write_text(self.recipe, encoding="utf-8")
+
+    def _complete(self, folder: Path) -> None:
+        if self.args.should_save:
+            checkpoints.complete(folder)
+            checkpoints.prune(
+                self.args.output_dir, self.save_total_limit, self.state.global_step, self.state.best_global_step
+            )
 
     def save_model(self, output_dir=None, _internal_call=False):
         """Save the model as the Trainer does; in ``args.output_dir``, the default, whole or not at all."""
         args = self.args
-        if output_dir is not None:
-            super().save_model(output_dir, _internal_call)
-            return
-        folder = checkpoints.aside_of_model(args.output_dir)
-        for part in (self.write_model, self.put_in_place):
-            self.write_together(part, folder, save_only_model=True)
-        if args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=args.hub_revision)
+        folder = checkpoints.aside_of_model(args.output_dir) if output_dir is None else Path(output_dir)
+        save_only_model = output_dir is None or args.save_only_model
+        self._write_together(partial(self._write_model, super().save_model), folder, save_only_model)
+        if output_dir is None:
+            self._write_together(checkpoints.put_in_place if args.should_save else Path, folder, save_only_model)
+            if args.push_to_hub and not _internal_call:
+                self.push_to_hub(commit_message="Model save", revision=args.hub_revision)
 
-    def put_in_place(self, folder: Path) -> None:
+    def _write_model(self, save: Callable, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save(str(folder), _internal_call=True)
         if self.args.should_save:
-            checkpoints.put_in_place(folder)
+            # A pickle, which runs code where it is loaded; recipe.yaml has what is in it.
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
-    @property
-    def saves_state(self) -> bool:
-        """Return whether a checkpoint has what is needed to resume; one that a signal asked for always has."""
-        return bool(self.stop_callback.signal) or not self.args.save_only_model
-
-    def write_together(self, part: Callable[[Path], None], folder: Path, save_only_model: bool) -> None:
-        """Write one's part of a folder, and go on when all processes have; UserError if one of them cannot."""
+    def _write_together(self, write: Callable[[Path], None], folder: Path, save_only_model: bool) -> None:
+        """Write one's part of a folder, and continue when all processes have; UserError if one of them cannot."""
         problem = None
         size = checkpoints.checkpoint_size(self.model.num_parameters(), save_only_model)
         try:
             with checkpoints.writing(folder, size):
-                part(folder)
+                write(folder)
         except UserError as error:
             problem = error
         if any(gather_object([problem is not None])):
@@ -119,44 +147,16 @@ class SavingTrainer(Trainer):
             self.stop_callback.end_if_stopped()
         return output
 
-    def write_model(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.save_model(str(folder), _internal_call=True)
+    def create_model_card(self, *args, **kwargs):
+        """Write none: the run writes its own, with the metrics, and before anything is pushed."""
 
-    def write_state(self, progress: Progress, folder: Path) -> None:
-        """What is needed to go on."""
-        if self.saves_state:
-            self._save_optimizer_and_scheduler(str(folder))
-            self._save_scaler(str(folder))
-            self._save_rng_state(str(folder))
-            if self.args.should_save:
-                progress.write(folder)
-        if self.args.should_save:
-            for callback in self.callback_handler.callbacks:
-                if isinstance(callback, ExportableState):
-                    self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-            (folder / RECIPE).write_text(self.recipe, encoding="utf-8")
-            self.state.save_to_json(str(folder / "trainer_state.json"))
 
-    def complete(self, folder: Path) -> None:
-        if self.args.should_save:
-            checkpoints.complete(folder)
-            checkpoints.prune(
-                self.args.output_dir, self.save_total_limit, self.state.global_step, self.state.best_global_step
-            )
-
-    def _load_from_checkpoint(self, checkpoint, *args, **kwargs):
-        with of_another_run(checkpoint):
-            super()._load_from_checkpoint(checkpoint, *args, **kwargs)
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        with of_another_run(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_scaler(self, checkpoint):
-        with of_another_run(checkpoint):
-            super()._load_scaler(checkpoint)
-
-    def _load_rng_state(self, checkpoint):
-        with of_another_run(checkpoint):
-            super()._load_rng_state(checkpoint)
+@contextmanager
+def replaced(target: object, **values) -> Iterator[None]:
+    """Give attributes other values for a while."""
+    before = {name: getattr(target, name) for name in values}
+    vars(target).update(values)
+    try:
+        yield
+    finally:
+        vars(target).update(before)

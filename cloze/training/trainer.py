@@ -2,13 +2,10 @@
 
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, SequentialSampler
 from transformers import EvalPrediction, get_scheduler
-from transformers.trainer import TRAINING_ARGS_NAME
 
 from cloze.data.collators import IGNORED
 from cloze.errors import UserError
@@ -65,11 +62,11 @@ class PretrainingTrainer(ResumableTrainer):
             for prefix, objective in self.objectives.items()
         }
 
-    def _get_num_items_in_batch(self, batch_samples, device):
-        """What each objective has to predict in the whole optimizer step, [objectives]."""
+    def count_targets(self, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """Return what each objective has to predict in the micro-batches of an optimizer step, [objectives]."""
         names = [objective.labels for objective in self.objectives.values()]
-        counts = [torch.stack([(batch[name] != IGNORED).sum() for name in names]) for batch in batch_samples]
-        num_items = sum(counts, torch.zeros(len(names), dtype=torch.int64, device=device))
+        counts = [torch.stack([(batch[name] != IGNORED).sum() for name in names]) for batch in batches]
+        num_items = sum(counts, torch.zeros(len(names), dtype=torch.int64, device=self.args.device))
         # If all processes are counted, their gradients, which are then averaged, have to be multiplied by their number.
         return self.accelerator.reduce(num_items) if self.args.average_tokens_across_devices else num_items
 
@@ -88,7 +85,8 @@ class PretrainingTrainer(ResumableTrainer):
     def log(self, logs, *args, **kwargs):
         """Add each objective's part of the loss, its accuracy, and the meters."""
         if "loss" in logs:
-            seconds = time.monotonic() - self.begun - self.evaluation_seconds
+            logs["loss"] = self.drain_loss()
+            seconds = time.monotonic() - self.started - self.evaluation_seconds
             logs |= self.meter.since_last(self.accelerator, seconds)
             running = self.accelerator.reduce(self.running, reduction="mean").cpu().numpy()
             shares = running[:, 0] / max(running[:, 0].sum(), 1e-9)
@@ -107,7 +105,6 @@ class PretrainingTrainer(ResumableTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Scores instead of logits; no loss, as the Trainer would average it over batches (transformers#39241)."""
-        inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = self.score(model, inputs)
         # Without labels, the Trainer would not ask for metrics.
@@ -132,42 +129,30 @@ class PretrainingTrainer(ResumableTrainer):
         return metrics
 
     def evaluate(self, *args, **kwargs):
-        start = time.monotonic()
         metrics = super().evaluate(*args, **kwargs)
         if "eval_loss" not in metrics:
             raise UserError("the validation set has nothing to predict, not one masked token: give more text")
-        self.evaluation_seconds += time.monotonic() - start
         return metrics
 
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
-        """In order, as predictions are told apart by it; the Trainer would group by length what is evaluated, too."""
-        return SequentialSampler(eval_dataset)
+    def create_optimizer(self, model=None):
+        if self.is_fsdp_enabled:
+            # accelerate shards embeddings and head apart from the rest, though a head as BERT's shares its bias with
+            # that, which torch refuses. Where it finds neither, they are sharded with what no layer has. It does so
+            # between this and create_scheduler.
+            self.model.get_input_embeddings = self.model.get_output_embeddings = lambda: None
+        return super().create_optimizer(model)
 
-    def _prepare_for_training(self, *args, **kwargs):
-        if not self.is_fsdp_enabled:
-            return super()._prepare_for_training(*args, **kwargs)
-        # accelerate shards embeddings and head apart from the rest, though a head as BERT's shares its bias with that,
-        # which torch refuses. Where it finds neither, they are sharded with what no layer has.
-        model = self.model
-        model.get_input_embeddings = model.get_output_embeddings = lambda: None
-        try:
-            return super()._prepare_for_training(*args, **kwargs)
-        finally:
-            del model.get_input_embeddings, model.get_output_embeddings
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if self.is_fsdp_enabled:
+            del self.model.get_input_embeddings, self.model.get_output_embeddings
+        return super().create_scheduler(num_training_steps, optimizer)
 
+    # Private: nothing public says which weights a checkpoint may lack.
     def _issue_warnings_after_load(self, load_result):
         # Tied weights are not in the file, and not missing.
         tied = self.model.all_tied_weights_keys
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
-
-    def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir, state_dict)
-        # A pickle, which runs code where it is loaded; recipe.yaml has what is in it.
-        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-    def create_model_card(self, *args, **kwargs):
-        """Nothing: the run writes its own, with the metrics, and before anything is pushed."""
 
 
 def check_scheduler(args) -> None:

@@ -64,7 +64,7 @@ def flat(batches):
 
 def steps_of(batches, settings):
     """What each optimizer step is made of."""
-    size = settings.batches_a_step
+    size = settings.batches_per_step
     return [flat(batches[start : start + size]) for start in range(0, len(batches), size)]
 
 
@@ -104,7 +104,7 @@ def test_sampler_gives_every_example_once_an_epoch(lengths, settings, seed):
     assert len(batches) % settings.processes == 0
     assert all(batches)
     left_out = len(lengths) - len(numbers)
-    step = settings.batch_size * settings.batches_a_step
+    step = settings.batch_size * settings.batches_per_step
     if settings.drop_last and len(lengths) >= step:
         assert left_out == len(lengths) % step
         assert {len(batch) for batch in batches} == {settings.batch_size}

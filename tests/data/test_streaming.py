@@ -22,9 +22,8 @@ from cloze.data.blocks import MaskedBlockBuilder
 from cloze.data.nsp import PairBuilder
 from cloze.data.pairs import IS_NEXT, IS_RANDOM
 from cloze.data.samplers import BatchSettings
-from cloze.data.shards import deal
 from cloze.data.splits import ChunkBuilder
-from cloze.data.streaming import Document, StreamedBatches, StreamedExamples, cut_chunks
+from cloze.data.streaming import Document, StreamedBatches, StreamedExamples, cut_chunks, redistribute
 from cloze.errors import UserError
 from cloze.text.corpus import FileCorpus, HubCorpus
 from cloze.tokenization.encoding import Encoded, own_encoder
@@ -129,7 +128,9 @@ def texts_of(batches, epoch=None):
 def first_epoch_left(states):
     """The first epoch of which something may be left."""
     return min(
-        min((share["epoch"] for share in state["shares"]), default=state["epoch"]) for own in states for state in own
+        min((share["epoch"] for share in state["assignments"]), default=state["epoch"])
+        for own in states
+        for state in own
     )
 
 
@@ -371,8 +372,8 @@ def test_stream_resume_does_not_tokenize_skipped_chunks():
 
     examples = StreamedExamples(memory(60), make, chunk=300)
     _, states = take(streams(examples), 25)
-    assert states[0][0]["shares"][0]["chunk"] == 3
-    begun = made[states[0][0]["shares"][0]["chunk"]]
+    assert states[0][0]["assignments"][0]["chunk"] == 3
+    begun = made[states[0][0]["assignments"][0]["chunk"]]
     made.clear()
     take(streams(examples, states=states), 1)
     assert made[0] == begun
@@ -382,14 +383,21 @@ def test_stream_shards_are_redistributed_when_workers_change():
     """Of three workers, one is an epoch behind the others, and one in the middle of a chunk."""
     share = {"epoch": 1, "part": 2, "parts": 3, "position": 4, "document": 5, "chunk": 6, "seen": 7, "batches": 8}
     share["settings"] = {"batch_size": 4}
-    behind = {"worker": 0, "shares": [], "epoch": 1}
-    states = [[behind], [{"worker": 1, "shares": [share], "epoch": 2}], [{"worker": 2, "shares": [], "epoch": 2}]]
-    fresh = share | {"part": 1, "position": 0, "document": 0, "chunk": 0, "seen": 0, "batches": 0, "settings": None}
-    assert deal(states, 1, 2) == [
-        [{"worker": 0, "shares": [fresh], "epoch": 2}, {"worker": 1, "shares": [share], "epoch": 2}]
+    behind = {"worker": 0, "assignments": [], "epoch": 1}
+    states = [
+        [behind],
+        [{"worker": 1, "assignments": [share], "epoch": 2}],
+        [{"worker": 2, "assignments": [], "epoch": 2}],
     ]
-    assert deal(states, 3, 1) == deal(states, 3, 0) == states
-    assert deal(None, 2, 2)[1] == [{"worker": 2, "shares": [], "epoch": 0}, {"worker": 3, "shares": [], "epoch": 0}]
+    fresh = share | {"part": 1, "position": 0, "document": 0, "chunk": 0, "seen": 0, "batches": 0, "settings": None}
+    assert redistribute(states, 1, 2) == [
+        [{"worker": 0, "assignments": [fresh], "epoch": 2}, {"worker": 1, "assignments": [share], "epoch": 2}]
+    ]
+    assert redistribute(states, 3, 1) == redistribute(states, 3, 0) == states
+    assert redistribute(None, 2, 2)[1] == [
+        {"worker": 2, "assignments": [], "epoch": 0},
+        {"worker": 3, "assignments": [], "epoch": 0},
+    ]
 
 
 # Chunks
@@ -572,7 +580,7 @@ def test_stream_divides_hub_rows_over_workers(shards, workers):
     assert sorted(line for (line,) in corpus.documents()) == expected
     examples = StreamedExamples(corpus, make_lines, chunk=150)
     batches, states = loaded(*streams(examples, workers=workers), workers, 27)
-    assert max(share["document"] for state in states[0] for share in state["shares"]) > 0
+    assert max(share["document"] for state in states[0] for share in state["assignments"]) > 0
     rest, _ = loaded(*streams(examples, workers=workers, states=states), workers, 400)
     for epoch in (0, 1):
         assert sorted(texts_of(batches + rest, epoch)) == expected

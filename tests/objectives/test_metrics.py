@@ -117,7 +117,7 @@ class Step:
         model = self.trainer.model
         model.zero_grad()
         batches = [batch_of(rows, labels, pair_labels) for rows in torch.arange(BATCH).split(sizes)]
-        num_items = self.trainer._get_num_items_in_batch(batches, torch.device("cpu"))
+        num_items = self.trainer.count_targets(batches)
         assert num_items.tolist() == [(labels != -100).sum(), (pair_labels != -100).sum()]
         total = sum(self.trainer.compute_loss(model, batch, num_items_in_batch=num_items) for batch in batches)
         total.backward()

@@ -246,7 +246,7 @@ def take(examples, batch_settings, epoch, past, steps):
     for begin in range(0, min(steps * size, len(left[0])), size):
         step = [batch for batches in left for batch in batches[begin : begin + size]]
         taken.append([number for batch in step for _, number in batch])
-    return taken, ranks[0].after(len(taken))
+    return taken, ranks[0].position_after(len(taken))
 
 
 CUTS = st.builds(

@@ -18,7 +18,6 @@ from cloze.training.checkpoints import (
     MODEL_FILES,
     aside,
     aside_of_model,
-    check_disk,
     complete,
     list_checkpoints,
     prune,
@@ -26,7 +25,8 @@ from cloze.training.checkpoints import (
     remove,
     remove_all,
 )
-from cloze.training.checkpoints import prepare_output_dir as prepare
+from cloze.training.output_dir import check_disk
+from cloze.training.output_dir import prepare_output_dir as prepare
 
 
 @pytest.fixture

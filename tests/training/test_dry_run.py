@@ -179,8 +179,7 @@ def test_estimated_activations_count_saved_tensors_once(count):
         accelerator=SimpleNamespace(autocast=nullcontext),
         args=SimpleNamespace(device="cpu"),
         data_collator=lambda examples: {"x": torch.ones(len(examples), 4)},
-        _prepare_inputs=lambda inputs: inputs,
-        _get_num_items_in_batch=lambda batches, device: None,
+        count_targets=lambda batches: None,
         compute_loss=lambda model, inputs, num_items_in_batch: (model(inputs["x"]) * model.scale).sum(),
     )
     # The product with the buffer keeps that alone, as it needs no gradient.
@@ -303,7 +302,7 @@ def batches(request):
 def all_keys(batches):
     """What is in the batches of all processes, which take them in turn."""
     ranks = [
-        ResumableBatchSampler(batches.examples, batches.settings, batches.widths, batches.seed, rank)
+        ResumableBatchSampler(batches.examples, batches.settings, batches.padded_lengths, batches.seed, rank)
         for rank in range(batches.settings.processes)
     ]
     return [keys for turn in zip(*ranks, strict=True) for keys in turn]

@@ -1,0 +1,143 @@
+"""Train streams: the batches of one optimizer step after another, without an end, resumed at any of them.
+
+Both kinds give the list of a step's micro-batches, fewer at the end of an epoch, and have the attributes
+
+- ``steps_in_epoch``: optimizer steps of the first epoch; None if the text's length is unknown.
+- ``epoch``: epochs done after the steps taken so far, as a float; None likewise.
+- ``ends_epoch``: whether the last step taken ended one.
+
+and ``state_dict()``, fit for JSON: where to resume after the steps taken so far.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate.data_loader import DataLoaderShard
+from accelerate.utils import gather_object
+
+from cloze.config.arguments import TrainingArguments
+from cloze.data.collators import Padding
+from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
+from cloze.data.streaming import StreamedBatches, StreamedExamples
+from cloze.errors import UserError
+from cloze.system.signals import ignore_signals_in_worker
+
+Batch = dict[str, Any]
+Collator = Callable[[list[dict]], Batch]
+
+
+def loader_settings(args: TrainingArguments) -> dict[str, Any]:
+    """Return what the data loaders of training and of evaluations share."""
+    return {
+        # Of its own, lest the order of random numbers, as for dropout, depend on when a loader is made.
+        "generator": torch.Generator(),
+        "worker_init_fn": ignore_signals_in_worker,
+        "num_workers": args.dataloader_num_workers,
+        "pin_memory": args.dataloader_pin_memory,
+        "prefetch_factor": args.dataloader_prefetch_factor,
+        "multiprocessing_context": args.dataloader_multiprocessing_context,
+    }
+
+
+def _make_loader(args, **kwargs) -> DataLoaderShard:
+    persistent = args.dataloader_persistent_workers
+    return DataLoaderShard(device=args.device, persistent_workers=persistent, **loader_settings(args), **kwargs)
+
+
+def open_stream(
+    data: EpochDataset | StreamedExamples,
+    settings: BatchSettings,
+    padding: Padding,
+    collator: Collator,
+    args,
+    state=None,
+) -> "PreparedStream | TextStream":
+    """Return the train stream of this process.
+
+    Args:
+        settings: how batches are made.
+        args: TrainingArguments.
+        state: the ``state_dict`` to resume from, if any.
+    """
+    common = settings, padding.padded_lengths, args.shuffle_seed, args.process_index
+    if isinstance(data, EpochDataset):
+        if len(data) < args.world_size:
+            raise UserError(f"{len(data)} examples for {args.world_size} processes: give more text, or use fewer")
+        return PreparedStream(ResumableBatchSampler(data, *common), collator, args, state)
+    states = None if state is None else state["workers"]
+    return TextStream(
+        StreamedBatches(data, *common, args.world_size, args.dataloader_num_workers, states), collator, args
+    )
+
+
+class PreparedStream:
+    """Optimizer steps of a prepared corpus, one epoch after another."""
+
+    def __init__(self, sampler: ResumableBatchSampler, collator: Collator, args, state: dict[str, Any] | None):
+        self.sampler, self.steps_in_epoch, self.steps_taken = sampler, sampler.num_steps, 0
+        if state is not None:
+            history = [(BatchSettings(**settings), steps) for settings, steps in state["history"]]
+            sampler.set_epoch(state["epoch"], history)
+        self.loader = _make_loader(args, dataset=sampler.examples, batch_sampler=sampler, collate_fn=collator)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        while True:
+            self.steps_taken = 0
+            self.loader.set_epoch(self.sampler.epoch)
+            batches = iter(self.loader)
+            for _ in range(self.sampler.num_steps - self.sampler.steps_done):
+                self.steps_taken += 1
+                yield list(islice(batches, self.sampler.settings.accumulation))
+            self.sampler.set_epoch(self.sampler.epoch + 1)
+
+    @property
+    def epoch(self) -> float:
+        return self.sampler.epoch + self.sampler.fraction_done(self.steps_taken)
+
+    @property
+    def ends_epoch(self) -> bool:
+        return self.state_dict()["epoch"] > self.sampler.epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        epoch, history = self.sampler.position_after(self.steps_taken)
+        return {"epoch": epoch, "history": [(asdict(settings), steps) for settings, steps in history]}
+
+
+class TextStream:
+    """Optimizer steps of examples that are made while the text is read.
+
+    Attributes:
+        batches: of one process, without regard to steps.
+    """
+
+    steps_in_epoch, epoch, ends_epoch = None, None, False
+
+    def __init__(self, batches: StreamedBatches, collator: Collator, args):
+        self.batches, self.states, self.batches_taken = batches, list(batches.states), 0
+        self.accumulation = args.gradient_accumulation_steps
+        self.loader = _make_loader(args, dataset=batches, batch_size=None, collate_fn=partial(_collate, collator))
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        batches = iter(self.loader)
+        while True:
+            step = list(islice(batches, self.accumulation))
+            for batch in step:
+                worker, state = batch.pop("stream")
+                self.states[worker] = state
+            self.batches_taken += len(step)
+            yield step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return each process's states, by data-loader worker, from the one whose turn it is; waits for all."""
+        turn = self.batches_taken % len(self.states)
+        return {"workers": gather_object([self.states[turn:] + self.states[:turn]])}
+
+
+def _collate(collator: Collator, item: tuple[list[dict], tuple]) -> Batch:
+    """Make a batch of a stream, with the worker it is from and where that resumes."""
+    examples, state = item
+    return collator(examples) | {"stream": state}

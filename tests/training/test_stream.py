@@ -1,0 +1,111 @@
+"""Train streams: the micro-batches of each optimizer step, across epochs, and from where a state says."""
+
+import json
+from itertools import islice
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cloze.data.collators import Padding
+from cloze.data.samplers import BatchSettings, EpochDataset
+from cloze.errors import UserError
+from cloze.training.resume import ResumableTrainer
+from cloze.training.stream import open_stream
+
+
+class Numbers:
+    """Examples that tell their number; an epoch has one fewer than the one before."""
+
+    def __init__(self, count):
+        self.lengths = np.full(count, 4)
+
+    def __getitem__(self, number):
+        return {"number": number}
+
+
+def collate(examples):
+    return {"numbers": torch.tensor([[example["epoch"], example["number"]] for example in examples])}
+
+
+def stream_of(state=None, accumulation=3, workers=0, world_size=1):
+    args = SimpleNamespace(
+        device=torch.device("cpu"),
+        shuffle_seed=5,
+        process_index=0,
+        world_size=world_size,
+        gradient_accumulation_steps=accumulation,
+        dataloader_num_workers=workers,
+        dataloader_pin_memory=False,
+        dataloader_persistent_workers=False,
+        dataloader_prefetch_factor=None,
+        dataloader_multiprocessing_context=None,
+    )
+    data = EpochDataset(lambda epoch: Numbers(10 - epoch))
+    return open_stream(data, BatchSettings("random", 2, accumulation), Padding(), collate, args, state)
+
+
+def taken(steps):
+    return [[batch["numbers"].tolist() for batch in step] for step in steps]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_step_has_fewer_micro_batches_at_the_end_of_an_epoch(workers):
+    """10 examples by 2: steps of 3 and 2 micro-batches; then 9: of 3, and 3 examples in 2."""
+    stream = stream_of(workers=workers)
+    assert stream.steps_in_epoch == 2
+    seen, steps = [], iter(stream)
+    for step in islice(steps, 4):
+        seen.append(([len(batch["numbers"]) for batch in step], stream.epoch, stream.ends_epoch))
+    assert seen == [
+        ([2, 2, 2], 0.5, False),
+        ([2, 2], 1.0, True),
+        ([2, 2, 2], 1.5, False),
+        ([1, 2], 2.0, True),
+    ]
+
+
+def test_each_example_comes_once_an_epoch():
+    first, second, third, fourth = taken(islice(iter(stream_of()), 4))
+    numbers = [
+        [number for batch in [*one, *two] for number in batch] for one, two in ((first, second), (third, fourth))
+    ]
+    assert sorted(numbers[0]) == [[0, number] for number in range(10)]
+    assert sorted(numbers[1]) == [[1, number] for number in range(9)]
+
+
+@pytest.mark.parametrize("steps_done", range(1, 6))
+def test_a_stream_is_resumed_after_any_step(steps_done):
+    """From JSON, as a checkpoint has it."""
+    whole = taken(islice(iter(stream_of()), 8))
+    stream = stream_of()
+    assert taken(islice(iter(stream), steps_done)) == whole[:steps_done]
+    state = json.loads(json.dumps(stream.state_dict()))
+    assert state["epoch"] == steps_done // 2
+    assert len(state["history"]) == steps_done % 2
+    resumed = stream_of(state)
+    assert resumed.epoch == steps_done / 2
+    assert resumed.steps_in_epoch == 2
+    assert taken(islice(iter(resumed), 8 - steps_done)) == whole[steps_done:]
+
+
+def test_fewer_examples_than_processes_are_refused():
+    with pytest.raises(UserError, match="10 examples for 11 processes: give more text, or use fewer"):
+        stream_of(world_size=11)
+
+
+def test_empty_micro_batches_come_before_those_of_a_short_step():
+    """The Trainer synchronizes gradients in the last micro-batch of a step."""
+    trainer = SimpleNamespace(
+        control=SimpleNamespace(should_training_stop=False),
+        count_targets=lambda batches: torch.tensor([len(batches)]),
+    )
+    steps = iter(stream_of())
+    full, targets = ResumableTrainer.get_batch_samples(trainer, steps, 3, torch.device("cpu"))
+    short, fewer_targets = ResumableTrainer.get_batch_samples(trainer, steps, 3, torch.device("cpu"))
+    assert [len(batch) for batch in full] == [1, 1, 1]
+    assert [len(batch) for batch in short] == [0, 1, 1]
+    assert (targets.tolist(), fewer_targets.tolist()) == ([3], [2])
+    trainer.args = SimpleNamespace(device=torch.device("cpu"))
+    assert ResumableTrainer.training_step(trainer, None, short[0], fewer_targets).item() == 0
