@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A page in the browser over trained models: words behind [MASK], next sentences, two models side by side.
+"""Serve a page in the browser over trained models: masked words, next sentences, two models side by side.
 
     python app.py results/quickstart-mlm
 
@@ -16,13 +16,13 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from cloze.system.output import outlast_output
+from cloze.system.output import tolerate_output_errors
 from cloze.system.signals import exit_immediately, exit_while_importing, ignore_signals
 
 if __name__ == "__main__":
     # Before the imports, which take seconds
     signal.signal(signal.SIGINT, exit_while_importing)
-    outlast_output()
+    tolerate_output_errors()
 
 from cloze.cli import check_docstrings, errors_in_one_line, start_logging
 from cloze.config.redaction import find_secrets
@@ -30,11 +30,14 @@ from cloze.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
+    """Raise UserError for what cannot be parsed."""
+
     def error(self, message):
         raise UserError(f"{message}: --help tells more")
 
 
 def main(argv: Sequence[str]) -> None:
+    """Load the models and serve the page until the process ends."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="folder of a trained model, or its name on the Hub")
     parser.add_argument("--port", type=int, help="port of the page; without it, a free one from 7860 on")

@@ -12,13 +12,13 @@ On two CPU cores, in minutes, without a network:
 The first argument may be a recipe, a YAML file of the flags; flags behind it win. ``--help`` lists them.
 """
 
-from cloze.system.output import outlast_output
-from cloze.system.signals import exit_while_importing, handle_from_now_on
+from cloze.system.output import tolerate_output_errors
+from cloze.system.signals import exit_while_importing, install_handler
 
 if __name__ == "__main__":
     # Before the imports, which take seconds
-    handle_from_now_on(exit_while_importing)
-    outlast_output()
+    install_handler(exit_while_importing)
+    tolerate_output_errors()
 
 from cloze.cli import run_script
 from cloze.config.arguments import ModelArguments, TrainingArguments

@@ -1,4 +1,4 @@
-"""How faults.py runs the scripts: start them as a user does, wait for what they print or write, judge how they end."""
+"""Start the scripts as a user does, wait for what they print or write, and judge how they end, for faults.py."""
 
 import os
 import re
@@ -292,7 +292,7 @@ def require_code(run: Run, *codes: int) -> None:
 
 
 def one_line(run: Run, *names: str, cpu: float = PATIENCE, memory: float = float("inf")) -> Outcome:
-    """The right outcome of a user's fault: exit code 2 and one line that has the names, within CPU seconds and MB."""
+    """Judge a user's fault: right are exit code 2 and one line with the names, within CPU seconds and MB."""
     run.end(cpu=cpu)
     errors = [line for line in run.lines if line.startswith("error:")]
     require_code(run, 2)
@@ -317,7 +317,7 @@ def same_result(run: Run, expected: Path, out: Path, line: str | None = None) ->
 
 
 def nothing_lost(case: Case, run: Run, *flags) -> Outcome:
-    """The right outcome of what may stop a run: it goes on, or saves and ends with 75, and goes on when run again."""
+    """Judge what may stop a run: right is to go on, or to save, end with 75, and go on when run again."""
     require_code(run.end(), 0, 75)
     if run.code == 0:
         return same_result(run, case.undisturbed(*flags), case.folder / "out")

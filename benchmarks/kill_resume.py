@@ -103,7 +103,7 @@ class Start:
         return count
 
     def saving(self) -> bool:
-        """Whether a checkpoint is being written or deleted."""
+        """Return whether a checkpoint is being written or deleted."""
         return (self.out / STAGING_DIR).exists()
 
     def wait(self, condition: Callable[[], bool]) -> bool:
@@ -119,7 +119,7 @@ class Start:
         return True
 
     def kill(self) -> bool:
-        """Whether none had ended by itself."""
+        """Return whether none had ended by itself."""
         for process in self.processes:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -146,7 +146,7 @@ class Start:
 
 
 class Whole(Start):
-    """The run that is not killed; tells its steps, those that are logged, and how long a step and a save take."""
+    """Measure the run that is not killed: its steps, those that are logged, and how long a step and a save take."""
 
     def __init__(self, args, folder: Path):
         super().__init__(args, folder / "whole", folder / "whole-log")
@@ -166,7 +166,7 @@ class Whole(Start):
 
 
 def environments(processes: int) -> list[dict[str, str]]:
-    """What each process is told, as by a launcher."""
+    """Return the environment of each process, as a launcher sets it."""
     # Without a buffer, lines are seen when they are printed.
     own = os.environ | {"PYTHONUNBUFFERED": "1"}
     if processes == 1:
@@ -178,7 +178,7 @@ def environments(processes: int) -> list[dict[str, str]]:
 
 
 def command(args, out: Path) -> list[str]:
-    """The command, with defaults that its own flags win over."""
+    """Return the command, with defaults that its own flags win over."""
     head = 2 if not "".join(args.command[1:2]).startswith("-") else 1
     ours = ["--overwrite_output_dir", "false", "--output_dir", str(out), *["--use_cpu"] * (args.processes > 1)]
     defaults = ["--save_steps", "4", "--logging_steps", "1"]
@@ -220,7 +220,7 @@ def wait_for_moment(start: Start, moment: str, steps: int, whole: Whole, rng: ra
 
 
 def record_loss(start: Start, whole: Whole) -> dict:
-    """What a kill left, and the steps logged that are to be done again; before the first step, nothing of its own."""
+    """Return what a kill left, and the logged steps to be done again; before the first step, nothing of its own."""
     newest = max(list_checkpoints(str(start.out)), default=0)
     last = bisect(whole.logged, start.newest) + start.lines() - 1
     lost = max(0, whole.logged[last] - newest) if start.first else 0

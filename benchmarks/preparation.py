@@ -32,7 +32,7 @@ MAX_SEQ_LENGTH = 128
 SENTENCES_A_DOCUMENT = 12
 UPSTREAM = "upstream"
 
-# What is told of pairs: key, title, format.
+# The figures of pairs: key, title, format.
 PAIR_COLUMNS = (
     ("tokens", "tokens", ",d"),
     ("disk_bytes_per_token", "disk, B/token", ".2f"),
@@ -79,13 +79,13 @@ def main() -> None:
 
 
 def child(what: str, folder: str, text: str, *flags: str):
-    """What a process of its own gives; this one stays small, as its memory counts into the peaks of its children."""
+    """Return what a process of its own prints; this one stays small, as its memory counts into its child's peak."""
     argv = [sys.executable, __file__, *flags, "--child", what, folder, text]
     return json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def compare(text: str, sides: list[str], turns: int, folder: str) -> dict:
-    """The sides' figures for one text, measured alternately."""
+    """Return the sides' figures for one text, measured alternately."""
     measured: dict[str, list[dict]] = {side: [] for side in sides}
     for turn in range(turns):
         for side in sides if turn % 2 == 0 else reversed(sides):
@@ -141,12 +141,12 @@ def measure(side: str, folder: Path, text: str) -> dict[str, float]:
 
 def prepare_as_ours(text: Path, tokenizer, cache: Path, backend: str) -> dict[str, float]:
     from cloze.text.corpus import FileCorpus
-    from cloze.tokenization.encoding import faster_encoder
+    from cloze.tokenization.nanotoken import faster_encoder
     from cloze.tokenization.token_cache import prepare
 
     start = time.perf_counter()
     faster = faster_encoder(tokenizer, backend, with_words=False)
-    corpus = prepare(FileCorpus((text,)), tokenizer, cache, unit="document", with_words=False, faster=faster)
+    corpus = prepare(FileCorpus((text,)), tokenizer, cache, granularity="document", with_words=False, faster=faster)
     return figures(start, cache) | {"tokens": len(corpus.tokens)}
 
 
@@ -187,12 +187,12 @@ def measure_pairs(text: Path, tokenizer, cache: Path) -> dict[str, float]:
 
     from cloze.data.pairs import PairSettings, Sentences, draw_pairs
     from cloze.text.corpus import FileCorpus
-    from cloze.tokenization.encoding import faster_encoder
+    from cloze.tokenization.nanotoken import faster_encoder
+    from cloze.tokenization.templates import pair_template_of
     from cloze.tokenization.token_cache import prepare
-    from cloze.tokenization.training import pair_template_of
 
     faster = faster_encoder(tokenizer, "auto", with_words=False)
-    corpus = prepare(FileCorpus((text,)), tokenizer, cache, unit="sentence", with_words=False, faster=faster)
+    corpus = prepare(FileCorpus((text,)), tokenizer, cache, granularity="sentence", with_words=False, faster=faster)
     tokens = len(corpus.tokens)
     result = {"tokens": tokens, "disk_bytes_per_token": figures(0, cache)["bytes"] / tokens}
     template = pair_template_of(tokenizer)

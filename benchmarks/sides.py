@@ -24,13 +24,14 @@ from cloze.config.data_arguments import DataTrainingArguments, PretrainingDataAr
 from cloze.data.mlm import make_blocks  # noqa: E402
 from cloze.data.nsp import make_pairs  # noqa: E402
 from cloze.data.splits import DatasetSplits  # noqa: E402
+from cloze.models.flops import Flops, count_flops, peak_flops  # noqa: E402
 from cloze.models.loading import load_model  # noqa: E402
 from cloze.models.sparse_prediction import predict_masked_positions  # noqa: E402
 from cloze.objectives.metrics import MASKED_TOKENS  # noqa: E402
 from cloze.objectives.tasks import MASKED_LM, PRETRAINING, Task  # noqa: E402
 from cloze.training.context import RunContext, set_up  # noqa: E402
 from cloze.training.run import make_trainer  # noqa: E402
-from cloze.training.throughput import Flops, Meter, count_flops, peak_flops  # noqa: E402
+from cloze.training.throughput import ThroughputMeter  # noqa: E402
 from cloze.training.trainer import PretrainingTrainer  # noqa: E402
 
 # Steps that no turn comes to.
@@ -93,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make_bench(name: str, size: str, args, folder: str, held_out: str | None = None) -> Bench:
-    """A model of a size, and examples for the work; ``args`` as those of ``add_arguments``."""
+    """Return a model of a size, and examples for the work; ``args`` as those of ``add_arguments``."""
     work = WORKS[name]
     model_args = ModelArguments(
         model_type="bert",
@@ -145,7 +146,7 @@ class Clock(TrainerCallback):
         warm_up_seconds: how long the steps took that warm up, compilation included.
     """
 
-    def __init__(self, meter: Meter, args, seconds: float, turns: int = 1, warm_up: int = 1):
+    def __init__(self, meter: ThroughputMeter, args, seconds: float, turns: int = 1, warm_up: int = 1):
         self.meter, self.accelerator, self.step = meter, Accelerator(cpu=args.device == "cpu"), 0
         self.seconds, self.num_turns, self.warm_up = seconds, turns, warm_up
         self.turns, self.start = [], time.perf_counter()
@@ -165,7 +166,7 @@ class Clock(TrainerCallback):
             self.start = time.perf_counter()
         elif self.step > self.warm_up and time.perf_counter() - self.start >= self.seconds:
             totals = self.meter.totals(self.accelerator)
-            self.turns.append(self.meter.figures(totals - self.before, time.perf_counter() - self.start, 1))
+            self.turns.append(self.meter.rates(totals - self.before, time.perf_counter() - self.start, 1))
             self.before, self.start = totals, time.perf_counter()
         if control is not None:
             control.should_training_stop = self.done
@@ -177,7 +178,7 @@ def train_ours(bench: Bench, model: PreTrainedModel, args, seconds: float, seed:
 
 
 def our_trainer(bench: Bench, model: PreTrainedModel, **training) -> PretrainingTrainer:
-    """That of run_mlm.py and run_pretraining.py."""
+    """Return the trainer of run_mlm.py and run_pretraining.py."""
     training_args = copy.deepcopy(bench.context.training_args)
     for name, value in training.items():
         setattr(training_args, name, value)
@@ -201,13 +202,13 @@ def stock_trainer(bench: Bench, model: PreTrainedModel, args, **training) -> Tra
     return Trainer(model, training_args, data_collator=collator, train_dataset=bench.stock_examples)
 
 
-def stock_meter(flops: Flops | None, args) -> Meter:
+def stock_meter(flops: Flops | None, args) -> ThroughputMeter:
     """Make a meter that counts the operations that the loss needs, so that MFU compares."""
     device, dtype = torch.device(args.device), torch.bfloat16 if args.bf16 else torch.float32
-    return Meter(flops, peak_flops(device, dtype), device)
+    return ThroughputMeter(flops, peak_flops(device, dtype), device)
 
 
-def counted(compute_loss: Callable, meter: Meter) -> Callable:
+def counted(compute_loss: Callable, meter: ThroughputMeter) -> Callable:
     """Count each batch that a loss is computed of; outside the model, which may be compiled."""
 
     def compute_and_count(model, inputs, *args, **kwargs):

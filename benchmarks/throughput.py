@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def compare_speed(work: str, size: str, args) -> list[dict]:
-    """A row for each side: medians over the turns, which the sides take alternately."""
+    """Return a row for each side: medians over the turns, which the sides take alternately."""
     with tempfile.TemporaryDirectory() as folder:
         bench = make_bench(work, size, args, folder)
         turns = {side: [] for side in args.side}
@@ -86,13 +86,13 @@ def medians(turns: list[dict]) -> dict[str, float | None]:
 
 
 def with_ratios(rows: list[dict], figure: str) -> list[dict]:
-    """What ours is of each side."""
+    """Return the rows with the ratio of ours to each."""
     ours = next((row[figure] for row in rows if row["side"] == "ours"), None)
     return [row | {"ours is": None if ours is None else ours / row[figure]} for row in rows]
 
 
 def compare_memory(work: str, size: str, args) -> list[dict]:
-    """A row for each side: the peak of a few steps, each side in a process of its own."""
+    """Return a row for each side: the peak of a few steps, each side in a process of its own."""
     rows = []
     for side in args.side:
         argv = [sys.executable, *sys.argv, "--measure", "--work", work, "--size", size, "--side", side]
@@ -102,7 +102,7 @@ def compare_memory(work: str, size: str, args) -> list[dict]:
 
 
 def measure_memory(args) -> float:
-    """Bytes that training takes at its peak: weights, gradients, the optimizer's, activations."""
+    """Return the bytes that training takes at its peak: weights, gradients, the optimizer's, activations."""
     with tempfile.TemporaryDirectory() as folder:
         bench = make_bench(args.work[0], args.size[0], args, folder)
         # What is taken now, not the peak so far, which has the copies that make_bench tried and dropped.

@@ -24,7 +24,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, set_seed
 
 from cloze.data.collators import IGNORED
-from cloze.text.corpus import FileCorpus, find_files
+from cloze.text.corpus import FileCorpus
+from cloze.text.files import find_files
 from cloze.training.context import make_collator, padding_of
 
 

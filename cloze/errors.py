@@ -1,5 +1,5 @@
-"""UserError, and nothing else."""
+"""Define UserError, and nothing else."""
 
 
 class UserError(Exception):
-    """A mistake of the user's: it ends the script with one line that says what, where and the cure, and exit code 2."""
+    """End a script with exit code 2 and one line on stderr that says what happened, where, and what to do."""

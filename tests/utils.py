@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING
 
 from cloze.cli import run_script
 from cloze.models.loading import sync_config_with_tokenizer
-from cloze.system.output import outlast_output
+from cloze.system.output import tolerate_output_errors
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "sample"
@@ -158,7 +158,7 @@ def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) ->
     output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    outlast_output()
+    tolerate_output_errors()
     sys.stdout.reconfigure(line_buffering=True)
     # Unless it is told, accelerate sets the number of threads of several processes, with a warning.
     os.environ.update(environment | {"OMP_NUM_THREADS": "1"})

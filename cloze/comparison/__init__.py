@@ -1,1 +1,1 @@
-"""Several models fine-tuned and compared."""
+"""Fine-tune several models and compare them."""

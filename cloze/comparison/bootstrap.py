@@ -1,20 +1,20 @@
-"""Whether one classifier is better than another, or luck had it so; and a table of it."""
+"""Estimate whether one classifier is better than another beyond the noise of texts and seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# Samples that are drawn, and so many at a time.
-DRAWS, PORTION = 10_000, 500
+# Bootstrap samples, and how many are drawn at a time.
+DRAWS, CHUNK_DRAWS = 10_000, 500
 # A difference that chance makes less often exceeds the noise.
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one run: metrics, seconds of training, each text's label and predicted one, and the digests of the
-    texts that it was trained and evaluated on."""
+    """Hold the results of a run: metrics, seconds of training, each text's label and predicted one, and the digests
+    of the texts that it was trained and evaluated on."""
 
     accuracy: float
     macro_f1: float
@@ -25,12 +25,12 @@ class Outcome:
 
     @property
     def hits(self) -> np.ndarray:
-        """Whether each text's label was found, bool [texts]."""
+        """Return whether each text's label was predicted, bool [texts]."""
         return np.array(self.labels) == np.array(self.predictions)
 
 
 def bootstrap_difference(differences: np.ndarray, rng: np.random.Generator, draws: int = DRAWS) -> np.ndarray:
-    """Mean differences as other texts and other seeds might have given them, [draws].
+    """Return mean differences as other texts and other seeds might have given them, [draws].
 
     Both texts and seeds are drawn with replacement, as in the Multi-Bootstrap (Sellam et al., 2022) for paired seeds: a
     test over texts alone takes a lucky seed for a better model. What seeds add is widened by sqrt(n / (n - 1)), as the
@@ -41,8 +41,8 @@ def bootstrap_difference(differences: np.ndarray, rng: np.random.Generator, draw
     """
     seeds, texts = differences.shape
     drawn = []
-    for begin in range(0, draws, PORTION):
-        count = min(PORTION, draws - begin)
+    for begin in range(0, draws, CHUNK_DRAWS):
+        count = min(CHUNK_DRAWS, draws - begin)
         by_seed = rng.multinomial(texts, np.full(texts, 1 / texts), size=count) @ differences.T / texts
         weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=count) / seeds - 1 / seeds
         widened = np.sqrt(seeds / max(seeds - 1, 1)) * (weights * by_seed).sum(1)
@@ -51,7 +51,7 @@ def bootstrap_difference(differences: np.ndarray, rng: np.random.Generator, draw
 
 
 def difference(first: Sequence[Outcome], other: Sequence[Outcome], rng: np.random.Generator) -> dict:
-    """Of accuracy: the other's less the first's, with its 95 % interval and the chance of no less from noise alone."""
+    """Return the other's accuracy less the first's, its 95 % interval, and the p-value of a two-sided test."""
     gains = np.array([b.hits.astype(float) - a.hits for a, b in zip(first, other, strict=True)])
     drawn = bootstrap_difference(gains, rng)
     below, above = (int((sign * drawn <= 0).sum()) for sign in (1, -1))
@@ -66,54 +66,22 @@ def difference(first: Sequence[Outcome], other: Sequence[Outcome], rng: np.rando
 
 
 def summarise(models: Sequence[tuple[str, str]], outcomes: Sequence[Sequence[Outcome]], seeds: Sequence[int]) -> dict:
-    """A comparison as comparison.json has it.
+    """Return a comparison as comparison.json has it.
 
     Args:
         models: name and path of each.
-        outcomes: of each model those of all seeds.
+        outcomes: [models, seeds].
     """
     rows = []
     for (name, model), runs in zip(models, outcomes, strict=True):
-        figures = {key: spread([getattr(run, key) for run in runs]) for key in ("accuracy", "macro_f1", "seconds")}
+        figures = {key: _spread([getattr(run, key) for run in runs]) for key in ("accuracy", "macro_f1", "seconds")}
         # Of the same draws for each model.
         against = difference(outcomes[0], runs, np.random.default_rng(0)) if rows else None
         rows.append({"name": name, "model": model, **figures, "difference": against})
     return {"test_examples": len(outcomes[0][0].labels), "seeds": list(seeds), "models": rows}
 
 
-def spread(values: Sequence[float]) -> dict:
-    """Mean, standard deviation (of a sample; None of one value) and the values."""
+def _spread(values: Sequence[float]) -> dict:
+    """Return mean, standard deviation (of a sample; None of one value) and the values."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "std": deviation, "by_seed": list(values)}
-
-
-def tabulate(comparison: dict) -> str:
-    """The comparison as a table for the terminal, in percent and points."""
-    header = ("Model", "Accuracy", "Macro-F1", f"Difference to {comparison['models'][0]['name']}", "Time")
-    rows = [header, *map(row_of, comparison["models"])]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  " + "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def row_of(model: dict) -> tuple[str, ...]:
-    return (
-        model["name"],
-        percent(model["accuracy"]),
-        percent(model["macro_f1"]),
-        "" if model["difference"] is None else verdict(model["difference"], len(model["accuracy"]["by_seed"])),
-        f"{model['seconds']['mean']:,.0f} s",
-    )
-
-
-def percent(figure: dict) -> str:
-    return f"{figure['mean']:.1%}" + ("" if figure["std"] is None else f" ± {100 * figure['std']:.1f}")
-
-
-def verdict(difference: dict, seeds: int) -> str:
-    """In words: how large, within which limits, and whether it exceeds the noise; one seed does not tell all of it."""
-    low, high = (f"{100 * bound:+.1f}" for bound in difference["interval"])
-    exceeds = "exceeds the noise" if difference["exceeds_noise"] else "no difference beyond noise"
-    exceeds += " of the texts; of seeds, one tells nothing" if seeds == 1 else ""
-    return f"{100 * difference['accuracy']:+.1f} ({low} to {high}), p {difference['p_value']:.2g}: {exceeds}"

@@ -1,4 +1,4 @@
-"""The settings of model and training as dataclasses, with the checks that need nothing else."""
+"""Hold the settings of model and training as dataclasses, with the checks that need nothing else."""
 
 import sys
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ import torch
 import transformers
 
 from cloze.errors import UserError
-from cloze.system.waiting import waiting_for_processes
+from cloze.system.processes import waiting_for_processes
 
 SAMPLING = ("random", "sequential", "group_by_length")
-# Of a run that ends by time: more than there will be, and the fineness of its schedule.
+# Steps of a run that ends by time: more than there will be, and the resolution of its schedule.
 TIMED_STEPS = 10**9
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
-# What asks for a GPU, as it is where there is none.
+# Settings that ask for a GPU, with their values where there is none.
 WITHOUT_GPU = {
     "use_cpu": True,
     "bf16": False,
@@ -28,7 +28,7 @@ WITHOUT_GPU = {
 
 @dataclass
 class ModelArguments:
-    """Which model to adapt, or to build from scratch."""
+    """Say which model to adapt, or to build from scratch."""
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint to adapt: a folder or a Hub name. Leave out to train from scratch."}
@@ -70,7 +70,7 @@ class ModelArguments:
 
     @property
     def hub_arguments(self) -> dict:
-        """What ``from_pretrained`` of configs, tokenizers and models is told alike."""
+        """Return the arguments of ``from_pretrained`` that configs, tokenizers and models share."""
         return {
             "cache_dir": self.cache_dir,
             "revision": self.model_revision,
@@ -81,7 +81,7 @@ class ModelArguments:
 
 @dataclass
 class TrainingArguments(transformers.TrainingArguments):
-    """Those of transformers, with defaults that do not fill the disk or the log file."""
+    """Extend those of transformers, with defaults that do not fill the disk or the log file."""
 
     save_total_limit: int | None = field(
         default=2, metadata={"help": "Checkpoints kept: the newest, and the best if there is one. null keeps all."}
@@ -147,7 +147,7 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.report_to is None:
             self.report_to = ["none"]
         if self.max_train_hours is not None:
-            self.lay_over_time()
+            self._stretch_schedule()
         self._check_early_stopping()
         if self.dry_run and self.prepare_only:
             raise UserError("--dry_run and --prepare_only exclude each other: a dry run prepares the text too")
@@ -192,8 +192,8 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.max_tokens_per_batch is not None and self.auto_find_batch_size:
             raise UserError("--auto_find_batch_size lowers the batch size, --max_tokens_per_batch has none: drop one")
 
-    def lay_over_time(self) -> None:
-        """Let the time at hand stand for the steps: its shares are counted in steps that are never reached."""
+    def _stretch_schedule(self) -> None:
+        """Stretch the learning-rate schedule over max_train_hours, by a number of steps that is never reached."""
         if self.max_train_hours <= 0:
             raise UserError(f"--max_train_hours {self.max_train_hours} is no time: give a number above 0")
         if self.max_steps > 0:
@@ -220,12 +220,12 @@ class TrainingArguments(transformers.TrainingArguments):
             self.metric_for_best_model = "loss"
 
     def __getstate__(self) -> dict:
-        """Without the token: the Trainer pickles its arguments into what it pushes to the Hub."""
+        """Leave out the token: the Trainer pickles its arguments into what it pushes to the Hub."""
         return vars(self) | {"hub_token": None}
 
     @property
     def device(self) -> torch.device:
-        """Without a number if it is the CPU: transformers up to 5.17 asks torch to load checkpoints to "cpu:0"."""
+        """Leave out the number of the CPU: transformers 5.17 asks torch to load checkpoints to "cpu:0"."""
         if hasattr(self, "distributed_state"):
             device = super().device
         else:  # for the first time
@@ -245,5 +245,5 @@ class TrainingArguments(transformers.TrainingArguments):
 
     @property
     def shuffle_seed(self) -> int:
-        """Seed of what is held out and of the order of examples; that of the masks is ``seed``."""
+        """Return the seed of what is held out and of the order of examples; that of the masks is ``seed``."""
         return self.seed if self.data_seed is None else self.data_seed

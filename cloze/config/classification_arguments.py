@@ -1,4 +1,4 @@
-"""The settings of run_classification.py, as dataclasses: which models, and which labelled texts."""
+"""Hold the settings of run_classification.py as dataclasses: which models, and which labelled texts."""
 
 import re
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from cloze.errors import UserError
 
 @dataclass
 class ClassifierArguments(ModelArguments):
-    """Which models to fine-tune: one, or several to compare."""
+    """Say which models to fine-tune: one, or several to compare."""
 
     compare_with: list[str] | None = field(
         default=None,
@@ -26,7 +26,7 @@ class ClassifierArguments(ModelArguments):
     )
 
     def __post_init__(self):
-        self.models = [named(model) for model in self.compare_with or []]
+        self.models = [_named(model) for model in self.compare_with or []]
         if not self.models:
             super().__post_init__()
             return
@@ -34,7 +34,7 @@ class ClassifierArguments(ModelArguments):
         if self.model_type is not None:
             raise UserError("--compare_with compares checkpoints, --model_type builds a new model: give --config_name")
         if self.model_name_or_path is not None:
-            self.models.insert(0, named(self.model_name_or_path))
+            self.models.insert(0, _named(self.model_name_or_path))
         elif self.config_name is not None:
             if self.tokenizer_name is None:
                 raise UserError("--config_name builds a model to compare with: give it a --tokenizer_name, too")
@@ -48,8 +48,8 @@ class ClassifierArguments(ModelArguments):
             raise UserError(f"--num_seeds {self.num_seeds} is less than 1")
 
 
-def named(model: str) -> tuple[str, str]:
-    """Name and path of ``NAME=PATH`` or ``PATH``, which is called by its last part."""
+def _named(model: str) -> tuple[str, str]:
+    """Return name and path of ``NAME=PATH`` or ``PATH``, which is named by its last part; UserError for others."""
     name, given, path = model.partition("=")
     if given and path and re.fullmatch(r"[\w.-]*\w", name) and not Path(model).exists():
         return name, path
@@ -61,7 +61,7 @@ def named(model: str) -> tuple[str, str]:
 
 @dataclass
 class ClassificationArguments(DataArguments):
-    """The data of run_classification.py."""
+    """Describe the data of run_classification.py."""
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "macro_f1")
 
@@ -104,5 +104,5 @@ class ClassificationArguments(DataArguments):
 
     @property
     def other_columns(self) -> list[str]:
-        """The column of labels and, for pairs, the column of the second text."""
+        """Return the column of labels and, for pairs, the column of the second text."""
         return [self.label_column or "label", *[self.text_pair_column] * (self.text_pair_column is not None)]

@@ -1,4 +1,4 @@
-"""Which text to read and what to make of it: each script's settings of the data, as dataclasses."""
+"""Hold each script's settings of the data as dataclasses: which text to read and what to make of it."""
 
 import re
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ TABS = ("\\t", "tab")
 
 @dataclass(frozen=True)
 class ReaderSettings:
-    """How files are read.
+    """Say how files are read.
 
     Attributes:
         delimiter: of .csv and .tsv files; found in each file if None.
@@ -28,7 +28,7 @@ class ReaderSettings:
 
 @dataclass
 class DataArguments:
-    """Which text to read."""
+    """Say which text to read."""
 
     # What an evaluation measures, for --metric_for_best_model.
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
@@ -122,17 +122,18 @@ class DataArguments:
 
     @property
     def reader_settings(self) -> ReaderSettings:
+        """Return how files are read."""
         return ReaderSettings(self.csv_delimiter, self.csv_quoting, self.max_document_chars)
 
     @property
     def other_columns(self) -> list[str]:
-        """Columns of a table that do not hold the text."""
+        """Return the columns of a table that do not hold the text."""
         return []
 
 
 @dataclass
 class MaskingArguments(DataArguments):
-    """What is masked."""
+    """Say what is masked."""
 
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens to predict."})
     eval_mlm_probability: float = field(
@@ -157,7 +158,7 @@ class MaskingArguments(DataArguments):
 
 @dataclass
 class PairArguments(DataArguments):
-    """How sentences are paired."""
+    """Say how sentences are paired."""
 
     pair_strategy: str = field(
         default="segment",
@@ -191,7 +192,7 @@ class PairArguments(DataArguments):
 
 @dataclass
 class DataTrainingArguments(MaskingArguments):
-    """The data of run_mlm.py."""
+    """Describe the data of run_mlm.py."""
 
     line_by_line: bool = field(default=False, metadata={"help": "A line is an example, instead of blocks."})
     truncate_long_lines: bool = field(
@@ -213,7 +214,7 @@ class DataTrainingArguments(MaskingArguments):
 
 @dataclass
 class NextSentenceArguments(PairArguments):
-    """The data of run_nsp.py."""
+    """Describe the data of run_nsp.py."""
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")
 
@@ -225,7 +226,7 @@ class NextSentenceArguments(PairArguments):
 
 @dataclass
 class PretrainingDataArguments(PairArguments, MaskingArguments):
-    """The data of run_pretraining.py."""
+    """Describe the data of run_pretraining.py."""
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "nsp_f1")
 

@@ -1,4 +1,4 @@
-"""Flags of years past, still taken, with a warning that names today's."""
+"""Replace flags of earlier versions by today's, with a warning."""
 
 import logging
 from collections.abc import Sequence
@@ -48,17 +48,17 @@ DROPPED = {
 
 
 def update_flags(argv: Sequence[str]) -> list[str]:
-    """Old flags replaced by today's, with a warning each."""
+    """Return the command line with old flags replaced by today's, and log a warning for each."""
     groups: list[list[str]] = []  # each flag with the values behind it
     for argument in argv:
         if argument.startswith("--") or not groups:
             groups.append([argument])
         else:
             groups[-1].append(argument)
-    return [argument for group in groups for argument in update_flag(*group)]
+    return [argument for group in groups for argument in _update_flag(*group)]
 
 
-def update_flag(argument: str, *values: str) -> list[str]:
+def _update_flag(argument: str, *values: str) -> list[str]:
     flag, equals, value = argument.partition("=")
     name = flag.removeprefix("--").replace("-", "_")
     words = [word.lower() for word in (value, *values) if word]

@@ -1,4 +1,4 @@
-"""Files of settings that a model brings along: bounded before they are read, as models come from strangers."""
+"""Read the files of settings that a model brings along, within bounds, as models come from strangers."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def find_file(name: str, file_name: str, model_args: ModelArguments) -> str | No
 
 
 def read_json(path: str, bound: int = MAX_JSON_BYTES) -> Any:
-    """Return what a file of JSON holds; ValueError if it is too large, nested too deeply, or no JSON."""
+    """Return what a file of JSON holds; raise ValueError if it is too large, nested too deeply, or no JSON."""
     name = os.path.basename(path)
     if os.path.getsize(path) > bound:
         raise ValueError(f"{name} has more than {bound:,} bytes")

@@ -1,4 +1,4 @@
-"""Recipes: YAML or JSON files of the scripts' own flags, read and written."""
+"""Read, write and compare recipes: YAML or JSON files of the scripts' own flags."""
 
 import dataclasses
 import difflib
@@ -33,7 +33,7 @@ MAX_ALIASES = 10
 MAX_DIGITS = 100
 NEVER_SAVED = ("trust_remote_code", "dry_run", "prepare_only")
 
-# Of upstream's settings of training, those that decide what comes of it; of ours all do but a few.
+# A resumed run keeps the settings that decide what is trained: of upstream's these, of ours all but RESUME_IGNORED.
 UPSTREAM_SETTINGS = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
 RESUME_CRITICAL = {
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "num_train_epochs", "max_steps"),
@@ -57,8 +57,8 @@ DEFAULTS = {
 }
 
 
-class BoundedLoader(yaml.SafeLoader):
-    """Load plain values alone, and no more of them than a recipe has; a key given twice is an error."""
+class _Bounded:
+    """Bound what a loader of YAML takes: plain values, no more of them than a recipe has, no key twice, no tags."""
 
     values = depth = aliases = 0
 
@@ -70,18 +70,16 @@ class BoundedLoader(yaml.SafeLoader):
         self.aliases += isinstance(event, yaml.AliasEvent)
         for name, bound in {"values": MAX_VALUES, "depth": MAX_DEPTH, "aliases": MAX_ALIASES}.items():
             if getattr(self, name) > bound:
-                raise yaml.composer.ComposerError(None, None, too_much(name, bound), event.start_mark)
+                raise _yaml_error(_too_much(name, bound), event)
         if getattr(event, "tag", None) is not None:
-            problem = f"a tag, {reprlib.repr(event.tag)}"
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+            raise _yaml_error(f"a tag, {reprlib.repr(event.tag)}", event)
         node = super().compose_node(parent, index)
         self.depth -= 1
         # A list or dict has its end when all in it is read.
         if node.end_mark is None:
-            raise yaml.composer.ComposerError(None, None, "an alias of what it is in", event.start_mark)
+            raise _yaml_error("an alias of what it is in", event)
         if node.tag.endswith((":int", ":float")) and len(node.value) > MAX_DIGITS:
-            problem = f"a number of more than {MAX_DIGITS} characters"
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+            raise _yaml_error(f"a number of more than {MAX_DIGITS} characters", event)
         return node
 
     def construct_mapping(self, node, deep=False):
@@ -89,41 +87,48 @@ class BoundedLoader(yaml.SafeLoader):
         for key_node, value_node in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | None):
-                raise yaml.constructor.ConstructorError(None, None, "a list or dict as key", key_node.start_mark)
+                raise _yaml_error("a list or dict as key", key_node)
             if key in mapping:
-                raise yaml.constructor.ConstructorError(None, None, twice(key), key_node.start_mark)
+                raise _yaml_error(_is_twice(key), key_node)
             mapping[key] = self.construct_object(value_node, deep=deep)
         return mapping
 
 
-class RecipeLoader(BoundedLoader):
-    """Safe YAML that leaves what it reads as it is written, but for null: the settings have types of their own.
+def _yaml_error(problem: str, place: yaml.Event | yaml.Node) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+
+
+class WrittenLoader(_Bounded, yaml.SafeLoader):
+    """Load a recipe that a run wrote, whose values have their types."""
+
+
+class RecipeLoader(_Bounded, yaml.BaseLoader):
+    """Load each value as the string that is written, but for null: the settings have types of their own.
 
     Else 1e-4 were a string, as YAML 1.1 has it, and no were false.
     """
 
-    yaml_implicit_resolvers: typing.ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+
+RecipeLoader.add_implicit_resolver("null", re.compile(r"(~|null|Null|NULL|)\Z"), ["~", "n", "N", ""])
+RecipeLoader.add_constructor("null", lambda loader, node: None)
 
 
 class RecipeDumper(yaml.SafeDumper):
-    """Writes the members of enumerations as their values."""
+    """Write the members of enumerations as their values."""
 
 
 RecipeDumper.add_multi_representer(enum.Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 
 def recipe_to_argv(recipe: str, names: dict[str, type]) -> tuple[list[str], dict[str, None]]:
-    """A recipe as command-line arguments, and the settings that it sets to null."""
+    """Return a recipe as command-line arguments, and the settings that it sets to null."""
     settings = read_recipe(Path(recipe))
     argv, nulls = [], {}
     for key, value in settings.items():
         key = str(key)
         if key not in [*names, *RENAMED, *REPLACED, *DROPPED]:
             raise UserError(f"{recipe}: unknown setting {key!r}{did_you_mean(key, names)}")
-        check_trust(recipe, key, value)
+        _check_trust(recipe, key, value)
         if value is None and key in [*REPLACED, *DROPPED]:
             continue
         if value is None:
@@ -134,13 +139,13 @@ def recipe_to_argv(recipe: str, names: dict[str, type]) -> tuple[list[str], dict
         elif isinstance(value, list):
             argv += [f"--{key}", *map(str, value)]
         else:
-            if bool in (names.get(key), *typing.get_args(names.get(key))):
-                value = {"on": True, "off": False}.get(value, value)
+            if value in ("on", "off") and bool in (names.get(key), *typing.get_args(names.get(key))):
+                value = value == "on"
             argv.append(f"--{key}={json.dumps(typed(value)) if isinstance(value, dict) else value}")
     return update_flags(argv), nulls
 
 
-def check_trust(recipe: str, key: str, value: Any) -> None:
+def _check_trust(recipe: str, key: str, value: Any) -> None:
     """Raise UserError for a setting that would run code: recipes are copied from strangers."""
     if key == "trust_remote_code" and str(value).lower() not in ("false", "no", "off", "0"):
         raise UserError(
@@ -154,7 +159,7 @@ def check_trust(recipe: str, key: str, value: Any) -> None:
 
 
 def typed(value: Any) -> Any:
-    """The values in a dict, whose types are declared nowhere, by their looks."""
+    """Return the strings in a dict as the JSON values that they look like: their types are declared nowhere."""
     if isinstance(value, dict):
         return {key: typed(item) for key, item in value.items()}
     try:
@@ -164,7 +169,7 @@ def typed(value: Any) -> Any:
 
 
 def read_recipe(path: Path) -> dict:
-    """Return the mapping in a YAML or JSON file; nothing in it is executed."""
+    """Return the mapping in a YAML or JSON file, none of which is executed; raise UserError for another file."""
     if path.suffix not in RECIPE_SUFFIXES:
         raise UserError(f"{path} is not a recipe: the first argument is a .yaml, .yml or .json file, or a --flag")
     if not path.is_file():
@@ -177,52 +182,53 @@ def read_recipe(path: Path) -> dict:
     return parse_recipe(text, str(path), "a recipe has plain `flag: value` lines", RecipeLoader)
 
 
-def parse_recipe(text: str, name: str, cure: str, loader: type[BoundedLoader]) -> dict:
-    """Return the mapping in a text of JSON, if that is how the name ends, or YAML."""
+def parse_recipe(text: str, name: str, cure: str, loader: type[_Bounded]) -> dict:
+    """Return the mapping in a text of JSON, if that is how the name ends, or YAML; raise UserError for other text."""
     try:
         if len(text) > MAX_CHARACTERS:
-            raise ValueError(too_much("characters", MAX_CHARACTERS))
-        settings = json.loads(text, object_pairs_hook=once) if name.endswith(".json") else yaml.load(text, loader)
-        check_value(settings)
+            raise ValueError(_too_much("characters", MAX_CHARACTERS))
+        is_json = name.endswith(".json")
+        settings = json.loads(text, object_pairs_hook=_unique_keys) if is_json else yaml.load(text, loader)
+        _check_value(settings)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else getattr(error, "lineno", None)
         problem = getattr(error, "problem", None) or error
         if isinstance(error, RecursionError):
-            problem = too_much("depth", MAX_DEPTH)
+            problem = _too_much("depth", MAX_DEPTH)
         raise UserError(f"{name}{f', line {line}' if line else ''}: {problem}: {cure}") from None
     if not isinstance(settings, dict):
         raise UserError(f"{name} holds no mapping: {cure}")
     return settings
 
 
-def too_much(what: str, bound: int) -> str:
+def _too_much(what: str, bound: int) -> str:
     return f"a depth of more than {bound} lists and dicts" if what == "depth" else f"more than {bound:,} {what}"
 
 
-def twice(key: Any) -> str:
+def _is_twice(key: Any) -> str:
     return f"{reprlib.repr(key)} is there twice"
 
 
-def once(pairs: list[tuple[str, Any]]) -> dict:
-    """Return a dict of JSON; ValueError for a key that is there twice, of which json would take the last."""
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
+    """Return an object of JSON; raise ValueError for a key that is there twice, of which json would take the last."""
     settings = {}
     for key, value in pairs:
         if key in settings:
-            raise ValueError(twice(key))
+            raise ValueError(_is_twice(key))
         settings[key] = value
     return settings
 
 
-def check_value(value: Any, depth: int = 0) -> None:
+def _check_value(value: Any, depth: int = 0) -> None:
     """Raise ValueError for what YAML and JSON can write, and no command line or file name can hold."""
     if depth > MAX_DEPTH:
-        raise ValueError(too_much("depth", MAX_DEPTH))
+        raise ValueError(_too_much("depth", MAX_DEPTH))
     if isinstance(value, dict):
         value = [*value.keys(), *value.values()]
     if isinstance(value, list):
         for item in value:
-            check_value(item, depth + 1)
+            _check_value(item, depth + 1)
     elif isinstance(value, str):
         try:
             os.fsencode(value)
@@ -233,19 +239,20 @@ def check_value(value: Any, depth: int = 0) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return the end of a message about an unknown name: the closest known one, or where all are listed."""
     name = name.partition("=")[0].lstrip("-").replace("-", "_")
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f": did you mean {prefix}{close[0]}?" if close else ": --help lists the flags"
 
 
 def recipe_of(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> str:
-    """The resolved settings as a recipe that runs again; those that are empty by default are left out.
+    """Return the resolved settings as a recipe that runs again; those that are empty by default are left out.
 
     So are tokens, and what a recipe may not have or is for one run only.
     """
     blocks = {
-        "model": without_nulls(model_args),
-        "data": without_nulls(data_args),
+        "model": _without_nulls(model_args),
+        "data": _without_nulls(data_args),
         "trainer": {"output_dir": training_args.output_dir, **training_args.resolved},
     }
     text = "# It was run with --trust_remote_code, which a recipe may not have.\n\n" * model_args.trust_remote_code
@@ -256,24 +263,27 @@ def recipe_of(model_args: ModelArguments, data_args: DataArguments, training_arg
 
 
 def differences(recipe: str, other: str, also: Sequence[str] = ()) -> list[str]:
-    """What one recipe trains otherwise than the other; what they save, log and evaluate is left out but ``also``."""
+    """Return what one recipe trains otherwise than the other, as lines of name and values.
+
+    Settings of saving, logging and evaluation do not count, but those in ``also``.
+    """
     one, two = settings_in(recipe), settings_in(other)
-    decisive = (one.keys() | two.keys()) - UPSTREAM_SETTINGS - RESUME_IGNORED | RESUME_CRITICAL | set(also)
+    critical = (one.keys() | two.keys()) - UPSTREAM_SETTINGS - RESUME_IGNORED | RESUME_CRITICAL | set(also)
     # A setting that one of them lacks is one that is null, or younger than the recipe: it has its default there.
-    pairs = ((name, *(each.get(name, DEFAULTS.get(name)) for each in (one, two))) for name in sorted(decisive))
+    pairs = ((name, *(each.get(name, DEFAULTS.get(name)) for each in (one, two))) for name in sorted(critical))
     return [f"{name} {value} (not {other})" for name, value, other in pairs if value != other]
 
 
 def settings_in(recipe: str) -> dict[str, Any]:
-    """Return the settings of a recipe written by ``recipe_of``; UserError if a checkpoint's is no such recipe."""
+    """Return the settings of a recipe written by ``recipe_of``; raise UserError if a checkpoint's is no such recipe."""
     cure = "put back the one that its run wrote, or start from its weights with --model_name_or_path"
-    return parse_recipe(recipe, "recipe.yaml of the checkpoint", cure, BoundedLoader)
+    return parse_recipe(recipe, "recipe.yaml of the checkpoint", cure, WrittenLoader)
 
 
 def is_token(name: str) -> bool:
-    """Whether a setting holds a secret."""
+    """Return whether a setting holds a secret."""
     return name == "token" or name.endswith("_token")
 
 
-def without_nulls(arguments: ModelArguments | DataArguments) -> dict:
+def _without_nulls(arguments: ModelArguments | DataArguments) -> dict:
     return {key: value for key, value in dataclasses.asdict(arguments).items() if value is not None}

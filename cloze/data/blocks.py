@@ -6,32 +6,10 @@ An example is cut out of the token file when it is asked for; nothing is copied 
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class Template:
-    """The special tokens around an example, and the one between two documents, as BERT's [CLS] ... [SEP]."""
-
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-    separator: tuple[int, ...]
-
-    @property
-    def num_special(self) -> int:
-        return len(self.prefix) + len(self.suffix)
-
-    def room(self, max_seq_length: int) -> int:
-        """Tokens of text that fit into an example."""
-        return max_seq_length - self.num_special
-
-    def example(self, pieces: list[np.ndarray], number: int) -> dict:
-        return {"input_ids": np.concatenate([self.prefix, *pieces, self.suffix]).astype(np.int64), "example": number}
-
-    def word_starts(self, pieces: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate([np.ones(len(self.prefix)), *pieces, np.ones(len(self.suffix))]).astype(bool)
+from cloze.tokenization.templates import Template
 
 
 class Blocks:

@@ -19,8 +19,10 @@ from cloze.data.samplers import EpochDataset
 from cloze.data.splits import SHOWN, DatasetSplits
 from cloze.errors import UserError
 from cloze.text.corpus import Corpus
+from cloze.tokenization.checks import check_known, count_unknown
 from cloze.tokenization.encoding import encode
-from cloze.tokenization.training import check_known, count_unknown, pair_template_of, template_of, unknown_id
+from cloze.tokenization.properties import unknown_id
+from cloze.tokenization.templates import pair_template_of, template_of
 from cloze.training.context import RunContext
 
 logger = logging.getLogger(__name__)
@@ -157,7 +159,7 @@ def examples_of(texts: list[LabelledText], context: RunContext) -> LabelledExamp
 def set_classes(config: PretrainedConfig, classes: list[str]) -> None:
     """Give the config the classes, in its own order if it has the same: its head then knows them already.
 
-    A head for other classes, even as many, is made anew when the model is loaded (modeling.renew_head).
+    A head for other classes, even as many, is made anew when the model is loaded (models.loading).
     """
     if set(numbers_of_classes(config)) != set(classes):
         config.id2label = dict(enumerate(classes))

@@ -13,8 +13,11 @@ import numpy as np
 
 from cloze.config.classification_arguments import ClassificationArguments
 from cloze.errors import UserError
-from cloze.text.corpus import Corpus, FileCorpus, find_files, split_documents
-from cloze.text.readers import choose_column, file_format, read_rows, text_in
+from cloze.text.columns import choose_column, text_in
+from cloze.text.corpus import Corpus, FileCorpus, split_documents
+from cloze.text.decoding import file_format
+from cloze.text.files import find_files
+from cloze.text.readers import read_rows
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 
 from cloze.config.data_arguments import DataTrainingArguments
-from cloze.data.blocks import Blocks, Lines, Template
+from cloze.data.blocks import Blocks, Lines
 from cloze.data.splits import DatasetSplits, Split, make_sets
 from cloze.errors import UserError
-from cloze.tokenization.training import template_of
+from cloze.tokenization.templates import Template, template_of
 from cloze.training.context import RunContext
 
 logger = logging.getLogger(__name__)

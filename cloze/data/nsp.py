@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 
 from cloze.config.data_arguments import PairArguments
-from cloze.data.pairs import IS_NEXT, IS_RANDOM, Pairs, PairSettings, PairTemplate, Sentences, draw_pairs
+from cloze.data.pairs import IS_NEXT, IS_RANDOM, Pairs, PairSettings, Sentences, draw_pairs
 from cloze.data.splits import DatasetSplits, Split, make_sets
 from cloze.errors import UserError
-from cloze.tokenization.training import pair_template_of
+from cloze.tokenization.templates import PairTemplate, pair_template_of
 from cloze.training.context import RunContext
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,12 @@ from cloze.data.samplers import EpochDataset
 from cloze.data.streaming import Document, StreamedExamples, cut_chunks
 from cloze.errors import UserError
 from cloze.text.corpus import read_documents, split_documents
-from cloze.tokenization.encoding import CHUNK_CHARS, faster_encoder, own_encoder
-from cloze.tokenization.token_cache import TokenizedCorpus, check_language, prepare, tokenize
-from cloze.tokenization.training import MOST_UNKNOWN, check_known, check_whole_words, unknown_id
+from cloze.tokenization.checks import MOST_UNKNOWN, check_known, check_whole_words
+from cloze.tokenization.encoding import CHUNK_CHARS, own_encoder
+from cloze.tokenization.nanotoken import faster_encoder
+from cloze.tokenization.properties import unknown_id
+from cloze.tokenization.segmentation import check_language
+from cloze.tokenization.token_cache import TokenizedCorpus, prepare, tokenize
 from cloze.training.context import RunContext
 
 logger = logging.getLogger(__name__)
@@ -44,7 +47,7 @@ class Split:
         count = self.corpus.num_documents if self.documents is None else len(self.documents)
         part = "" if self.documents is None else f" of {self.corpus.num_documents:,}"
         tokens = f"{self.corpus.count_tokens(self.documents):,} tokens"
-        sentences = f"{'about ' if self.corpus.about else ''}{self.corpus.num_sentences:,} sentences in all"
+        sentences = f"{'about ' if self.corpus.is_estimate else ''}{self.corpus.num_sentences:,} sentences in all"
         unknown = f"{self.corpus.unknown_share:.1%} unknown tokens"
         return f"{count:,}{part} documents, {tokens}, from {self.name} ({sentences}, {unknown})"
 
@@ -102,7 +105,7 @@ def stream_train(
     with_words = getattr(context.data_args, "whole_word_mask", False)
     # A copy, since the stream is tokenized in a thread, during which the tokenizer's settings could not be changed.
     encoder, unknown = own_encoder(copy.deepcopy(context.tokenizer), with_words), unknown_id(context.tokenizer)
-    tokenize_all = partial(tokenize, unit=unit, encode=encoder, language=language, unknown=unknown)
+    tokenize_all = partial(tokenize, granularity=unit, encode=encoder, language=language, unknown=unknown)
     sets.train = StreamedExamples(
         corpus, partial(make_chunk, name=corpus.name, tokenize_all=tokenize_all, draw_chunk=draw_chunk), at_least, limit
     )
@@ -168,7 +171,7 @@ def prepare_parts(context: RunContext, unit: str, at_least: int = 1) -> tuple[Sp
         prepare,
         tokenizer=context.tokenizer,
         cache=context.cache,
-        unit=unit,
+        granularity=unit,
         with_words=with_words,
         language=data_args.language,
         faster=faster_encoder(context.tokenizer, data_args.tokenizer_backend, with_words),

@@ -9,7 +9,7 @@ from cloze.data.classification import LabelledExamples, numbers_of_classes
 from cloze.data.labelled_texts import LabelledText
 from cloze.inference.next_sentence import save_predictions
 from cloze.objectives.classification import classes_of
-from cloze.tokenization.training import warn_of_unknown
+from cloze.tokenization.checks import warn_of_unknown
 from cloze.training.context import RunContext
 from cloze.training.trainer import PretrainingTrainer
 

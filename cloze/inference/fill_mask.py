@@ -11,15 +11,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import DataTrainingArguments
-from cloze.data.blocks import Template
 from cloze.data.collators import Padding, collate
 from cloze.errors import UserError
 from cloze.inference.next_sentence import save_predictions, warn_of_unknown_texts
 from cloze.objectives.metrics import MASKED_TOKENS, check_finite
-from cloze.text.corpus import find_files
-from cloze.text.readers import choose_column, file_format, read_rows, text_in
+from cloze.text.columns import choose_column, text_in
+from cloze.text.decoding import file_format
+from cloze.text.files import find_files
+from cloze.text.readers import read_rows
 from cloze.tokenization.encoding import encode
-from cloze.tokenization.training import template_of
+from cloze.tokenization.templates import Template, template_of
 from cloze.training.context import RunContext, padding_for
 from cloze.training.trainer import PretrainingTrainer
 
@@ -68,7 +69,7 @@ def fill_masks(
     Where a text is longer than ``max_seq_length``, each mask is filled from a window of that length around it.
 
     Args:
-        model: whose forward takes ``masked_positions``; see masked_head.predict_masked_positions.
+        model: whose forward takes ``masked_positions``; see sparse_prediction.predict_masked_positions.
         texts: with [MASK], or the tokenizer's own mask token, for each hidden word.
         max_seq_length: tokens that the model sees at once, special ones included.
         batch_size: texts, or windows, in a forward.

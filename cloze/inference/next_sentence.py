@@ -14,13 +14,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cloze.config.data_arguments import NextSentenceArguments
 from cloze.data.collators import IGNORED, collate
 from cloze.data.labelled_texts import label_in
-from cloze.data.pairs import IS_RANDOM, PairTemplate, fit
+from cloze.data.pairs import IS_RANDOM, fit
 from cloze.errors import UserError
 from cloze.objectives.metrics import SENTENCE_PAIRS, finite
-from cloze.text.corpus import find_files
-from cloze.text.readers import file_format, read_rows, text_in
+from cloze.text.columns import text_in
+from cloze.text.decoding import file_format
+from cloze.text.files import find_files
+from cloze.text.readers import read_rows
+from cloze.tokenization.checks import count_unknown, warn_of_unknown
 from cloze.tokenization.encoding import encode
-from cloze.tokenization.training import count_unknown, pair_template_of, unknown_id, warn_of_unknown
+from cloze.tokenization.properties import unknown_id
+from cloze.tokenization.templates import PairTemplate, pair_template_of
 from cloze.training.checkpoints import replacing
 from cloze.training.context import padding_for
 from cloze.training.run import going_on_without, save_metrics

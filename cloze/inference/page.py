@@ -1,4 +1,4 @@
-"""The page of app.py: words behind [MASK], next sentences, two models side by side."""
+"""Build and serve the page of app.py: masked words, next sentences, two models side by side."""
 
 import html
 from collections.abc import Callable, Mapping, Sequence
@@ -32,8 +32,8 @@ PAIRS = [
 HOSTS = ["127.0.0.1", "localhost"]
 SHARED_HOSTS = ["*.gradio.live"]
 # Gradio also serves files, relays other servers, and takes uploads and more; the page only asks models.
-REFUSED = ("/gradio_api/file", "/gradio_api/proxy", "/monitoring")
-TAKEN = tuple(f"/gradio_api/{name}" for name in ("queue/join", "run/", "call/", "cancel", "reset"))
+REFUSED_PATHS = ("/gradio_api/file", "/gradio_api/proxy", "/monitoring")
+POST_PATHS = tuple(f"/gradio_api/{name}" for name in ("queue/join", "run/", "call/", "cancel", "reset"))
 # Not of the weights that Gradio takes: its file of the semi-bold one has a few letters only.
 FONT = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))
 CSS = """
@@ -51,8 +51,8 @@ CSS = """
 """
 
 
-def words(models: dict[str, TrainedModel], name: str, text: str) -> str:
-    """The likeliest words behind each mask of a text, as HTML."""
+def _fill_masks(models: dict[str, TrainedModel], name: str, text: str) -> str:
+    """Return the likeliest words for each mask of a text, as HTML."""
     masks = fill_masks_in_text(models[name], text, TOP_K)
     titles = [MASK] if len(masks) == 1 else [f"{MASK} {number} of {len(masks)}" for number in range(1, len(masks) + 1)]
     return "".join(
@@ -60,23 +60,24 @@ def words(models: dict[str, TrainedModel], name: str, text: str) -> str:
     )
 
 
-def order(models: dict[str, TrainedModel], name: str, sentence_a: str, sentence_b: str) -> str:
-    """Whether B follows A, as HTML."""
+def _judge_pair(models: dict[str, TrainedModel], name: str, sentence_a: str, sentence_b: str) -> str:
+    """Return the probability that B follows A, as HTML."""
     trained = models[name]
     probability, cut = ask_about_pair(trained, sentence_a, sentence_b)
     note = message(f"More than {trained.max_seq_length:,} tokens: the ends were cut off.") if cut else ""
     return bars("The second text", [("follows", 1 - probability), ("is from elsewhere", probability)]) + note
 
 
-def or_message(answer: Callable[..., str], *asked) -> str:
-    """The answer, or what is wrong with what was asked."""
+def _or_message(answer: Callable[..., str], *inputs) -> str:
+    """Return the answer; for a UserError, its message as HTML."""
     try:
-        return answer(*asked)
+        return answer(*inputs)
     except UserError as error:
         return message(str(error))
 
 
 def bars(title: str, shares: Sequence[tuple[str, float]]) -> str:
+    """Return named probabilities as a bar chart in HTML."""
     rows = "".join(
         f'<span class="token">{html.escape(name)}</span>'
         f'<div class="track"><div class="bar" style="width: {share:.1%}"></div></div>'
@@ -87,14 +88,15 @@ def bars(title: str, shares: Sequence[tuple[str, float]]) -> str:
 
 
 def message(text: str) -> str:
+    """Return a note to the user as HTML."""
     return f'<p class="cloze-message">{html.escape(text)}</p>'
 
 
 def build_page(models: dict[str, TrainedModel]) -> gr.Blocks:
-    """The page, with the tabs that the models have heads for."""
+    """Return the page, with the tabs that the models have heads for."""
     masked = [name for name, trained in models.items() if trained.task.masks]
     paired = [name for name, trained in models.items() if trained.task.pairs]
-    fill_in, judge = partial(or_message, words, models), partial(or_message, order, models)
+    fill_in, judge = partial(_or_message, _fill_masks, models), partial(_or_message, _judge_pair, models)
     facts = (f"<p><b>{html.escape(name)}</b> {html.escape(trained.facts)}</p>" for name, trained in models.items())
     several = len(models) > 1
     with gr.Blocks(title="cloze", analytics_enabled=False) as page:
@@ -102,58 +104,58 @@ def build_page(models: dict[str, TrainedModel]) -> gr.Blocks:
         if masked:
             with gr.Tab("Hidden words"):
                 model = gr.Dropdown(masked, label="Model", visible=several)
-                text = text_with_masks()
-                answer_when_asked(fill_in, [text], gr.Button("Ask", variant="primary"), {model: gr.HTML()})
+                text = _masked_textbox()
+                _answer_on_submit(fill_in, [text], gr.Button("Ask", variant="primary"), {model: gr.HTML()})
                 gr.Examples(SENTENCES, text)
         if paired:
             with gr.Tab("Next sentence"):
                 model = gr.Dropdown(paired, label="Model", visible=several)
                 texts = [gr.Textbox(PAIRS[0][0], label="A text"), gr.Textbox(PAIRS[0][1], label="Does this follow?")]
-                answer_when_asked(judge, texts, gr.Button("Ask", variant="primary"), {model: gr.HTML()})
+                _answer_on_submit(judge, texts, gr.Button("Ask", variant="primary"), {model: gr.HTML()})
                 gr.Examples(PAIRS, texts)
         if len(masked) > 1:
             with gr.Tab("Side by side"):
-                text, button, answers = text_with_masks(), gr.Button("Ask", variant="primary"), {}
+                text, button, answers = _masked_textbox(), gr.Button("Ask", variant="primary"), {}
                 with gr.Row():
                     for name in masked[:2]:
                         with gr.Column(min_width=280):
                             model = gr.Dropdown(masked, value=name, label="Model")
                             answers[model] = gr.HTML()
-                answer_when_asked(fill_in, [text], button, answers)
+                _answer_on_submit(fill_in, [text], button, answers)
                 gr.Examples(SENTENCES, text)
     return page
 
 
-class OwnRequests:
-    """Refuse requests of other pages, and those that this one does not make, as uploads."""
+class OwnRequestsOnly:
+    """Refuse requests of other pages, and those that this page does not make, such as uploads."""
 
     def __init__(self, app):
         self.app = app
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] == "http" and not is_own(scope["method"], scope["path"], Headers(scope=scope)):
+        if scope["type"] == "http" and not _is_own(scope["method"], scope["path"], Headers(scope=scope)):
             await PlainTextResponse("This page does not ask for that", status_code=403)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
 
-def is_own(method: str, path: str, headers: Mapping[str, str]) -> bool:
-    """Return whether the page makes such requests."""
+def _is_own(method: str, path: str, headers: Mapping[str, str]) -> bool:
+    """Return whether the page makes requests of this kind."""
     # Browsers send it along from other pages, and with all that is no mere reading.
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != headers.get("host"):
         return False
-    return not path.startswith(REFUSED) and (method in ("GET", "HEAD") or path.startswith(TAKEN))
+    return not path.startswith(REFUSED_PATHS) and (method in ("GET", "HEAD") or path.startswith(POST_PATHS))
 
 
-def text_with_masks() -> gr.Textbox:
+def _masked_textbox() -> gr.Textbox:
     return gr.Textbox(SENTENCES[0], label=f"A text with {MASK} for each hidden word")
 
 
-def answer_when_asked(
+def _answer_on_submit(
     answer: Callable[..., str], texts: list[gr.Textbox], button: gr.Button, answers: dict[gr.Dropdown, gr.HTML]
 ) -> None:
-    """Let the button, and Enter in a text, show the answer of each model."""
+    """Show the answer of each model when the button is clicked or Enter is pressed in a text."""
     for trigger in (button.click, *(text.submit for text in texts)):
         for model, shown in answers.items():
             # One at a time in all tabs: during its forward, a model keeps the places of the masks.
@@ -163,7 +165,11 @@ def answer_when_asked(
 
 
 def serve_page(models: dict[str, TrainedModel], port: int | None, share: bool) -> None:
-    """Serve the page on this machine until the process is ended; with ``share``, through a public link as well."""
+    """Serve the page on this machine until the process ends; with ``share``, through a public link as well.
+
+    Raises:
+        UserError: if the port cannot be used.
+    """
     page = build_page(models)
     hosts = HOSTS + SHARED_HOSTS * share
     try:
@@ -176,7 +182,7 @@ def serve_page(models: dict[str, TrainedModel], port: int | None, share: bool) -
             footer_links=[],
             run_history=False,
             ssr_mode=False,
-            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, hosts), Middleware(OwnRequests)]},
+            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, hosts), Middleware(OwnRequestsOnly)]},
             css=CSS,
             theme=gr.themes.Default(font=[FONT, "sans-serif"]),
         )

@@ -12,15 +12,16 @@ from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
 from cloze.inference.fill_mask import MASK, Filling, fill_masks, with_own_mask
 from cloze.inference.next_sentence import SentencePair, judge_pair
-from cloze.models.loading import build_on_meta, check_model, load_config
+from cloze.models.inspection import build_on_meta
+from cloze.models.loading import check_model, load_config
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.models.vocabulary import find_new_tokens, resize_vocabulary
 from cloze.models.weights import load_weights, shorten
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING, Task
-from cloze.text.readers import check_unicode
+from cloze.text.columns import check_unicode
 from cloze.tokenization.loading import load_tokenizer
-from cloze.tokenization.training import ensure_template
+from cloze.tokenization.templates import ensure_template
 
 # More take longer than one waits for a page: so many characters are some ten windows of 512 tokens.
 MOST_CHARACTERS = 20_000

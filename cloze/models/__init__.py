@@ -1,1 +1,1 @@
-"""Models: loaded or built, their vocabulary, logits at masked positions only."""
+"""Load or build models, resize their vocabulary, compute logits at masked positions only, count operations."""

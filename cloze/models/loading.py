@@ -1,18 +1,12 @@
-"""Config and model, from a checkpoint or from scratch, and the checks that replace device-side asserts."""
+"""Load config and model, or make new ones, with checks in place of device-side asserts."""
 
 import copy
 import difflib
-import inspect
-import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 import torch
-from torch import nn
-from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -27,26 +21,24 @@ from cloze.config.arguments import ModelArguments
 from cloze.config.model_files import check_settings, find_file, read_json
 from cloze.config.recipes import typed
 from cloze.errors import UserError
-from cloze.models.sparse_prediction import quiet
+from cloze.models.inspection import build_on_meta, check_memory, count_positions
+from cloze.models.trials import quiet
 from cloze.models.vocabulary import NewToken, resize_vocabulary
 from cloze.models.weights import load_weights, shorten
 from cloze.objectives.tasks import Task
-from cloze.system.storage import gigabytes
-from cloze.tokenization.training import required_vocab_size
+from cloze.tokenization.properties import required_vocab_size
 
 logger = logging.getLogger(__name__)
 
 # Where neither the model nor the tokenizer sets a limit, as upstream has it.
 LONGEST_BY_DEFAULT = 1024
-# Of a model that is looked at before it is built: torch makes some 20,000 a second. A layer has about 15.
-MAX_MODULES = 50_000
 
 
 def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
-    """The config of the checkpoint, or the default one of ``model_type`` with ``config_overrides``."""
+    """Return the checkpoint's config, or the default one of ``model_type`` with ``config_overrides``; or UserError."""
     name = model_args.config_name or model_args.model_name_or_path
     if name is None:
-        config = new_config(model_args)
+        config = _new_config(model_args)
     else:
         flag = "--config_name" if model_args.config_name else "--model_name_or_path"
         try:
@@ -69,24 +61,24 @@ def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
     return config
 
 
-def new_config(model_args: ModelArguments) -> PretrainedConfig:
+def _new_config(model_args: ModelArguments) -> PretrainedConfig:
     if model_args.model_type not in CONFIG_MAPPING:
         close = difflib.get_close_matches(model_args.model_type, CONFIG_MAPPING.keys(), n=1)
         hint = f"did you mean {close[0]}?" if close else "bert, distilbert, roberta, electra, ... are known"
         raise UserError(f"--model_type {model_args.model_type} is not known: {hint}")
     config = CONFIG_MAPPING[model_args.model_type]()
     if model_args.config_overrides:
-        for name in (pair.partition("=")[0] for pair in model_args.config_overrides.split(",")):
+        overrides = dict(pair.partition("=")[::2] for pair in model_args.config_overrides.split(","))
+        for name in overrides:
             if not hasattr(config, name):
                 close = difflib.get_close_matches(name, config.to_dict(), n=1)
                 hint = f": did you mean {close[0]}?" if close else ""
                 raise UserError(f"--config_overrides: {model_args.model_type} has no setting {name!r}{hint}")
         try:
-            check_settings(typed(dict(pair.partition("=")[::2] for pair in model_args.config_overrides.split(","))))
+            check_settings(typed(overrides))
             config.update_from_string(model_args.config_overrides)
             # Made anew, as some settings are derived from others: the layer types of ModernBERT from their number.
-            names = [pair.partition("=")[0] for pair in model_args.config_overrides.split(",")]
-            config = CONFIG_MAPPING[model_args.model_type](**{name: getattr(config, name) for name in names})
+            config = CONFIG_MAPPING[model_args.model_type](**{name: getattr(config, name) for name in overrides})
             check_settings(config.to_dict())
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
@@ -155,68 +147,6 @@ def check_model(
     return max_seq_length
 
 
-def build_on_meta(config: PretrainedConfig, task: Task, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model without memory for its weights, to be looked at before anything is loaded."""
-    try:
-        if getattr(config, "num_hidden_layers", 1) < 1:
-            raise ValueError(f"{config.num_hidden_layers} layers")
-        with torch.device("meta"), bounded_modules():
-            return task.auto_model.from_config(config, trust_remote_code=trust_remote_code)
-    # torch and the models raise IndexError, AssertionError and more for values out of place.
-    except Exception as error:
-        # Of torch's, what follows is where in torch it is.
-        problem = str(error).partition("Exception raised from")[0]
-        raise UserError(
-            f"the config builds no {config.model_type} model: {problem}: check {settings_place(config)}"
-        ) from None
-
-
-def settings_place(config: PretrainedConfig) -> str:
-    """Return where the settings of a config are the user's to change."""
-    return "its config.json" if config.name_or_path else "--config_overrides"
-
-
-@contextmanager
-def bounded_modules() -> Iterator[None]:
-    """Raise ValueError when a model of more than MAX_MODULES modules is built."""
-    count = itertools.count(1)
-
-    def refuse_too_many(*_) -> None:
-        if next(count) > MAX_MODULES:
-            raise ValueError(f"more than {MAX_MODULES:,} modules")
-
-    handle = register_module_module_registration_hook(refuse_too_many)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def check_memory(model: PreTrainedModel, dtype: str) -> None:
-    """Raise UserError if the weights, of which ``model`` is the outline, are larger than the machine's memory."""
-    precision = (model.config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
-    weights, memory = model.num_parameters(), psutil.virtual_memory().total
-    size = weights * precision.itemsize + sum(buffer.nbytes for buffer in model.buffers())
-    if size > memory:
-        raise UserError(
-            f"the config asks for {weights:,} parameters ({gigabytes(size)}), this machine has {gigabytes(memory)} of "
-            f"memory: check {settings_place(model.config)}, or take a smaller model"
-        )
-
-
-def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | None:
-    """How many tokens the model can tell apart by position, or None where it sets no limit.
-
-    RoBERTa and its kin number positions from padding_idx + 1, so that of 514 only 512 are of use
-    (huggingface/transformers#10832); it shows in the padding_idx of the embedding.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
-            unused = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - unused
-    return getattr(config, "max_position_embeddings", None)
-
-
 def load_model(
     model_args: ModelArguments,
     config: PretrainedConfig,
@@ -249,7 +179,7 @@ def load_model(
                 "--do_predict trains none: add --do_train, or give a model that was trained with this script"
             )
         if task.classifies:
-            missing = renew_head(model, missing, model_args, task)
+            missing = _renew_head(model, missing, model_args, task)
         if missing:
             logger.warning(
                 "NEW WEIGHTS: %s does not hold these, they start from random values and have to be trained: %s",
@@ -261,13 +191,13 @@ def load_model(
     return model
 
 
-def renew_head(model: PreTrainedModel, missing: list[str], model_args: ModelArguments, task: Task) -> list[str]:
+def _renew_head(model: PreTrainedModel, missing: list[str], model_args: ModelArguments, task: Task) -> list[str]:
     """Initialize the head if the checkpoint's is for other classes, and return the names of all new weights."""
     checkpoint = AutoConfig.from_pretrained(model_args.model_name_or_path, **model_args.hub_arguments)
     if checkpoint.id2label == model.config.id2label:
         return missing
     # Of another number of classes, they are new already.
-    names = set(class_weights(model.config, task, model_args.trust_remote_code)).difference(missing)
+    names = set(_class_weights(model.config, task, model_args.trust_remote_code)).difference(missing)
     if names:
         kept = {name: weights for name, weights in model.state_dict().items() if name not in names}
         with quiet():
@@ -276,7 +206,7 @@ def renew_head(model: PreTrainedModel, missing: list[str], model_args: ModelArgu
     return sorted({*missing, *names})
 
 
-def class_weights(config: PretrainedConfig, task: Task, trust_remote_code: bool) -> list[str]:
+def _class_weights(config: PretrainedConfig, task: Task, trust_remote_code: bool) -> list[str]:
     """Return the names of the weights whose size depends on the number of classes."""
     larger = copy.deepcopy(config)
     larger.num_labels += 1
@@ -293,15 +223,6 @@ def describe_model(model: PreTrainedModel, model_args: ModelArguments) -> str:
 
 
 def code_sources(model_args: ModelArguments) -> list[str]:
-    """Where code that comes with a model could be from, as --trust_remote_code lets it run."""
+    """Return where code that --trust_remote_code lets run could come from."""
     names = (model_args.model_name_or_path, model_args.config_name, model_args.tokenizer_name)
     return [name for name in dict.fromkeys(names) if name] or ["the model"]
-
-
-def uses_attention_mask(model: PreTrainedModel) -> bool:
-    """Whether the model tells padding from text.
-
-    FNet has no attention mask, its Fourier transform mixes padding in: only with padding of equal length does its loss
-    not depend on which examples share a batch.
-    """
-    return "attention_mask" in inspect.signature(model.forward).parameters

@@ -1,31 +1,57 @@
-"""Logits at masked positions only: what nothing is predicted from is not computed.
+"""Compute logits at masked positions only: what nothing is predicted from is left out.
 
 With 15 % of the tokens masked, that spares most of the head, half of a small model's work, and of the last layer's
 feed-forward.
 """
 
-import copy
 import logging
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
+
+from cloze.models.trials import quiet, trial_copy
 
 logger = logging.getLogger(__name__)
 
 # Tokens in the longest text that selecting is tried with; all logits of two such texts are computed.
 LONGEST_TRIAL = 1023
+# Where models of transformers select, by their class; a test compares it with the trial. Classes of which settings
+# change it, as MobileBERT's use_bottleneck, are left out.
+KNOWN_PLACES = {
+    "AlbertForMaskedLM": "albert",
+    "AlbertForPreTraining": "albert",
+    "BertForMaskedLM": "bert.encoder.layer.{last}.attention",
+    "BertForPreTraining": "bert",
+    "CamembertForMaskedLM": "roberta.encoder.layer.{last}.attention",
+    "DebertaV2ForMaskedLM": "deberta.encoder.layer.{last}.attention",
+    "DistilBertForMaskedLM": "distilbert.transformer.layer.{last}.sa_layer_norm",
+    "ElectraForMaskedLM": "electra.encoder.layer.{last}.attention",
+    "MPNetForMaskedLM": "mpnet.encoder.layer.{last}.attention",
+    "ModernBertForMaskedLM": "model",
+    "RobertaForMaskedLM": "roberta.encoder.layer.{last}.attention",
+    "XLMRobertaForMaskedLM": "roberta.encoder.layer.{last}.attention",
+}
+
+
+class _PerThread(threading.local):
+    """Hold a PositionSelector's state of each thread; a copy is empty."""
+
+    def __init__(self):
+        self.state = (None, None, False)
+
+    def __reduce__(self):
+        return _PerThread, ()
 
 
 class PositionSelector:
-    """Gives a model's forward one more argument, ``masked_positions`` [positions], flat places in [batch * length].
+    """Give a model's forward one more argument, ``masked_positions`` [positions], flat indices in [batch * length].
 
     With it, the logits for masked tokens are [1, positions, vocabulary] instead of [batch, length, vocabulary].
-    Without it, and in all that is saved, the model is what it was: the selection is made in hooks, which a wrapping
-    by DistributedDataParallel or torch.compile leaves in place.
+    Without it, and in all that is saved, the model is unchanged: the selection is made in hooks, which a wrapping by
+    DistributedDataParallel or torch.compile leaves in place. Calls in several threads don't see each other's positions.
 
     Args:
         model: whose forward it is.
@@ -35,63 +61,113 @@ class PositionSelector:
     """
 
     def __init__(self, model: PreTrainedModel, logits: tuple[str, ...], place: str):
-        self.names = ("last_hidden_state", *logits)
-        self.given = self.positions = None
-        self.hooks = [
-            model.register_forward_pre_hook(self.take_positions, with_kwargs=True),
-            model.base_model.register_forward_pre_hook(self.use_positions),
-            model.get_submodule(place).register_forward_hook(self.select),
+        self._names = ("last_hidden_state", *logits)
+        self._thread, self._state = _PerThread(), (None, None, False)
+        self._hooks = [
+            model.register_forward_pre_hook(self._take_positions, with_kwargs=True),
+            model.base_model.register_forward_pre_hook(self._use_positions),
+            model.get_submodule(place).register_forward_hook(self._select),
         ]
-
-    def take_positions(self, model, args, kwargs):
-        self.given = kwargs.pop("masked_positions", None)
-        return args, kwargs
-
-    def use_positions(self, base_model, args):
-        # Kept for the backward, in which a layer under gradient checkpointing runs again; but the base model, when it
-        # is called alone, is given none.
-        self.positions, self.given = self.given, None
-
-    def select(self, module, args, output):
-        if self.positions is None:
-            return output
-        if torch.is_tensor(output):
-            return self.selected(output)
-        if isinstance(output, tuple):
-            return self.selected(output[0]), *output[1:]
-        name = next(name for name in self.names if name in output)
-        output[name] = self.selected(output[name])
-        return output
-
-    def selected(self, values: torch.Tensor) -> torch.Tensor:
-        return values.flatten(0, 1).index_select(0, self.positions)[None]
+        if place not in ("", model.base_model_prefix):
+            self._hooks.append(model.base_model.register_forward_hook(self._keep_for_backward))
 
     def remove(self) -> None:
-        for hook in self.hooks:
+        """Leave the model as it was."""
+        for hook in self._hooks:
             hook.remove()
+
+    def _set(self, given: torch.Tensor | None, positions: torch.Tensor | None) -> None:
+        """Set the positions given to the model, and those given to its base model, for this thread's call.
+
+        torch.compile cannot trace a thread's own state: what is compiled uses the object's, which it sets and reads in
+        one graph. Where the graph breaks, hooks that run uncompiled have to know which of the two was set.
+        """
+        is_compiled = torch.compiler.is_compiling()
+        self._state = (given, positions, is_compiled)
+        if not is_compiled:
+            self._thread.state = self._state
+
+    def _get(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        state = self._state
+        if not torch.compiler.is_compiling() and not state[2]:
+            state = self._thread.state
+        return state[0], state[1]
+
+    def _take_positions(self, model, args, kwargs):
+        self._set(kwargs.pop("masked_positions", None), None)
+        return args, kwargs
+
+    def _use_positions(self, base_model, args):
+        # The base model, when it is called alone, is given none.
+        given, _ = self._get()
+        self._set(None, given)
+
+    def _select(self, module, args, output):
+        _, positions = self._get()
+        if positions is None:
+            return output
+        if torch.is_tensor(output):
+            return _selected(output, positions)
+        if isinstance(output, tuple):
+            return _selected(output[0], positions), *output[1:]
+        name = next(name for name in self._names if name in output)
+        output[name] = _selected(output[name], positions)
+        return output
+
+    def _keep_for_backward(self, base_model, args, output):
+        """Set the positions again before a backward recomputes the layer that selects them (gradient checkpointing).
+
+        They travel with the graph, as other forwards may have run since, and as the backward may run in autograd's
+        thread: a hook of the hidden states' gradient runs in that thread, before the layers'.
+        """
+        _, positions = self._get()
+        if output[0].requires_grad and not torch.compiler.is_compiling():
+            output[0].register_hook(lambda gradient: self._set(None, positions))
+
+
+def _selected(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return values.flatten(0, 1).index_select(0, positions)[None]
 
 
 def predict_masked_positions(model: PreTrainedModel, logits: tuple[str, ...], max_seq_length: int) -> str:
     """Let the model's forward take ``masked_positions``, and return the place where it selects; see PositionSelector.
 
-    That is the earliest from which on the model treats each position by itself. Rather than from a list of
-    architectures, it is seen from the model at hand: with positions selected, all it gives has to be the same as
-    without. Where there is no such place, all logits are computed, and those at the positions taken.
+    That is the earliest from which on the model treats each position by itself. It is known for the most frequent
+    architectures; of others, it is seen from the model at hand: with positions selected, all it gives has to be the
+    same as without. Where there is no such place, all logits are computed, and those at the positions taken.
     """
-    # A copy, as short texts make some models, as BigBird, change the way they attend for good.
-    trial = copy.deepcopy(model).float().eval()
-    # Odd lengths, which some models pad inside, and a long one first, to which some attend in another way.
-    longest = (min(max_seq_length, LONGEST_TRIAL) - 1) | 1
-    lengths = (longest, min(longest, 15))
-    place = next((place for place in places(model) if same_if_selected(trial, logits, place, lengths)), "")
+    place = _known_place(model)
+    if place is None:
+        place = _find_place(model, logits, max_seq_length)
     if not place:
         logger.info("%s needs logits at all positions: those at masked ones are taken of them", type(model).__name__)
     PositionSelector(model, logits, place)
     return place
 
 
-def places(model: PreTrainedModel) -> Iterator[str]:
-    """Where to try, the earliest first: before the feed-forward of the last layer, and before the head."""
+def _known_place(model: PreTrainedModel) -> str | None:
+    """Return the place of KNOWN_PLACES; None where the model's own code or its settings could change it."""
+    place = KNOWN_PLACES.get(type(model).__name__)
+    if place is None or not type(model).__module__.startswith("transformers.models."):
+        return None
+    layers = model.config.num_hidden_layers
+    # A single layer may do what others don't, as DeBERTa's first has a convolution; chunks must divide the positions.
+    if layers == 1 or getattr(model.config, "chunk_size_feed_forward", 0):
+        return None
+    return place.format(last=layers - 1)
+
+
+def _find_place(model: PreTrainedModel, logits: tuple[str, ...], max_seq_length: int) -> str:
+    """Return the earliest place that a trial finds, or none for the logits of the model itself."""
+    trial = trial_copy(model)
+    # Odd lengths, which some models pad inside, and a long one first, to which some attend in another way.
+    longest = (min(max_seq_length, LONGEST_TRIAL) - 1) | 1
+    lengths = (longest, min(longest, 15))
+    return next((place for place in _places(model) if _same_if_selected(trial, logits, place, lengths)), "")
+
+
+def _places(model: PreTrainedModel) -> Iterator[str]:
+    """Yield where to try, the earliest first: before the feed-forward of the last layer, and before the head."""
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     if layers:
         longest = max(layers, key=lambda name: len(model.get_submodule(name)))
@@ -102,12 +178,12 @@ def places(model: PreTrainedModel) -> Iterator[str]:
     yield model.base_model_prefix
 
 
-def same_if_selected(model: PreTrainedModel, logits: tuple[str, ...], place: str, lengths: tuple[int, ...]) -> bool:
-    """Whether the model's outputs for texts of these lengths are the same if positions are selected in this place."""
+def _same_if_selected(model: PreTrainedModel, logits: tuple[str, ...], place: str, lengths: tuple[int, ...]) -> bool:
+    """Return whether the model's outputs for texts of these lengths stay the same if this place selects positions."""
     selector = PositionSelector(model, logits, place)
     try:
         with quiet():
-            return all(same_outputs(model, logits, length) for length in lengths)
+            return all(_same_outputs(model, logits, length) for length in lengths)
     except Exception as error:  # whatever a model does that has other positions than it expects
         logger.debug("With positions selected in %s, %s fails: %r", place, type(model).__name__, error)
         return False
@@ -116,8 +192,8 @@ def same_if_selected(model: PreTrainedModel, logits: tuple[str, ...], place: str
 
 
 @torch.no_grad()
-def same_outputs(model: PreTrainedModel, logits: tuple[str, ...], length: int) -> bool:
-    """Whether two texts give the same with positions and without; these are more than a text has."""
+def _same_outputs(model: PreTrainedModel, logits: tuple[str, ...], length: int) -> bool:
+    """Return whether two texts give the same with positions and without; these are more than a text has."""
     ids = (torch.arange(2 * length, device=model.device) * 7 % model.config.vocab_size).view(2, length)
     positions = torch.arange(1, 2 * length, 2, device=model.device)
     positions = torch.cat([positions, positions.new_zeros(3)])
@@ -125,23 +201,12 @@ def same_outputs(model: PreTrainedModel, logits: tuple[str, ...], length: int) -
     for name, value in whole.items():
         if name in logits:
             value = value.flatten(0, 1)[positions][None]
-        if torch.is_tensor(value) and not close(value, selected[name]):
+        if torch.is_tensor(value) and not _close(value, selected[name]):
             return False
     return True
 
 
-def close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether they differ by rounding alone: matrix products of other shapes add up in another order."""
+def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Return whether they differ by rounding alone: matrix products of other shapes add up in another order."""
     tolerance = 1e3 * torch.finfo(a.dtype).eps * float(a.abs().max())
     return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=tolerance)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings of transformers."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)

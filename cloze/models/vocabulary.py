@@ -1,4 +1,4 @@
-"""Tokens that the tokenizer has and the checkpoint does not: their weights are the mean of their pieces."""
+"""Add tokens that the checkpoint's vocabulary lacks: their weights are the mean of their pieces."""
 
 import json
 import logging
@@ -12,10 +12,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
-from cloze.models.sparse_prediction import quiet
-from cloze.tokenization.encoding import plain_backend
+from cloze.models.trials import quiet
 from cloze.tokenization.loading import load_tokenizer
-from cloze.tokenization.training import required_vocab_size
+from cloze.tokenization.properties import plain_backend, required_vocab_size
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ LOGGED = 5
 
 
 class NewToken(NamedTuple):
-    """A token beyond the model's vocabulary, and the ids of what the model's own tokenizer makes of its text."""
+    """Hold a token beyond the model's vocabulary, and the ids that the model's own tokenizer gives its text."""
 
     text: str
     pieces: list[int]
@@ -40,15 +39,15 @@ def find_new_tokens(
     if model_args.model_name_or_path is None:
         return []
     size, count = config.vocab_size, required_vocab_size(tokenizer)
-    own = own_tokenizer(model_args) if model_args.tokenizer_name else None
+    own = _own_tokenizer(model_args) if model_args.tokenizer_name else None
     if own is not None:
-        compare_vocabularies(own, tokenizer, size, model_args)
+        _compare_vocabularies(own, tokenizer, size, model_args)
     if count <= size:
         return []
     if own is None or required_vocab_size(own) > size:
-        own = without_added_tokens(tokenizer if own is None else own, size, model_args)
+        own = _without_added_tokens(tokenizer if own is None else own, size, model_args)
     tokens = {number: token for token, number in tokenizer.get_vocab().items()}
-    texts = [text_of(tokenizer, tokens[number]) if number in tokens else "" for number in range(size, count)]
+    texts = [_text_of(tokenizer, tokens[number]) if number in tokens else "" for number in range(size, count)]
     encoded = own(texts, add_special_tokens=False)["input_ids"]
     return [
         NewToken(text, [piece for piece in ids if piece != own.unk_token_id])
@@ -56,7 +55,7 @@ def find_new_tokens(
     ]
 
 
-def own_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase | None:
+def _own_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase | None:
     """Return the checkpoint's own tokenizer if it has one."""
     try:
         return load_tokenizer(replace(model_args, tokenizer_name=None), None)
@@ -64,7 +63,7 @@ def own_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def compare_vocabularies(
+def _compare_vocabularies(
     own: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase, size: int, model_args: ModelArguments
 ) -> None:
     """Raise UserError, or warn, if the ids stand for other tokens than those that the model was trained with."""
@@ -72,7 +71,7 @@ def compare_vocabularies(
     trained = {token: number for token, number in own.get_vocab().items() if number < size}
     changed = [token for token, number in trained.items() if ids.get(token) != number]
     if changed and required_vocab_size(tokenizer) > size:
-        raise foreign_tokenizer(tokenizer, size, model_args)
+        raise _foreign_tokenizer(tokenizer, size, model_args)
     if 2 * len(changed) > len(trained):
         logger.warning(
             "VOCABULARY: %s of the %s tokens of %s have another id, or none, in --tokenizer_name %s: the model's "
@@ -84,7 +83,7 @@ def compare_vocabularies(
         )
 
 
-def foreign_tokenizer(tokenizer: PreTrainedTokenizerBase, size: int, model_args: ModelArguments) -> UserError:
+def _foreign_tokenizer(tokenizer: PreTrainedTokenizerBase, size: int, model_args: ModelArguments) -> UserError:
     cure = "leave out --tokenizer_name" if model_args.tokenizer_name else "the longer one is for --tokenizer_name"
     return UserError(
         f"{model_args.tokenizer_name or model_args.model_name_or_path}: the tokenizer has "
@@ -94,21 +93,21 @@ def foreign_tokenizer(tokenizer: PreTrainedTokenizerBase, size: int, model_args:
     )
 
 
-def without_added_tokens(
+def _without_added_tokens(
     tokenizer: PreTrainedTokenizerBase, size: int, model_args: ModelArguments
 ) -> PreTrainedTokenizerBase:
     """Return a copy of the tokenizer as it was before tokens were added beyond the model's vocabulary."""
     if not tokenizer.is_fast:
-        raise foreign_tokenizer(tokenizer, size, model_args)
+        raise _foreign_tokenizer(tokenizer, size, model_args)
     settings = json.loads(plain_backend(tokenizer).to_str())
     settings["added_tokens"] = [token for token in settings["added_tokens"] if token["id"] < size]
     backend = Tokenizer.from_str(json.dumps(settings))
     if max(backend.get_vocab().values()) >= size:
-        raise foreign_tokenizer(tokenizer, size, model_args)
+        raise _foreign_tokenizer(tokenizer, size, model_args)
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=tokenizer.unk_token)
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, token: str) -> str:
+def _text_of(tokenizer: PreTrainedTokenizerBase, token: str) -> str:
     """Return the text that a token stands for, without the mark of a word's beginning or continuation."""
     if token in tokenizer.get_added_vocab():
         return token

@@ -20,7 +20,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 from cloze.config.arguments import ModelArguments
 from cloze.config.model_files import check_shards, find_file, read_json
 from cloze.errors import UserError
-from cloze.models.sparse_prediction import quiet
+from cloze.models.trials import quiet
 from cloze.objectives.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -49,20 +49,20 @@ def load_weights(
     UserError if the weights cannot be read, or do not belong to the encoder.
     """
     name = model_args.model_name_or_path
-    # Other sizes are reported by check_sizes.
+    # Other sizes are reported by _check_sizes.
     options = {"config": config, "dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
     random_state = torch.get_rng_state()
     try:
-        path = find_weights(model_args)
+        path = _find_weights(model_args)
         if path is not None and path.endswith(".json"):
             check_shards(read_json(path))
         # The library's table of missing and unexpected weights says less plainly what follows below.
         with quiet():
             model, loading = task.auto_model.from_pretrained(name, **options, **model_args.hub_arguments)
             names = model.state_dict().keys()
-            if loading["missing_keys"] and is_wrapped(loading["unexpected_keys"], names):
+            if loading["missing_keys"] and _is_wrapped(loading["unexpected_keys"], names):
                 # Not by from_pretrained's key_mapping, which save_pretrained reverts: the names would be wrapped again.
-                weights = unwrap(read_weights(model_args), names, name)
+                weights = _unwrap(_read_weights(model_args), names, name)
                 torch.set_rng_state(random_state)
                 model, loading = type(model).from_pretrained(None, state_dict=weights, **options)
                 model.config.name_or_path = name
@@ -72,13 +72,13 @@ def load_weights(
             # torch's own advice is to let the code run.
             reason = "the file holds other things than weights, or is broken: save the model with its save_pretrained()"
         raise UserError(f"--model_name_or_path {name}: the weights cannot be loaded: {reason}") from None
-    check_sizes(model, loading["mismatched_keys"], task, name)
+    _check_sizes(model, loading["mismatched_keys"], task, name)
     missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
-    report_weights(model, missing, sorted(loading["unexpected_keys"]), name)
+    _report_weights(model, missing, sorted(loading["unexpected_keys"]), name)
     return model, missing
 
 
-def is_wrapped(unused: Iterable[str], names: Collection[str]) -> bool:
+def _is_wrapped(unused: Iterable[str], names: Collection[str]) -> bool:
     """Return whether the names of weights that were not used would change if they were unwrapped."""
     return any(key in NESTED or unwrap_name(key, names)[1] for key in unused)
 
@@ -97,12 +97,12 @@ def unwrap_name(name: str, names: Collection[str]) -> tuple[str, str]:
     return ".".join([*kept, last]), ".".join(removed)
 
 
-def unwrap(weights: dict, names: Collection[str], origin: str) -> dict[str, torch.Tensor]:
+def _unwrap(weights: dict, names: Collection[str], origin: str) -> dict[str, torch.Tensor]:
     """Return the weights under plain names, and log what was around them."""
     for nest in NESTED:
         if isinstance(weights.get(nest), dict):
             logger.info("Weights: those under %r in %s are taken", nest, origin)
-            return unwrap(weights[nest], names, origin)
+            return _unwrap(weights[nest], names, origin)
     plain, prefixes = {}, set()
     for key, value in weights.items():
         if torch.is_tensor(value):
@@ -118,9 +118,9 @@ def unwrap(weights: dict, names: Collection[str], origin: str) -> dict[str, torc
     return plain
 
 
-def read_weights(model_args: ModelArguments) -> dict:
+def _read_weights(model_args: ModelArguments) -> dict:
     """Return what the checkpoint's files of weights hold, by the names in them; nothing in them is executed."""
-    name, path = model_args.model_name_or_path, find_weights(model_args)
+    name, path = model_args.model_name_or_path, _find_weights(model_args)
     if path is None:
         raise OSError(f"none of {', '.join(WEIGHT_FILES)} is there")
     hub_arguments = {key: value for key, value in model_args.hub_arguments.items() if key != "trust_remote_code"}
@@ -128,15 +128,15 @@ def read_weights(model_args: ModelArguments) -> dict:
     return {key: value for path in paths for key, value in load_state_dict(path).items()}
 
 
-def find_weights(model_args: ModelArguments) -> str | None:
+def _find_weights(model_args: ModelArguments) -> str | None:
     """Return the path of the checkpoint's weights, or of the index of their shards."""
     paths = (find_file(model_args.model_name_or_path, file_name, model_args) for file_name in WEIGHT_FILES)
     return next(filter(None, paths), None)
 
 
-def check_sizes(model: PreTrainedModel, mismatched: Iterable[tuple], task: Task, name: str) -> None:
+def _check_sizes(model: PreTrainedModel, mismatched: Iterable[tuple], task: Task, name: str) -> None:
     """Raise UserError for weights of other sizes than the model's; a head for other classes is made anew."""
-    wrong = sorted(each for each in mismatched if not task.classifies or each[0] in encoder_weights(model))
+    wrong = sorted(each for each in mismatched if not task.classifies or each[0] in _encoder_weights(model))
     if wrong:
         key, found, expected = wrong[0]
         raise UserError(
@@ -145,17 +145,17 @@ def check_sizes(model: PreTrainedModel, mismatched: Iterable[tuple], task: Task,
         )
 
 
-def encoder_weights(model: PreTrainedModel) -> set[str]:
+def _encoder_weights(model: PreTrainedModel) -> set[str]:
     encoder = next(place for place, module in model.named_modules() if module is model.base_model)
     return {f"{encoder}.{key}".removeprefix(".") for key in model.base_model.state_dict()}
 
 
-def report_weights(model: PreTrainedModel, missing: list[str], unused: list[str], name: str) -> None:
+def _report_weights(model: PreTrainedModel, missing: list[str], unused: list[str], name: str) -> None:
     """Log how much of the model was found in the checkpoint; UserError if that is less than half of the encoder."""
-    expected = encoder_weights(model)
+    expected = _encoder_weights(model)
     lost = expected & set(missing)
-    layers = layers_of(expected)
-    found = f"{len(layers - layers_of(lost))} of {len(layers)} layers found"
+    layers = _layers_of(expected)
+    found = f"{len(layers - _layers_of(lost))} of {len(layers)} layers found"
     not_used = f"; unused: {len(unused)} name{'s' * (len(unused) > 1)}, {shorten(unused, 3)}" if unused else ""
     embeddings = next(place for place, module in model.named_modules() if module is model.get_input_embeddings())
     if 2 * len(lost) >= len(expected) or f"{embeddings}.weight" in lost:
@@ -166,7 +166,7 @@ def report_weights(model: PreTrainedModel, missing: list[str], unused: list[str]
     logger.info("Weights of %s: %s%s", name, found, not_used)
 
 
-def layers_of(names: Iterable[str]) -> set[str]:
+def _layers_of(names: Iterable[str]) -> set[str]:
     """Return the outermost numbered modules that the names lie in."""
     return {match[0] for match in map(re.compile(r".*?\.\d+(?=\.)").match, names) if match}
 

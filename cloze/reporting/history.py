@@ -1,7 +1,9 @@
-"""What a run logged: its losses and evaluations, where it went on, and a table of them."""
+"""Read what a run logged: its losses and evaluations, where it was resumed, and a table of them."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
+
+from tabulate import tabulate
 
 # Rows of the table: as many as are taken in at a glance.
 ROWS = 10
@@ -9,12 +11,12 @@ BEST, RESUMED = "*", ">"
 
 
 def logs_of(history: Sequence[dict]) -> list[dict]:
-    """The entries of training."""
+    """Return the entries of training."""
     return [entry for entry in history if "loss" in entry]
 
 
 def evaluations_of(history: Sequence[dict]) -> list[dict]:
-    """The entries of evaluations.
+    """Return the entries of evaluations.
 
     That after training is left out if it repeats an earlier one: the last step's, or that of the best model, which was
     loaded at the end (``load_best_model_at_end``).
@@ -31,12 +33,12 @@ def evaluations_of(history: Sequence[dict]) -> list[dict]:
 
 
 def resumed_steps(history: Sequence[dict]) -> list[int]:
-    """The steps of the checkpoints that were gone on from."""
+    """Return the steps of the checkpoints that were resumed from."""
     return [entry["step"] for entry in history if "resumed" in entry]
 
 
 def rows_of(history: Sequence[dict]) -> list[dict]:
-    """A row an evaluation, with what was logged of training last before it; where there is none, a row a log."""
+    """Return a row an evaluation, with the last log of training before it; without evaluations, a row a log."""
     evaluations = evaluations_of(history)
     if not evaluations:
         return logs_of(history)
@@ -49,8 +51,8 @@ def rows_of(history: Sequence[dict]) -> list[dict]:
     return rows
 
 
-def thin(rows: Sequence[dict], best_step: int | None) -> list[dict]:
-    """At most ROWS rows, evenly spread: the first, the last and the best among them."""
+def _thin(rows: Sequence[dict], best_step: int | None) -> list[dict]:
+    """Return at most ROWS rows, evenly spread: the first, the last and the best among them."""
     if len(rows) <= ROWS:
         return list(rows)
     chosen = [round(number * (len(rows) - 1) / (ROWS - 1)) for number in range(ROWS)]
@@ -62,7 +64,7 @@ def thin(rows: Sequence[dict], best_step: int | None) -> list[dict]:
 
 
 def table_of(history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]]) -> list[str]:
-    """How a run went, as lines of aligned columns; empty if nothing was logged.
+    """Format how a run went as lines of aligned columns; none if nothing was logged.
 
     Args:
         history: the Trainer's ``log_history``.
@@ -72,28 +74,25 @@ def table_of(history: Sequence[dict], best_step: int | None, figures: dict[str, 
     columns["eval_loss"] = ("held-out loss", ".3f")
     columns |= {f"eval_{name}": figure for name, figure in figures.items() if not name.endswith("loss")}
     columns |= {"learning_rate": ("learning rate", ".2e"), "tokens_per_second": ("tokens a second", ",.0f")}
-    rows = thin(rows_of(history), best_step)
+    rows = _thin(rows_of(history), best_step)
     if not rows:
         return []
     columns = {name: column for name, column in columns.items() if any(name in row for row in rows)}
     cells = [
         [format_metric(row[name], form) if name in row else "" for name, (_, form) in columns.items()] for row in rows
     ]
-    # Titles of several words take two lines.
+    # Titles of several words take two lines; as rows, as tabulate pads headers.
     titles = [title.partition(" ") if " " in title else ("", "", title) for title, _ in columns.values()]
     cells = [[title[0] for title in titles], [title[2] for title in titles], *cells]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    marks = ["", "", *marks_of(rows, best_step, resumed_steps(history))]
-    lines = [
-        f"{mark:2}" + "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
-        for mark, line in zip(marks, cells, strict=True)
-    ]
+    table = tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=["right"] * len(columns))
+    marks = ["", "", *_marks_of(rows, best_step, resumed_steps(history))]
     used = "".join(marks)
     notes = {
         BEST: "the best, by --metric_for_best_model",
         RESUMED: "the first after the run was broken off and gone on with",
     }
-    return [line.rstrip() for line in lines] + [f"{mark} {note}" for mark, note in notes.items() if mark in used]
+    marked = [f"{mark:2}{line}".rstrip() for mark, line in zip(marks, table.splitlines(), strict=True)]
+    return marked + [f"{mark} {note}" for mark, note in notes.items() if mark in used]
 
 
 def format_metric(value: float, form: str) -> str:
@@ -101,11 +100,11 @@ def format_metric(value: float, form: str) -> str:
     return f"{value:.2e}" if abs(value) >= 1e12 else f"{value:{form}}"
 
 
-def marks_of(rows: Sequence[dict], best_step: int | None, resumed: Sequence[int]) -> list[str]:
-    """Of each row, whether it is the best, and whether the run went on between the row before and this."""
+def _marks_of(rows: Sequence[dict], best_step: int | None, resumed: Sequence[int]) -> list[str]:
+    """Return each row's mark: whether it is the best, and whether the run was resumed since the row before."""
     marks, previous = [], -1
     for row in rows:
-        went_on = any(previous <= step < row["step"] for step in resumed)
-        marks.append(BEST * (row["step"] == best_step) + RESUMED * went_on)
+        was_resumed = any(previous <= step < row["step"] for step in resumed)
+        marks.append(BEST * (row["step"] == best_step) + RESUMED * was_resumed)
         previous = row["step"]
     return marks

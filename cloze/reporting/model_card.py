@@ -1,34 +1,38 @@
-"""The model card: README.md of the model, with the Hub's metadata in front."""
+"""Write the model card: README.md of the model, with the Hub's metadata in front."""
 
 import importlib.metadata
 from pathlib import Path
 
-import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-from cloze.config.arguments import ModelArguments, TrainingArguments
-from cloze.config.data_arguments import DataArguments
 from cloze.models.loading import code_sources
-from cloze.objectives.tasks import Task
 from cloze.training.checkpoints import replacing
+from cloze.training.context import RunContext
 from cloze.training.output_dir import CURVES
 
 
 def write_model_card(
     path: Path,
-    task: Task,
+    context: RunContext,
+    model: PreTrainedModel,
     lines: dict[str, str],
     shown: dict[str, list[str]],
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    training_args: TrainingArguments,
-    model: PreTrainedModel,
+    evaluated: dict[str, tuple[str, float]],
 ) -> None:
-    """Write it, with the curves if they are there."""
-    metadata = {"library_name": "transformers", "tags": [model.config.model_type]}
+    """Write README.md, with the curves if they are beside it. OSError if it cannot be written.
+
+    Args:
+        lines: the summary of the run, name and text.
+        shown: titles and examples of what the model predicts.
+        evaluated: title and value of the metrics of the last evaluation, by their names.
+    """
+    task, model_args = context.task, context.model_args
+    data_args, training_args = context.data_args, context.training_args
+    metadata = ModelCardData(library_name="transformers", tags=[model.config.model_type])
     how = []
     if task.masks or task.classifies:
-        tag = metadata["pipeline_tag"] = "fill-mask" if task.masks else "text-classification"
+        tag = metadata.pipeline_tag = "fill-mask" if task.masks else "text-classification"
         usage = f'from transformers import pipeline\n    pipeline("{tag}", model="{training_args.output_dir}")'
     else:
         usage = (
@@ -43,21 +47,24 @@ def write_model_card(
     if task.pairs:
         kind = "swapped" if data_args.pair_objective == "sop" else "random"
         how.append(f"{data_args.nsp_probability:.0%} of the pairs were {kind};")
-    if model_args.model_name_or_path and not Path(model_args.model_name_or_path).exists():
-        metadata["base_model"] = model_args.model_name_or_path
+    metadata.base_model, metadata.datasets = map(_hub_name, (model_args.model_name_or_path, data_args.dataset_name))
+    name = Path(training_args.output_dir).resolve().name
+    if evaluated:
+        _add_evaluation(metadata, evaluated, name)
     origin = model_args.model_name_or_path or f"a new {model.config.model_type}"
     if model_args.trust_remote_code:
         how.append(f"code that came with {' and with '.join(code_sources(model_args))} could run (trust_remote_code);")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch", "datasets"))
     rows = "\n".join(
-        f"| {name} | {text.replace('|', '&#124;')} |" for name, text in lines.items() if name != "saved in"
+        f"| {title} | {text.replace('|', '&#124;')} |" for title, text in lines.items() if title != "saved in"
     )
     curves = f"\n![Training curves]({CURVES})\n" if (path.parent / CURVES).exists() else ""
     examples = "\n\n".join(f"## {title}\n\n" + "\n\n".join(texts) for title, texts in shown.items())
     text = f"""---
-{yaml.safe_dump(metadata, sort_keys=False)}---
+{metadata.to_yaml()}
+---
 
-# {Path(training_args.output_dir).resolve().name}
+# {name}
 
 A {task.title}, trained from {origin}.
 
@@ -76,4 +83,26 @@ learning rate {training_args.learning_rate}, {training_args.per_device_train_bat
 {training_args.gradient_accumulation_steps} batches a step, seed {training_args.seed}. {versions}.
 """
     with replacing(path) as file:
-        file.write(text)
+        file.write(str(ModelCard(text)))
+
+
+def _hub_name(name: str | None) -> str | None:
+    """Return the name of a model or data set if it is the Hub's, not a path."""
+    return None if name is None or Path(name).exists() else name
+
+
+def _add_evaluation(metadata: ModelCardData, evaluated: dict[str, tuple[str, float]], name: str) -> None:
+    # The Hub's names are of metrics, whatever objective they are of: mlm_perplexity, macro_f1.
+    kinds = {metric: metric.rpartition("_")[2] for metric in evaluated}
+    metadata.model_name, metadata.metrics = name, [kind for kind in dict.fromkeys(kinds.values()) if kind != "loss"]
+    metadata.eval_results = [
+        EvalResult(
+            task_type=metadata.pipeline_tag or "next-sentence-prediction",
+            dataset_type=metadata.datasets or "text",
+            dataset_name=metadata.datasets or "held-out text",
+            metric_type=kinds[metric],
+            metric_name=title,
+            metric_value=float(value),
+        )
+        for metric, (title, value) in evaluated.items()
+    ]

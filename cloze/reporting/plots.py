@@ -1,4 +1,4 @@
-"""Figures of a run and of a comparison, for the model card; drawn without pyplot, whose state is the user's."""
+"""Draw a run and a comparison, for the model card; without pyplot, whose state is the user's."""
 
 from collections.abc import Sequence
 from math import ceil, isfinite
@@ -46,21 +46,21 @@ POINTS = 400
 LOG_RATIO = 4
 
 
-def series_of(entries: Sequence[dict], name: str) -> np.ndarray:
-    """Steps and values of a metric, [2, entries], of the entries that have one that is a number."""
+def _series_of(entries: Sequence[dict], name: str) -> np.ndarray:
+    """Return steps and finite values of a metric, [2, entries]; entries without one are left out."""
     pairs = [(entry["step"], entry[name]) for entry in entries if isfinite(entry.get(name, np.nan))]
     return np.array(pairs, dtype=float).reshape(-1, 2).T
 
 
-def thin(series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """At most POINTS means of neighbours, [2, points], with the least and the greatest value of each, [points]."""
+def _thin(series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return at most POINTS means of neighbours, [2, points], and the least and greatest value of each, [points]."""
     bins = np.array_split(series, min(POINTS, series.shape[1]), axis=1)
     means = np.array([each.mean(axis=1) for each in bins]).T
     return means, np.array([each[1].min() for each in bins]), np.array([each[1].max() for each in bins])
 
 
-def panels_of(figures: dict[str, tuple[str, str]]) -> dict[str, tuple[str, Formatter]]:
-    """Title and tick labels of what may be drawn, by its name in the log: losses in place of perplexities."""
+def _panels_of(figures: dict[str, tuple[str, str]]) -> dict[str, tuple[str, Formatter]]:
+    """Return title and tick labels of what may be drawn, by its name in the log: losses in place of perplexities."""
     panels = {"loss": ("loss", PLAIN)}
     for name, (title, form) in figures.items():
         formatter = PERCENT if form.endswith("%") else PLAIN
@@ -72,7 +72,7 @@ def panels_of(figures: dict[str, tuple[str, str]]) -> dict[str, tuple[str, Forma
 
 @own_style
 def curves_of(history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]]) -> Figure:
-    """Losses, other metrics, learning rate and speed over the steps of a run, each in a panel if it was logged.
+    """Draw losses, other metrics, learning rate and throughput over the steps of a run, a panel for each logged.
 
     Args:
         history: the Trainer's ``log_history``.
@@ -81,33 +81,33 @@ def curves_of(history: Sequence[dict], best_step: int | None, figures: dict[str,
     """
     logs, evaluations, resumed = logs_of(history), evaluations_of(history), resumed_steps(history)
     drawn = {
-        name: (series_of(logs, name), series_of(evaluations, f"eval_{name}"), *panel)
-        for name, panel in panels_of(figures).items()
+        name: (_series_of(logs, name), _series_of(evaluations, f"eval_{name}"), *panel)
+        for name, panel in _panels_of(figures).items()
     }
     drawn = {name: panel for name, panel in drawn.items() if panel[0].size or panel[1].size}
     num_columns = 2 if len(drawn) <= 4 else 3
     num_rows = max(ceil(len(drawn) / num_columns), 1)
-    figure = grid_figure(num_rows, num_columns)
+    figure = _grid_figure(num_rows, num_columns)
     last = max((entry["step"] for entry in history), default=0) or 1
     for number, (name, (trained, evaluated, title, formatter)) in enumerate(drawn.items(), 1):
         axes = figure.add_subplot(num_rows, num_columns, number)
         axes.set_title(title[0].upper() + title[1:])
-        draw_line(axes, trained, color=TRAINING, label="training")
-        draw_line(axes, evaluated, color=EVALUATION, label="held out", marker="o")
+        _draw_line(axes, trained, color=TRAINING, label="training")
+        _draw_line(axes, evaluated, color=EVALUATION, label="held out", marker="o")
         best = evaluated[:, evaluated[0] == best_step][:, -1:]
         if best.size:
             axes.plot(*best, "*", color=BEST, markersize=9, label="best", zorder=5)
         for step in resumed:
             axes.axvline(step, color="#777777", linestyle=":", linewidth=1, label="gone on from here")
-        set_scales(axes, name, np.concatenate([trained[1], evaluated[1]]), formatter)
+        _set_scales(axes, name, np.concatenate([trained[1], evaluated[1]]), formatter)
         axes.set_xlim(-0.02 * last, 1.02 * last)
     figure.supxlabel("step", fontsize="medium")
-    add_legend(figure)
+    _add_legend(figure)
     return figure
 
 
-def grid_figure(num_rows: int, num_columns: int) -> Figure:
-    """An empty figure with room for so many panels, their tick labels, and a legend above."""
+def _grid_figure(num_rows: int, num_columns: int) -> Figure:
+    """Return an empty figure with space for the panels, their tick labels, and a legend above."""
     # In inches; matplotlib's own layouts take longer than all the drawing.
     left, right, bottom, top, between = 0.65, 0.2, 0.55, 0.6, (0.65, 0.55)
     width, height = (9 - left - right - (num_columns - 1) * between[0]) / num_columns, 1.6
@@ -120,18 +120,18 @@ def grid_figure(num_rows: int, num_columns: int) -> Figure:
     return figure
 
 
-def draw_line(axes: Axes, series: np.ndarray, color: str, label: str, marker: str = "") -> None:
+def _draw_line(axes: Axes, series: np.ndarray, color: str, label: str, marker: str = "") -> None:
     count = series.shape[1]
     if not count:
         return
-    means, least, greatest = thin(series)
+    means, least, greatest = _thin(series)
     # A single point is not seen without a marker, and many of them hide the line.
     axes.plot(*means, color=color, label=label, marker="o" if count == 1 else marker if count <= 40 else "")
     if count > POINTS:
         axes.fill_between(means[0], least, greatest, color=color, alpha=0.25, linewidth=0)
 
 
-def set_scales(axes: Axes, name: str, values: np.ndarray, formatter: Formatter) -> None:
+def _set_scales(axes: Axes, name: str, values: np.ndarray, formatter: Formatter) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -144,18 +144,18 @@ def set_scales(axes: Axes, name: str, values: np.ndarray, formatter: Formatter) 
     axes.yaxis.set_major_formatter(formatter)
 
 
-def add_legend(figure: Figure, place: str = "upper center") -> None:
-    """One for all panels, above them."""
+def _add_legend(figure: Figure, location: str = "upper center") -> None:
+    """Add one legend for all panels, above them."""
     handles: dict[str, Line2D] = {}
     for axes in figure.axes:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if handles:
-        figure.legend(handles.values(), handles, loc=place, ncols=len(handles))
+        figure.legend(handles.values(), handles, loc=location, ncols=len(handles))
 
 
 @own_style
 def comparison_of(comparison: dict) -> Figure:
-    """Classifiers in rows: each seed's accuracy and macro-F1 as a dot, and their mean.
+    """Draw classifiers in rows: each seed's accuracy and macro-F1 as a dot, and their mean.
 
     Args:
         comparison: ``test_examples``, ``seeds``, and ``models``, of which each has ``name``; ``accuracy`` and
@@ -165,29 +165,29 @@ def comparison_of(comparison: dict) -> Figure:
     models = comparison["models"]
     figure = Figure(figsize=(9, 1.2 + 0.6 * len(models)), layout="constrained")
     FigureCanvasAgg(figure)
-    places = range(len(models))
+    rows = range(len(models))
     for axes, (name, title) in zip(
         figure.subplots(1, 2, sharey=True), {"accuracy": "Accuracy", "macro_f1": "Macro-F1"}.items(), strict=True
     ):
         axes.set_title(title)
-        for place, model in zip(places, models, strict=True):
+        for row, model in zip(rows, models, strict=True):
             values = model[name]["by_seed"]
-            axes.plot(values, [place] * len(values), "o", color=TRAINING, alpha=0.5, markersize=6, label="a seed")
-            axes.plot(model[name]["mean"], place, "|", color=BEST, markersize=18, markeredgewidth=2, label="mean")
+            axes.plot(values, [row] * len(values), "o", color=TRAINING, alpha=0.5, markersize=6, label="a seed")
+            axes.plot(model[name]["mean"], row, "|", color=BEST, markersize=18, markeredgewidth=2, label="mean")
         axes.set_xlabel(f"on {comparison['test_examples']:,} test examples")
         axes.margins(x=0.1)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(PERCENT)
         axes.grid(visible=False, axis="y")
-    axes.set_yticks(places, [label_of(model) for model in models])
+    axes.set_yticks(rows, [_label_of(model) for model in models])
     # The first on top.
     axes.set_ylim(len(models) - 0.5, -0.5)
-    add_legend(figure, "outside upper center")
+    _add_legend(figure, "outside upper center")
     return figure
 
 
-def label_of(model: dict) -> str:
-    """A row's name, and how the model differs from the first."""
+def _label_of(model: dict) -> str:
+    """Return a row's name, and how the model differs from the first."""
     difference = model["difference"]
     if difference is None:
         return model["name"]
@@ -202,5 +202,5 @@ def draw_comparison(comparison: dict, path: Path) -> None:
 
 @own_style
 def save(figure: Figure, path: Path) -> None:
-    """Write it as PNG. OSError if it cannot be written."""
+    """Write a figure as PNG. OSError if it cannot be written."""
     figure.savefig(path, format="png")

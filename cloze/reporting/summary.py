@@ -65,7 +65,9 @@ def finish(trainer: PretrainingTrainer, context: RunContext, sets: DatasetSplits
             card = Path(training_args.output_dir) / "README.md"
             draw_curves(history, best_step, figures, card.parent / CURVES)
             with going_on_without(trainer, card.name):
-                write_model_card(card, task, lines, shown, context.model_args, context.data_args, training_args, model)
+                named = {name: f"eval_{name}" for name in figures}
+                evaluated = {name: (figures[name][0], metrics[key]) for name, key in named.items() if key in metrics}
+                write_model_card(card, context, model, lines, shown, evaluated)
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset=context.data_args.dataset_name)
     check_written(trainer)

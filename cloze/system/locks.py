@@ -1,4 +1,4 @@
-"""Locks on files: one run in an output_dir, and waits that say what they are for."""
+"""Lock files: let one run write to an output_dir, and say what a run waits for."""
 
 import errno
 import json
@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from cloze.config.arguments import TrainingArguments
 from cloze.errors import UserError
-from cloze.system import waiting
+from cloze.system import processes
+from cloze.system.processes import on_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +30,21 @@ UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def acquire(lock: FileLock, what: str) -> AcquireReturnProxy:
-    """Acquire a lock, however long it takes; the log says from time to time what is waited for."""
-    patience = waiting.FIRST_NOTICE
+    """Acquire a lock, however long it takes; log from time to time what is waited for."""
+    patience = processes.FIRST_NOTICE
     while True:
         try:
             acquired = lock.acquire(timeout=patience)
         except Timeout:
             logger.warning("WAITING: for %s: %s is held by %s", what, lock.lock_file, _describe(_read_holder(lock)))
-            patience = waiting.NEXT_NOTICE
+            patience = processes.NEXT_NOTICE
         else:
             _record_holder(lock)
             return acquired
 
 
 @contextmanager
-def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
+def lock_output_dir(output_dir: str, *, dry_run: bool, prepare_only: bool) -> Iterator[None]:
     """Keep other runs out of output_dir; raise UserError where one is there.
 
     All that write there take the lock: training, and --do_eval or --do_predict alone, as two would replace each other's
@@ -55,15 +55,15 @@ def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
     empty: to delete it would leave two files to processes that open it at that moment.
     """
     # A soft lock, which would take the place of one that the file system does not know, outlives a killed node.
-    lock = FileLock(Path(args.output_dir) / RUN_LOCK, fallback_to_soft=False)
-    if args.dry_run and args.process_index == 0:
-        _warn_if_held(lock)
-    if args.dry_run or args.prepare_only:
+    lock = FileLock(Path(output_dir) / RUN_LOCK, fallback_to_soft=False)
+    if prepare_only:
         yield
         return
-    # Not at the top: models and data sets are imported with it.
-    from cloze.training.context import on_first_process
-
+    if dry_run:
+        with without_new_folders(output_dir):
+            on_first_process(partial(_warn_if_held, lock))
+            yield
+        return
     on_first_process(partial(_take, lock))
     try:
         yield
@@ -74,12 +74,26 @@ def lock_output_dir(args: TrainingArguments) -> Iterator[None]:
             lock.release()
 
 
+@contextmanager
+def without_new_folders(path: str) -> Iterator[None]:
+    """Remove the folders that are made on the way to ``path``, if they are empty."""
+    folders = [Path(path).absolute(), *Path(path).absolute().parents]
+    new = [folder for folder in folders if not folder.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
+
+
 def unwritable(output_dir: Path, error: OSError) -> UserError:
+    """Return the UserError for an output_dir that cannot be written to."""
     return UserError(f"--output_dir {output_dir} cannot be written to ({error.strerror}): give a folder of yours")
 
 
 def _take(lock: FileLock) -> None:
-    """Acquire the lock of an output_dir; UserError if another run has it."""
+    """Acquire the lock of an output_dir; raise UserError if another run has it."""
     output_dir = Path(lock.lock_file).parent
     try:
         if not _is_acquired(lock, MOMENT):

@@ -1,4 +1,4 @@
-"""Keep a run going whose output goes away: a closed pipe, a full disk under the log, a terminal that is gone.
+"""Keep a run alive whose output goes away: a closed pipe, a full disk under the log, a terminal that is gone.
 
 Imports nothing heavy, so that scripts can call it first.
 """
@@ -16,7 +16,7 @@ class OutputFile(io.FileIO):
     """Write what stdout or stderr prints; drop what cannot be written, with one line on the other of the two.
 
     A log on a full disk continues once there is room. After other errors, /dev/null takes the file's place, also for
-    libraries in C and for child processes, some of which do not outlast an error either.
+    libraries in C and for child processes, which may end at an error, too.
     """
 
     def __init__(self, name: str, descriptor: int, other: int):
@@ -40,18 +40,18 @@ class OutputFile(io.FileIO):
             return len(data)
 
 
-def outlast_output() -> None:
-    """Let no print, log or progress bar end the process, whether its output is gone or lacks the text's characters."""
+def tolerate_output_errors() -> None:
+    """Replace stdout and stderr, so that no print ends the process: neither lost output nor unknown characters do."""
     # The next file that is opened would take a closed descriptor, and libraries would print into it.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    sys.stdout = _outlasting(sys.stdout, OutputFile("stdout", 1, other=2))
-    sys.stderr = _outlasting(sys.stderr, OutputFile("stderr", 2, other=1))
+    sys.stdout = _tolerant(sys.stdout, OutputFile("stdout", 1, other=2))
+    sys.stderr = _tolerant(sys.stderr, OutputFile("stderr", 2, other=1))
 
 
-def _outlasting(stream: io.TextIOWrapper | None, file: OutputFile) -> io.TextIOWrapper:
-    """Return a stream like this one, which is None if Python found it closed, over another file."""
+def _tolerant(stream: io.TextIOWrapper | None, file: OutputFile) -> io.TextIOWrapper:
+    """Return a stream with the settings of ``stream``, which is None if Python found it closed, over another file."""
     unbuffered = stream is not None and stream.write_through
     return io.TextIOWrapper(
         file if unbuffered else io.BufferedWriter(file),

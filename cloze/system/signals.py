@@ -1,4 +1,7 @@
-"""Handle the signals that end a run. Imports nothing heavy, so that scripts can call it first."""
+"""Handle the signals that end a run.
+
+Imports nothing heavy, so that scripts can call it first.
+"""
 
 import os
 import signal
@@ -15,36 +18,33 @@ RUN_AGAIN = 75
 
 
 def exit_code(number: int) -> int:
-    """The exit code of a process that this signal has ended."""
+    """Return the exit code of a process that this signal has ended."""
     return 128 + signal.SIGINT if number == signal.SIGINT else RUN_AGAIN
 
 
 def exit_while_importing(number: int, frame: FrameType | None) -> None:
-    """Handler for the first seconds of a script, in which nothing is there yet to be saved or closed.
+    """Exit from a signal in the first seconds of a script, in which nothing is there yet to be saved or closed.
 
-    An exception, as of exit_immediately, would pass through whatever is being imported: libraries swallow it by a bare
+    An exception, as in exit_immediately, would pass through whatever is being imported: libraries swallow it by a bare
     ``except``, or report the import as failed.
     """
     os._exit(exit_code(number))
 
 
-def handle_from_now_on(handler: Callable[[int, FrameType | None], None]) -> dict[int, Callable | int | None]:
-    """Call the handler where one of the signals comes. Returns the handlers from before.
-
-    Under nohup, SIGHUP stays ignored.
-    """
+def install_handler(handler: Callable[[int, FrameType | None], None]) -> dict[int, Callable | int | None]:
+    """Install the handler for SIGNALS and return those it replaces; under nohup, SIGHUP stays ignored."""
     numbers = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in numbers}
 
 
 @contextmanager
-def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Call the handler where one of the signals comes; afterwards, the handler from before.
+def handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Install the handler for SIGNALS, and put back those from before at the end.
 
-    In a script's own process, nothing follows but the end of Python, which takes a while: signals do not change the
-    exit code any more.
+    In place of exit_while_importing, signals are then ignored: nothing follows but the end of Python, which takes a
+    while and keeps its exit code.
     """
-    before = handle_from_now_on(handler)
+    before = install_handler(handler)
     try:
         yield
     finally:
@@ -53,15 +53,16 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 
 def ignore_signals(numbers: Iterable[int] = SIGNALS) -> None:
+    """Ignore the signals from now on."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
 
 def ignore_signals_in_worker(worker: int) -> None:
-    """For the start of a data-loader worker: batch systems signal all processes, and the parent still needs batches."""
+    """Ignore signals in a data-loader worker: batch systems signal all processes, and the parent needs its batches."""
     ignore_signals()
 
 
 def exit_immediately(number: int, frame: FrameType | None) -> None:
-    """Handler for the time in which there is nothing to save."""
+    """Exit from a signal while there is nothing to save."""
     sys.exit(exit_code(number))

@@ -1,4 +1,4 @@
-"""Folders that are complete or absent: written aside, then renamed; their files fit checksums, or they are damaged."""
+"""Write folders that are complete or absent: aside, with checksums, then renamed; find those that are damaged."""
 
 import hashlib
 import logging
@@ -24,12 +24,14 @@ T = TypeVar("T")
 # gigabyte, so that a cache is verified at each start; SHA-256 half a second, or more than two on older processors.
 SHA256, XXH128 = "SHA256SUMS", "XXH128SUMS"
 HASHES = {SHA256: hashlib.sha256, XXH128: xxhash.xxh3_128}
+# What a run writes beside a model: its settings, and checksums, without which a checkpoint does not count.
+RECIPE, CHECKSUMS = "recipe.yaml", SHA256
 
 
 def find_or_write(
     path: Path, write: Callable[[Path], None], read: Callable[[Path], T], *, name: str, size: int, overwrite: bool
 ) -> T:
-    """Return ``read(path)`` of a cache entry; if it is absent or damaged, or to overwrite, ``write(folder)`` makes it.
+    """Return ``read(path)`` of a cache entry, which ``write(folder)`` makes if it is absent, damaged or to overwrite.
 
     A complete entry is read without a lock, which a read-only cache would not have. To write one, processes wait for
     each other at a file lock, not in a collective, which would time out on a large corpus
@@ -37,6 +39,9 @@ def find_or_write(
 
     Args:
         size: about the bytes that are written, 0 if unknown.
+
+    Raises:
+        UserError: if it cannot be written.
     """
     damage = find_damage(path)
     if damage is None and not overwrite:
@@ -60,7 +65,7 @@ def find_or_write(
 
 
 def _lock(path: Path, damage: str | None, name: str) -> AcquireReturnProxy:
-    """Acquire the lock to write a cache entry; UserError where it cannot be written."""
+    """Acquire the lock to write a cache entry; raise UserError where it cannot be written."""
     try:
         return acquire(FileLock(f"{path}.lock"), f"the {name}")
     except OSError as error:
@@ -148,7 +153,7 @@ def _files_with_sums(folder: Path, sums: str) -> list[Path]:
 
 
 def find_damage(folder: Path, sums: str = XXH128, needed: Iterable[str] | None = None) -> str | None:
-    """Return what of a folder is not as it was written, None if all of it is.
+    """Return what of a folder is not as it was written; None if all of it is.
 
     Args:
         needed: files that must have a checksum, else those were cut off; if None, all that are there.
@@ -197,4 +202,5 @@ def _is_of_disk(error: Exception) -> bool:
 
 
 def gigabytes(size: float) -> str:
+    """Format a number of bytes as GB or MB."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -1,1 +1,1 @@
-"""Files and data sets -> documents."""
+"""From files and data sets to documents."""

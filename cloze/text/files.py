@@ -1,45 +1,22 @@
-"""Files below folders and behind globs: each once, none that these scripts wrote; and how to know one again."""
+"""Find the files that names, globs and folders stand for, each once, and none that these scripts wrote."""
 
 import glob
-import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import datasets
+
 from cloze.errors import UserError
-from cloze.training import checkpoints
+from cloze.system.storage import CHECKSUMS, RECIPE
+from cloze.text.decoding import FORMATS, file_format
 
 logger = logging.getLogger(__name__)
 
-# Bytes of each part of a file by which its content is known again.
-PART = 2**16
-# Beside a recipe, what tells a folder that a run wrote: a checkpoint, a model, a comparison.
-WRITTEN = (checkpoints.CHECKSUMS, "config.json", "comparison.json")
-
-
-def content_of(path: Path) -> list:
-    """Return size and digest of a file, the latter of its first, middle and last part."""
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            starts = starts_of_parts(size, PART)
-            return [size, digest_of_parts(file.read(PART) for start in starts if file.seek(start) == start)]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): put it back, or make it readable") from None
-
-
-def starts_of_parts(size: int, part: int) -> tuple[int, int, int]:
-    """Return where the first, middle and last ``part`` items of ``size`` begin."""
-    return 0, max(size - part, 0) // 2, max(size - part, 0)
-
-
-def digest_of_parts(parts: Iterable[bytes]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+# Files one of which stands beside the recipe in a folder that a run wrote: a checkpoint, a model or a comparison.
+RUN_FILES = (CHECKSUMS, "config.json", "comparison.json")
 
 
 def printable(path: Path) -> str:
@@ -47,10 +24,10 @@ def printable(path: Path) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def folders_below(folder: Path) -> Iterator[Path]:
-    """Yield the folder and all below it but hidden ones, each once, though links lead there in a loop.
+def _folders_below(folder: Path) -> Iterator[Path]:
+    """Yield the folder and all below it but hidden ones, each once, also where links make a loop.
 
-    Raises OSError for one that cannot be read.
+    Raises OSError for a folder that cannot be read.
     """
 
     def fail(error: OSError) -> None:
@@ -68,40 +45,40 @@ def folders_below(folder: Path) -> Iterator[Path]:
         yield Path(path)
 
 
-def expand_glob(pattern: Path) -> Iterator[Path]:
-    """Yield what a glob names, each folder that ``**`` stands for once, where glob.glob follows links in a loop."""
+def _expand_glob(pattern: Path) -> Iterator[Path]:
+    """Yield what a glob matches, with each folder below ``**`` once: glob.glob follows loops of links."""
     parts = pattern.parts
     if "**" not in parts:
         yield from map(Path, glob.glob(str(pattern)))
         return
     stars = parts.index("**")
     for folder in glob.glob(str(Path(*parts[:stars]))):
-        for below in folders_below(Path(folder)) if os.path.isdir(folder) else ():
-            yield from expand_glob(Path(glob.escape(str(below)), *(parts[stars + 1 :] or ["*"])))
+        for below in _folders_below(Path(folder)) if os.path.isdir(folder) else ():
+            yield from _expand_glob(Path(glob.escape(str(below)), *(parts[stars + 1 :] or ["*"])))
 
 
-def fixed_part(pattern: Path) -> Path:
-    """Return the folder above the first part of a glob that is not a plain name."""
+def _glob_root(pattern: Path) -> Path:
+    """Return the folder above the first wildcard of a glob."""
     return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
 
 
-def below_own(paths: Sequence[Path], base: Path, flag: str, own: Mapping[str, Path]) -> set[Path]:
+def _find_outputs(paths: Sequence[Path], base: Path, flag: str, outputs: Mapping[str, Path]) -> set[Path]:
     """Return and log which paths lie in a folder below ``base`` that these scripts wrote or will write to.
 
-    UserError if they will write to ``base`` itself, where their files could not be told from text.
+    Raises UserError if they will write to ``base`` itself, where their files could not be distinguished from text.
     """
-    for name, folder in own.items():
+    for name, folder in outputs.items():
         if folder.resolve() == base.resolve():
             raise UserError(
                 f"{name} {folder} is where {flag} finds the text, among which its files would be read: give another "
                 f"folder, or name the files of {flag} one by one"
             )
-    real = {folder.resolve() for folder in own.values()}
-    is_own = cache(lambda folder: folder.resolve() in real or _is_written(folder))
+    real = {folder.resolve() for folder in outputs.values()}
+    is_output = cache(lambda folder: folder.resolve() in real or _is_written(folder))
     owners = {}
     for path in paths:
         between = [folder for folder in (path, *path.parents) if base in folder.parents]
-        owner = next((folder for folder in reversed(between) if is_own(folder)), None)
+        owner = next((folder for folder in reversed(between) if is_output(folder)), None)
         if owner is not None:
             owners[path] = owner
     for folder in sorted(set(owners.values())):
@@ -113,4 +90,69 @@ def _is_written(folder: Path) -> bool:
     """Return whether these scripts wrote a folder, by what is in it."""
     if folder.name == "cloze":
         return any(path.is_dir() for kind in ("corpus", "tokenizer") for path in folder.glob(f"{kind}-*"))
-    return (folder / checkpoints.RECIPE).is_file() and any((folder / name).is_file() for name in WRITTEN)
+    return (folder / RECIPE).is_file() and any((folder / name).is_file() for name in RUN_FILES)
+
+
+def find_files(patterns: Sequence[str], flag: str, outputs: Mapping[str, Path] | None = None) -> tuple[Path, ...]:
+    """Return the files that the patterns match, in a fixed order, each once.
+
+    A folder stands for the text and tables below it. Raises UserError for a pattern that matches none, and for files of
+    unknown formats.
+
+    Args:
+        outputs: folders that the run writes to, by their flags. What is in them, or was written by another run, is left
+            out, unless it is named itself.
+    """
+    try:
+        found = [path for pattern in patterns for path in _find_matches(pattern, flag, outputs or {})]
+    except OSError as error:
+        raise UserError(
+            f"{flag}: {error.filename} cannot be read ({error.strerror}): make it readable, or leave it out"
+        ) from None
+    for path in found:
+        if file_format(path) not in FORMATS:
+            raise UserError(f"{flag}: {path} is not of a known format: {' '.join(FORMATS)}, or .gz, .zst of one")
+    unique: dict[Path, Path] = {}
+    for path in found:
+        unique.setdefault(path.resolve(), path)
+    return tuple(unique.values())
+
+
+def _find_matches(pattern: str, flag: str, outputs: Mapping[str, Path]) -> list[Path]:
+    """Return the files that one pattern matches, sorted."""
+    if not pattern:
+        raise UserError(f"{flag}: a name is empty: give a file, a glob or a folder")
+    path = Path(os.path.expanduser(pattern))
+    if path.is_file():
+        return [path]
+    problem = f"{pattern} is not there: check the path (seen from {Path.cwd()})"
+    if path.is_dir():
+        base, folders = path, list(_folders_below(path))
+        # Hidden files, copies of editors among them, are left out.
+        entries = (entry for folder in folders for entry in folder.iterdir() if not entry.name.startswith("."))
+        matches = sorted(entry for entry in entries if entry.is_file() and file_format(entry) in FORMATS)
+        problem = f"folder {pattern} holds no {' '.join(FORMATS)} file (or .gz, .zst of one)"
+    elif path.exists():
+        raise UserError(f"{flag}: {pattern} is a pipe or a device, and text is read several times: give a file")
+    else:
+        base, folders = _glob_root(path), []
+        matches = sorted(match for match in _expand_glob(path) if match.is_file())
+    left_out = _find_outputs([*matches, *folders], base, flag, outputs)
+    matches = [match for match in matches if match not in left_out]
+    saved = next((folder for folder in folders if folder not in left_out and is_saved(folder)), None)
+    if saved:
+        raise UserError(
+            f"{flag}: {saved} is a folder of save_to_disk: give it alone, to --dataset_name, --train_file or "
+            "--validation_file, or write its rows by to_parquet"
+        )
+    if not matches:
+        raise UserError(f"{flag}: {problem}")
+    return matches
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether a folder was made by the save_to_disk of a Dataset or a DatasetDict."""
+    names = {datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASET_INFO_FILENAME}
+    # Unlike Path.is_file, False for a text that was given instead of a path and is too long for a name.
+    is_file = os.path.isfile
+    return is_file(folder / datasets.config.DATASETDICT_JSON_FILENAME) or all(is_file(folder / n) for n in names)

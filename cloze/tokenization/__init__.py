@@ -1,1 +1,1 @@
-"""Documents -> token ids: tokenizers trained or loaded, their special tokens, the cache of prepared corpora."""
+"""From documents to token ids: tokenizers, their special tokens, and the cache of prepared corpora."""

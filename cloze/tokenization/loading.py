@@ -1,4 +1,4 @@
-"""Load a tokenizer unchanged, from whichever of its files are there."""
+"""Load a tokenizer unchanged, from whichever of its files there are."""
 
 import logging
 import unicodedata
@@ -19,11 +19,11 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from cloze.config.arguments import ModelArguments
 from cloze.config.model_files import MAX_TOKENIZER_BYTES, check_vocabulary, find_file, read_json
 from cloze.errors import UserError
-from cloze.tokenization.training import fingerprint
+from cloze.tokenization.properties import fingerprint
 
 logger = logging.getLogger(__name__)
 
-# The vocabulary files that are read where there is no tokenizer.json, and the type of model whose class reads them.
+# Vocabulary files that are read where there is no tokenizer.json, and the type of model whose class reads them.
 VOCABULARIES = {
     ("vocab.txt",): "bert",
     ("vocab.json", "merges.txt"): "roberta",
@@ -31,7 +31,7 @@ VOCABULARIES = {
     ("spm.model",): "deberta-v2",
     ("sentencepiece.bpe.model",): "xlm-roberta",
 }
-# Special tokens by the names that they usually have, for a tokenizer.json without tokenizer_config.json.
+# The usual special tokens by their roles, for a tokenizer.json without tokenizer_config.json.
 SPECIAL_TOKENS = {
     "unk_token": ("[UNK]", "<unk>"),
     "pad_token": ("[PAD]", "<pad>"),
@@ -42,7 +42,10 @@ SPECIAL_TOKENS = {
 
 
 def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer that the arguments name, or the one of the checkpoint to resume from; None: train one."""
+    """Return the tokenizer that the arguments name, or the one of the checkpoint to resume from.
+
+    Returns None if there is neither, so that one is to be trained. Raises UserError for one that cannot be loaded.
+    """
     name = model_args.tokenizer_name or model_args.model_name_or_path or checkpoint
     if name is None:
         return None
@@ -63,6 +66,7 @@ def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTr
 
 
 def _load(name: str, model_args: ModelArguments) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder, one of its files or the Hub; raise whatever the libraries raise."""
     path, known = Path(name), ["tokenizer.json", *chain.from_iterable(VOCABULARIES)]
     if path.is_file():
         if path.name not in known:
@@ -79,7 +83,7 @@ def _load(name: str, model_args: ModelArguments) -> PreTrainedTokenizerBase:
         arguments["config"] = CONFIG_MAPPING[_model_type(path, model_args.model_type)]()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **arguments)
-    # Anything, where the class is for another kind of tokenizer than that of tokenizer.json.
+    # Of any type, where the class is for another kind of tokenizer than that of tokenizer.json.
     except Exception:
         if model_args.trust_remote_code or not (path / "tokenizer.json").exists():
             raise
@@ -117,14 +121,14 @@ def _load_json(name: str, usual: PreTrainedTokenizerBase | None, settings: dict,
         normalizer.lowercase = lower_case
         saved.backend_tokenizer.normalizer = normalizer
     tokenizer = usual if usual and fingerprint(usual) == fingerprint(saved) else saved
-    # Of a tokenizer.json alone, padding can be all that names one.
+    # A tokenizer.json alone names at most the padding token.
     if tokenizer.special_tokens_map.keys() <= {"pad_token"}:
         _name_special_tokens(tokenizer)
     return tokenizer
 
 
 def _name_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Find the special tokens by their usual names, and that for unknown text in the model."""
+    """Find the special tokens by their usual names, and the unknown token in the model."""
     vocabulary = tokenizer.get_vocab()
     added = {str(token): token for token in tokenizer.added_tokens_decoder.values()}
     model = tokenizer.backend_tokenizer.model
@@ -136,7 +140,7 @@ def _name_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _is_empty(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether it knows special tokens, and a space at most, as transformers makes one of a model alone."""
+    """Return whether a tokenizer has special tokens and a space at most, as transformers makes of a model alone."""
     return len(tokenizer) - len(set(tokenizer.all_special_ids)) < 3
 
 
@@ -145,7 +149,7 @@ def _is_bert_normalized(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _case_of(vocabulary: Iterable[str]) -> dict:
-    """Find by its single letters whether a WordPiece vocabulary is of lower-cased text, or of text without accents.
+    """Return the settings of case and accents that the single letters of a WordPiece vocabulary imply.
 
     Words may have been added to it, but letters are there only if they were in its text.
     """

@@ -4,8 +4,6 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -20,22 +18,6 @@ from cloze.system.signals import exit_code, exit_immediately
 from cloze.training.run_length import restore_hyperparameters
 
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def destroying_process_group() -> Iterator[None]:
-    """Let the processes part from each other where all come to an end: else one may abort while others still talk.
-
-    Not after an error, which may be of one process, for which the others would wait.
-    """
-    try:
-        yield
-    except SystemExit:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        raise
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 class Stopped(SystemExit):

@@ -16,34 +16,18 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 
 from cloze.errors import UserError
 from cloze.system import storage
-from cloze.system.storage import delete_as
+from cloze.system.storage import CHECKSUMS, RECIPE, delete_as
 
 logger = logging.getLogger(__name__)
 
-RECIPE = "recipe.yaml"
 # Says how far a run is; a checkpoint of the model alone has none.
 PROGRESS = "progress.json"
 # A folder holds a model if it has one of these: the weights, or the index of shards.
 MODEL_FILES = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
-# Checksums of the files, written last: without it, a checkpoint does not count.
-CHECKSUMS = storage.SHA256
 # Where checkpoints are written and deleted. The Trainer keeps names with this beginning from the Hub.
 STAGING_DIR = "checkpoint-incomplete"
 
 writing = partial(storage.writing, cure="make room and run it again; the checkpoints from before are as they were")
-
-
-@contextmanager
-def without_new_folders(path: str) -> Iterator[None]:
-    """Remove again the folders that are made on the way to ``path``, if they are empty."""
-    folders = [Path(path).absolute(), *Path(path).absolute().parents]
-    new = [folder for folder in folders if not folder.exists()]
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            for folder in new:
-                folder.rmdir()
 
 
 def list_checkpoints(output_dir: str) -> dict[int, Path]:

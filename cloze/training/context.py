@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils.logging import disable_progress_bar
 
@@ -18,20 +16,23 @@ from cloze.config.data_arguments import DataArguments
 from cloze.config.recipes import recipe_of
 from cloze.data.collators import MaskingCollator, Padding, collate
 from cloze.errors import UserError
+from cloze.models.inspection import uses_attention_mask
 from cloze.models.loading import (
     check_model,
     code_sources,
     load_config,
     load_model,
     sync_config_with_tokenizer,
-    uses_attention_mask,
 )
 from cloze.models.vocabulary import NewToken, find_new_tokens
 from cloze.objectives.tasks import Task
-from cloze.text.corpus import Corpus, find_change, find_corpora, log_columns
+from cloze.system.processes import on_first_process
+from cloze.text.corpus import Corpus, find_change, log_columns
+from cloze.text.sources import find_corpora
 from cloze.tokenization.loading import load_tokenizer
+from cloze.tokenization.templates import ensure_template
 from cloze.tokenization.token_cache import cache_folder
-from cloze.tokenization.training import ensure_template, train_tokenizer
+from cloze.tokenization.training import train_tokenizer
 from cloze.training.checkpoints import Progress
 from cloze.training.output_dir import prepare_output_dir
 
@@ -75,13 +76,18 @@ def set_up(
             "REMOTE CODE: code that comes with %s may run, as you: --trust_remote_code lets it",
             " and with ".join(code_sources(model_args)),
         )
-    cache = cache_folder(model_args)
+    cache = cache_folder(model_args.cache_dir)
     recipe = recipe_of(model_args, data_args, training_args)
     checkpoint = None
     if not training_args.prepare_only:
         checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
     corpora = find_corpora(
-        data_args, model_args, training_args.do_train, training_args.do_eval, training_args.output_dir
+        data_args,
+        training_args.do_train,
+        training_args.do_eval,
+        output_dir=training_args.output_dir,
+        cache_dir=model_args.cache_dir,
+        token=model_args.token,
     )
     if checkpoint is not None:
         check_texts(Progress.read(checkpoint).texts, corpora)
@@ -146,20 +152,6 @@ def check_texts(texts: list[list[list] | None] | None, corpora: tuple[Corpus | N
             "CHANGED: the validation text is another than before: %s: evaluations before and after cannot be compared",
             validation,
         )
-
-
-def on_first_process(find: Callable[[], Path | None]) -> Path | None:
-    """What the first process finds, for all of them, which would look at a folder that changes meanwhile."""
-    found: list = [None]
-    if PartialState().is_main_process:
-        try:
-            found = [find()]
-        except UserError as error:
-            found = [error]
-    (result,) = broadcast_object_list(found)
-    if isinstance(result, UserError):
-        raise result
-    return result
 
 
 def start_process(data_args: DataArguments, training_args: TrainingArguments) -> None:

@@ -10,11 +10,10 @@ from cloze.config.arguments import TrainingArguments
 from cloze.config.recipes import differences, settings_in
 from cloze.errors import UserError
 from cloze.system.locks import unwritable
-from cloze.system.storage import delete, gigabytes
+from cloze.system.storage import RECIPE, delete, gigabytes
 from cloze.training.checkpoints import (
     MODEL_FILES,
     PROGRESS,
-    RECIPE,
     STAGING_DIR,
     check_readable,
     checkpoint_size,

@@ -13,14 +13,16 @@ from transformers import PreTrainedModel
 
 from cloze.config.recipes import settings_in
 from cloze.data.splits import DatasetSplits
+from cloze.models.flops import count_flops
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
-from cloze.system.signals import SIGNALS, handled, ignore_signals
+from cloze.system.processes import on_first_process
+from cloze.system.signals import SIGNALS, handling_signals, ignore_signals
+from cloze.system.storage import RECIPE
 from cloze.training import checkpoints
-from cloze.training.context import RunContext, make_collator, on_first_process, padding_of
+from cloze.training.context import RunContext, make_collator, padding_of
 from cloze.training.output_dir import CURVES, can_resume, check_disk
 from cloze.training.run_length import length_of
-from cloze.training.throughput import count_flops
 from cloze.training.trackers import guard_trackers
 from cloze.training.trainer import PretrainingTrainer
 
@@ -34,7 +36,7 @@ def make_trainer(context: RunContext, model: PreTrainedModel, sets: DatasetSplit
     progress = length_before = None
     if context.checkpoint is not None:
         progress = checkpoints.Progress.read(context.checkpoint)
-        recipe = (context.checkpoint / checkpoints.RECIPE).read_text(encoding="utf-8")
+        recipe = (context.checkpoint / RECIPE).read_text(encoding="utf-8")
         length_before = length_of(settings_in(recipe))
     return PretrainingTrainer(
         model=model,
@@ -58,13 +60,13 @@ def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
     args, metrics = trainer.args, {}
     if args.do_train:
         check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
-    recipe = Path(args.output_dir) / checkpoints.RECIPE
+    recipe = Path(args.output_dir) / RECIPE
     if trainer.is_world_process_zero() and (args.do_train or not recipe.exists()):
         with checkpoints.writing(recipe, len(context.recipe)):
             recipe.write_text(context.recipe, encoding="utf-8")
     with trackers_open(trainer):
         if args.do_train:
-            with handled(trainer.stop_callback.receive):
+            with handling_signals(trainer.stop_callback.receive):
                 metrics |= train(trainer, context.checkpoint)
                 end_if_stopped(trainer)
             if trainer.stop_callback.to_the_end:
@@ -150,7 +152,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
         return unreported_metrics(trainer, whole)
     counts = trainer.meter.totals(trainer.accelerator)
     seconds = time.monotonic() - trainer.started - trainer.evaluation_seconds
-    meters = trainer.meter.figures(counts, seconds, args.world_size)
+    meters = trainer.meter.rates(counts, seconds, args.world_size)
     meters = {f"train_{name}": value for name, value in meters.items()}
     metrics = result.metrics | whole | {"train_tokens": int(counts[2])} | meters
     save_metrics(trainer, "train", metrics)

@@ -13,7 +13,8 @@ from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from cloze.errors import UserError
-from cloze.system.signals import exit_code, handled
+from cloze.system.signals import exit_code, handling_signals
+from cloze.system.storage import RECIPE
 from cloze.training import checkpoints
 from cloze.training.callbacks import StopCallback
 from cloze.training.checkpoints import Progress
@@ -98,7 +99,7 @@ class SavingTrainer(Trainer):
         if self.args.should_save:
             if progress is not None:
                 progress.write(folder)
-            (folder / checkpoints.RECIPE).write_text(self.recipe, encoding="utf-8")
+            (folder / RECIPE).write_text(self.recipe, encoding="utf-8")
 
     def _complete(self, folder: Path) -> None:
         if self.args.should_save:
@@ -139,7 +140,7 @@ class SavingTrainer(Trainer):
 
     def evaluation_loop(self, *args, **kwargs):
         """Evaluate or predict until a signal comes, which ends it after a batch."""
-        with handled(self.stop_callback.receive):
+        with handling_signals(self.stop_callback.receive):
             output = super().evaluation_loop(*args, **kwargs)
         if not self.is_in_train:
             # No step follows that would look at it.

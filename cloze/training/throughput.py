@@ -1,172 +1,53 @@
-"""Honest meters: real tokens a second, the share of real tokens in the batches, and the share of the device's peak."""
-
-import copy
-import logging
-import re
-import time
-from dataclasses import dataclass
-from functools import cache
+"""Measure a run: real tokens a second, their fraction of the batches, and the fraction of the device's peak."""
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import linear
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel
 
 from cloze.data.collators import IGNORED
-from cloze.models.sparse_prediction import quiet
-
-logger = logging.getLogger(__name__)
-
-# Dense matrix products, in 10^12 operations a second, from the makers' data sheets: of 16-bit numbers, of float32 with
-# the tensor cores' TF32, and of float32 without. A card's name has to contain the key; the first that fits is taken.
-PEAKS = {
-    "B200": (2250, 1125, 75),
-    "H200": (989, 494, 67),
-    "H100 PCIe": (756, 378, 51),
-    "H100 NVL": (835, 417, 60),
-    "H100": (989, 494, 67),
-    "A100": (312, 156, 19.5),
-    "L40S": (362, 183, 91.6),
-    "L40": (181, 90.5, 90.5),
-    "L4": (121, 60, 30.3),
-    "A10G": (70, 35, 31.5),
-    "RTX 4090": (165, 82.6, 82.6),
-    "RTX 3090": (71, 35.6, 35.6),
-    "V100": (125, 15.7, 15.7),
-    "T4": (65, 8.1, 8.1),
-}
-
-# Of the matrix products that are timed where no data sheet is known; no larger one follows one of LONG_ENOUGH seconds.
-PRODUCT_SIZES = (128, 256, 512, 1024, 2048)
-LONG_ENOUGH = 0.05
+from cloze.models.flops import Flops
 
 
-@dataclass(frozen=True)
-class Flops:
-    """Operations of a model's forward, a multiplication and an addition counted as two: each example takes
-    ``an_example + a_token * length + a_square * length^2``, and each masked token ``a_label``.
-
-    For BERT with L layers of width d, feed-forward f, vocabulary V: a_token L(8 d^2 + 4 d f), a_square 4 d L, a_label
-    2 d^2 + 2 d V; the last layer's 4 d f are not of a_token, but of a_label, where positions are selected before them.
-    """
-
-    an_example: float
-    a_token: float
-    a_square: float
-    a_label: float
-
-    def training(self, examples: int, tokens: int, squares: int, labels: int) -> float:
-        """Operations of training on real tokens, three times those of the forward; ``squares`` are of the lengths."""
-        forward = self.an_example * examples + self.a_token * tokens + self.a_square * squares + self.a_label * labels
-        return 3 * forward
-
-
-def count_flops(model: PreTrainedModel, masks: bool) -> Flops | None:
-    """What a model's forward takes, from running it on texts of a few lengths; None where it does not run on those.
+class ThroughputMeter:
+    """Count what passes through training, on the device, which nothing then has to wait for.
 
     Args:
-        model: takes ``masked_positions`` if it ``masks``. A copy is run, on the CPU.
-    """
-    # Without gradients, as the counter fails on a weight that a layer takes as input, as in DeBERTa.
-    trial = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
-    # Length and masked positions: four equations of four unknowns.
-    trials = [(4, 2), (8, 2), (16, 2), (8, 4)]
-    try:
-        counts = [count_forward(trial, *sizes, masks) for sizes in trials]
-    except Exception as error:  # whatever a model does that is given so little
-        logger.debug("%s does not run on a short text: %r", type(model).__name__, error)
-        return None
-    equations = [[1, length, length**2, labels] for length, labels in trials]
-    solution = np.linalg.solve(np.array(equations, dtype=float), np.array(counts, dtype=float))
-    return Flops(*solution.round(3).tolist())
-
-
-@torch.no_grad()
-def count_forward(model: PreTrainedModel, length: int, labels: int, masks: bool) -> int:
-    inputs = {"input_ids": torch.zeros(1, length, dtype=torch.long)}
-    if masks:
-        inputs["masked_positions"] = torch.zeros(labels, dtype=torch.long)
-    # Of the kernels for attention, the counter does not know all; matrix products it does.
-    with quiet(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(**inputs)
-    return counter.get_total_flops()
-
-
-@cache
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second that the device is good for: of its data sheet, or else those of a large matrix product."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        # Where --tf32 or --torch_compile have set this, torch refuses to read allow_tf32 (pytorch#166387).
-        tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
-        column = 0 if dtype != torch.float32 else 1 if tf32 else 2
-        found = next((peaks for key, peaks in PEAKS.items() if re.search(rf"\b{key}\b", name)), None)
-        if found:
-            return found[column] * 1e12
-    return measure_peak(device, dtype)
-
-
-def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the operations a second of matrix products, of the first size that takes long enough to be timed."""
-    # With a generator of its own: that of training must not depend on whether this was measured.
-    generator = torch.Generator(device).manual_seed(0)
-    for size in PRODUCT_SIZES:
-        a, b = torch.rand(2, size, size, device=device, dtype=dtype, generator=generator)
-        seconds = min(time_product(a, b) for _ in range(4))  # the first one warms up
-        if seconds > LONG_ENOUGH:
-            break
-    return 2 * size**3 / seconds
-
-
-def time_product(a: torch.Tensor, b: torch.Tensor) -> float:
-    start = time.perf_counter()
-    # As a layer does it: a CPU computes a plain product of float16 number by number, which took minutes.
-    linear(a, b)[0, 0].item()  # waits for the device
-    return time.perf_counter() - start
-
-
-class Meter:
-    """Counts what passes through training, on the device, lest it be waited for.
-
-    Args:
-        flops: of the model, or None: no MFU.
+        flops: of the model's forward; None leaves out the MFU.
         peak: operations a second of a device.
         device: where to count.
     """
 
     def __init__(self, flops: Flops | None, peak: float, device: torch.device):
         self.flops, self.peak, self.device = flops, peak, device
-        self.examples = self.places = 0
+        self.examples = self.positions = 0
         self.counts = torch.zeros(3, dtype=torch.int64, device=device)
         self.last, self.last_seconds = np.zeros(5), 0.0
 
     def add(self, batch: dict[str, torch.Tensor]) -> None:
+        """Count a batch: ``attention_mask`` [examples, length], and ``labels`` of that shape if tokens are masked."""
         lengths = batch["attention_mask"].sum(1)
         labels = (batch["labels"] != IGNORED).sum() if "labels" in batch else lengths.new_zeros(())
         self.counts += torch.stack([lengths.sum(), (lengths**2).sum(), labels])
         self.examples += len(lengths)
-        self.places += batch["attention_mask"].numel()
+        self.positions += batch["attention_mask"].numel()
 
     def totals(self, accelerator: Accelerator) -> np.ndarray:
-        """Examples, places for tokens, real tokens, squares of the lengths, masked tokens, of all processes, [5]."""
-        own = torch.cat([torch.tensor([self.examples, self.places], device=self.device), self.counts])
+        """Return examples, positions, real tokens, squares of the lengths, masked tokens, of all processes, [5]."""
+        own = torch.cat([torch.tensor([self.examples, self.positions], device=self.device), self.counts])
         return accelerator.reduce(own).cpu().numpy()
 
     def since_last(self, accelerator: Accelerator, seconds: float) -> dict[str, float]:
-        """The figures since this was asked last; ``seconds`` are those of all training."""
+        """Return the rates since the last call; ``seconds`` are those of all training."""
         totals = self.totals(accelerator)
         counts, elapsed = totals - self.last, seconds - self.last_seconds
         self.last, self.last_seconds = totals, seconds
-        return self.figures(counts, elapsed, accelerator.num_processes)
+        return self.rates(counts, elapsed, accelerator.num_processes)
 
-    def figures(self, counts: np.ndarray, seconds: float, processes: int) -> dict[str, float]:
-        """What so many counts, as in ``totals``, come to in so many seconds."""
-        examples, places, tokens, squares, labels = map(int, counts)
-        figures = {"tokens_per_second": round(tokens / seconds, 1), "non_padding_fraction": round(tokens / places, 4)}
+    def rates(self, counts: np.ndarray, seconds: float, processes: int) -> dict[str, float]:
+        """Return what the counts, as of ``totals``, are a second, by their names in the log."""
+        examples, positions, tokens, squares, labels = map(int, counts)
+        rates = {"tokens_per_second": round(tokens / seconds, 1), "non_padding_fraction": round(tokens / positions, 4)}
         if self.flops is not None:
             flops = self.flops.training(examples, tokens, squares, labels)
-            figures["mfu"] = round(flops / seconds / (self.peak * processes), 4)
-        return figures
+            rates["mfu"] = round(flops / seconds / (self.peak * processes), 4)
+        return rates

@@ -10,7 +10,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from cloze.config.arguments import TrainingArguments
 from cloze.errors import UserError
-from cloze.training.context import on_first_process
+from cloze.system.processes import on_first_process
 
 logger = logging.getLogger(__name__)
 

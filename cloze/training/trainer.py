@@ -9,9 +9,10 @@ from transformers import EvalPrediction, get_scheduler
 
 from cloze.data.collators import IGNORED
 from cloze.errors import UserError
+from cloze.models.flops import Flops, peak_flops
 from cloze.objectives.metrics import Objective, check_finite, finite
 from cloze.training.resume import ResumableTrainer
-from cloze.training.throughput import Flops, Meter, peak_flops
+from cloze.training.throughput import ThroughputMeter
 
 
 class PretrainingTrainer(ResumableTrainer):
@@ -48,7 +49,7 @@ class PretrainingTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = True
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else self.model.dtype
         peak = peak_flops(args.device, dtype) if args.do_train and flops is not None else math.nan
-        self.meter = Meter(flops, peak, args.device)
+        self.meter = ThroughputMeter(flops, peak, args.device)
         # Each objective's losses, counts and hits since the last log.
         self.running = torch.zeros(len(objectives), 3, device=self.args.device)
 

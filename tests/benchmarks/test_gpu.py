@@ -16,7 +16,7 @@ from gpu import failures_of, judge, run_command
 from gpu_training import compare, compare_heads, compiled, make_bench, parity, settings, throughput
 from safetensors.torch import save_file
 
-from cloze.models.sparse_prediction import PositionSelector
+from cloze.models import sparse_prediction
 from tests.utils import ROOT
 
 PARTS = ["parity", "resume", "commands", "throughput", "compiled"]
@@ -64,8 +64,10 @@ def test_parity(part):
 
 def test_a_head_that_selects_other_positions_is_found(tmp_path, monkeypatch):
     bench = make_bench("lines", "micro", settings(dropout=0.0), str(tmp_path))
-    selected = PositionSelector.selected
-    monkeypatch.setattr(PositionSelector, "selected", lambda self, values: selected(self, values.roll(1, 1)))
+    selected = sparse_prediction._selected
+    monkeypatch.setattr(
+        sparse_prediction, "_selected", lambda values, positions: selected(values.roll(1, 1), positions)
+    )
     found = compare_heads(bench, bench.model)
     assert not found["ok"]
     assert found["gradient"] > 0.1

@@ -13,7 +13,7 @@ import run_classification
 import run_mlm
 import run_nsp
 import run_pretraining
-from cloze.cli import parse, settings_of
+from cloze.config.parser import parse, settings_of
 from cloze.config.recipes import differences
 from tests.utils import FAMILIES, PAIR_FAMILIES, ROOT, SAMPLE, driver
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloze.data.blocks import Blocks, Lines, Template
+from cloze.data.blocks import Blocks, Lines
+from cloze.tokenization.templates import Template
 
 CLS, SEP, JOINT = 101, 102, 9
 TEMPLATE = Template(prefix=(CLS,), suffix=(SEP,), separator=(JOINT,))

@@ -15,7 +15,7 @@ from cloze.data.blocks import Blocks, Lines
 from cloze.data.collators import IGNORED, MaskingCollator, Padding, collate, mask_tokens, masked_positions, pad
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.tokenization.encoding import encode
-from cloze.tokenization.training import pair_template_of, template_of
+from cloze.tokenization.templates import pair_template_of, template_of
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
 SIGMAS = 5

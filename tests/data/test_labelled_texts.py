@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from transformers import BertConfig
 
-from cloze.config.arguments import ModelArguments
 from cloze.config.classification_arguments import ClassificationArguments
 from cloze.data.classification import LabelledExamples, check_trained, numbers_of_classes, set_classes
 from cloze.data.labelled_texts import (
@@ -23,7 +22,8 @@ from cloze.data.labelled_texts import (
     sample,
 )
 from cloze.errors import UserError
-from cloze.text.corpus import FileCorpus, HubCorpus, find_corpora
+from cloze.text.corpus import FileCorpus, HubCorpus
+from cloze.text.sources import find_corpora
 from tests.utils import SAMPLE
 
 
@@ -96,7 +96,7 @@ def test_a_saved_data_set_gives_the_names_of_its_classes(tmp_path):
     )
     datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features).save_to_disk(tmp_path / "saved")
     data_args = ClassificationArguments(train_file=str(tmp_path / "saved"))
-    corpus, _ = find_corpora(data_args, ModelArguments(model_name_or_path="model"), do_train=True, do_eval=False)
+    corpus, _ = find_corpora(data_args, do_train=True, do_eval=False)
     assert [text.label for text in read_labelled(corpus, data_args)] == ["good", "bad"]
 
 

@@ -7,17 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloze.data.pairs import (
-    Pairs,
-    PairSettings,
-    PairTemplate,
-    Sentences,
-    draw_neighbours,
-    draw_pairs,
-    draw_segments,
-    fit,
-)
-from cloze.tokenization.training import pair_template_of
+from cloze.data.pairs import Pairs, PairSettings, Sentences, draw_neighbours, draw_pairs, draw_segments, fit
+from cloze.tokenization.templates import PairTemplate, pair_template_of
 
 CLS, SEP = 101, 102
 TEMPLATE = PairTemplate(prefix=(CLS,), middle=(SEP,), suffix=(SEP,))

@@ -13,7 +13,7 @@ from cloze.data.collators import Padding
 from cloze.data.pairs import PairSettings, Sentences, draw_pairs
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler, draw_batches
 from cloze.tokenization.encoding import encode
-from cloze.tokenization.training import pair_template_of
+from cloze.tokenization.templates import pair_template_of
 from tests.utils import ROOT
 
 STRATEGIES = ["random", "sequential", "group_by_length"]

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from cloze.config.data_arguments import DataTrainingArguments
-from cloze.data.blocks import Template
 from cloze.data.mlm import cut_up
 from cloze.data.nsp import draw_from
-from cloze.data.pairs import IS_NEXT, IS_RANDOM, PairSettings, PairTemplate
+from cloze.data.pairs import IS_NEXT, IS_RANDOM, PairSettings
 from cloze.data.samplers import BatchSettings
 from cloze.data.splits import make_chunk
 from cloze.data.streaming import Document, StreamedBatches, StreamedExamples, cut_chunks, redistribute
 from cloze.errors import UserError
 from cloze.text.corpus import FileCorpus, HubCorpus
 from cloze.tokenization.encoding import Encoded, own_encoder
+from cloze.tokenization.templates import PairTemplate, Template
 from cloze.tokenization.token_cache import tokenize
 
 # A corpus without files, and examples that are the lines as they are
@@ -481,7 +481,10 @@ def test_pairs_of_a_stream_have_the_right_labels(strategy, processes, workers):
     template = PairTemplate((1,), (2,), (2,))
     draw = partial(draw_from, template=template, settings=PairSettings(room=30, strategy=strategy))
     make = partial(
-        make_chunk, name="", tokenize_all=partial(tokenize, unit="sentence_per_line", encode=numbers), draw_chunk=draw
+        make_chunk,
+        name="",
+        tokenize_all=partial(tokenize, granularity="sentence_per_line", encode=numbers),
+        draw_chunk=draw,
     )
     examples = StreamedExamples(number_corpus(), make, at_least=2, chunk=700)
     batches = finish(examples, 1, None, processes, workers)
@@ -510,7 +513,10 @@ def test_a_chunk_with_tokens_in_one_document_alone_has_no_pairs_and_does_no_harm
     """As where the tokenizer knows nothing of the script of the others."""
     draw = partial(draw_from, template=PairTemplate((1,), (2,), (2,)), settings=PairSettings(room=30))
     make = partial(
-        make_chunk, name="", tokenize_all=partial(tokenize, unit="sentence_per_line", encode=numbers), draw_chunk=draw
+        make_chunk,
+        name="",
+        tokenize_all=partial(tokenize, granularity="sentence_per_line", encode=numbers),
+        draw_chunk=draw,
     )
     for documents in ([["7 8", "9"], [" "]], [[" "], [" "]]):
         for strategy in ("segment", "sentence"):
@@ -530,7 +536,9 @@ def test_every_token_of_the_text_is_in_the_blocks_of_its_chunk(kind, word_starts
     cut = partial(cut_up, template=Template(prefix, sep, sep), max_seq_length=32, data_args=arguments)
     unit = "line" if kind == "lines" else "document"
     encoder = own_encoder(tokenizer, word_starts)
-    make = partial(make_chunk, name="", tokenize_all=partial(tokenize, unit=unit, encode=encoder), draw_chunk=cut)
+    make = partial(
+        make_chunk, name="", tokenize_all=partial(tokenize, granularity=unit, encode=encoder), draw_chunk=cut
+    )
     corpus = Memory([[[text] for text in texts[part::3]] for part in range(3)])
     batches = finish(StreamedExamples(corpus, make, chunk=5000), 0, None, 1, 2)
     examples = [example for batch in batches for example in batch if example["epoch"] == 0]
@@ -544,7 +552,7 @@ def test_every_token_of_the_text_is_in_the_blocks_of_its_chunk(kind, word_starts
 def test_a_chunk_that_is_mostly_unknown_is_warned_of(tokenizers, caplog):
     tokenizer = tokenizers["wordpiece"]
     encoder, unknown = own_encoder(tokenizer, False), tokenizer.unk_token_id
-    tokenize_all = partial(tokenize, unit="line", encode=encoder, unknown=unknown)
+    tokenize_all = partial(tokenize, granularity="line", encode=encoder, unknown=unknown)
     make = partial(make_chunk, name="a.txt", tokenize_all=tokenize_all, draw_chunk=lambda part, rng: part)
     assert make([["\U00012000 \U00012000 the moon ."]], None).corpus.num_unknown == 2
     assert not caplog.text

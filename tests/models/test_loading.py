@@ -22,15 +22,13 @@ from transformers.models.auto.modeling_auto import (
 
 from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
+from cloze.models.inspection import build_on_meta, count_positions, uses_attention_mask
 from cloze.models.loading import (
-    build_on_meta,
     check_model,
-    count_positions,
     describe_model,
     load_config,
     load_model,
     sync_config_with_tokenizer,
-    uses_attention_mask,
 )
 from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS
 from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, NEXT_SENTENCE_TYPES, PRETRAINING, PRETRAINING_TYPES

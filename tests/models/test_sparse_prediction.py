@@ -4,6 +4,8 @@ import copy
 import io
 import logging
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -21,7 +23,8 @@ from transformers import (
 )
 
 from cloze.data.collators import masked_positions
-from cloze.models.sparse_prediction import predict_masked_positions
+from cloze.models import sparse_prediction
+from cloze.models.sparse_prediction import KNOWN_PLACES, _find_place, predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS
 from tests.utils import BERT_LIKE, FAMILIES, NO_DROPOUT, PAIR_FAMILIES
 
@@ -30,6 +33,7 @@ LENGTHS = [20, 13, 7, 17, 5]
 # As many tokens to predict in each row: unequal, and none in one of them.
 MASKED = [9, 1, 0, 6, 3]
 MASKED_FAMILIES = FAMILIES | {"xlm-roberta": ("byte_level", BERT_LIKE | NO_DROPOUT)}
+OTHERS = dict.fromkeys(("mpnet", "camembert"), ("byte_level", BERT_LIKE | NO_DROPOUT))
 SECOND_LABELS = {"albert": "sentence_order_label"}
 DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 MODERNBERT_DROPOUT = ("embedding_dropout", "attention_dropout", "mlp_dropout")
@@ -38,7 +42,7 @@ MODERNBERT_DROPOUT = ("embedding_dropout", "attention_dropout", "mlp_dropout")
 def model_of(family, auto_model=AutoModelForMaskedLM, seed=0, **settings):
     """A tiny model in training mode, with weights large enough for the loss to depend on each of them."""
     config = CONFIG_MAPPING[family](
-        **(MASKED_FAMILIES | PAIR_FAMILIES)[family][1]
+        **(MASKED_FAMILIES | PAIR_FAMILIES | OTHERS)[family][1]
         | {"vocab_size": VOCABULARY, "pad_token_id": 0, "initializer_range": 0.3}
         | settings
     )
@@ -185,12 +189,83 @@ def test_under_autocast():
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "deberta-v2"])
-def test_with_gradient_checkpointing(family):
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_with_gradient_checkpointing(family, use_reentrant):
     stock = model_of(family)
     model, _ = hooked(stock)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
     assert model.is_gradient_checkpointing
     assert_same(model, stock, batch_of())
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_a_recomputed_layer_selects_the_positions_of_its_own_forward(use_reentrant, in_thread):
+    """Three forwards before their backwards, which run in another thread where autograd has one for the device."""
+    stock = model_of("bert")
+    model, _ = hooked(stock)
+    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    batches = batch_of(), batch_of(masked=[2, 3, 1, 1, 4])
+    # Without positions, too: that backward comes after those with them.
+    losses = [own_loss(model, batches[0]), *(loss_of(model, batch) for batch in batches)]
+    found = gradients(model, sum(losses)) if not in_thread else in_other_thread(gradients, model, sum(losses))
+    wanted = gradients(stock, sum(own_loss(stock, batch) for batch in (*batches, batches[0])))
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_compiled_with_gradient_checkpointing():
+    torch._dynamo.reset()
+    stock = model_of("bert")
+    model, _ = hooked(stock)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    compiled = torch.compile(model, backend="aot_eager")
+    for masked in (MASKED, [2, 3, 1, 1, 4]):
+        batch = batch_of(masked=masked)
+        loss, expected = loss_of(compiled, batch), own_loss(stock, batch)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(gradients(model, loss), gradients(stock, expected), rtol=1e-5, atol=1e-6)
+    torch._dynamo.reset()
+
+
+def test_compiled_in_parts():
+    """Hooks without tensors run as they are where the graph breaks, and those with tensors are compiled."""
+    torch._dynamo.reset()
+    stock = model_of("bert").eval()
+    model, _ = hooked(stock)
+    model.base_model.embeddings.register_forward_hook(lambda *_: torch._dynamo.graph_break())
+    compiled = torch.compile(model, backend="eager")
+    ids = batch_of()["input_ids"]
+    for positions in (torch.tensor([3, 9]), torch.tensor([1]), torch.tensor([4, 5, 6])):
+        wanted = stock(ids).logits.flatten(0, 1)[positions]
+        torch.testing.assert_close(compiled(ids, masked_positions=positions).logits[0], wanted)
+        torch.testing.assert_close(model(ids, masked_positions=positions).logits[0], wanted)
+    torch._dynamo.reset()
+
+
+def in_other_thread(function, *args):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).result()
+
+
+@pytest.mark.parametrize("place", ["bert", "bert.encoder.layer.0", "cls"])
+def test_calls_in_threads_select_their_own_positions(place):
+    """As from a page that is asked by several people; each waits for the other in the middle of its forward."""
+    stock = model_of("bert").eval()
+    model, _ = hooked(stock)
+    barrier = threading.Barrier(2, timeout=20)
+
+    def wait(module, args):
+        barrier.wait()
+
+    model.get_submodule(place).register_forward_pre_hook(wait)
+    ids = batch_of()["input_ids"]
+    asked = [torch.tensor([3, 9]), torch.tensor([1]), torch.tensor([2, 0, 7]), None]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda positions: model(ids, masked_positions=positions).logits, asked))
+    logits = stock(ids).logits
+    for positions, values in zip(asked, found, strict=True):
+        wanted = logits if positions is None else logits.flatten(0, 1)[positions][None]
+        torch.testing.assert_close(values, wanted)
 
 
 def test_in_parallel_processes(tmp_path):
@@ -448,6 +523,38 @@ def test_positions_are_selected_as_early_as_the_model_allows(family, place):
     """ModernBERT adds what went into its attention again behind it; ALBERT's last layer is its first as well."""
     _, found = hooked(model_of(family))
     assert found == place
+
+
+@pytest.mark.parametrize("name", KNOWN_PLACES)
+def test_known_places_are_those_that_a_trial_finds(name):
+    auto_model = AutoModelForPreTraining if name.endswith("PreTraining") else AutoModelForMaskedLM
+    (family,) = {*MASKED_FAMILIES, *OTHERS} & {
+        config.model_type for config, known in auto_model._model_mapping.items() if known.__name__ == name
+    }
+    settings = {"albert": {"num_hidden_groups": 2, "inner_group_num": 3}, "deberta-v2": {"conv_kernel_size": 3}}
+    others = {"num_hidden_layers": 3, "hidden_act": "relu"} | settings.get(family, {})
+    for more in ({}, others, {"num_hidden_layers": 4, "tie_word_embeddings": False}):
+        model = model_of(family, auto_model, **more)
+        assert type(model).__name__ == name
+        assert sparse_prediction._known_place(model) == _find_place(model, MASKED_TOKENS.logits, 32) != ""
+
+
+def test_no_trial_is_made_of_a_known_model(monkeypatch):
+    monkeypatch.setattr(sparse_prediction, "_find_place", None)
+    assert hooked(model_of("bert"))[1] == "bert.encoder.layer.1.attention"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_hidden_layers": 1}, {"chunk_size_feed_forward": 3}, {"model_type": "mobilebert"}]
+)
+def test_a_trial_is_made_where_settings_could_change_the_place(settings):
+    family = settings.pop("model_type", "bert")
+    assert sparse_prediction._known_place(model_of(family, **settings)) is None
+
+
+def test_a_trial_is_made_of_a_class_of_that_name_that_is_not_of_transformers():
+    other = type("BertForMaskedLM", (BertForMaskedLM,), {"__module__": "transformers_modules.own.modeling_bert"})
+    assert sparse_prediction._known_place(other(BertConfig(vocab_size=VOCABULARY, **BERT_LIKE))) is None
 
 
 def test_the_last_feed_forward_sees_masked_positions_only():

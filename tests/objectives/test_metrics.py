@@ -25,7 +25,7 @@ from cloze.objectives.metrics import (
     summarise_pairs,
     summarise_tokens,
 )
-from cloze.training.throughput import Meter
+from cloze.training.throughput import ThroughputMeter
 from cloze.training.trainer import PretrainingTrainer
 
 BATCH, LENGTH, VOCABULARY = 12, 10, 23
@@ -160,7 +160,11 @@ def test_the_loss_of_a_step_asks_the_device_for_nothing(
     """On the meta device there are shapes and no values: whatever waited for one would fail."""
     trainer = Step(logits, pair_logits, label_smoothing, tmp_path).trainer
     meta = torch.device("meta")
-    model, trainer.running, trainer.meter = trainer.model.to(meta), trainer.running.to(meta), Meter(None, 1.0, meta)
+    model, trainer.running, trainer.meter = (
+        trainer.model.to(meta),
+        trainer.running.to(meta),
+        ThroughputMeter(None, 1.0, meta),
+    )
     batch = {name: values.to(meta) for name, values in batch_of(torch.arange(BATCH), labels, pair_labels).items()}
     trainer.compute_loss(model, batch, num_items_in_batch=torch.ones(2, device=meta)).backward()
     with torch.no_grad():

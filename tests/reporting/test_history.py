@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloze.reporting.history import evaluations_of, format_metric, resumed_steps, rows_of, table_of, thin
+from cloze.reporting.history import _thin, evaluations_of, format_metric, resumed_steps, rows_of, table_of
 
 FIGURES = {"perplexity": ("masked perplexity", ",.2f"), "accuracy": ("masked accuracy", ".1%")}
 
@@ -88,7 +88,7 @@ def test_a_run_that_logged_nothing_has_no_table():
 
 @pytest.mark.parametrize("best", [None, 0, 1, 500, 1234, 9_998, 9_999])
 def test_long_runs_are_thinned_to_ten_rows_with_the_best(best):
-    rows = thin([evaluation(step, 5.0) for step in range(10_000)], best)
+    rows = _thin([evaluation(step, 5.0) for step in range(10_000)], best)
     steps = [row["step"] for row in rows]
     assert len(set(steps)) == 10
     assert steps == sorted(steps)

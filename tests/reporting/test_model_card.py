@@ -1,6 +1,10 @@
 """The model card: the Hub's metadata, true figures, the curves, and no settings that are secret."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import yaml
+from huggingface_hub import ModelCard
 from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePrediction, AutoModelForPreTraining
 
 from cloze.config.arguments import ModelArguments, TrainingArguments
@@ -9,8 +13,9 @@ from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
 from cloze.reporting.model_card import write_model_card
 
 
-def card_of(folder, *arguments) -> str:
-    write_model_card(folder / "README.md", *arguments)
+def card_of(folder, task, lines, shown, model_args, data_args, training_args, model, evaluated=None) -> str:
+    context = SimpleNamespace(task=task, model_args=model_args, data_args=data_args, training_args=training_args)
+    write_model_card(folder / "README.md", context, model, lines, shown, evaluated or {})
     return (folder / "README.md").read_text()
 
 
@@ -77,3 +82,46 @@ def test_the_card_shows_the_curves_if_they_are_there(checkpoint, tmp_path):
     assert "![" not in card_of(tmp_path, *arguments)
     (tmp_path / "curves.png").touch()
     assert "\n\n![Training curves](curves.png)\n\n" in card_of(tmp_path, *arguments)
+
+
+def test_the_metadata_has_the_evaluation_and_the_data_set(pair_checkpoint, tmp_path):
+    """As the Hub shows them beside the model, read back by its own library."""
+    model = AutoModelForPreTraining.from_pretrained(pair_checkpoint("bert"))
+    training_args = TrainingArguments(output_dir=str(tmp_path / "out"))
+    data_args = PretrainingDataArguments(dataset_name="org/books")
+    evaluated = {
+        "mlm_perplexity": ("masked perplexity", 7.389),
+        "nsp_loss": ("pair loss", np.float64(0.25)),
+        "nsp_accuracy": ("pair accuracy", 0.875),
+        "mlm_accuracy": ("masked accuracy", 0.5),
+    }
+    model_args = ModelArguments(model_type="bert")
+    card_of(tmp_path, PRETRAINING, {}, {}, model_args, data_args, training_args, model, evaluated)
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.datasets == "org/books"
+    assert data.metrics == ["perplexity", "accuracy"]
+    assert data.model_name == "out"
+    found = [(each.metric_type, each.metric_name, each.metric_value) for each in data.eval_results]
+    assert found == [
+        ("perplexity", "masked perplexity", 7.389),
+        ("loss", "pair loss", 0.25),
+        ("accuracy", "pair accuracy", 0.875),
+        ("accuracy", "masked accuracy", 0.5),
+    ]
+    assert {(each.task_type, each.dataset_type, each.dataset_name) for each in data.eval_results} == {
+        ("fill-mask", "org/books", "org/books")
+    }
+
+
+def test_the_evaluation_on_files_names_none_of_them(pair_checkpoint, tmp_path):
+    model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
+    training_args = TrainingArguments(output_dir=str(tmp_path))
+    arguments = (ModelArguments(model_type="bert"), NextSentenceArguments(), training_args, model)
+    card = card_of(tmp_path, NEXT_SENTENCE, {}, {}, *arguments, {"f1": ("pair F1", 0.8)})
+    (result,) = ModelCard(card).data.eval_results
+    assert (result.task_type, result.dataset_type, result.dataset_name) == (
+        "next-sentence-prediction",
+        "text",
+        "held-out text",
+    )
+    assert "datasets" not in yaml.safe_load(card.split("---\n")[1])

@@ -8,7 +8,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePredictio
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.objectives.tasks import MASKED_LM, NEXT_SENTENCE, PRETRAINING
 from cloze.reporting.summary import fill_in, is_word, judge, show, summarise_run
-from cloze.tokenization.training import pair_template_of
+from cloze.tokenization.templates import pair_template_of
 
 METRICS = {
     "train_loss": 2.5,

@@ -18,7 +18,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from transformers import AutoModelForMaskedLM
 
 import run_mlm
-from cloze.cli import parse, settings_of
+from cloze.config.parser import parse, settings_of
 from tests.utils import FAMILIES, ROOT, SAMPLE
 
 CLUSTER, ACCELERATE = ROOT / "recipes" / "cluster", ROOT / "recipes" / "accelerate"

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from transformers import DebertaV2Config
 
 import run_mlm
-from cloze import cli as commandline
-from cloze.config import model_files, recipes
-from cloze.config.recipes import BoundedLoader, RecipeLoader, parse_recipe, read_recipe, recipe_to_argv, settings_in
+from cloze.config import model_files, parser, recipes
+from cloze.config.recipes import RecipeLoader, WrittenLoader, parse_recipe, read_recipe, recipe_to_argv, settings_in
 from cloze.errors import UserError
-from cloze.models import loading as modeling
-from cloze.models.loading import build_on_meta, check_memory
+from cloze.models import inspection
+from cloze.models.inspection import build_on_meta, check_memory
 from cloze.objectives.tasks import MASKED_LM
 from cloze.training.run_length import length_of
 
@@ -26,7 +25,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
 
 
 def parse(argv):
-    return commandline.parse(argv, commandline.settings_of(run_mlm.main))
+    return parser.parse(argv, parser.settings_of(run_mlm.main))
 
 
 # Recipes
@@ -113,7 +112,7 @@ PIECES = [
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=12).map("".join))
 def test_any_text_is_a_mapping_or_an_error_in_one_line(text):
-    for name, loader in (("a.yaml", RecipeLoader), ("a.yaml", BoundedLoader), ("a.json", RecipeLoader)):
+    for name, loader in (("a.yaml", RecipeLoader), ("a.yaml", WrittenLoader), ("a.json", RecipeLoader)):
         try:
             mapping = parse_recipe(text, name, "cure", loader)
         except UserError:
@@ -327,7 +326,7 @@ def test_weights_with_a_false_header_are_refused_at_once(header, model, run):
 
 
 def test_a_model_of_too_many_modules_is_not_built(monkeypatch):
-    monkeypatch.setattr(modeling, "MAX_MODULES", 200)
+    monkeypatch.setattr(inspection, "MAX_MODULES", 200)
     config = DebertaV2Config(hidden_size=16, num_attention_heads=2, intermediate_size=16, num_hidden_layers=10**6)
     with pytest.raises(UserError, match="more than 200 modules: check --config_overrides"):
         build_on_meta(config, MASKED_LM)
@@ -348,7 +347,7 @@ def test_the_largest_encoder_is_bounded_by_memory_alone(monkeypatch):
     )
     assert model.num_parameters() > 1.5e9
     for size, dtype, problem in [(7e9, "float32", None), (4e9, "bfloat16", None), (4e9, "float32", "4.00 GB")]:
-        monkeypatch.setattr(modeling.psutil, "virtual_memory", lambda size=size: SimpleNamespace(total=size))
+        monkeypatch.setattr(inspection.psutil, "virtual_memory", lambda size=size: SimpleNamespace(total=size))
         if problem is None:
             check_memory(model, dtype)
         else:

@@ -19,7 +19,7 @@ from transformers import (
 
 import cloze.data.nsp
 import run_pretraining
-from cloze.cli import parse, settings_of
+from cloze.config.parser import parse, settings_of
 from cloze.data.collators import Padding
 from cloze.data.nsp import make_pairs
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler

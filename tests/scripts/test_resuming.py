@@ -25,6 +25,7 @@ from transformers import Trainer
 
 from cloze.inference import fill_mask
 from cloze.reporting import summary as report
+from cloze.system.storage import CHECKSUMS
 from cloze.training import callbacks as interruption
 from cloze.training import checkpoints
 from cloze.training.checkpoints import is_whole
@@ -117,9 +118,9 @@ def is_evaluated(out, step) -> bool:
 
 def write_sums(checkpoint):
     """As they are of the files now."""
-    files = sorted(path for path in checkpoint.iterdir() if path.name != checkpoints.CHECKSUMS)
+    files = sorted(path for path in checkpoint.iterdir() if path.name != CHECKSUMS)
     sums = "".join(f"{sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
-    (checkpoint / checkpoints.CHECKSUMS).write_text(sums)
+    (checkpoint / CHECKSUMS).write_text(sums)
 
 
 def kill_at(step, monkeypatch, run, *argv):

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm
-from cloze.cli import parse, settings_of
 from cloze.config.arguments import TrainingArguments
+from cloze.config.parser import parse, settings_of
 from cloze.data.collators import Padding
 from cloze.data.samplers import EpochDataset, ResumableBatchSampler
 from cloze.reporting.history import evaluations_of

@@ -14,11 +14,11 @@ from transformers import AutoConfig
 from transformers.trainer import TRAINING_ARGS_NAME
 
 import run_mlm
-from cloze import cli as commandline
+from cloze.config import parser
 from cloze.config.recipes import recipe_of, recipe_to_argv
 from cloze.config.redaction import find_secrets, redact
 from cloze.errors import UserError
-from cloze.training.checkpoints import CHECKSUMS
+from cloze.system.storage import CHECKSUMS
 from tests.utils import SAMPLE
 
 LEAST = ["--model_type", "bert", "--train_file", "text.txt", "--do_train", "--output_dir", "out"]
@@ -27,7 +27,7 @@ PLAIN_SECRET = "not-like-a-token-of-the-hub"
 
 
 def parse(argv):
-    return commandline.parse(argv, commandline.settings_of(run_mlm.main))
+    return parser.parse(argv, parser.settings_of(run_mlm.main))
 
 
 class Evil:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from filelock import FileLock
 from torch.distributed import distributed_c10d
 
-from cloze.system import locks, waiting
+from cloze.system import locks, processes
 from cloze.system.locks import RUN_LOCK
 from cloze.training.checkpoints import list_checkpoints
 from tests.utils import CONTEXT, SAMPLE, start, start_together
@@ -225,8 +225,8 @@ def test_a_wait_for_the_cache_says_what_for_every_minute(kind, script, tmp_path,
     assert script("--do_train", "--prepare_only")[0] == 0
     (entry,) = (path for path in (tmp_path / "cache").rglob(f"{kind}-*") if path.is_dir())
     shutil.rmtree(entry)
-    monkeypatch.setattr(waiting, "FIRST_NOTICE", 0.01)
-    monkeypatch.setattr(waiting, "NEXT_NOTICE", 0.01)
+    monkeypatch.setattr(processes, "FIRST_NOTICE", 0.01)
+    monkeypatch.setattr(processes, "NEXT_NOTICE", 0.01)
     lock = Path(f"{entry}.lock")
     with held(lock, ELSEWHERE) as file:
         on_record(monkeypatch, 3, file.close)
@@ -246,8 +246,8 @@ def test_processes_that_never_come_are_named(script, monkeypatch, caplog):
     stale = {"WORLD_SIZE": 3, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 3, "MASTER_ADDR": "127.0.0.1"}
     for name, value in (stale | {"MASTER_PORT": 0}).items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(waiting, "FIRST_NOTICE", 0)
-    monkeypatch.setattr(waiting, "NEXT_NOTICE", 0.01)
+    monkeypatch.setattr(processes, "FIRST_NOTICE", 0)
+    monkeypatch.setattr(processes, "NEXT_NOTICE", 0.01)
     monkeypatch.setattr(distributed_c10d, "default_pg_timeout", timedelta(seconds=1))
     code, printed, errors = script("--do_train", "--use_cpu")
     assert code == 2
@@ -260,11 +260,11 @@ def test_processes_that_never_come_are_named(script, monkeypatch, caplog):
 
 def wait_for_others(log):
     logging.basicConfig(filename=log)
-    waiting.FIRST_NOTICE = 0
+    processes.FIRST_NOTICE = 0
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: None)
     os.environ["WORLD_SIZE"] = "2"
-    with waiting.waiting_for_processes():
+    with processes.waiting_for_processes():
         dist.TCPStore("127.0.0.1", 0, 2, is_master=True, timeout=timedelta(seconds=60))
 
 
@@ -282,6 +282,6 @@ def test_a_signal_ends_the_wait_for_processes(number, code, tmp_path):
 
 def test_a_process_alone_waits_for_none(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setattr(waiting, "_report", lambda signals: pytest.fail("a thread was started"))
-    with waiting.waiting_for_processes():
+    monkeypatch.setattr(processes, "_report", lambda signals: pytest.fail("a thread was started"))
+    with processes.waiting_for_processes():
         pass

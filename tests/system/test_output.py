@@ -66,7 +66,7 @@ def test_a_log_on_a_full_disk_goes_on_when_there_is_room(other, tmp_path):
 def run_python(code, redirection="", **environment):
     command = f'exec "{sys.executable}" -c "$CODE" {redirection}'
     environment = (
-        os.environ | {"CODE": f"from cloze.system.output import outlast_output\noutlast_output()\n{code}"} | environment
+        os.environ | {"CODE": f"from cloze.system import output\noutput.tolerate_output_errors()\n{code}"} | environment
     )
     return subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
 

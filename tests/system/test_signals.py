@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import run_mlm
 from cloze import cli as commandline
 from cloze.reporting import summary as report
-from cloze.system.signals import SIGNALS, exit_while_importing, handle_from_now_on
+from cloze.system.signals import SIGNALS, exit_while_importing, install_handler
 from cloze.tokenization import token_cache as preparation
 from cloze.tokenization import training as tokenization
 from cloze.training import context
@@ -216,7 +216,7 @@ def test_workers_killed_at_the_end_are_no_error(run_mlm_script, command, tmp_pat
 @pytest.mark.parametrize("number", CODES)
 def test_a_finished_run_ends_with_0(number, train, tmp_path, monkeypatch):
     """When all is written, and while Python ends; as in a process of the script's own."""
-    handle_from_now_on(exit_while_importing)
+    install_handler(exit_while_importing)
     kill_in(monkeypatch, commandline.multiprocessing, "active_children", number)
     assert train(tmp_path / "out")[0] == 0
     os.kill(os.getpid(), number)

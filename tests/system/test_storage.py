@@ -59,7 +59,7 @@ DAMAGES = [flip, zero, cut, empty, Path.unlink]
 
 
 def prepare_words(corpus, tokenizer, cache, **settings):
-    result = prepare(corpus, tokenizer, cache, unit="line", with_words=True, **settings)
+    result = prepare(corpus, tokenizer, cache, granularity="line", with_words=True, **settings)
     return [array.tolist() for array in (result.tokens, result.units, result.documents, result.word_starts)]
 
 

@@ -16,21 +16,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cloze.config.arguments import ModelArguments
 from cloze.config.data_arguments import DataTrainingArguments, ReaderSettings
 from cloze.errors import UserError
-from cloze.text.corpus import (
-    FileCorpus,
-    HubCorpus,
-    find_change,
-    find_corpora,
-    find_files,
-    log_columns,
-    read_documents,
-    split_documents,
-)
-from cloze.text.files import content_of
-from cloze.text.readers import FORMATS, file_format
+from cloze.text.corpus import FileCorpus, HubCorpus, find_change, log_columns, read_documents, split_documents
+from cloze.text.decoding import FORMATS, file_format
+from cloze.text.digests import digest_file
+from cloze.text.files import find_files
+from cloze.text.sources import find_corpora
 from tests.utils import SAMPLE
 
 TREE = {
@@ -254,13 +246,12 @@ def test_folder_of_text_and_of_the_run_cannot_be_one(flag, pattern, tree):
 def test_folder_of_the_run_is_left_out_of_both_corpora_and_refused_in_a_data_set(tree):
     make_own(tree)
     data_args = DataTrainingArguments(train_file=".", validation_file="*/*.*[tn]")
-    model_args = ModelArguments(model_name_or_path="model", cache_dir="cache")
-    found = find_corpora(data_args, model_args, True, True, "out")
+    found = find_corpora(data_args, True, True, output_dir="out", cache_dir="cache")
     for corpus in found:
         assert not {"out", "cache", "run"} & {path.parts[0] for path in corpus.files}
     data_args = DataTrainingArguments(dataset_name=".")
     with pytest.raises(UserError, match=r"^--output_dir out lies in \., whose files are all read as data: give"):
-        find_corpora(data_args, MODEL, True, True, "out")
+        find_corpora(data_args, True, True, output_dir="out")
 
 
 def test_pipe_is_an_error_where_it_is_named_and_left_out_where_it_is_found(tree):
@@ -277,17 +268,17 @@ def test_pipe_is_an_error_where_it_is_named_and_left_out_where_it_is_found(tree)
 def test_content_is_that_of_the_file_and_not_of_its_name_or_time(tmp_path):
     data = random.Random(0).randbytes(1_000_000)
     (tmp_path / "a").write_bytes(data)
-    content = content_of(tmp_path / "a")
+    content = digest_file(tmp_path / "a")
     (tmp_path / "b").write_bytes(data)
     os.utime(tmp_path / "b", (1, 1))
-    assert content_of(tmp_path / "b") == content
+    assert digest_file(tmp_path / "b") == content
     for place in (0, 500_000, 999_999):
         changed = bytearray(data)
         changed[place] ^= 1
         (tmp_path / "b").write_bytes(changed)
-        assert content_of(tmp_path / "b") != content
+        assert digest_file(tmp_path / "b") != content
     (tmp_path / "b").write_bytes(data[:-1])
-    assert content_of(tmp_path / "b") != content
+    assert digest_file(tmp_path / "b") != content
 
 
 def test_content_of_a_thousand_files_takes_no_second(tmp_path):
@@ -390,11 +381,8 @@ def test_without_training_and_evaluation_nothing_is_looked_for():
     assert corpora(do_train=False, do_eval=False, dataset_name="nowhere") == (None, None)
 
 
-MODEL = ModelArguments(model_name_or_path="model")
-
-
 def corpora(do_train=True, do_eval=True, **data):
-    return find_corpora(DataTrainingArguments(**data), MODEL, do_train, do_eval)
+    return find_corpora(DataTrainingArguments(**data), do_train, do_eval)
 
 
 @pytest.mark.parametrize(

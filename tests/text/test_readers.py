@@ -17,9 +17,12 @@ import zstandard
 
 from cloze.config.data_arguments import ReaderSettings
 from cloze.errors import UserError
-from cloze.text import readers
+from cloze.text import csv_rows, decoding, json_rows, parquet_rows
+from cloze.text.columns import choose_column
 from cloze.text.corpus import FileCorpus
-from cloze.text.readers import choose_column, file_format, find_delimiter, read_lines, read_rows, read_table, read_text
+from cloze.text.csv_rows import find_delimiter
+from cloze.text.decoding import file_format, read_lines
+from cloze.text.readers import read_rows, read_table, read_text
 
 TEXTS = [
     "Call me Ishmael, he said.",
@@ -448,9 +451,9 @@ def test_document_longer_than_allowed_is_an_error(name, suffix, read):
         ("a.parquet", as_parquet(["one", "a", "b", string.printable * 300]), "row 3 or after it"),
     ],
 )
-@pytest.mark.parametrize("chunk", [3, readers.CHUNK_CHARS])
+@pytest.mark.parametrize("chunk", [3, decoding.CHUNK_CHARS])
 def test_place_of_a_document_that_is_too_long_is_named(name, content, where, chunk, read, tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "CHUNK_CHARS", chunk)
+    monkeypatch.setattr(decoding, "CHUNK_CHARS", chunk)
     with pytest.raises(UserError) as error:
         read(name, content, max_document_chars=100)
     assert str(error.value).startswith(f"{tmp_path}/{name}, {where}: a document of more than 100 characters")
@@ -486,7 +489,7 @@ def test_rows_of_parquet_are_read_a_few_at_a_time(tmp_path, monkeypatch):
             sizes.append(size)
             return super().read(size)
 
-    monkeypatch.setattr(readers, "open_binary", Recorder)
+    monkeypatch.setattr(parquet_rows, "open_binary", Recorder)
     before, most = pyarrow.total_allocated_bytes(), 0
     for number, (text,) in enumerate(read_table(tmp_path / "a.parquet", None, ReaderSettings())):
         assert text == texts[number]
@@ -508,7 +511,7 @@ def test_only_the_column_of_the_text_is_read_of_a_parquet_file(read):
 
 def rows_of_csv(path, settings):
     try:
-        yield from readers._read_csv_rows(path, ",", settings)
+        yield from csv_rows._read_csv_rows(path, ",", settings)
     except csv.Error as error:
         yield str(error)
 
@@ -520,7 +523,7 @@ def test_long_rows_of_a_csv_are_those_of_the_csv_module(quoting, tmp_path, monke
         path.write_text("".join(rng.choice(["a", "b", '"', ",", "\n", '""', '"a"'], size=rng.integers(30))))
         found = []
         for chunk in (10**6, 1, 3):
-            monkeypatch.setattr(readers, "CHUNK_CHARS", chunk)
+            monkeypatch.setattr(decoding, "CHUNK_CHARS", chunk)
             found.append(list(rows_of_csv(path, settings)))
         assert found[0] == found[1] == found[2]
 
@@ -543,9 +546,9 @@ def test_array_of_json_is_decoded_as_if_it_were_read_at_once(tmp_path, monkeypat
         except json.JSONDecodeError as error:
             expected = f"{path}, line {error.lineno}: not JSON ({error.msg})"
         for chunk in (1, 2, 7, 20, 10**6):
-            monkeypatch.setattr(readers, "CHUNK_CHARS", chunk)
+            monkeypatch.setattr(decoding, "CHUNK_CHARS", chunk)
             try:
-                found = list(readers._read_array(path, ReaderSettings()))
+                found = list(json_rows._read_array(path, ReaderSettings()))
             except UserError as error:
                 found = str(error).partition(": the file")[0]
             assert found == expected, (text, chunk)

@@ -12,8 +12,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers import BertTokenizer, ByT5Tokenizer
 
 from cloze.errors import UserError
-from cloze.tokenization import encoding
-from cloze.tokenization.encoding import Encoded, encode, encode_ahead, faster_encoder, own_encoder
+from cloze.tokenization import encoding, nanotoken, token_cache
+from cloze.tokenization.encoding import Encoded, encode, own_encoder
+from cloze.tokenization.nanotoken import faster_encoder
+from cloze.tokenization.properties import plain_backend
+from cloze.tokenization.token_cache import encode_ahead
 from tests.utils import truncating
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
@@ -87,10 +90,10 @@ def backends(tokenizers, texts):
     """Tokenizers, and whether places to cut are to be found for them."""
     added = copy.deepcopy(tokenizers["byte_level"]).backend_tokenizer
     added.add_tokens([AddedToken("of the", normalized=True), AddedToken("and", lstrip=True, rstrip=True)])
-    texts = [*texts, *encoding.HARD_TEXTS]
+    texts = [*texts, *nanotoken.HARD_TEXTS]
     metaspace = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     return {
-        **{kind: (encoding.plain_backend(tokenizer), True) for kind, tokenizer in tokenizers.items()},
+        **{kind: (plain_backend(tokenizer), True) for kind, tokenizer in tokenizers.items()},
         "added tokens": (added, True),
         "digits": (trained_bpe(texts, DIGITS, normalizers.NFC()), True),
         "thousands": (trained_bpe(texts, THOUSANDS, normalizers.NFC()), True),
@@ -108,7 +111,7 @@ def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(kind, seed, backends, 
     backend, is_cut = backends[kind]
     rng = np.random.default_rng(seed)
     odd = [
-        *encoding.HARD_TEXTS,
+        *nanotoken.HARD_TEXTS,
         " " * 1000,
         "7" * 2000,
         "123" * 600,
@@ -145,7 +148,7 @@ def test_slow_tokenizers_encode_too():
 def test_portions_keep_their_order(count, ahead, monkeypatch):
     """Though a later one may be tokenized sooner."""
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 4)
-    monkeypatch.setattr(encoding, "PREFETCH", ahead)
+    monkeypatch.setattr(token_cache, "PREFETCH", ahead)
     documents = [[str(1000 + 2 * n), "", str(1001 + 2 * n)] if n % 5 else [] for n in range(count)]
     later = threading.Event()
 
@@ -174,7 +177,7 @@ def test_only_so_many_portions_are_in_memory(monkeypatch):
     documents = ([str(read.append(n) or n)] for n in range(100))
     for number, (encoded, _) in enumerate(encode_ahead(documents, numbers)):
         assert encoded.ids.tolist() == [number]
-        assert len(read) <= number + 2 + encoding.PREFETCH
+        assert len(read) <= number + 2 + token_cache.PREFETCH
 
 
 def test_an_error_while_text_is_read_or_tokenized_is_told(monkeypatch):
@@ -203,7 +206,7 @@ def wordpiece(request, texts):
         "Chinese kept together": {"do_lower_case": True, "tokenize_chinese_chars": False},
         "words added": {"do_lower_case": True},
     }[request.param]
-    tokenizer = BertTokenizer(**settings).train_new_from_iterator([texts, encoding.HARD_TEXTS], vocab_size=900)
+    tokenizer = BertTokenizer(**settings).train_new_from_iterator([texts, nanotoken.HARD_TEXTS], vocab_size=900)
     if request.param == "words added":
         tokenizer.add_tokens(["behind", "Déjà Vu"])
     return tokenizer
@@ -213,7 +216,7 @@ def wordpiece(request, texts):
 @pytest.mark.parametrize("choice", ["auto", "nanotoken"])
 def test_nanotoken_gives_the_ids_of_the_tokenizer(choice, as_found, wordpiece, texts, warnings):
     faster = faster_encoder(as_found(wordpiece), choice, with_words=False)
-    sample = [*texts, *encoding.HARD_TEXTS, "behind Déjà Vu déjà vu[MASK]"]
+    sample = [*texts, *nanotoken.HARD_TEXTS, "behind Déjà Vu déjà vu[MASK]"]
     found = faster(sample)
     assert lists(found) == ids_of(wordpiece, sample)
     assert found.word_starts is None
@@ -262,13 +265,13 @@ def test_where_nanotoken_cannot_be_used(make, with_words, culprit, cure, tokeniz
 
 def other_normaliser(tokenizer, monkeypatch):
     """nanotoken, as it would be if it lower-cased the text."""
-    nanotoken_encoder = encoding.nanotoken_encoder
+    nanotoken_encoder = nanotoken.nanotoken_encoder
 
     def lower_cases(tokenizer, with_words):
         encoder = nanotoken_encoder(tokenizer, with_words)
         return lambda texts: encoder([text.lower() for text in texts])
 
-    monkeypatch.setattr(encoding, "nanotoken_encoder", lower_cases)
+    monkeypatch.setattr(nanotoken, "nanotoken_encoder", lower_cases)
 
 
 @pytest.mark.parametrize("choice", ["auto", "nanotoken"])
@@ -277,7 +280,7 @@ def test_a_difference_in_a_hard_text_is_told(choice, tokenizers, monkeypatch, wa
     other_normaliser(tokenizer, monkeypatch)
     (number, text), *_ = (
         (number, text)
-        for number, text in enumerate(encoding.HARD_TEXTS, 1)
+        for number, text in enumerate(nanotoken.HARD_TEXTS, 1)
         if ids_of(tokenizer, text) != ids_of(tokenizer, text.lower())
     )
     assert faster_encoder(tokenizer, choice, with_words=False) is None
@@ -289,7 +292,7 @@ def test_a_difference_in_a_hard_text_is_told(choice, tokenizers, monkeypatch, wa
 def test_added_tokens_are_among_the_hard_texts(tokenizers, monkeypatch, warnings):
     tokenizer = copy.deepcopy(tokenizers["wordpiece"])
     tokenizer.add_tokens(["xylem"])
-    monkeypatch.setattr(encoding, "nanotoken_encoder", lambda *_: own_encoder(tokenizers["wordpiece"], False))
+    monkeypatch.setattr(nanotoken, "nanotoken_encoder", lambda *_: own_encoder(tokenizers["wordpiece"], False))
     assert faster_encoder(tokenizer, "auto", with_words=False) is None
     assert "'xylem axylemb" in warnings.text
 

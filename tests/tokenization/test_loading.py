@@ -10,7 +10,7 @@ from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
 from cloze.inference.session import load_trained
 from cloze.tokenization.loading import load_tokenizer
-from cloze.tokenization.training import fingerprint
+from cloze.tokenization.properties import fingerprint
 
 TEXT = "Müller sieht den Wald, Été und Käse"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -17,10 +17,13 @@ from cloze.data.splits import Split, check_words
 from cloze.errors import UserError
 from cloze.system import storage
 from cloze.text.corpus import FileCorpus
-from cloze.tokenization import encoding
+from cloze.tokenization import encoding, segmentation
 from cloze.tokenization import token_cache as preparation
-from cloze.tokenization.token_cache import check_language, prepare, tokenize
-from cloze.tokenization.training import template_of, train_tokenizer
+from cloze.tokenization.nanotoken import faster_encoder
+from cloze.tokenization.segmentation import check_language
+from cloze.tokenization.templates import template_of
+from cloze.tokenization.token_cache import prepare, tokenize
+from cloze.tokenization.training import train_tokenizer
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
 DOCUMENTS = ["The Moon pulls. Water heaps up!\nTwice a day.", "Salt stays behind.", "Is it deep? Very.\nYes."]
@@ -50,7 +53,7 @@ def write_corpus(path, documents):
 
 
 def prepared(corpus, tokenizer, cache, unit="document", with_words=False, **settings):
-    return prepare(corpus, tokenizer, cache, unit=unit, with_words=with_words, **settings)
+    return prepare(corpus, tokenizer, cache, granularity=unit, with_words=with_words, **settings)
 
 
 def finished(cache):
@@ -135,7 +138,7 @@ def test_nanotoken_leaves_the_same_on_disk(unit, tokenizers, texts, tmp_path, mo
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 500)
     tokenizer = tokenizers["wordpiece"]
     corpus = write_corpus(tmp_path / "corpus.txt", ["\n".join(texts[i : i + 9]) for i in range(0, len(texts), 9)])
-    nanotoken = encoding.faster_encoder(tokenizer, "nanotoken", with_words=False)
+    nanotoken = faster_encoder(tokenizer, "nanotoken", with_words=False)
     seen = []
 
     def watched(texts):
@@ -326,13 +329,13 @@ def test_sentences_are_counted_or_their_number_estimated(
     unit, counted, share, about, least, most, of_all_characters, tmp_path, monkeypatch
 ):
     """All are counted where they are units, or the text is short."""
-    monkeypatch.setattr(preparation, "COUNTED", counted)
-    monkeypatch.setattr(preparation, "COUNTED_SHARE", share)
+    monkeypatch.setattr(segmentation, "COUNTED", counted)
+    monkeypatch.setattr(segmentation, "COUNTED_SHARE", share)
     looked_at = []
-    split = preparation.split_sentences
-    monkeypatch.setattr(preparation, "split_sentences", lambda text, _: looked_at.append(text) or split(text, "en"))
+    split = segmentation.split_sentences
+    monkeypatch.setattr(segmentation, "split_sentences", lambda text, _: looked_at.append(text) or split(text, "en"))
     result = prepared(write_corpus(tmp_path / "corpus.txt", SENTENCES), of_all_characters, tmp_path, unit)
-    assert result.about is about
+    assert result.is_estimate is about
     assert least <= result.num_sentences <= most
     if about:
         assert len("".join(looked_at)) < max(counted, share * len("".join(SENTENCES))) + 25
@@ -344,10 +347,10 @@ def test_sentences_are_counted_or_their_number_estimated(
 
 def test_an_estimate_looks_at_the_whole_text(of_all_characters, tmp_path, monkeypatch):
     """The first half has no stop."""
-    monkeypatch.setattr(preparation, "COUNTED", 100)
+    monkeypatch.setattr(segmentation, "COUNTED", 100)
     texts = ["no stop at all in here"] * 2000 + ["It stops. Often. So."] * 2000
     result = prepared(write_corpus(tmp_path / "corpus.txt", texts), of_all_characters, tmp_path)
-    assert result.about
+    assert result.is_estimate
     assert result.num_sentences == pytest.approx(8000, rel=0.05)
 
 

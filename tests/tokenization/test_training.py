@@ -13,27 +13,15 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from cloze.data.blocks import Template
-from cloze.data.pairs import PairTemplate
 from cloze.errors import UserError
-from cloze.system.signals import exit_immediately, handled
+from cloze.system.signals import exit_immediately, handling_signals
 from cloze.text.corpus import FileCorpus
 from cloze.tokenization import training as tokenization
+from cloze.tokenization.checks import check_dropped, check_unknown, check_whole_words, count_unknown, describe_unknown
 from cloze.tokenization.encoding import own_encoder
-from cloze.tokenization.training import (
-    check_dropped,
-    check_unknown,
-    check_whole_words,
-    count_unknown,
-    describe_unknown,
-    ensure_template,
-    fingerprint,
-    pair_template_of,
-    required_vocab_size,
-    template_of,
-    train_tokenizer,
-    unknown_id,
-)
+from cloze.tokenization.properties import fingerprint, required_vocab_size, unknown_id
+from cloze.tokenization.templates import PairTemplate, Template, ensure_template, pair_template_of, template_of
+from cloze.tokenization.training import train_tokenizer
 from tests.utils import ROOT, truncating
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
@@ -181,7 +169,7 @@ def test_a_signal_ends_training(kind, monkeypatch):
             yield [f"text{number} " * 1_000]
 
     monkeypatch.setattr(tokenization, "read_documents", read_texts)
-    with handled(exit_immediately), pytest.raises(SystemExit) as exit_:
+    with handling_signals(exit_immediately), pytest.raises(SystemExit) as exit_:
         train(kind)
     assert exit_.value.code == 75
     assert 10 <= len(read) % 3_000 < 2_000

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 import run_mlm
-from cloze import cli as commandline
+from cloze.config import parser
 from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.errors import UserError
+from cloze.system.locks import without_new_folders
 from cloze.training import context, memory
 from cloze.training import dry_run as dry_run_module
 from cloze.training import run as training
-from cloze.training.checkpoints import without_new_folders
 from cloze.training.dry_run import examples_of, lengthen, longest_batches, ordinary_batches, readable, sizes_of
 from cloze.training.memory import Memory, saved_for_backward
 from cloze.training.trainer import PretrainingTrainer
@@ -599,7 +599,7 @@ def test_every_script_prepares(run_nsp_script, run_pretraining_script, pair_chec
 
 
 def parse(*argv):
-    return commandline.parse(["--train_file", "text.txt", *argv], commandline.settings_of(run_mlm.main))
+    return parser.parse(["--train_file", "text.txt", *argv], parser.settings_of(run_mlm.main))
 
 
 def test_flags_that_do_not_go_together():

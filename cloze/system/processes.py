@@ -1,4 +1,4 @@
-"""Say what a process waits for where it waits for others."""
+"""Start, agree and end together with the other processes of a run, and say which of them are waited for."""
 
 import logging
 import os
@@ -6,14 +6,20 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
+from cloze.errors import UserError
 from cloze.system.signals import exit_code
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Seconds until a line says what is waited for, and until it says so again.
 FIRST_NOTICE, NEXT_NOTICE = 10, 60
@@ -63,3 +69,36 @@ def _report(signals: socket.socket) -> None:
         patience = NEXT_NOTICE
     for number in signals.recv(1):
         os._exit(exit_code(number))
+
+
+def on_first_process(find: Callable[[], T]) -> T:
+    """Return in all processes what the first one finds: others would look at a folder that changes meanwhile.
+
+    A UserError of the first is raised in all.
+    """
+    found: list = [None]
+    if PartialState().is_main_process:
+        try:
+            found = [find()]
+        except UserError as error:
+            found = [error]
+    (result,) = broadcast_object_list(found)
+    if isinstance(result, UserError):
+        raise result
+    return result
+
+
+@contextmanager
+def destroying_process_group() -> Iterator[None]:
+    """Destroy the process group where all processes end: else one may abort while others still talk.
+
+    Not after an error, which may be of one process, for which the others would wait.
+    """
+    try:
+        yield
+    except SystemExit:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        raise
+    if dist.is_initialized():
+        dist.destroy_process_group()

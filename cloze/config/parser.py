@@ -1,0 +1,152 @@
+"""Parse recipe and command line into dataclasses: defaults < recipe < command line."""
+
+import argparse
+import dataclasses
+import inspect
+import json
+import math
+import os
+import reprlib
+import typing
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+from transformers import HfArgumentParser
+
+from cloze.config.arguments import ModelArguments, TrainingArguments
+from cloze.config.data_arguments import DataArguments, check_together
+from cloze.config.deprecated_flags import update_flags
+from cloze.config.recipes import MAX_CHARACTERS, RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
+from cloze.errors import UserError
+
+# Settings that name files which the scripts open themselves.
+TEXT_FILES = ("train_file", "validation_file", "test_file")
+# Whole numbers beyond it fit no tensor, nor what counts steps and bytes.
+MAX_NUMBER = 2**63
+# What transformers raises for settings that it takes for wrong, or cannot read.
+SETTINGS_ERRORS = (
+    *(ValueError, TypeError, OverflowError, RecursionError),
+    *(OSError, ImportError, NotImplementedError),
+)
+
+
+class Parser(HfArgumentParser):
+    """Raise UserError for what cannot be parsed; take no abbreviations, so that misspelt flags are found."""
+
+    def __init__(self, dataclass_types):
+        super().__init__(
+            dataclass_types,
+            allow_abbrev=False,
+            usage="%(prog)s [RECIPE.yaml] [--flag value ...]",
+            description="Settings come from the recipe, a YAML or JSON file of the flags below; the command line wins.",
+        )
+
+    def error(self, message):
+        raise UserError(message.removeprefix("argument "))
+
+
+def settings_of(main: Callable) -> list[type]:
+    """Return the dataclasses of a script's settings, which the annotations of its main() name."""
+    hints = typing.get_type_hints(main)
+    return [hints[name] for name in inspect.signature(main).parameters]
+
+
+def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """Resolve ``[RECIPE] --flag value ...`` into dataclasses of these types, values coerced by the fields' types.
+
+    Raises:
+        UserError: for unknown flags, values of another type, and settings that are wrong one by one or together.
+    """
+    parser = Parser(types)
+    known = _known_settings(types)
+    defaults = vars(parser.parse_args([]))
+    namespace = _parse_recipe_and_flags(parser, list(argv), known)
+    _check_numbers(namespace)
+    _check_dicts(namespace, known)
+    try:
+        arguments = parser.parse_dict(vars(namespace))
+    except SETTINGS_ERRORS as error:
+        # transformers checks its own settings, and says in the message which flag is wrong.
+        raise UserError(f"{error}") from None
+    model_args, data_args, training_args = arguments
+    _check_utf8(arguments)
+    names = [field.name for field in dataclasses.fields(training_args) if field.init and not is_token(field.name)]
+    settings = {name: getattr(namespace, name) for name in names}
+    training_args.resolved = {k: v for k, v in settings.items() if v != defaults[k] or v not in (None, "", [], {})}
+    _check_reporting(training_args.report_to)
+    check_together(data_args, training_args)
+    return model_args, data_args, training_args
+
+
+def _known_settings(types: Sequence[type]) -> dict[str, type]:
+    """Return every setting's name and declared type."""
+    known = {}
+    for dtype in types:
+        hints = typing.get_type_hints(dtype)
+        known |= {field.name: hints[field.name] for field in dataclasses.fields(dtype) if field.init}
+    return known
+
+
+def _parse_recipe_and_flags(parser: Parser, argv: list[str], known: dict[str, type]) -> argparse.Namespace:
+    recipe_argv = []
+    if argv and not argv[0].startswith("-"):
+        recipe = argv.pop(0)
+        recipe_argv, nulls = recipe_to_argv(recipe, known)
+        parser.set_defaults(**nulls)
+        try:  # alone first, so that an error names the recipe and not the command line
+            parser.parse_args(recipe_argv)
+        except UserError as error:
+            raise UserError(f"{recipe}: {error}") from None
+    namespace, unknown = parser.parse_known_args(recipe_argv + update_flags(argv))
+    if unknown and unknown[0].endswith(RECIPE_SUFFIXES):
+        raise UserError(f"{unknown[0]}: a recipe is the first argument, before the flags")
+    if unknown:
+        # Without what is behind a =, which may be a secret.
+        name = unknown[0].partition("=")[0]
+        raise UserError(f"unknown argument {name}{did_you_mean(name, known, prefix='--')}")
+    return namespace
+
+
+def _check_numbers(namespace: argparse.Namespace) -> None:
+    """Raise UserError for numbers that nothing can be counted or trained with."""
+    for name, value in vars(namespace).items():
+        if isinstance(value, int) and abs(value) >= MAX_NUMBER:
+            raise UserError(f"--{name} {reprlib.repr(value)} is too large: give less than {MAX_NUMBER}")
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"--{name} {value} is not a number: give one")
+
+
+def _check_dicts(namespace: argparse.Namespace, known: dict[str, type]) -> None:
+    """Raise UserError for JSON that transformers could not read; it would not say of which flag."""
+    for name, value in vars(namespace).items():
+        kinds = {typing.get_origin(kind) or kind for kind in typing.get_args(known[name])}
+        if not (isinstance(value, str) and {dict, str} <= kinds):
+            continue
+        # In place of a dict, the path of one.
+        if os.path.exists(value) and not (os.path.isfile(value) and os.path.getsize(value) <= MAX_CHARACTERS):
+            raise UserError(f"--{name} {value} is not a file of JSON of at most {MAX_CHARACTERS:,} bytes")
+        if value.startswith("{"):
+            try:
+                json.loads(value)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"--{name} {value}: not JSON: {error}") from None
+
+
+def _check_utf8(arguments: Sequence) -> None:
+    """Raise UserError for a setting that is not UTF-8, which libraries cannot write, unless it names a text file."""
+    for name, value in chain.from_iterable(vars(settings).items() for settings in arguments):
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and name not in TEXT_FILES and any("\ud800" <= char <= "\udfff" for char in text):
+                raise UserError(f"--{name} {text!a} is not UTF-8: rename what it stands for")
+
+
+def _check_reporting(report_to: Sequence[str]) -> None:
+    """Raise UserError for a tracker that is not installed; transformers would show a traceback, later."""
+    if not report_to:
+        return
+    # Takes as long to import as all that is imported before.
+    from transformers.integrations import get_available_reporting_integrations
+
+    for name in report_to:
+        if name not in get_available_reporting_integrations():
+            raise UserError(f"--report_to {name} is not installed or not known: pip install {name}, or drop the flag")

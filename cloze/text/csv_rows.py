@@ -1,0 +1,137 @@
+"""Read the rows of .csv and .tsv files, each with where it stands."""
+
+import csv
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from cloze.config.data_arguments import ReaderSettings
+from cloze.errors import UserError
+from cloze.text import decoding
+from cloze.text.columns import check_names
+from cloze.text.decoding import file_format, read_lines, too_long
+
+# Candidates for the delimiter of a .csv file, the likeliest first; rows in which they are tried.
+DELIMITERS = ",;\t|"
+SAMPLED_ROWS = 100
+
+
+def read_csv(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where each row below the header stands, and the row; raise UserError for a row of other fields."""
+    is_tsv = file_format(path) == ".tsv"
+    header = None
+    try:
+        for first, line, row in _read_csv_rows(path, find_delimiter(path, settings), settings):
+            where = f"{path}, line {line}"
+            if line > first and is_tsv and settings.quoting is None:
+                raise UserError(
+                    f"{path}: quotes make one row of lines {first} to {line}: give --csv_quoting none where quotes are "
+                    "text, or --csv_quoting minimal if it is one"
+                )
+            if not row:
+                continue
+            if header is None:
+                header = check_names(row, path)
+                continue
+            if len(row) != len(header):
+                raise UserError(
+                    f"{where}: {len(row)} fields, but the header has {len(header)}: put text in quotes, or give "
+                    "--csv_delimiter"
+                )
+            yield where, dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"{error}: check the quotes around the text, or give --csv_quoting none where quotes are text"
+        ) from None
+
+
+def _read_csv_rows(path: Path, delimiter: str, settings: ReaderSettings) -> Iterator[tuple[int, int, list[str]]]:
+    """Yield the numbers of each row's first and last line, and its fields; raise csv.Error with the lines."""
+    before, length, taken = 0, 0, []
+
+    def take(line: str) -> str:
+        nonlocal length
+        taken.append(line)
+        if len(taken) > 1:
+            length = (length or len(taken[0])) + len(line)
+            if length > settings.max_document_chars + 1:
+                raise too_long(path, f"line {before + 1}", settings)
+        return line
+
+    lines = map(take, read_lines(path, settings))
+    quoting = csv.QUOTE_NONE if settings.quoting == "none" else csv.QUOTE_MINIMAL
+    new_reader = partial(csv.reader, lines, delimiter=delimiter, quoting=quoting, strict=True)
+    csv.field_size_limit(decoding.CHUNK_CHARS)
+    reader = new_reader()
+    try:
+        while True:
+            try:
+                row = next(reader, None)
+            except csv.Error:
+                # The library's own reader takes 4 bytes and more for a character of a field.
+                if sum(map(len, taken)) <= decoding.CHUNK_CHARS:
+                    raise
+                row, reader = None, new_reader()
+                row = _split_long_row(chain(taken.copy(), lines), delimiter, quoting)
+            if row is None:
+                return
+            first, before, length = before + 1, before + len(taken), 0
+            taken.clear()
+            yield first, before, row
+    except csv.Error as error:
+        # A quote that is left open is noticed at the end of the file, far behind its row.
+        rows = f"line {before + 1}" if len(taken) < 2 else f"lines {before + 1} to {before + len(taken)}"
+        raise csv.Error(f"{path}, {rows}: {error}") from None
+
+
+def _split_long_row(lines: Iterator[str], delimiter: str, quoting: int) -> list[str]:
+    """Return the fields of the first row of the lines, as csv.reader does with more memory."""
+    row: list[str] = []
+    quoted: list[str] | None = None  # the beginning of a field in quotes
+    for line in lines:
+        position = 0
+        while True:
+            if quoted is None and quoting != csv.QUOTE_NONE and line.startswith('"', position):
+                quoted, position = [], position + 1
+            if quoted is None:
+                end = line.find(delimiter, position)
+                end = len(line.removesuffix("\n")) if end < 0 else end
+                row.append(line[position:end])
+            else:
+                end = line.find('"', position)
+                quoted.append(line[position:] if end < 0 else line[position:end])
+                if end < 0:
+                    break
+                end += 1
+                if line.startswith('"', end):
+                    quoted.append('"')
+                    position = end + 1
+                    continue
+                if line[end : end + 1] not in (delimiter, "\n", ""):
+                    raise csv.Error(f"'{delimiter}' expected after '\"'")
+                row.append("".join(quoted))
+                quoted = None
+            if not line.startswith(delimiter, end):
+                return row
+            position = end + 1
+    raise csv.Error("unexpected end of data")
+
+
+def find_delimiter(path: Path, settings: ReaderSettings) -> str:
+    """Return the delimiter of the settings, a tab for a .tsv, or the one found in a .csv.
+
+    That is the first by which SAMPLED_ROWS all have as many fields as the header, two or more; else a comma.
+    """
+    if settings.delimiter is not None or file_format(path) == ".tsv":
+        return settings.delimiter or "\t"
+    for delimiter in DELIMITERS:
+        try:
+            rows = (row for _, _, row in _read_csv_rows(path, delimiter, settings))
+            counts = set(map(len, islice(filter(None, rows), SAMPLED_ROWS)))
+        except csv.Error:
+            continue
+        if len(counts) == 1 and counts != {1}:
+            return delimiter
+    return ","

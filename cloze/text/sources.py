@@ -1,0 +1,129 @@
+"""Find the corpora that the flags name: files, folders of save_to_disk, data sets of the Hub."""
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import datasets
+import pyarrow
+
+from cloze.config.data_arguments import DataArguments
+from cloze.errors import UserError
+from cloze.text.corpus import Corpus, FileCorpus, HubCorpus
+from cloze.text.files import find_files, is_saved
+
+# Errors of the datasets library where its cache is full, or another user's.
+CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def find_corpora(
+    data_args: DataArguments,
+    do_train: bool,
+    do_eval: bool,
+    *,
+    output_dir: str | None = None,
+    cache_dir: str | None = None,
+    token: str | None = None,
+) -> tuple[Corpus | None, Corpus | None]:
+    """Return the training and the validation corpus, each if it is needed.
+
+    Without a validation corpus, part of the training corpus is to be held out. Raises UserError for text that is not
+    there, or cannot be loaded.
+
+    Args:
+        output_dir: a folder that the run writes to: what is in it, or in the cache, is not read as text.
+        cache_dir: the folder of --cache_dir, the datasets library's own if None.
+        token: for private data sets of the Hub.
+    """
+    if not (do_train or do_eval):
+        return None, None
+    outputs = {"--cache_dir": Path(cache_dir or datasets.config.HF_DATASETS_CACHE)}
+    if output_dir is not None:
+        outputs["--output_dir"] = Path(output_dir)
+    if data_args.dataset_name:
+        folder = Path(os.path.expanduser(data_args.dataset_name))
+        if is_saved(folder):
+            splits = _load_saved(folder, "--dataset_name")
+            splits = splits if isinstance(splits, datasets.DatasetDict) else {"train": splits}
+        else:
+            _check_apart(folder, outputs)
+            splits = _load_dataset(data_args, cache_dir, token)
+        return _choose_splits(splits, data_args, do_train, do_eval)
+    # Without --do_train the training text still matters: the documents held out of it are evaluated.
+    needs_train = data_args.train_file and (do_train or not data_args.validation_file)
+    train = _find_corpus(data_args, "train", outputs) if needs_train else None
+    needs_validation = data_args.validation_file and do_eval
+    validation = _find_corpus(data_args, "validation", outputs) if needs_validation else None
+    return train, validation
+
+
+def _check_apart(folder: Path, outputs: Mapping[str, Path]) -> None:
+    """Raise UserError for a folder of outputs in a data set on disk, all of whose files the library reads."""
+    for name, path in outputs.items():
+        if os.path.isdir(folder) and path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{name} {path} lies in {folder}, whose files are all read as data: give a folder outside of it"
+            )
+
+
+def _find_corpus(data_args: DataArguments, split: str, outputs: Mapping[str, Path]) -> Corpus:
+    """Return the files that --train_file or --validation_file names, or the folder of save_to_disk."""
+    flag, patterns = f"--{split}_file", getattr(data_args, f"{split}_file")
+    folder = Path(os.path.expanduser(patterns[0]))
+    if len(patterns) > 1 or not is_saved(folder):
+        return FileCorpus(find_files(patterns, flag, outputs), data_args.text_column, data_args.reader_settings)
+    rows = _load_saved(folder, flag)
+    if isinstance(rows, datasets.DatasetDict):
+        if split not in rows:
+            raise UserError(
+                f"{flag} {folder} has no split named {split}: give {folder}/SPLIT, one of {', '.join(rows)}"
+            )
+        folder, rows = folder / split, rows[split]
+    return HubCorpus(str(folder), rows, data_args.text_column)
+
+
+def _load_saved(folder: Path, flag: str) -> datasets.Dataset | datasets.DatasetDict:
+    """Load what save_to_disk wrote; raise UserError where that fails."""
+    try:
+        # In plain Python, and all columns, however it was formatted when it was saved.
+        return datasets.load_from_disk(str(folder)).with_format(None)
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        raise UserError(f"{flag} {folder} cannot be loaded: save it again ({str(error)[:300]})") from None
+
+
+def _choose_splits(
+    splits: Mapping[str, datasets.Dataset | datasets.IterableDataset],
+    data_args: DataArguments,
+    do_train: bool,
+    do_eval: bool,
+) -> tuple[HubCorpus | None, HubCorpus | None]:
+    """Return the splits to train and to evaluate on; raise UserError where a needed one is missing."""
+    name = data_args.dataset_name
+    corpora = {split: HubCorpus(f"{name} ({split})", rows, data_args.text_column) for split, rows in splits.items()}
+    validation = corpora.get("validation") if do_eval else None
+    if "train" not in corpora and (do_train or validation is None):
+        raise UserError(f"--dataset_name {name} has no split named train (splits: {', '.join(corpora)})")
+    if data_args.streaming and do_eval and validation is None:
+        raise UserError(f"--dataset_name {name} has no validation split to evaluate on while streaming: drop --do_eval")
+    return corpora.get("train") if do_train or validation is None else None, validation
+
+
+def _load_dataset(
+    data_args: DataArguments, cache_dir: str | None, token: str | None
+) -> datasets.DatasetDict | datasets.IterableDatasetDict:
+    """Load the data set of --dataset_name; raise UserError where that fails."""
+    name = data_args.dataset_name
+    try:
+        return datasets.load_dataset(
+            name,
+            data_args.dataset_config_name,
+            cache_dir=cache_dir,
+            token=token,
+            streaming=data_args.streaming,
+        )
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        cause = error.__cause__ or error
+        in_cache = isinstance(cause, OSError) and cause.errno in CANNOT_WRITE
+        cure = "make room, or give a --cache_dir of your own" if in_cache else "check the name"
+        raise UserError(f"--dataset_name {name} cannot be loaded: {cure} ({str(cause)[:300]})") from None

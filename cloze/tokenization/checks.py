@@ -1,0 +1,106 @@
+"""Check whether a tokenizer knows a text, and where words begin."""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from tokenizers import models
+from transformers import PreTrainedTokenizerBase
+
+from cloze.errors import UserError
+from cloze.tokenization.encoding import CHUNK_CHARS, chunk_documents, take_characters
+from cloze.tokenization.properties import plain_backend, unknown_id
+
+logger = logging.getLogger(__name__)
+
+# Shares of unknown tokens above which there is a warning, and above which there is nothing left to learn.
+MUCH_UNKNOWN, MOST_UNKNOWN = 0.02, 0.5
+# An Egyptian hieroglyph, as text that hardly any vocabulary knows.
+RARE_TEXT = "\U00013000"
+# Models of the tokenizers library that say to which word a token belongs.
+WORD_MODELS = ("WordPiece", "BPE", "Unigram")
+
+
+def count_unknown(ids: np.ndarray, unknown: int | None) -> int:
+    """Count the ids [tokens] that are the unknown one; 0 if the tokenizer has none."""
+    return 0 if unknown is None else int(np.count_nonzero(ids == unknown))
+
+
+def check_known(
+    share: float, documents: Iterable[Sequence[str]], name: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise UserError or warn if much of a text is unknown to the tokenizer: ``share`` of its tokens, or left out."""
+    check_unknown(share, name, tokenizer)
+    check_dropped(documents, name, tokenizer)
+
+
+def check_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError if more than MOST_UNKNOWN of the tokens are unknown; warn if more than MUCH_UNKNOWN are."""
+    if share > MUCH_UNKNOWN:
+        _raise_or_warn(share, describe_unknown(share, name, tokenizer))
+
+
+def warn_of_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn if more than MUCH_UNKNOWN of the tokens are unknown."""
+    if share > MUCH_UNKNOWN:
+        logger.warning("UNKNOWN: %s", describe_unknown(share, name, tokenizer))
+
+
+def describe_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Describe the share of unknown tokens in a text, the likely causes and the cure."""
+    model = tokenizer.backend_tokenizer.model if tokenizer.is_fast else None
+    # WordPiece makes one [UNK] of a longer word, whatever its characters.
+    longest = getattr(model, "max_input_chars_per_word", None)
+    token = tokenizer.convert_ids_to_tokens(unknown_id(tokenizer))
+    return (
+        f"{name}: {share:.1%} of the tokens are {token}: the tokenizer {tokenizer.name_or_path} "
+        f"({type(tokenizer).__name__}) lacks characters of the text"
+        + f", or its words are longer than {longest} characters" * (longest is not None)
+        + ": give a model or --tokenizer_name for such text, or train one that knows every byte (--model_type roberta)"
+    )
+
+
+def check_dropped(documents: Iterable[Sequence[str]], name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError or warn if the tokenizer leaves out characters in the first CHUNK_CHARS of the text.
+
+    BPE without an unknown token does, and nothing in the ids shows it.
+    """
+    backend = plain_backend(tokenizer) if tokenizer.is_fast else None
+    if backend is None or not isinstance(backend.model, models.BPE) or backend.model.unk_token is not None:
+        return
+    if backend.encode(RARE_TEXT, add_special_tokens=False).ids:
+        return
+    texts = take_characters(next(chunk_documents(documents))[0], CHUNK_CHARS)
+    if backend.normalizer:
+        texts = list(map(backend.normalizer.normalize_str, texts))
+    count = kept = 0
+    for text, encoding in zip(texts, backend.encode_batch(texts, add_special_tokens=False), strict=True):
+        covered = {position for begin, end in encoding.offsets for position in range(begin, end)}
+        positions = {position for position, character in enumerate(text) if not character.isspace()}
+        count += len(positions)
+        kept += len(positions & covered)
+    share = 1 - kept / max(1, count)
+    problem = (
+        f"{name}: the tokenizer {tokenizer.name_or_path} ({type(tokenizer).__name__}) leaves out {share:.1%} of the "
+        "characters, which its vocabulary lacks, and has no token for unknown text: give a model or --tokenizer_name "
+        "for such text, or train one that knows every byte (--model_type roberta)"
+    )
+    if share > MUCH_UNKNOWN:
+        _raise_or_warn(share, problem)
+
+
+def _raise_or_warn(share: float, problem: str) -> None:
+    if share > MOST_UNKNOWN:
+        raise UserError(problem)
+    logger.warning("UNKNOWN: %s", problem)
+
+
+def check_whole_words(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError for a tokenizer that does not say where words begin."""
+    name = type(tokenizer).__name__
+    if not tokenizer.is_fast:
+        raise UserError(f"--whole_word_mask: {name} is a slow tokenizer: use a fast one, or drop the flag")
+    backend = tokenizer.backend_tokenizer
+    kind = type(backend.model).__name__
+    if kind not in WORD_MODELS or backend.pre_tokenizer is None:
+        raise UserError(f"--whole_word_mask: {name} ({kind}) does not say where words begin: drop the flag")
