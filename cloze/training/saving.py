@@ -59,7 +59,7 @@ class SavingTrainer(Trainer):
                 " from its weights with --model_name_or_path, or afresh with --overwrite_output_dir"
             ) from error
 
-    # Private: nothing public is called in place of a save (tests/training/test_contract.py).
+    # Private: nothing public is called in place of a save (tests/test_contract.py).
     def _save_checkpoint(self, model, trial):
         """Save as the Trainer does, but to a folder that is renamed once it is complete (transformers#35782).
 
