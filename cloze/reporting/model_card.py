@@ -7,9 +7,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from cloze.models.loading import code_sources
+from cloze.system.storage import CURVES
 from cloze.training.checkpoints import replacing
 from cloze.training.context import RunContext
-from cloze.training.output_dir import CURVES
 
 
 def write_model_card(

@@ -16,9 +16,9 @@ from cloze.models.loading import describe_model
 from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS, Objective
 from cloze.reporting.history import format_metric, table_of
 from cloze.reporting.model_card import write_model_card
+from cloze.system.storage import CURVES
 from cloze.training import checkpoints
 from cloze.training.context import RunContext
-from cloze.training.output_dir import CURVES
 from cloze.training.run import going_on_without
 from cloze.training.trainer import PretrainingTrainer
 

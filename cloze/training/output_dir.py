@@ -25,9 +25,6 @@ from cloze.training.run_length import STATEFUL_SCHEDULERS, check_length, length_
 
 logger = logging.getLogger(__name__)
 
-# The figure beside the model card, which shows it.
-CURVES = "curves.png"
-
 # What an optimizer is made of; its state, which has these settings as well, fits no other.
 OPTIMIZER_SETTINGS = {"optim", "optim_args", "optim_target_modules"}
 # Settings that the learning rate follows from.

@@ -18,10 +18,10 @@ from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.system.processes import on_first_process
 from cloze.system.signals import SIGNALS, handling_signals, ignore_signals
-from cloze.system.storage import RECIPE
+from cloze.system.storage import CURVES, RECIPE
 from cloze.training import checkpoints
 from cloze.training.context import RunContext, make_collator, padding_of
-from cloze.training.output_dir import CURVES, can_resume, check_disk
+from cloze.training.output_dir import can_resume, check_disk
 from cloze.training.run_length import length_of
 from cloze.training.trackers import guard_trackers
 from cloze.training.trainer import PretrainingTrainer
