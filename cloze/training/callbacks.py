@@ -151,18 +151,16 @@ class ResumeCallback(TrainerCallback):
         self.ended = True
         if progress is None:
             return
-        for callback in filter(lambda each: isinstance(each, ExportableState), trainer.callback_handler.callbacks):
-            # The Trainer saves the states of those alone that the checkpoint knows.
-            state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, ExportableState):
+                # The Trainer saves the states of those alone that the checkpoint knows.
+                state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
         self._restore_best_evaluation(args, state)
         restore_hyperparameters(optimizer, lr_scheduler, trainer)
         if progress.evaluation_due:
             self._make_up_evaluation(state, control)
-        if (
-            state.global_step >= state.max_steps
-            or trainer.stopped_early
-            or trainer.stop_callback.time_is_up(progress.seconds)
-        ):
+        time_is_up = trainer.stop_callback.time_is_up(progress.seconds)
+        if state.global_step >= state.max_steps or trainer.stopped_early or time_is_up:
             control.should_training_stop = True
         else:
             # Beside the logs, for those who read them: trackers count their own steps.

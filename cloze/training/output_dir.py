@@ -10,11 +10,10 @@ from cloze.config.arguments import TrainingArguments
 from cloze.config.recipes import differences, settings_in
 from cloze.errors import UserError
 from cloze.system.locks import unwritable
-from cloze.system.storage import delete, gigabytes
+from cloze.system.storage import RECIPE, delete, gigabytes
 from cloze.training.checkpoints import (
     MODEL_FILES,
     PROGRESS,
-    RECIPE,
     STAGING_DIR,
     check_readable,
     checkpoint_size,
@@ -25,9 +24,6 @@ from cloze.training.checkpoints import (
 from cloze.training.run_length import STATEFUL_SCHEDULERS, check_length, length_of
 
 logger = logging.getLogger(__name__)
-
-# The figure beside the model card, which shows it.
-CURVES = "curves.png"
 
 # What an optimizer is made of; its state, which has these settings as well, fits no other.
 OPTIMIZER_SETTINGS = {"optim", "optim_args", "optim_target_modules"}

@@ -91,7 +91,8 @@ def find_max_steps(trainer: Trainer, steps_in_epoch: int) -> int:
 
 def hyperparameters_of(optimizer: Optimizer) -> list[dict]:
     """Return the settings of each parameter group that a checkpoint would overwrite."""
-    return [{name: group[name] for name in HYPERPARAMETERS if name in group} for group in optimizer.param_groups]
+    groups = optimizer.param_groups
+    return [{name: group[name] for name in HYPERPARAMETERS if group.get(name) is not None} for group in groups]
 
 
 def restore_hyperparameters(optimizer: Optimizer, scheduler: LRScheduler, trainer: Trainer) -> None:

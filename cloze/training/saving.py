@@ -59,7 +59,7 @@ class SavingTrainer(Trainer):
                 " from its weights with --model_name_or_path, or afresh with --overwrite_output_dir"
             ) from error
 
-    # Private: nothing public is called in place of a save (tests/training/test_contract.py).
+    # Private: nothing public is called in place of a save (tests/test_contract.py).
     def _save_checkpoint(self, model, trial):
         """Save as the Trainer does, but to a folder that is renamed once it is complete (transformers#35782).
 
@@ -76,9 +76,7 @@ class SavingTrainer(Trainer):
             # Private: the push that the Trainer has no part in, as it is of the renamed folder.
             self._push_from_checkpoint(str(checkpoints.final(folder)))
         if self.stop_callback.signal:
-            logger.info(
-                "Stopped by a signal after step %d, which is saved: run it again to go on", self.state.global_step
-            )
+            logger.info("Stopped by a signal after step %d, which is saved: run it again to go on", step)
             sys.exit(exit_code(self.stop_callback.signal))
 
     def _write_checkpoint(self, save: Callable[[], None], save_only_model: bool, folder: Path) -> None:
@@ -115,9 +113,13 @@ class SavingTrainer(Trainer):
         save_only_model = output_dir is None or args.save_only_model
         self._write_together(partial(self._write_model, super().save_model), folder, save_only_model)
         if output_dir is None:
-            self._write_together(checkpoints.put_in_place if args.should_save else Path, folder, save_only_model)
+            self._write_together(self._put_in_place, folder, save_only_model)
             if args.push_to_hub and not _internal_call:
                 self.push_to_hub(commit_message="Model save", revision=args.hub_revision)
+
+    def _put_in_place(self, folder: Path) -> None:
+        if self.args.should_save:
+            checkpoints.put_in_place(folder)
 
     def _write_model(self, save: Callable, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
