@@ -10,8 +10,10 @@ from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataArguments
 from cloze.models.loading import code_sources
 from cloze.objectives.task import Task
-from cloze.system.storage import CURVES
 from cloze.training.checkpoints import replacing
+
+# The figure beside it, which it shows.
+CURVES = "curves.png"
 
 
 def write_model_card(

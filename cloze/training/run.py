@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from cloze.config.recipes import settings_in
 from cloze.data.splits import DatasetSplits
+from cloze.reporting.model_card import CURVES
 from cloze.system.signals import SIGNALS, handled, ignore_signals
-from cloze.system.storage import CURVES, RECIPE
+from cloze.system.storage import RECIPE
 from cloze.system.waiting import on_first_process
 from cloze.training import checkpoints
 from cloze.training.context import RunContext, make_collator, make_model, padding_of
@@ -91,7 +92,7 @@ def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
 
 @contextmanager
 def going_on_without(trainer: PretrainingTrainer, *names: str) -> Iterator[None]:
-    """Continue where files of output_dir cannot be written, as the model is saved; ``summary.finish`` reports them."""
+    """Continue where files of output_dir cannot be written, as the model is saved; ``report.finish`` reports them."""
     try:
         yield
     except OSError as error:
