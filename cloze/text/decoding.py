@@ -97,8 +97,10 @@ def _open_text(path: Path) -> Iterator[io.TextIOWrapper]:
 def _count_readable_lines(path: Path) -> int:
     """Count the lines before the first that cannot be read or decoded; the errors themselves say where a chunk is."""
     number = 0
-    opened = io.TextIOWrapper(open_binary(path), "utf-8", errors="surrogateescape")
-    with suppress(OSError, EOFError, zlib.error), opened as file:
+    with (
+        suppress(OSError, EOFError, zlib.error),
+        io.TextIOWrapper(open_binary(path), "utf-8", errors="surrogateescape") as file,
+    ):
         for part in iter(partial(file.readline, CHUNK_CHARS), ""):
             if UNDECODABLE.search(part):
                 break

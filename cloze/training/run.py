@@ -92,7 +92,7 @@ def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
 
 @contextmanager
 def going_on_without(trainer: PretrainingTrainer, *names: str) -> Iterator[None]:
-    """Continue where files of output_dir cannot be written, as the model is saved; ``summary.finish`` reports them."""
+    """Continue where files of output_dir cannot be written, as the model is saved; ``report.finish`` reports them."""
     try:
         yield
     except OSError as error:
