@@ -9,8 +9,9 @@ from cloze.errors import UserError
 from cloze.models.loading import describe_model
 from cloze.objectives.metrics import Objective
 from cloze.reporting.history import format_metric, table_of
-from cloze.reporting.model_card import CURVES, write_model_card
+from cloze.reporting.model_card import write_model_card
 from cloze.system.output import format_lines
+from cloze.system.storage import CURVES
 from cloze.training import checkpoints
 from cloze.training.context import RunContext
 from cloze.training.run import going_on_without

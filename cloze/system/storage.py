@@ -24,8 +24,9 @@ T = TypeVar("T")
 # gigabyte, so that a cache is verified at each start; SHA-256 half a second, or more than two on older processors.
 SHA256, XXH128 = "SHA256SUMS", "XXH128SUMS"
 HASHES = {SHA256: hashlib.sha256, XXH128: xxhash.xxh3_128}
-# What a run writes beside a model: its settings, and checksums, without which a checkpoint does not count.
-RECIPE, CHECKSUMS = "recipe.yaml", SHA256
+# What a run writes beside a model: its settings, the figure of its curves, and checksums, without which a checkpoint
+# does not count.
+RECIPE, CURVES, CHECKSUMS = "recipe.yaml", "curves.png", SHA256
 
 
 def find_or_write(
