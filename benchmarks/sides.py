@@ -46,20 +46,18 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained on: the task, its settings of the data, and how long examples are."""
+    """What is trained on.
+
+    Attributes:
+        data: class of the settings of the data, of which ``settings`` are not the default.
+        make_stock_examples: makes the examples of the stock Trainer.
+    """
 
     task: Task
     data: type
     max_seq_length: int
+    make_stock_examples: Callable[["Bench"], list[dict]]
     settings: dict = field(default_factory=dict)
-
-
-WORKS = {
-    "blocks-128": Work(MASKED_LM, DataTrainingArguments, 128),
-    "blocks-512": Work(MASKED_LM, DataTrainingArguments, 512),
-    "lines": Work(MASKED_LM, DataTrainingArguments, 256, {"line_by_line": True}),
-    "pairs": Work(PRETRAINING, PretrainingDataArguments, 512, {"pair_strategy": "sentence"}),
-}
 
 
 @dataclass
@@ -74,7 +72,38 @@ class Bench:
 
     @cached_property
     def stock_examples(self) -> list[dict]:
-        return stock_examples(self)
+        return self.work.make_stock_examples(self)
+
+
+def join_and_cut(bench: Bench) -> list[dict]:
+    """Join texts, and cut them into blocks; the rest is dropped."""
+    length = bench.work.max_seq_length
+    joined = [token for ids in bench.context.tokenizer(lines_of(bench))["input_ids"] for token in ids]
+    return [{"input_ids": joined[i : i + length]} for i in range(0, len(joined) - length + 1, length)]
+
+
+def truncate_lines(bench: Bench) -> list[dict]:
+    """Cut lines off at the longest length."""
+    rows = bench.context.tokenizer(lines_of(bench), truncation=True, max_length=bench.work.max_seq_length)
+    return [{"input_ids": ids} for ids in rows["input_ids"]]
+
+
+def lines_of(bench: Bench) -> list[str]:
+    return [line for document in bench.context.corpora[0].documents() for line in document]
+
+
+def our_pairs(bench: Bench) -> list[dict]:
+    """Return the pairs that ours trains on."""
+    pairs = (bench.splits.train[0, number] for number in range(len(bench.splits.train)))
+    return [{key: pair[key] for key in ("input_ids", "token_type_ids", "next_sentence_label")} for pair in pairs]
+
+
+WORKS = {
+    "blocks-128": Work(MASKED_LM, DataTrainingArguments, 128, join_and_cut),
+    "blocks-512": Work(MASKED_LM, DataTrainingArguments, 512, join_and_cut),
+    "lines": Work(MASKED_LM, DataTrainingArguments, 256, truncate_lines, {"line_by_line": True}),
+    "pairs": Work(PRETRAINING, PretrainingDataArguments, 512, our_pairs, {"pair_strategy": "sentence"}),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -221,23 +250,6 @@ def run(trainer: Trainer, clock: Clock) -> Clock:
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return clock
-
-
-def stock_examples(bench: Bench) -> list[dict]:
-    """Pairs as ours; lines cut off at the longest length; texts joined, and cut into blocks, the rest dropped."""
-    tokenizer, length = bench.context.tokenizer, bench.work.max_seq_length
-    if bench.work.task is not MASKED_LM:
-        return pairs_of(bench)
-    units = [unit for document in bench.context.corpora[0].documents() for unit in document]
-    if "line_by_line" in bench.work.settings:
-        return [{"input_ids": ids} for ids in tokenizer(units, truncation=True, max_length=length)["input_ids"]]
-    joined = [token for ids in tokenizer(units)["input_ids"] for token in ids]
-    return [{"input_ids": joined[i : i + length]} for i in range(0, len(joined) - length + 1, length)]
-
-
-def pairs_of(bench: Bench) -> list[dict]:
-    pairs = (bench.splits.train[0, number] for number in range(len(bench.splits.train)))
-    return [{key: pair[key] for key in ("input_ids", "token_type_ids", "next_sentence_label")} for pair in pairs]
 
 
 def train_notebook(bench: Bench, model: PreTrainedModel, args, seconds: float, seed: int) -> Clock:
