@@ -1,1 +1,1 @@
-"""What is predicted: losses and metrics."""
+"""Define what is predicted: losses, metrics, and the interface of a task."""

@@ -1,13 +1,12 @@
-"""Classification of texts: what is learnt, and how well it is known."""
+"""Score the classification of texts: cross-entropy, accuracy and macro-F1."""
 
 import datasets
 import evaluate
 import numpy as np
 import torch
-from torch.nn import functional
 
 from cloze.data.collators import IGNORED
-from cloze.objectives.metrics import Objective, Scores, by_name
+from cloze.objectives.metrics import Objective, Scores, by_name, cross_entropy
 
 
 class AccuracyAndMacroF1(evaluate.Metric):
@@ -44,9 +43,7 @@ def score_classes(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_sm
         batch: ``label`` [batch], the number of the class, or -100 where it is not known: such a text counts 0.
     """
     labels, logits = batch["label"], logits.float()
-    losses = functional.cross_entropy(
-        logits, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORED
-    )
+    losses = cross_entropy(logits, labels, label_smoothing=label_smoothing)
     columns = torch.stack([losses, labels != IGNORED, logits.argmax(-1) == labels, labels], dim=1)
     return by_name(("loss", "count", "hits", "label"), columns) | {"probabilities": logits.softmax(-1)}
 

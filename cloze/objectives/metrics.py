@@ -1,4 +1,4 @@
-"""What is learnt: cross-entropy, accuracy and F1 by counting, over masked tokens and over sentence pairs.
+"""Score masked tokens and sentence pairs: cross-entropy, accuracy and F1 by counting.
 
 Scores are kept example by example, as sums and counts on the device, under their names: those of every objective have
 ``loss``, ``count`` and ``hits``. Logits are dropped at once: kept for a whole set they run out of memory
@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from cloze.data.collators import IGNORED
 from cloze.errors import UserError
 
 Scores = dict[str, torch.Tensor]
+
+# Of each row of logits; 0 where there is nothing to predict.
+cross_entropy = partial(functional.cross_entropy, reduction="none", ignore_index=IGNORED)
 
 
 def by_name(names: Sequence[str], columns: torch.Tensor) -> Scores:
@@ -44,9 +48,7 @@ def score_tokens(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smo
     """
     labels, positions = batch["labels"], batch["masked_positions"]
     chosen, targets = logits[0].float(), labels.flatten().index_select(0, positions)
-    losses = functional.cross_entropy(
-        chosen, targets, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORED
-    )
+    losses = cross_entropy(chosen, targets, label_smoothing=label_smoothing)
     hits = chosen.argmax(-1) == targets
     # Laid out by position and then summed: adding up by example would not repeat itself on a GPU, to the last digit.
     # Here nothing but zeros is added twice.
@@ -103,9 +105,7 @@ def score_pairs(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoo
     """
     labels = batch["next_sentence_label"]
     logits, known = logits.float(), labels != IGNORED
-    losses = functional.cross_entropy(
-        logits, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORED
-    )
+    losses = cross_entropy(logits, labels, label_smoothing=label_smoothing)
     found, is_random = logits.argmax(-1) * known, (labels == 1).long()
     hits = known & (found == labels)
     probability = logits.softmax(-1)[:, 1]
@@ -130,7 +130,7 @@ def summarise_pairs(scores: dict[str, np.ndarray]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Objective:
-    """One thing to predict.
+    """Define one thing to predict.
 
     Attributes:
         labels: name of the labels in a batch, -100 where there is nothing to predict.

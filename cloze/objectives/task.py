@@ -1,4 +1,4 @@
-"""What a script trains, as an interface: all that differs between scripts once their settings are read."""
+"""Define the interface of what a script trains: all that differs between scripts once their settings are read."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from cloze.objectives.metrics import Objective
 
 
 class Task(ABC):
-    """What is predicted, and all that depends on it.
+    """Define what is predicted, and all that depends on it.
 
     Attributes:
         title: what comes of it, in words.
