@@ -30,10 +30,9 @@ from cloze.system.locks import lock_output_dir
 from cloze.system.processes import on_first_process
 from cloze.system.storage import RECIPE
 from cloze.tasks.classification import CLASSIFICATION
-from cloze.text.sources import find_corpora
 from cloze.tokenization.loading import load_tokenizer
 from cloze.training import checkpoints
-from cloze.training.context import start_process
+from cloze.training.context import find_texts, start_process
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
@@ -72,15 +71,22 @@ def compare(
         # All of them now: if this comparison is interrupted, it would take those of the one before for its own.
         for path in Path(training_args.output_dir).glob(f"*/seed-*/{OUTCOME}"):
             path.unlink()
-    digests = _digests_of_texts(model_args, data_args, training_args) if trains else []
+    digests = []
+    if trains:
+        corpora = find_texts(model_args, data_args, training_args)
+        _, *texts = read_splits(corpora, data_args, training_args.do_eval, training_args.data_seed or 0)
+        digests = list(map(digest_of, texts))
     for count, (seed, number) in enumerate(runs, 1):
         model, training = _settings_of_run(model_args, training_args, number, seed)
         logger.info("\n%s: run %d of %d", training.run_name, count, len(runs))
         # Its folder is one in which it could be run alone, too.
         with lock_output_dir(training.output_dir, dry_run=training.dry_run, prepare_only=training.prepare_only):
             outcomes[number].append(_outcome_of_run(fine_tune, model, data_args, training))
-        if trains:
-            _check_texts(outcomes, digests)
+        if trains and outcomes[number][-1].digests != digests:
+            raise UserError(
+                "some runs were trained or evaluated on other texts than are in the files now: put those back, or "
+                "start afresh with --overwrite_output_dir"
+            )
     if trains and training_args.process_index == 0:
         recipe = recipe_of(model_args, data_args, training_args)
         output_dir = Path(training_args.output_dir)
@@ -131,12 +137,11 @@ def _outcome_of_run(
     path = Path(training_args.output_dir) / OUTCOME
     if not training_args.overwrite_output_dir:
         recipe = recipe_of(model_args, data_args, training_args)
-        outcome = on_first_process(partial(_find_outcome, path, recipe))
+        outcome, starts_afresh = on_first_process(partial(_find_outcome, path, recipe))
         if outcome is not None:
             logger.info("It is over: accuracy %.4f, macro-F1 %.4f", outcome.accuracy, outcome.macro_f1)
             return outcome
-        # Interrupted between its model and its outcome, and without checkpoints, it has nothing to resume from.
-        training_args.overwrite_output_dir = on_first_process(partial(_is_begun, path.parent, recipe))
+        training_args.overwrite_output_dir = starts_afresh
     outcome = fine_tune(model_args, data_args, training_args)
     gc.collect()  # or two models are in the device's memory
     if "wandb" in training_args.report_to:
@@ -149,24 +154,23 @@ def _outcome_of_run(
     return outcome
 
 
-def _find_outcome(path: Path, recipe: str) -> Outcome | None:
+def _find_outcome(path: Path, recipe: str) -> tuple[Outcome | None, bool]:
+    """Return the outcome of a complete run, if it is one, and whether it starts afresh with nothing to resume from.
+
+    So does a run of this recipe that was interrupted between its model and its outcome, without checkpoints.
+    """
+    written = path.parent / RECIPE
+    if not written.exists():
+        return None, False
+    changes = differences(recipe, written.read_text(encoding="utf-8"), COMPARE_CRITICAL)
     if not path.exists():
-        return None
-    changes = differences(recipe, (path.parent / RECIPE).read_text(encoding="utf-8"), COMPARE_CRITICAL)
+        return None, not (changes or checkpoints.list_checkpoints(str(path.parent)))
     if changes:
         raise UserError(
             f"{path.parent} is of another recipe, here changed to {', '.join(changes)}: give what it has, or another "
             "--output_dir, or --overwrite_output_dir to start afresh"
         )
-    return Outcome(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def _is_begun(folder: Path, recipe: str) -> bool:
-    """Return whether a folder without checkpoints is of a run of this recipe."""
-    path = folder / RECIPE
-    if not path.exists() or checkpoints.list_checkpoints(str(folder)):
-        return False
-    return not differences(recipe, path.read_text(encoding="utf-8"), COMPARE_CRITICAL)
+    return Outcome(**json.loads(path.read_text(encoding="utf-8"))), False
 
 
 def outcome_of(trainer: PretrainingTrainer, splits: DatasetSplits, metrics: dict[str, float]) -> Outcome:
@@ -179,36 +183,10 @@ def outcome_of(trainer: PretrainingTrainer, splits: DatasetSplits, metrics: dict
     return Outcome(metrics["eval_accuracy"], metrics["eval_macro_f1"], seconds, labels, predictions, digests)
 
 
-def _digests_of_texts(
-    model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments
-) -> list[str]:
-    """Return the digests of the texts to train and to evaluate on, as the files hold them now."""
-    corpora = find_corpora(
-        data_args,
-        training_args.do_train,
-        training_args.do_eval,
-        output_dir=training_args.output_dir,
-        cache_dir=model_args.cache_dir,
-        token=model_args.token,
-    )
-    do_train, do_eval, seed = training_args.do_train, training_args.do_eval, training_args.data_seed or 0
-    _, *splits = read_splits(corpora, data_args, do_train, do_eval, seed)
-    return [digest_of(texts) for texts in splits]
-
-
-def _check_texts(outcomes: list[list[Outcome]], digests: list[str]) -> None:
-    """Raise UserError where runs were trained or evaluated on other texts than the files hold now."""
-    if any(outcome.digests != digests for runs in outcomes for outcome in runs):
-        raise UserError(
-            "some runs were trained or evaluated on other texts than are in the files now: put those back, or start "
-            "afresh with --overwrite_output_dir"
-        )
-
-
 def _save_comparison(comparison: dict, output_dir: Path, recipe: str) -> None:
     """Write comparison.json, its figure and the recipe that gives it again, and log the table."""
     # Not at the top, as all of matplotlib comes with it.
-    from cloze.reporting.plots import draw_comparison
+    from cloze.reporting.plots import comparison_of, save
 
     (output_dir / RECIPE).write_text(recipe, encoding="utf-8")
     path = output_dir / "comparison.json"
@@ -216,4 +194,4 @@ def _save_comparison(comparison: dict, output_dir: Path, recipe: str) -> None:
     title = f"{comparison['test_examples']:,} held-out texts, seeds {', '.join(map(str, comparison['seeds']))}"
     logger.info("\n%s:\n\n%s\n\nSaved in %s, drawn beside it", title, format_comparison(comparison), path)
     with checkpoints.writing(path.with_suffix(".png"), MAX_FILE_SIZE):
-        draw_comparison(comparison, path.with_suffix(".png"))
+        save(comparison_of(comparison), path.with_suffix(".png"))

@@ -1,1 +1,1 @@
-"""Token ids -> examples -> batches."""
+"""Make examples of token ids, and batches of examples."""

@@ -1,4 +1,4 @@
-"""Token ids -> examples of at most max_seq_length and their builder. No token is lost.
+"""Cut token ids into examples of at most max_seq_length. No token is lost.
 
 Two ways to cut: ``Blocks`` runs documents together, ``Lines`` keeps lines apart. Both are sequences of examples
 ``{"input_ids": int64 [length], "example": its number}``, and ``"word_starts": bool [length]`` where words are known.
@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import DataTrainingArguments
-from cloze.data.builders import Maskable, Split
+from cloze.data.builders import ExampleBuilder, Split
 from cloze.errors import UserError
 from cloze.tokenization.templates import Template, template_of
 
@@ -30,7 +30,7 @@ class Blocks:
     """
 
     def __init__(self, tokens, spans, template: Template, max_seq_length: int, word_starts=None):
-        self.tokens, self.spans, self.template, self.starts = tokens, spans, template, word_starts
+        self.tokens, self.spans, self.template, self.word_starts = tokens, spans, template, word_starts
         self.max_tokens = template.room(max_seq_length)
         self.separator = np.array(template.separator, dtype=np.int64)
         # Where each document ends in the joined text, its separator counted; the last one has none.
@@ -50,16 +50,15 @@ class Blocks:
     def __getitem__(self, number: int) -> dict:
         if number >= len(self):
             raise IndexError(number)
-        start, stop = number * self.max_tokens, min((number + 1) * self.max_tokens, self.total)
-        example = self.template.example(self.pieces(self.tokens, self.separator, start, stop), int(number))
-        if self.starts is not None:
-            separator_starts = np.ones(len(self.separator))
-            example["word_starts"] = self.template.word_starts(self.pieces(self.starts, separator_starts, start, stop))
+        example = self.template.example(self.pieces(number, self.tokens, self.separator), int(number))
+        if self.word_starts is not None:
+            pieces = self.pieces(number, self.word_starts, np.ones_like(self.separator))
+            example["word_starts"] = self.template.word_starts(pieces)
         return example
 
-    def pieces(self, values: np.ndarray, separator: np.ndarray, start: int, stop: int) -> list[np.ndarray]:
-        """Return what is between ``start`` and ``stop`` of the joined text, document by document."""
-        found = []
+    def pieces(self, number: int, values: np.ndarray, separator: np.ndarray) -> list[np.ndarray]:
+        """Return the values of a block, and of the separators in it, document by document."""
+        start, stop, found = number * self.max_tokens, min((number + 1) * self.max_tokens, self.total), []
         document = int(np.searchsorted(self.ends, start, side="right"))
         while start < stop:
             first, last = self.spans[document]
@@ -105,14 +104,12 @@ class Lines:
         return example
 
 
-class BlockBuilder:
+class BlockBuilder(ExampleBuilder):
     """Cut documents into blocks, or lines with ``line_by_line``: the same in all epochs, as nothing is drawn."""
 
-    min_documents = 1
-    with_words = False
-
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, data_args: DataTrainingArguments):
-        self.template, self.max_seq_length, self.data_args = template_of(tokenizer), max_seq_length, data_args
+        super().__init__(tokenizer, max_seq_length, data_args)
+        self.template = template_of(tokenizer)
         self.granularity = "line" if data_args.line_by_line else "document"
 
     def build(self, split: Split, epoch: int | None) -> Blocks | Lines:
@@ -134,10 +131,7 @@ class BlockBuilder:
 
     def describe(self, split: Split, examples: Blocks | Lines, limit: int | None) -> str:
         """Say how many examples there are, and how long."""
+        self.check_maskable(split, examples, limit)
         kind = "lines" if self.data_args.line_by_line else "blocks"
         lengths = examples.lengths[:limit]
         return f"{len(lengths):,} {kind} of up to {self.max_seq_length} tokens, {lengths.mean():.0f} on average"
-
-
-class MaskedBlockBuilder(Maskable, BlockBuilder):
-    """Cut documents into blocks, or lines, to be masked."""

@@ -1,4 +1,4 @@
-"""Labelled texts -> the examples of a classifier, and the report of them."""
+"""Make the examples of a classifier out of labelled texts, and describe them."""
 
 import logging
 from collections import Counter
@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-from torch.utils.data import Subset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from cloze.data.collators import IGNORED
 from cloze.data.context import DataContext
 from cloze.data.labelled_texts import LabelledText, check_labels, digest_of, find_classes, read_splits
 from cloze.data.pairs import fit
-from cloze.data.samplers import EpochDataset
+from cloze.data.samplers import EpochDataset, longest_first
 from cloze.data.splits import MAX_SAMPLES, DatasetSplits, log_stats
 from cloze.errors import UserError
-from cloze.text.corpus import Corpus
 from cloze.tokenization.checks import check_known, count_unknown
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.properties import unknown_id
@@ -90,9 +88,7 @@ def make_labelled(context: DataContext) -> DatasetSplits:
     What is held out, and a sample of the texts, are the same for every ``--seed``, so that runs can be compared.
     """
     config, corpora = context.config, context.corpora
-    texts, training, evaluation = read_splits(
-        corpora, context.data_args, context.do_train, context.do_eval, context.data_seed
-    )
+    texts, training, evaluation = read_splits(corpora, context.data_args, context.do_eval, context.data_seed)
     if context.do_train:
         # Of all texts: a class may be so rare that it is held out, or not drawn.
         set_classes(config, find_classes(texts, corpora[0].name))
@@ -100,37 +96,34 @@ def make_labelled(context: DataContext) -> DatasetSplits:
         check_trained(config, config.name_or_path)
     splits = DatasetSplits()
     if context.do_train:
-        examples = _known_examples(training, context, corpora[0])
+        examples = _add_examples(splits, "training texts", training, corpora[0].name, context)
         splits.train = EpochDataset(partial(_same_in_all_epochs, examples))
-        splits.stats["training texts"] = describe(training, examples, context.max_seq_length)
-        splits.samples = _samples_of(examples)
     if context.do_eval:
-        examples = _known_examples(evaluation, context, corpora[1] or corpora[0])
-        # By length, so that a batch has little padding.
-        splits.validation = Subset(examples, np.argsort(-examples.lengths, kind="stable"))
-        splits.stats["held-out texts"] = describe(evaluation, examples, context.max_seq_length)
-        splits.samples = _samples_of(examples)
+        name = (corpora[1] or corpora[0]).name
+        splits.validation = longest_first(_add_examples(splits, "held-out texts", evaluation, name, context))
     log_stats(splits)
     if splits.samples:
         label, ids = splits.samples[0]["label"], splits.samples[0]["input_ids"]
-        logger.info("A text of %s: %s", name_of(config, label), context.tokenizer.decode(ids)[:300])
+        name = dict(enumerate(numbers_of_classes(config))).get(label, "no known class")
+        logger.info("A text of %s: %s", name, context.tokenizer.decode(ids)[:300])
     return splits
 
 
-def _known_examples(texts: list[LabelledText], context: DataContext, corpus: Corpus) -> LabelledExamples:
+def _add_examples(
+    splits: DatasetSplits, title: str, texts: list[LabelledText], name: str, context: DataContext
+) -> LabelledExamples:
+    """Return texts as examples; add to the splits what they are made of, and samples."""
     examples = examples_of(texts, context)
-    check_known(examples.unknown_share, (text.texts for text in texts), corpus.name, context.tokenizer)
+    check_known(examples.unknown_share, (text.texts for text in texts), name, context.tokenizer)
+    splits.stats[title] = describe(texts, examples, context.max_seq_length)
+    # From all over, as the first ones may all be of one class.
+    numbers = np.linspace(0, len(examples) - 1, min(MAX_SAMPLES, len(examples))).astype(int)
+    splits.samples = [examples[number] for number in numbers]
     return examples
 
 
 def _same_in_all_epochs(examples: LabelledExamples, epoch: int) -> LabelledExamples:
     return examples
-
-
-def _samples_of(examples: LabelledExamples) -> list[dict]:
-    """Return a few from all over, as the first ones may all be of one class."""
-    numbers = np.linspace(0, len(examples) - 1, min(MAX_SAMPLES, len(examples))).astype(int)
-    return [examples[number] for number in numbers]
 
 
 def examples_of(texts: list[LabelledText], context: DataContext) -> LabelledExamples:
@@ -165,11 +158,6 @@ def numbers_of_classes(config: PretrainedConfig) -> dict[str, int]:
     """Return the number of each class of a model; those without names of their own are called by their numbers."""
     names = {number: config.id2label[number] for number in sorted(config.id2label)}
     return {str(number) if name == f"LABEL_{number}" else name: number for number, name in names.items()}
-
-
-def name_of(config: PretrainedConfig, number: int) -> str:
-    """Return the name of a class by its number."""
-    return next((name for name, other in numbers_of_classes(config).items() if other == number), "no known class")
 
 
 def describe(texts: list[LabelledText], examples: LabelledExamples, max_seq_length: int) -> str:

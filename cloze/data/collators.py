@@ -1,4 +1,4 @@
-"""Masks for masked language modelling (Devlin et al., 2018, section 3.1), reproducible example by example."""
+"""Mask tokens to predict (Devlin et al., 2018, section 3.1), reproducibly example by example."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""What examples are made of, and for what."""
+"""Hold what examples are made of, and for what."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from cloze.text.corpus import Corpus
 
 @dataclass(frozen=True)
 class DataContext:
-    """What every example builder is made from.
+    """Hold what every example builder is made from.
 
     Attributes:
         data_args: the settings of the data.

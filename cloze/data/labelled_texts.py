@@ -1,11 +1,11 @@
-"""Tables of labelled texts: read, divided, and the names of their classes."""
+"""Read and divide tables of labelled texts, and name their classes."""
 
 import hashlib
 import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -28,23 +28,24 @@ MANY_CLASSES = 20
 
 @dataclass(frozen=True)
 class LabelledText:
-    """One text, or the two of a pair; the name of its class, None if that is not known; and where it stands.
-
-    Of a test file, also the row, for predictions.jsonl.
-    """
+    """Hold one text, or the two of a pair; the name of its class, None if that is not known; and where it stands."""
 
     texts: tuple[str, ...]
     label: str | None
     where: str
-    row: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether the text, or one of the pair, is blank."""
+        return not all(map(str.strip, self.texts))
+
+
+# A row of a test file: its text, None where that is empty, and its columns.
+Row = tuple[LabelledText | None, dict[str, Any]]
 
 
 def read_splits(
-    corpora: tuple[Corpus | None, Corpus | None],
-    data_args: ClassificationArguments,
-    do_train: bool,
-    do_eval: bool,
-    seed: int,
+    corpora: tuple[Corpus | None, Corpus | None], data_args: ClassificationArguments, do_eval: bool, seed: int
 ) -> tuple[list[LabelledText] | None, list[LabelledText] | None, list[LabelledText] | None]:
     """Return all texts of the first corpus, those to train on and those to evaluate on.
 
@@ -57,26 +58,23 @@ def read_splits(
     training = texts
     if do_eval and evaluation is None:
         training, evaluation = divide(texts, data_args.validation_split_percentage, rng)
-    if do_train:
-        training = sample(training, data_args.max_train_samples, rng)
-    if do_eval:
-        evaluation = sample(evaluation, data_args.max_eval_samples, rng_of_evaluation)
-    return texts, training, evaluation
+    training = sample(training, data_args.max_train_samples, rng)
+    return texts, training, sample(evaluation, data_args.max_eval_samples, rng_of_evaluation)
 
 
 def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[LabelledText]:
     """Return the corpus's texts but for empty ones; UserError for one without a label, and if there is not one."""
-    rows = list(labelled_texts(corpus, data_args))
-    texts = [row for row in rows if all(text.strip() for text in row.texts)]
+    texts, empty = [], []
+    for text, _ in labelled_texts(corpus, data_args):
+        (empty if text.is_empty else texts).append(text)
     if not texts:
         raise UserError(f"{corpus.name} holds no texts: it is empty, or those of all rows are")
-    if len(texts) < len(rows):
-        empty = next(row for row in rows if not all(text.strip() for text in row.texts))
+    if empty:
         logger.warning(
             "EMPTY TEXTS: %d of %d rows have no text and are left out, the first is %s",
-            len(rows) - len(texts),
-            len(rows),
-            empty.where,
+            len(empty),
+            len(empty) + len(texts),
+            empty[0].where,
         )
     for text in texts:
         if text.label is None:
@@ -84,15 +82,13 @@ def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[La
     return texts
 
 
-def read_test_texts(data_args: ClassificationArguments) -> list[tuple[LabelledText | None, dict[str, Any]]]:
-    """Return each row of the test file with its text, None where that is empty. Labels need not be known."""
+def read_test_texts(data_args: ClassificationArguments) -> list[Row]:
+    """Return the rows of the test file. Labels need not be known."""
     files = find_files([data_args.test_file], "--test_file")
     corpus = FileCorpus(files, data_args.text_column, data_args.reader_settings)
-    texts = labelled_texts(corpus, data_args, has_labels=False)
     label_column = data_args.other_columns[0]
-    rows = [
-        (text if all(map(str.strip, text.texts)) else None, text.row | {label_column: text.label}) for text in texts
-    ]
+    texts = labelled_texts(corpus, data_args, has_labels=False)
+    rows = [(None if text.is_empty else text, row | {label_column: text.label}) for text, row in texts]
     if not any(text for text, _ in rows):
         raise UserError(f"--test_file {data_args.test_file} holds no texts: it is empty, or those of all rows are")
     return rows
@@ -100,15 +96,17 @@ def read_test_texts(data_args: ClassificationArguments) -> list[tuple[LabelledTe
 
 def labelled_texts(
     corpus: Corpus, data_args: ClassificationArguments, has_labels: bool = True
-) -> Iterator[LabelledText]:
-    """Yield each row of a table, and each line of a .txt file, whose label is the file's name.
+) -> Iterator[tuple[LabelledText, dict[str, Any]]]:
+    """Yield text and row of each row of a table, and each line of a .txt file, whose label is the file's name.
 
     Args:
         has_labels: whether there has to be a column of labels, and whether a .txt file is named after one.
     """
     if not isinstance(corpus, FileCorpus):
         rows = ((f"{corpus.name}, row {number}", row) for number, row in enumerate(corpus.read_rows(0)))
-        yield from _texts_of_table(rows, data_args, has_labels, _names_of_classes(corpus.rows, data_args))
+        feature = corpus.rows.features.get(data_args.other_columns[0])
+        names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        yield from _texts_of_table(rows, data_args, has_labels, names)
         return
     for path in corpus.files:
         if file_format(path) != ".txt":
@@ -118,7 +116,7 @@ def labelled_texts(
             raise UserError(f"{path}: --text_pair_column is for tables: give .csv .tsv .json .jsonl or .parquet")
         label = path.name.partition(".")[0] if has_labels else None
         for where, row in read_rows(path, corpus.settings):
-            yield LabelledText((row["text"],), label, where, {} if has_labels else row)
+            yield LabelledText((row["text"],), label, where), row
 
 
 def _texts_of_table(
@@ -126,8 +124,8 @@ def _texts_of_table(
     data_args: ClassificationArguments,
     has_labels: bool,
     names: Sequence[str] | None = None,
-) -> Iterator[LabelledText]:
-    """Yield the texts of rows; arguments as those of ``labelled_texts``, and the names of numbered classes."""
+) -> Iterator[tuple[LabelledText, dict[str, Any]]]:
+    """Yield the texts of rows, and the rows; arguments as of ``labelled_texts``, and the names of numbered classes."""
     label_column, *pair = data_args.other_columns
     columns = []
     for where, row in rows:
@@ -137,7 +135,7 @@ def _texts_of_table(
             columns = [choose_column(row, data_args.text_column, where, data_args.other_columns), *pair]
         texts = tuple(text_in(row, column, where) for column in columns)
         label = label_in(row.get(label_column), label_column, where, names)
-        yield LabelledText(texts, label, where, {} if has_labels else row)
+        yield LabelledText(texts, label, where), row
 
 
 def label_in(value: Any, column: str, where: str, names: Sequence[str] | None = None) -> str | None:
@@ -160,11 +158,6 @@ def label_in(value: Any, column: str, where: str, names: Sequence[str] | None = 
     return re.sub(r"^LABEL_(?=\d+$)", "", label)
 
 
-def _names_of_classes(rows: datasets.Dataset, data_args: ClassificationArguments) -> Sequence[str] | None:
-    feature = rows.features.get(data_args.label_column or "label")
-    return feature.names if isinstance(feature, datasets.ClassLabel) else None
-
-
 def digest_of(texts: Sequence[LabelledText]) -> str:
     """Return a digest by which texts and labels are known again, whatever the tokenizer makes of them."""
     return hashlib.sha256(repr([(text.texts, text.label) for text in texts]).encode()).hexdigest()
@@ -177,9 +170,9 @@ def divide(
     return tuple([texts[number] for number in part] for part in split_documents(len(texts), percentage, rng))
 
 
-def sample(texts: list[LabelledText], count: int | None, rng: np.random.Generator) -> list[LabelledText]:
+def sample(texts: list[LabelledText] | None, count: int | None, rng: np.random.Generator) -> list[LabelledText] | None:
     """Draw that many texts at random, and keep their order: the first of a table may all be of one class."""
-    if count is None or count >= len(texts):
+    if texts is None or count is None or count >= len(texts):
         return texts
     return [texts[number] for number in np.sort(rng.choice(len(texts), count, replace=False))]
 

@@ -1,4 +1,4 @@
-"""Corpora -> pairs of sentences, anew each epoch, and the report of them."""
+"""Make pairs of the sentences of corpora, anew each epoch, and describe them."""
 
 import logging
 
@@ -6,7 +6,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import PairArguments
-from cloze.data.builders import Maskable, Split
+from cloze.data.builders import ExampleBuilder, Split
 from cloze.data.context import DataContext
 from cloze.data.pairs import IS_NEXT, IS_RANDOM, Pairs, PairSettings, Sentences, draw_pairs
 from cloze.data.splits import DatasetSplits, make_splits
@@ -21,18 +21,16 @@ LABELS = {
 }
 
 
-class PairBuilder:
+class PairBuilder(ExampleBuilder):
     """Pair sentences: anew each epoch, or once for all evaluations, which are the same for every seed.
 
     Args:
         seed: of the pairs, with the epoch.
     """
 
-    with_words = False
-
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, data_args: PairArguments, seed: int):
-        self.template, self.max_seq_length = pair_template_of(tokenizer), max_seq_length
-        self.data_args, self.seed = data_args, seed
+        super().__init__(tokenizer, max_seq_length, data_args)
+        self.template, self.seed = pair_template_of(tokenizer), seed
         swap = data_args.pair_objective == "sop"
         self.settings = PairSettings(
             max_tokens=max_seq_length - self.template.num_special,
@@ -59,6 +57,7 @@ class PairBuilder:
 
     def describe(self, split: Split, examples: Pairs, limit: int | None) -> str:
         """Say how many pairs of what kind there are, how full they are, and what was lost; warn of too many random."""
+        self.check_maskable(split, examples, limit)
         sentences = sentences_of(split)
         lengths, labels, cut = examples.lengths[:limit], examples.labels[:limit], examples.cut[:limit]
         random_share, probability = (labels == IS_RANDOM).mean(), self.data_args.nsp_probability
@@ -84,14 +83,10 @@ class PairBuilder:
         return ", ".join(stats)
 
 
-class MaskedPairBuilder(Maskable, PairBuilder):
-    """Pair sentences to be masked."""
-
-
-def make_pairs(context: DataContext, builder_class: type[PairBuilder]) -> DatasetSplits:
+def make_pairs(context: DataContext) -> DatasetSplits:
     """Return the pairs to train and to evaluate on, and log the first one of each label."""
     tokenizer, data_args = context.tokenizer, context.data_args
-    splits = make_splits(context, builder_class(tokenizer, context.max_seq_length, data_args, context.shuffle_seed))
+    splits = make_splits(context, PairBuilder(tokenizer, context.max_seq_length, data_args, context.shuffle_seed))
     for label, meaning in LABELS[data_args.pair_objective].items():
         pair = next((pair for pair in splits.samples if pair["next_sentence_label"] == label), None)
         if pair is not None:

@@ -1,4 +1,4 @@
-"""Documents of sentences -> pairs A/B for next sentence prediction (Devlin et al., 2018, sections 3.1 and A.2).
+"""Draw pairs A/B of sentences for next sentence prediction (Devlin et al., 2018, sections 3.1 and A.2).
 
 A pair is ``{"input_ids": int64 [length], "token_type_ids": int64 [length], "next_sentence_label": 0 or 1, "example":
 its number}``, cut out of the token file when it is asked for: drawing pairs decides about positions only.
@@ -18,7 +18,7 @@ IS_NEXT, IS_RANDOM = 0, 1
 
 @dataclass(frozen=True)
 class Sentences:
-    """The sentences of the documents to pair, none of them empty.
+    """Hold the sentences of the documents to pair, none of them empty.
 
     Attributes:
         begins: where each sentence begins in the tokens of the corpus, [sentences].
@@ -51,7 +51,7 @@ class Sentences:
 
 @dataclass(frozen=True)
 class PairSettings:
-    """How pairs are drawn.
+    """Say how pairs are drawn.
 
     Attributes:
         max_tokens: of A and B together.
@@ -69,7 +69,7 @@ class PairSettings:
 
 
 class Pairs:
-    """The pairs of an epoch, in the order of the text.
+    """Hold the pairs of an epoch, in the order of the text.
 
     Args:
         tokens: ids of the whole corpus, [total].

@@ -1,15 +1,14 @@
-"""Which examples share a batch, and in which order batches are taken: from (seed, epoch), whatever the processes and
-workers."""
+"""Draw which examples share a batch, and the order of batches, from (seed, epoch), however many processes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, Subset
 
 
 class EpochDataset(Dataset):
-    """Examples asked for by (epoch, number), and marked with the epoch, on which their masks depend.
+    """Give examples by (epoch, number), marked with the epoch, on which their masks depend.
 
     That the epoch comes with the number, and not from a ``set_epoch`` here, makes it right in data-loader workers that
     outlive an epoch.
@@ -48,7 +47,7 @@ class EpochDataset(Dataset):
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How batches are made.
+    """Say how batches are made.
 
     Attributes:
         strategy: group_by_length: examples of similar length; random; or sequential, in the order of the text.
@@ -70,13 +69,9 @@ class BatchSettings:
     def batches_per_step(self) -> int:
         return self.accumulation * self.processes
 
-    def count_steps(self, batches: int) -> int:
-        """Return the optimizer steps that so many batches make, the last one of fewer."""
-        return -(-batches // self.batches_per_step)
-
 
 class ResumableBatchSampler(Sampler):
-    """One process's batches of (epoch, number); those of all processes have every example of an epoch once.
+    """Give one process's batches of (epoch, number); those of all processes have every example of an epoch once.
 
     Their order is drawn from (seed, epoch). The processes take them in turn, each the same number.
 
@@ -147,7 +142,7 @@ class ResumableBatchSampler(Sampler):
     @property
     def num_steps(self) -> int:
         """Return the optimizer steps of the epoch since its last segment, those done included."""
-        return self.settings.count_steps(len(self.spans))
+        return -(-len(self.spans) // self.settings.batches_per_step)
 
     def position_after(self, steps: int) -> tuple[int, list[tuple[BatchSettings, int]]]:
         """Return the epoch to continue with after ``steps`` more, and its history."""
@@ -166,6 +161,11 @@ class ResumableBatchSampler(Sampler):
         first = self.steps_done * self.settings.batches_per_step + self.rank
         for begin, end in self.spans[first :: self.settings.processes]:
             yield [(self.epoch, number) for number in self.order[begin:end].tolist()]
+
+
+def longest_first(examples: Sequence, limit: int | None = None) -> Subset:
+    """Sort the examples, the first ``limit`` of them, by length, so that a batch has little padding."""
+    return Subset(examples, np.argsort(-examples.lengths[:limit], kind="stable"))
 
 
 def draw_batches(
@@ -207,9 +207,8 @@ def _batches_by_number(
     if grouped:
         full, rest = _longest_first(full, lengths), _longest_first(rest, lengths)
         steps = rng.permutation(steps)
-    bounds = np.arange(settings.batches_per_step + 1) * settings.batch_size
-    spans = np.stack([bounds[:-1], bounds[1:]], axis=1) + step * steps[:, None, None]
-    spans = spans.reshape(-1, 2)
+    begins = (step * steps[:, None] + settings.batch_size * np.arange(settings.batches_per_step)).ravel()
+    spans = np.stack([begins, begins + settings.batch_size], axis=1)
     if left and not (settings.drop_last and len(full)):
         rounds = min(-(-left // (settings.batch_size * settings.processes)), settings.accumulation)
         count = min(rounds, left // settings.processes) * settings.processes

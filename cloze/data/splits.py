@@ -1,4 +1,4 @@
-"""Corpora -> training and validation split -> examples, and what was understood of the text."""
+"""Split corpora to train and to evaluate on, make their examples, and report what was understood of the text."""
 
 import copy
 import logging
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cloze.data.builders import ExampleBuilder, Split
 from cloze.data.context import DataContext
-from cloze.data.samplers import EpochDataset
+from cloze.data.samplers import EpochDataset, longest_first
 from cloze.data.streaming import Document, StreamedExamples, cut_chunks
 from cloze.errors import UserError
 from cloze.text.corpus import read_documents, split_documents
@@ -37,7 +37,7 @@ MAX_SAMPLES = 50
 
 @dataclass
 class DatasetSplits:
-    """The examples to train and to evaluate on, each if asked for.
+    """Hold the examples to train and to evaluate on, each if asked for.
 
     Attributes:
         stats: what they are made of, by title.
@@ -49,6 +49,11 @@ class DatasetSplits:
     stats: dict[str, str] = field(default_factory=dict)
     samples: list[dict] = field(default_factory=list)
 
+    def describe(self, name: str, split: Split, examples: Sequence, builder: ExampleBuilder, limit: int | None) -> None:
+        """Add what the first ``limit`` examples of a split are made of, and take the samples from them."""
+        self.stats |= {f"{name} text": str(split), f"{name} examples": builder.describe(split, examples, limit)}
+        self.samples = _first(examples, limit)
+
 
 def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
     """Return the examples of the training and of the validation corpus, and log what they are made of.
@@ -58,25 +63,19 @@ def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
     """
     check_language(context.data_args.language)
     streams = context.data_args.streaming and context.do_train
-    training, validation = _prepare(
-        replace(context, corpora=(None, context.corpora[1])) if streams else context, builder
-    )
+    # A stream is not prepared.
+    prepared = replace(context, corpora=(None, context.corpora[1])) if streams else context
+    training, validation = _prepare(prepared, builder)
     splits = DatasetSplits()
     if training is not None:
         limit = context.data_args.max_train_samples
         splits.train = EpochDataset(partial(builder.build, training), limit)
-        examples = splits.train.examples_for_epoch(0)
-        described = builder.describe(training, examples, limit)
-        splits.stats |= {"training text": str(training), "training examples": described}
-        splits.samples = _first(examples, limit)
+        splits.describe("training", training, splits.train.examples_for_epoch(0), builder, limit)
     if validation is not None:
         limit = context.data_args.max_eval_samples
         examples = builder.build(validation, None)
-        # By length, so that a batch has little padding.
-        splits.validation = Subset(examples, np.argsort(-examples.lengths[:limit], kind="stable"))
-        described = builder.describe(validation, examples, limit)
-        splits.stats |= {"held-out text": str(validation), "held-out examples": described}
-        splits.samples = _first(examples, limit)
+        splits.validation = longest_first(examples, limit)
+        splits.describe("held-out", validation, examples, builder, limit)
     if streams:
         _stream_train(splits, context, builder)
     log_stats(splits)
@@ -173,24 +172,18 @@ def _prepare(context: DataContext, builder: ExampleBuilder) -> tuple[Split | Non
         faster=faster_encoder(context.tokenizer, data_args.tokenizer_backend, with_words),
         overwrite=context.overwrite_cache,
     )
-    train, validation = (None if corpus is None else prepare_one(corpus) for corpus in context.corpora)
-    for source, corpus in zip(context.corpora, (train, validation), strict=True):
-        if corpus is not None:
-            check_known(corpus.unknown_share, read_documents(source), source.name, context.tokenizer)
-        if with_words and corpus is not None:
-            check_words(corpus, context.tokenizer)
-    documents, held_out = None, None
+    splits = [None if corpus is None else Split(corpus.name, prepare_one(corpus), None) for corpus in context.corpora]
+    for source, split in zip(context.corpora, splits, strict=True):
+        if split is not None:
+            check_known(split.corpus.unknown_share, read_documents(source), source.name, context.tokenizer)
+            if with_words:
+                check_words(split.corpus, context.tokenizer)
+    training, validation = splits
     if context.do_eval and validation is None:
         rng = np.random.default_rng(context.shuffle_seed)
-        documents, held_out = hold_out(train, data_args.validation_split_percentage, rng, builder.min_documents)
-    training = evaluation = None
-    if context.do_train and train is not None:
-        training = Split(context.corpora[0].name, train, documents)
-    if validation is not None:
-        evaluation = Split(context.corpora[1].name, validation, None)
-    elif context.do_eval:
-        evaluation = Split(context.corpora[0].name, train, held_out)
-    return training, evaluation
+        parts = hold_out(training.corpus, data_args.validation_split_percentage, rng, builder.min_documents)
+        training, validation = (replace(training, documents=documents) for documents in parts)
+    return training if context.do_train else None, validation
 
 
 def hold_out(

@@ -1,4 +1,4 @@
-"""Training examples made while the text is read, in bounded memory.
+"""Make training examples while the text is read, in bounded memory.
 
 A chunk is some documents in a row, enough to be a small corpus: its examples are made as those of a prepared corpus,
 and its batches are drawn from all of them. Which chunks a worker makes is said by its shard assignments.
@@ -33,7 +33,7 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class ShardAssignment:
-    """Part number ``part`` of ``parts`` of an epoch, and where in it to go on.
+    """Name part number ``part`` of ``parts`` of an epoch, and where in it to resume.
 
     A part is some shards of the text, such as files, or, where those are too few, every n-th chunk.
 
@@ -87,7 +87,7 @@ def redistribute(states: list[list[State]] | None, processes: int, workers: int)
 
 @dataclass(frozen=True)
 class StreamedExamples:
-    """What to stream.
+    """Say what to stream.
 
     Attributes:
         corpus: the text.
@@ -105,12 +105,12 @@ class StreamedExamples:
 
     @property
     def size(self) -> list[int]:
-        """Shards and bytes of the text, by which it is known again."""
+        """Return shards and bytes of the text, by which it is known again."""
         return [self.corpus.num_shards, self.corpus.num_bytes]
 
 
 class Document(NamedTuple):
-    """A document's lines, and where it stands: ``shard`` is at ``position`` in the order of its assignment."""
+    """Hold a document's lines, and where it stands: ``shard`` is at ``position`` in the order of its assignment."""
 
     position: int
     shard: int
@@ -120,8 +120,8 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class DrawnChunk:
-    """A chunk's batches: ``order`` and ``spans`` as ``draw_batches`` gives them, ``first`` the first example's number
-    among all of the text. ``assignment`` is where the chunk begins, and how many of its batches are taken."""
+    """Hold a chunk's batches: ``order`` and ``spans`` of ``draw_batches``, and the ``first`` example's number among all
+    of the text. ``assignment`` is where the chunk begins, and how many of its batches are taken."""
 
     assignment: ShardAssignment
     examples: Sequence
@@ -136,7 +136,7 @@ class DrawnChunk:
 
 
 class StreamedBatches(IterableDataset):
-    """Batches without an end: every example of an epoch once, in an order drawn from (seed, epoch).
+    """Give batches without an end: every example of an epoch once, in an order drawn from (seed, epoch).
 
     Each item is a batch, a list of examples with their "epoch" and "example", and ``(worker, state)``: the number of
     the data-loader worker in its process, and where it goes on after this batch, fit for JSON.
@@ -243,7 +243,7 @@ class StreamedBatches(IterableDataset):
     def _draw(
         self, lengths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The order of a chunk's examples, and its batches, which are of about the same number of examples.
+        """Return the order of a chunk's examples, and its batches, which are of about the same number of examples.
 
         Else each chunk would leave a rest, a batch of perhaps one example that weighs as much as any other.
         """
@@ -251,11 +251,11 @@ class StreamedBatches(IterableDataset):
         return draw_batches(self.padded_lengths(lengths), replace(settings, batch_size=-(-len(lengths) // count)), rng)
 
     def _divides_shards(self, assignment: ShardAssignment) -> bool:
-        """Whether each part has shards of its own. The first so many examples of the text are not to be found so."""
+        """Return whether each part has shards of its own: none has where the first N examples of the text are taken."""
         return self.examples.limit is None and self.examples.corpus.num_shards >= assignment.parts
 
     def _documents(self, assignment: ShardAssignment) -> Iterator[Document]:
-        """The documents that the assignment has to read, from where it goes on."""
+        """Yield the documents that the assignment has to read, from where it resumes."""
         corpus = self.examples.corpus
         order = list(range(corpus.num_shards))
         if self.settings.strategy != "sequential" and self.examples.limit is None:
@@ -269,7 +269,7 @@ class StreamedBatches(IterableDataset):
 
 
 def cut_chunks(documents: Iterator[Document], characters: int, at_least: int) -> Iterator[list[Document]]:
-    """Documents in a row of so many characters or more, and ``at_least`` so many; a small rest joins the last chunk."""
+    """Yield documents in a row, ``at_least`` N, of N ``characters`` or more; a small rest joins the last chunk."""
     before, chunk, size = [], [], 0
     for document in documents:
         chunk.append(document)
@@ -284,15 +284,15 @@ def cut_chunks(documents: Iterator[Document], characters: int, at_least: int) ->
 
 
 def _first_number(document: Document) -> int:
-    """That of the first example of the chunk which begins with the document, below 2**63; the others' follow it.
+    """Return the number of the first example of the chunk that begins with the document, below 2**63.
 
-    Masks depend on it. A chunk has room for a million examples, a shard for 2**28 documents.
+    Masks depend on it, and the others' follow it. A chunk has room for a million examples, a shard for 2**28 documents.
     """
     return ((document.shard << 48) + (document.number << 20)) % 2**63
 
 
 def _prefetch(items: Iterator[Item]) -> Iterator[Item]:
-    """The items, each made in a thread while the one before is in use, so that training need not wait for it."""
+    """Yield the items, each made in a thread while the one before is in use, so that training need not wait for it."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(next, items, None)
         while (item := future.result()) is not None:

@@ -1,1 +1,1 @@
-"""What a trained model says of texts of the user's own."""
+"""Predict with a trained model, for texts of the user's own."""

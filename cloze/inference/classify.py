@@ -1,15 +1,14 @@
-"""The classes that a model gives to texts of the user's own."""
+"""Predict the classes of texts of the user's own."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Subset
 
 from cloze.data.classification import LabelledExamples, numbers_of_classes
 from cloze.data.context import DataContext
-from cloze.data.labelled_texts import LabelledText
+from cloze.data.labelled_texts import Row
+from cloze.data.samplers import longest_first
 from cloze.inference.predictions import save_predictions
 from cloze.objectives.classification import classes_of
 from cloze.tokenization.checks import warn_of_unknown
@@ -17,18 +16,14 @@ from cloze.training.trainer import PretrainingTrainer
 
 
 def predict_classes(
-    trainer: PretrainingTrainer,
-    rows: list[tuple[LabelledText | None, dict[str, Any]]],
-    examples: LabelledExamples,
-    context: DataContext,
+    trainer: PretrainingTrainer, rows: list[Row], examples: LabelledExamples, context: DataContext
 ) -> None:
     """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
     warn_of_unknown(examples.unknown_share, "--test_file", context.tokenizer)
-    # By length, so that a batch has little padding.
-    order = np.argsort(-examples.lengths, kind="stable")
-    output = trainer.predict(Subset(examples, order), metric_key_prefix="predict")
+    by_length = longest_first(examples)
+    output = trainer.predict(by_length, metric_key_prefix="predict")
     (scores,) = output.predictions.values()
-    scores = {name: values[np.argsort(order)] for name, values in scores.items()}
+    scores = {name: values[np.argsort(by_length.indices)] for name, values in scores.items()}
     _, found = classes_of(scores)
     names = list(numbers_of_classes(context.config))
     predictions = [

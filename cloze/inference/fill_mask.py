@@ -1,18 +1,18 @@
-"""What a model puts in place of [MASK] in texts of the user's own."""
+"""Fill in [MASK] in texts of the user's own."""
 
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import DataTrainingArguments
-from cloze.data.collators import Padding, collate
+from cloze.data.collators import collate
 from cloze.data.context import DataContext
 from cloze.errors import UserError
 from cloze.inference.predictions import save_predictions
@@ -24,7 +24,7 @@ from cloze.text.readers import read_rows
 from cloze.tokenization.checks import count_unknown, warn_of_unknown
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.properties import unknown_id
-from cloze.tokenization.templates import Template, template_of
+from cloze.tokenization.templates import template_of
 from cloze.training.context import padding_for
 from cloze.training.trainer import PretrainingTrainer
 
@@ -38,9 +38,8 @@ MAX_LOGGED = 20
 CONTEXT = 12
 
 
-@dataclass(frozen=True)
-class Filling:
-    """A token in place of a mask, as it reads, and its probability among all tokens."""
+class Filling(NamedTuple):
+    """Hold a token in place of a mask, as it reads, and its probability among all tokens."""
 
     token: str
     probability: float
@@ -48,7 +47,7 @@ class Filling:
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a text, and the masks to fill in it.
+    """Hold a piece of a text, and the masks to fill in it.
 
     Attributes:
         text: number of the text.
@@ -81,8 +80,7 @@ def fill_masks(
         batch_size: texts, or windows, in a forward.
     """
     model.eval()
-    template = template_of(tokenizer)
-    padding = padding_for(model, max_seq_length)
+    template, padding = template_of(tokenizer), padding_for(model, max_seq_length)
     documents = [[with_own_mask(text, tokenizer)] for text in texts]
     windows = [
         window
@@ -94,8 +92,17 @@ def fill_masks(
     filled: dict[int, list[list[Filling]]] = {}
     for begin in range(0, len(order), batch_size):
         numbers = order[begin : begin + batch_size]
-        batch = [windows[number] for number in numbers]
-        filled |= zip(numbers, fill_batch(model, tokenizer, batch, top_k, template, padding), strict=True)
+        examples = [template.example([windows[number].ids], number) for number in numbers]
+        batch = collate(examples, tokenizer.pad_token_id, padding)
+        starts = np.arange(len(numbers)) * batch["input_ids"].shape[1] + len(template.prefix)
+        positions = [start + windows[number].positions for start, number in zip(starts, numbers, strict=True)]
+        batch["masked_positions"] = torch.from_numpy(np.concatenate(positions))
+        outputs = model(**{name: values.to(model.device) for name, values in batch.items()})
+        best = MASKED_TOKENS.logits_of(outputs)[0].float().softmax(-1).topk(top_k)
+        check_finite(best.values.cpu().numpy())
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        masks = ([Filling(readable(tokenizer, i), share) for i, share in zip(*row, strict=True)] for row in rows)
+        filled |= {number: [next(masks) for _ in windows[number].positions] for number in numbers}
     fillings: list[list[list[Filling]]] = [[] for _ in texts]
     for number, window in enumerate(windows):
         fillings[window.text] += filled[number]
@@ -121,28 +128,6 @@ def windows_of(text: int, ids: np.ndarray, mask_id: int, max_tokens: int) -> lis
         Window(text, ids[start : start + max_tokens], np.array([position - start]))
         for start, position in zip(starts, positions, strict=True)
     ]
-
-
-def fill_batch(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    windows: Sequence[Window],
-    top_k: int,
-    template: Template,
-    padding: Padding,
-) -> list[list[list[Filling]]]:
-    """Return the likeliest tokens for each mask of each window: windows x masks x top_k."""
-    examples = [template.example([window.ids], number) for number, window in enumerate(windows)]
-    batch = collate(examples, tokenizer.pad_token_id, padding)
-    width = batch["input_ids"].shape[1]
-    positions = [row * width + len(template.prefix) + window.positions for row, window in enumerate(windows)]
-    batch["masked_positions"] = torch.from_numpy(np.concatenate(positions))
-    outputs = model(**{name: values.to(model.device) for name, values in batch.items()})
-    best = MASKED_TOKENS.logits_of(outputs)[0].float().softmax(-1).topk(top_k)
-    check_finite(best.values.cpu().numpy())
-    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    masks = ([Filling(readable(tokenizer, i), share) for i, share in zip(*row, strict=True)] for row in rows)
-    return [[next(masks) for _ in window.positions] for window in windows]
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
@@ -191,10 +176,10 @@ def predict_words(
     if not trainer.is_world_process_zero():
         return
     for text, masks in list(zip(texts, fillings, strict=True))[:MAX_LOGGED]:
-        guesses = (", ".join(f"{filling.token} {filling.probability:.0%}" for filling in mask) for mask in masks)
+        guesses = (", ".join(f"{token} {probability:.0%}" for token, probability in mask) for mask in masks)
         logger.info("\n  %s%s", " ".join(text.split()), "".join(f"\n    {line}" for line in guesses))
     more = f", {len(texts) - MAX_LOGGED:,} of them more than shown" if len(texts) > MAX_LOGGED else ""
-    predictions = [{"fillings": [[asdict(filling) for filling in mask] for mask in masks]} for masks in fillings]
+    predictions = [{"fillings": [[filling._asdict() for filling in mask] for mask in masks]} for masks in fillings]
     save_predictions(trainer, f"\nFilled in {len(texts):,} lines{more}", rows, predictions, {})
 
 

@@ -1,17 +1,15 @@
-"""What a next sentence model predicts for pairs of the user's own."""
+"""Predict whether texts follow each other, in pairs of the user's own."""
 
 import logging
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import NextSentenceArguments
 from cloze.data.classification import LabelledExamples
-from cloze.data.collators import collate
-from cloze.data.labelled_texts import LabelledText, label_in
+from cloze.data.labelled_texts import LabelledText, Row, label_in
 from cloze.data.pairs import IS_NEXT, IS_RANDOM
 from cloze.errors import UserError
 from cloze.inference.predictions import save_predictions
@@ -21,7 +19,6 @@ from cloze.text.decoding import file_format
 from cloze.text.files import find_files
 from cloze.text.readers import read_rows
 from cloze.tokenization.checks import warn_of_unknown
-from cloze.training.context import padding_for
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
@@ -30,8 +27,8 @@ logger = logging.getLogger(__name__)
 CONTEXT = 24
 
 
-def read_pairs(data_args: NextSentenceArguments) -> list[tuple[LabelledText | None, dict[str, Any]]]:
-    """Return each row of a table with its pair, None where a text is empty.
+def read_pairs(data_args: NextSentenceArguments) -> list[Row]:
+    """Return the rows of a table, each with its pair, None where a text is empty.
 
     The columns are sentence_a, sentence_b and, if known, label.
     """
@@ -42,8 +39,7 @@ def read_pairs(data_args: NextSentenceArguments) -> list[tuple[LabelledText | No
     rows = []
     for where, row in chain.from_iterable(read_rows(path, data_args.reader_settings) for path in files):
         pair = pair_of(row, where)
-        is_whole = all(map(str.strip, pair.texts))
-        rows.append((pair if is_whole else None, row | {"label": pair.label and int(pair.label)}))
+        rows.append((None if pair.is_empty else pair, row | {"label": pair.label and int(pair.label)}))
     if not any(pair for pair, _ in rows):
         raise UserError(f"--test_file {test_file} holds no pairs: it is empty, or each row lacks a text")
     return rows
@@ -65,9 +61,7 @@ def pair_of(row: dict, where: str) -> LabelledText:
     return LabelledText(texts, label, where)
 
 
-def predict_pairs(
-    trainer: PretrainingTrainer, rows: list[tuple[LabelledText | None, dict[str, Any]]], max_seq_length: int
-) -> None:
+def predict_pairs(trainer: PretrainingTrainer, rows: list[Row], max_seq_length: int) -> None:
     """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
     pairs = [pair for pair, _ in rows if pair]
     examples = encode_pairs(pairs, trainer.processing_class, max_seq_length)
@@ -79,27 +73,10 @@ def predict_pairs(
     output = trainer.predict(examples, metric_key_prefix="predict")
     (scores,) = output.predictions.values()
     predictions = [
-        {
-            "is_next_probability": 1 - probability,
-            "not_next_probability": probability,
-            "prediction": int(probability > 0.5),
-        }
-        for probability in scores["probability"].tolist()
+        {"is_next_probability": 1 - share, "not_next_probability": share, "prediction": int(share > 0.5)}
+        for share in scores["probability"].tolist()
     ]
     save_predictions(trainer, f"Judged {len(pairs):,} pairs", rows, predictions, output.metrics)
-
-
-@torch.no_grad()
-def judge_pair(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pair: LabelledText, max_seq_length: int
-) -> tuple[float, bool]:
-    """Return the probability that the second text does not follow the first, and whether the pair had to be cut."""
-    model.eval()
-    examples = encode_pairs([pair], tokenizer, max_seq_length)
-    batch = collate([examples[0]], tokenizer.pad_token_id, padding_for(model, max_seq_length))
-    del batch["next_sentence_label"]
-    logits = SENTENCE_PAIRS.logits_of(model(**batch)).float()
-    return logits.softmax(-1)[0, IS_RANDOM].item(), examples.num_cut > 0
 
 
 def encode_pairs(

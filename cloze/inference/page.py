@@ -56,9 +56,7 @@ def _fill_masks(models: dict[str, TrainedModel], name: str, text: str) -> str:
     """Return the likeliest words for each mask of a text, as HTML."""
     masks = fill_masks_in_text(models[name], text, TOP_K)
     titles = [MASK] if len(masks) == 1 else [f"{MASK} {number} of {len(masks)}" for number in range(1, len(masks) + 1)]
-    return "".join(
-        bars(title, [(f.token, f.probability) for f in mask]) for title, mask in zip(titles, masks, strict=True)
-    )
+    return "".join(map(bars, titles, masks))
 
 
 def _judge_pair(models: dict[str, TrainedModel], name: str, sentence_a: str, sentence_b: str) -> str:

@@ -1,4 +1,4 @@
-"""The file of predictions for the user's own texts."""
+"""Write the file of predictions for the user's own texts."""
 
 import json
 import logging

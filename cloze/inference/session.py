@@ -1,4 +1,4 @@
-"""Trained models and what they predict for texts typed by hand, as on a page in the browser."""
+"""Load trained models, and predict with them for texts typed by hand, as on a page in the browser."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,19 +9,22 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cloze.config.arguments import ModelArguments
+from cloze.data.collators import collate
 from cloze.data.labelled_texts import LabelledText
+from cloze.data.pairs import IS_RANDOM
 from cloze.errors import UserError
 from cloze.inference.fill_mask import MASK, Filling, fill_masks, with_own_mask
-from cloze.inference.next_sentence import judge_pair
+from cloze.inference.next_sentence import encode_pairs
 from cloze.models.inspection import build_on_meta
 from cloze.models.loading import check_model, load_config
 from cloze.models.vocabulary import find_new_tokens, resize_vocabulary
 from cloze.models.weights import load_weights, shorten
-from cloze.objectives.metrics import Objective
+from cloze.objectives.metrics import SENTENCE_PAIRS, Objective
 from cloze.objectives.task import Task
 from cloze.text.columns import check_unicode
 from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.templates import ensure_template
+from cloze.training.context import padding_for
 
 # More take longer than one waits for a page: so many characters are some ten windows of 512 tokens.
 MOST_CHARACTERS = 20_000
@@ -30,9 +33,8 @@ MOST_MASKS = 20
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A checkpoint's model and tokenizer, and the task whose heads it was saved with."""
+    """Hold a checkpoint's model and tokenizer, and the task whose heads it was saved with."""
 
-    name: str
     task: Task
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -90,7 +92,7 @@ def load_trained(name: str, tasks: Sequence[Task]) -> TrainedModel:
         raise UserError(f"{name}: weights of the {task.head} are missing ({shorten(missing, 4)}): train it first")
     resize_vocabulary(model, new_tokens)
     task.prepare_model(model, length)
-    return TrainedModel(name, task, model.eval(), tokenizer, length)
+    return TrainedModel(task, model.eval(), tokenizer, length)
 
 
 def task_of(config: PretrainedConfig, name: str, tasks: Sequence[Task]) -> Task:
@@ -117,12 +119,17 @@ def fill_masks_in_text(trained: TrainedModel, text: str, top_k: int) -> list[lis
     return fillings
 
 
+@torch.no_grad()
 def judge_texts(trained: TrainedModel, sentence_a: str, sentence_b: str) -> tuple[float, bool]:
     """Return the probability that the second text does not follow the first, and whether the pair had to be cut."""
     for text in (sentence_a, sentence_b):
         check_length(text)
-    pair = LabelledText((sentence_a, sentence_b), None, "These two")
-    return judge_pair(trained.model, trained.tokenizer, pair, trained.max_seq_length)
+    model, tokenizer, length = trained.model, trained.tokenizer, trained.max_seq_length
+    examples = encode_pairs([LabelledText((sentence_a, sentence_b), None, "These two")], tokenizer, length)
+    batch = collate([examples[0]], tokenizer.pad_token_id, padding_for(model, length))
+    del batch["next_sentence_label"]
+    logits = SENTENCE_PAIRS.logits_of(model(**batch)).float()
+    return logits.softmax(-1)[0, IS_RANDOM].item(), examples.num_cut > 0
 
 
 def check_length(text: str) -> None:

@@ -1,1 +1,1 @@
-"""What a user reads at the end: summary, curves, model card."""
+"""Write what a user reads at the end: summary, curves, model card."""

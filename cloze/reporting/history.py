@@ -39,10 +39,9 @@ def resumed_steps(history: Sequence[dict]) -> list[int]:
 
 def rows_of(history: Sequence[dict]) -> list[dict]:
     """Return a row an evaluation, with the last log of training before it; without evaluations, a row a log."""
-    evaluations = evaluations_of(history)
+    logs, evaluations = logs_of(history), evaluations_of(history)
     if not evaluations:
-        return logs_of(history)
-    logs = logs_of(history)
+        return logs
     steps, rows, begin = [entry["step"] for entry in logs], [], 0
     for evaluation in evaluations:
         end = bisect_right(steps, evaluation["step"])

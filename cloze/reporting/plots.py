@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -113,7 +112,6 @@ def _grid_figure(num_rows: int, num_columns: int) -> Figure:
     width, height = (9 - left - right - (num_columns - 1) * between[0]) / num_columns, 1.6
     total = bottom + top + num_rows * height + (num_rows - 1) * between[1]
     figure = Figure(figsize=(9, total))
-    FigureCanvasAgg(figure)
     figure.subplots_adjust(
         left / 9, bottom / total, 1 - right / 9, 1 - top / total, between[0] / width, between[1] / height
     )
@@ -164,7 +162,6 @@ def comparison_of(comparison: dict) -> Figure:
     """
     models = comparison["models"]
     figure = Figure(figsize=(9, 1.2 + 0.6 * len(models)), layout="constrained")
-    FigureCanvasAgg(figure)
     rows = range(len(models))
     for axes, (name, title) in zip(
         figure.subplots(1, 2, sharey=True), {"accuracy": "Accuracy", "macro_f1": "Macro-F1"}.items(), strict=True
@@ -193,11 +190,6 @@ def _label_of(model: dict) -> str:
         return model["name"]
     noise = "exceeds the noise" if difference["exceeds_noise"] else "within the noise"
     return f"{model['name']}\ndifference to the first {100 * difference['accuracy']:+.1f} points,\n{noise}"
-
-
-def draw_comparison(comparison: dict, path: Path) -> None:
-    """Write the figure of a comparison as PNG. OSError if it cannot be written."""
-    save(comparison_of(comparison), path)
 
 
 @own_style

@@ -1,4 +1,4 @@
-"""What a user reads at the end: a table of the run, a summary, a few samples predicted; and the curves."""
+"""Log what a user reads at the end: a table of the run, a summary, a few samples predicted; and the curves."""
 
 import logging
 from collections.abc import Sequence

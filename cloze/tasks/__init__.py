@@ -1,1 +1,1 @@
-"""What each script trains, a task a module."""
+"""Define what each script trains, a task a module."""

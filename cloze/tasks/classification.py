@@ -1,4 +1,4 @@
-"""Classification of texts: the task of run_classification.py."""
+"""Define the classification of texts, the task of run_classification.py."""
 
 from collections.abc import Sequence
 from typing import ClassVar

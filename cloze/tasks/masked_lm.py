@@ -1,4 +1,4 @@
-"""Masked language modelling: the task of run_mlm.py."""
+"""Define masked language modelling, the task of run_mlm.py."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from cloze.config.data_arguments import MaskingArguments
-from cloze.data.blocks import MaskedBlockBuilder
+from cloze.data.blocks import BlockBuilder
 from cloze.data.collators import MaskingCollator, Padding
 from cloze.data.context import DataContext
 from cloze.data.splits import DatasetSplits, make_splits
@@ -46,7 +46,7 @@ class MaskedLM(Task):
 
     def make_splits(self, context: DataContext) -> DatasetSplits:
         tokenizer = context.tokenizer
-        splits = make_splits(context, MaskedBlockBuilder(tokenizer, context.max_seq_length, context.data_args))
+        splits = make_splits(context, BlockBuilder(tokenizer, context.max_seq_length, context.data_args))
         if splits.samples:
             logger.info("An example: %s", tokenizer.decode(splits.samples[0]["input_ids"])[:300])
         return splits

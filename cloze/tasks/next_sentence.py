@@ -1,4 +1,4 @@
-"""Next sentence prediction: the task of run_nsp.py."""
+"""Define next sentence prediction, the task of run_nsp.py."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -8,7 +8,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_NEXT_SENTENCE_PREDI
 
 from cloze.config.data_arguments import PairArguments
 from cloze.data.context import DataContext
-from cloze.data.nsp import PairBuilder, make_pairs
+from cloze.data.nsp import make_pairs
 from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.inference.next_sentence import judge_samples
@@ -34,7 +34,7 @@ class NextSentence(Task):
             )
 
     def make_splits(self, context: DataContext) -> DatasetSplits:
-        return make_pairs(context, PairBuilder)
+        return make_pairs(context)
 
     def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
         judgements = judge_samples(trainer.model, trainer.processing_class, samples, 4)

@@ -1,4 +1,4 @@
-"""BERT's own pretraining, masked tokens and next sentences together: the task of run_pretraining.py."""
+"""Define BERT's own pretraining, masked tokens and next sentences together, the task of run_pretraining.py."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -7,7 +7,7 @@ from transformers import AutoModelForPreTraining, PretrainedConfig, PreTrainedTo
 
 from cloze.config.data_arguments import PretrainingDataArguments
 from cloze.data.context import DataContext
-from cloze.data.nsp import MaskedPairBuilder, make_pairs
+from cloze.data.nsp import make_pairs
 from cloze.data.splits import DatasetSplits
 from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS
 from cloze.tasks.masked_lm import MaskedLM
@@ -31,7 +31,7 @@ class Pretraining(MaskedLM):
         NEXT_SENTENCE.check(config, tokenizer)
 
     def make_splits(self, context: DataContext) -> DatasetSplits:
-        return make_pairs(context, MaskedPairBuilder)
+        return make_pairs(context)
 
     def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
         return super().predict_samples(trainer, samples) | NEXT_SENTENCE.predict_samples(trainer, samples)

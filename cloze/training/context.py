@@ -74,14 +74,7 @@ def set_up(
     checkpoint = None
     if not training_args.prepare_only:
         checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
-    corpora = find_corpora(
-        data_args,
-        training_args.do_train,
-        training_args.do_eval,
-        output_dir=training_args.output_dir,
-        cache_dir=model_args.cache_dir,
-        token=model_args.token,
-    )
+    corpora = find_texts(model_args, data_args, training_args)
     if checkpoint is not None:
         check_texts(Progress.read(checkpoint).texts, corpora)
     for corpus in filter(None, corpora):
@@ -131,6 +124,20 @@ def set_up(
         checkpoint=checkpoint,
         recipe=recipe,
         new_tokens=new_tokens,
+    )
+
+
+def find_texts(
+    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
+) -> tuple[Corpus | None, Corpus | None]:
+    """Return the training and the validation corpus that a run reads, each if it is needed."""
+    return find_corpora(
+        data_args,
+        training_args.do_train,
+        training_args.do_eval,
+        output_dir=training_args.output_dir,
+        cache_dir=model_args.cache_dir,
+        token=model_args.token,
     )
 
 

@@ -29,7 +29,7 @@ from tests.utils import SAMPLE
 
 def read(path, has_labels=True, **settings):
     corpus = FileCorpus((path,), settings.get("text_column"))
-    return list(labelled_texts(corpus, ClassificationArguments(**settings), has_labels))
+    return [text for text, _ in labelled_texts(corpus, ClassificationArguments(**settings), has_labels)]
 
 
 def texts_with(labels):
@@ -84,7 +84,7 @@ def test_hub_data_set_gives_its_class_names():
     )
     rows = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
     corpus = HubCorpus("reviews (train)", rows)
-    found = list(labelled_texts(corpus, ClassificationArguments(dataset_name="reviews")))
+    found = [text for text, _ in labelled_texts(corpus, ClassificationArguments(dataset_name="reviews"))]
     assert [text.label for text in found] == ["good", "bad", None]
     with pytest.raises(UserError, match=r"reviews \(train\), row 2: no label"):
         read_labelled(corpus, ClassificationArguments(dataset_name="reviews"))
@@ -122,7 +122,7 @@ def test_integer_labels_are_classes_in_any_notation(kind, tmp_path):
         if kind == "data set":
             rows = datasets.Dataset.from_dict({"text": texts, "label": values})
             found = labelled_texts(HubCorpus("rows", rows), ClassificationArguments(dataset_name="rows"))
-            return [text.label for text in found]
+            return [text.label for text, _ in found]
         path = tmp_path / f"table.{kind}"
         if kind == "parquet":
             datasets.Dataset.from_dict({"text": texts, "label": values}).to_parquet(path)

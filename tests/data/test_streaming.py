@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from cloze.config.data_arguments import DataTrainingArguments, PairArguments
-from cloze.data.blocks import MaskedBlockBuilder
+from cloze.data.blocks import BlockBuilder
 from cloze.data.nsp import PairBuilder
 from cloze.data.pairs import IS_NEXT, IS_RANDOM
 from cloze.data.samplers import BatchSettings
@@ -528,7 +528,7 @@ def test_stream_blocks_hold_every_token_of_their_chunk(kind, word_starts, texts,
     prefix, sep = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
     arguments = DataTrainingArguments(line_by_line=kind == "lines", whole_word_mask=word_starts)
     encoder = own_encoder(tokenizer, word_starts)
-    make = ChunkBuilder("", MaskedBlockBuilder(tokenizer, 32, arguments), encoder)
+    make = ChunkBuilder("", BlockBuilder(tokenizer, 32, arguments), encoder)
     corpus = Memory([[[text] for text in texts[part::3]] for part in range(3)])
     batches = finish(StreamedExamples(corpus, make, chunk=5000), 0, None, 1, 2)
     examples = [example for batch in batches for example in batch if example["epoch"] == 0]

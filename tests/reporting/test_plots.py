@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from cloze.reporting.plots import POINTS, comparison_of, curves_of, draw_comparison, save
+from cloze.reporting.plots import POINTS, comparison_of, curves_of, save
 from cloze.reporting.summary import figures_of
 from cloze.tasks.masked_lm import MASKED_LM
 from cloze.tasks.next_sentence import NEXT_SENTENCE
@@ -186,5 +186,5 @@ def test_comparison_plot_has_seeds_and_means():
 
 
 def test_comparison_plot_reads_comparison_json(tmp_path):
-    draw_comparison(json.loads(json.dumps(COMPARISON)), tmp_path / "comparison.png")
+    save(comparison_of(json.loads(json.dumps(COMPARISON))), tmp_path / "comparison.png")
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
