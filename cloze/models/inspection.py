@@ -2,13 +2,12 @@
 
 import inspect
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psutil
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.utils.hooks import RemovableHandle
 from transformers import PretrainedConfig, PreTrainedModel
 
 from cloze.errors import UserError
@@ -24,7 +23,7 @@ def build_on_meta(config: PretrainedConfig, task: Task, trust_remote_code: bool 
     try:
         if getattr(config, "num_hidden_layers", 1) < 1:
             raise ValueError(f"{config.num_hidden_layers} layers")
-        with torch.device("meta"), _bounded_modules():
+        with torch.device("meta"), _limit_modules():
             return task.auto_model.from_config(config, trust_remote_code=trust_remote_code)
     # torch and the models raise IndexError, AssertionError and more for values out of place.
     except Exception as error:
@@ -40,20 +39,15 @@ def _settings_place(config: PretrainedConfig) -> str:
     return "its config.json" if config.name_or_path else "--config_overrides"
 
 
-@contextmanager
-def _bounded_modules() -> Iterator[None]:
-    """Raise ValueError when a model of more than MAX_MODULES modules is built."""
+def _limit_modules() -> RemovableHandle:
+    """Return a context in which ValueError is raised when a model of more than MAX_MODULES modules is built."""
     count = itertools.count(1)
 
     def refuse_too_many(*_) -> None:
         if next(count) > MAX_MODULES:
             raise ValueError(f"more than {MAX_MODULES:,} modules")
 
-    handle = register_module_module_registration_hook(refuse_too_many)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return register_module_module_registration_hook(refuse_too_many)
 
 
 def check_memory(model: PreTrainedModel, dtype: str) -> None:

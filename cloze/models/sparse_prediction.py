@@ -4,6 +4,7 @@ With 15 % of the tokens masked, that spares most of the head, half of a small mo
 feed-forward.
 """
 
+import itertools
 import logging
 import threading
 from collections.abc import Iterator
@@ -36,14 +37,9 @@ KNOWN_PLACES = {
 }
 
 
-class _PerThread(threading.local):
-    """Hold a PositionSelector's state of each thread; a copy is empty."""
-
-    def __init__(self):
-        self.state = (None, None, False)
-
-    def __reduce__(self):
-        return _PerThread, ()
+# The positions of each thread's calls. Reached from anywhere else than a global name, torch.compile cannot trace it.
+_CALLS = threading.local()
+_NUMBERS = itertools.count()
 
 
 class PositionSelector:
@@ -61,37 +57,23 @@ class PositionSelector:
     """
 
     def __init__(self, model: PreTrainedModel, logits: tuple[str, ...], place: str):
-        self._names = ("last_hidden_state", *logits)
-        self._thread, self._state = _PerThread(), (None, None, False)
-        self._hooks = [
-            model.register_forward_pre_hook(self._take_positions, with_kwargs=True),
-            model.base_model.register_forward_pre_hook(self._use_positions),
-            model.get_submodule(place).register_forward_hook(self._select),
-        ]
+        self._names, self._key = ("last_hidden_state", *logits), f"call_{next(_NUMBERS)}"
+        model.register_forward_pre_hook(self._take_positions, with_kwargs=True)
+        model.base_model.register_forward_pre_hook(self._use_positions)
+        model.get_submodule(place).register_forward_hook(self._select)
         if place not in ("", model.base_model_prefix):
-            self._hooks.append(model.base_model.register_forward_hook(self._keep_for_backward))
+            model.base_model.register_forward_hook(self._keep_for_backward)
 
-    def remove(self) -> None:
-        """Leave the model as it was."""
-        for hook in self._hooks:
-            hook.remove()
+    def __setstate__(self, state: dict) -> None:
+        # A copy of the model has calls of its own.
+        self._names, self._key = state["_names"], f"call_{next(_NUMBERS)}"
 
     def _set(self, given: torch.Tensor | None, positions: torch.Tensor | None) -> None:
-        """Set the positions given to the model, and those given to its base model, for this thread's call.
-
-        torch.compile cannot trace a thread's own state: what is compiled uses the object's, which it sets and reads in
-        one graph. Where the graph breaks, hooks that run uncompiled have to know which of the two was set.
-        """
-        is_compiled = torch.compiler.is_compiling()
-        self._state = (given, positions, is_compiled)
-        if not is_compiled:
-            self._thread.state = self._state
+        """Set the positions given to the model, and those given to its base model, for this thread's call."""
+        setattr(_CALLS, self._key, (given, positions))
 
     def _get(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        state = self._state
-        if not torch.compiler.is_compiling() and not state[2]:
-            state = self._thread.state
-        return state[0], state[1]
+        return getattr(_CALLS, self._key, (None, None))
 
     def _take_positions(self, model, args, kwargs):
         self._set(kwargs.pop("masked_positions", None), None)
@@ -159,6 +141,7 @@ def _known_place(model: PreTrainedModel) -> str | None:
 
 def _find_place(model: PreTrainedModel, logits: tuple[str, ...], max_seq_length: int) -> str:
     """Return the earliest place that a trial finds, or none for the logits of the model itself."""
+    # Once in float32: the copies of it share its weights.
     trial = trial_copy(model)
     # Odd lengths, which some models pad inside, and a long one first, to which some attend in another way.
     longest = (min(max_seq_length, LONGEST_TRIAL) - 1) | 1
@@ -180,15 +163,14 @@ def _places(model: PreTrainedModel) -> Iterator[str]:
 
 def _same_if_selected(model: PreTrainedModel, logits: tuple[str, ...], place: str, lengths: tuple[int, ...]) -> bool:
     """Return whether the model's outputs for texts of these lengths stay the same if this place selects positions."""
-    selector = PositionSelector(model, logits, place)
+    trial = trial_copy(model)
+    PositionSelector(trial, logits, place)
     try:
         with quiet():
-            return all(_same_outputs(model, logits, length) for length in lengths)
+            return all(_same_outputs(trial, logits, length) for length in lengths)
     except Exception as error:  # whatever a model does that has other positions than it expects
         logger.debug("With positions selected in %s, %s fails: %r", place, type(model).__name__, error)
         return False
-    finally:
-        selector.remove()
 
 
 @torch.no_grad()

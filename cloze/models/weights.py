@@ -1,6 +1,7 @@
 """Load a checkpoint's weights, whatever tool has saved them, and report those that are new, unused or missing."""
 
 import logging
+import os
 import pickle
 import re
 from collections.abc import Collection, Iterable
@@ -15,7 +16,6 @@ from transformers.utils import (
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
 )
-from transformers.utils.hub import get_checkpoint_shard_files
 
 from cloze.config.arguments import ModelArguments
 from cloze.config.model_files import check_shards, find_file, read_json
@@ -60,9 +60,9 @@ def load_weights(
         with quiet():
             model, loading = task.auto_model.from_pretrained(name, **options, **model_args.hub_arguments)
             names = model.state_dict().keys()
-            if loading["missing_keys"] and _is_wrapped(loading["unexpected_keys"], names):
+            if path is not None and loading["missing_keys"] and _is_wrapped(loading["unexpected_keys"], names):
                 # Not by from_pretrained's key_mapping, which save_pretrained reverts: the names would be wrapped again.
-                weights = _unwrap(_read_weights(model_args), names, name)
+                weights = _unwrap(_read_weights(path), names, name)
                 torch.set_rng_state(random_state)
                 model, loading = type(model).from_pretrained(None, state_dict=weights, **options)
                 model.config.name_or_path = name
@@ -118,14 +118,15 @@ def _unwrap(weights: dict, names: Collection[str], origin: str) -> dict[str, tor
     return plain
 
 
-def _read_weights(model_args: ModelArguments) -> dict:
-    """Return what the checkpoint's files of weights hold, by the names in them; nothing in them is executed."""
-    name, path = model_args.model_name_or_path, _find_weights(model_args)
-    if path is None:
-        raise OSError(f"none of {', '.join(WEIGHT_FILES)} is there")
-    hub_arguments = {key: value for key, value in model_args.hub_arguments.items() if key != "trust_remote_code"}
-    paths = get_checkpoint_shard_files(name, path, **hub_arguments)[0] if path.endswith(".json") else [path]
-    return {key: value for path in paths for key, value in load_state_dict(path).items()}
+def _read_weights(path: str) -> dict:
+    """Return what files of weights hold, by the names in them; nothing in them is executed.
+
+    Args:
+        path: of the file, or of the index of its shards, which lie beside it.
+    """
+    folder, file_name = os.path.split(path)
+    names = sorted(set(read_json(path)["weight_map"].values())) if path.endswith(".json") else [file_name]
+    return {key: value for name in names for key, value in load_state_dict(os.path.join(folder, name)).items()}
 
 
 def _find_weights(model_args: ModelArguments) -> str | None:

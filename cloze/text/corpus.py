@@ -1,5 +1,6 @@
 """Read the documents of a corpus, files or a data set; recognise it again, and hold documents out."""
 
+import hashlib
 import logging
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,13 +21,13 @@ from cloze.errors import UserError
 from cloze.text.columns import choose_column, read_column
 from cloze.text.csv_rows import find_delimiter
 from cloze.text.decoding import file_format
-from cloze.text.digests import digest_file, digest_samples, file_stats, sample_starts
 from cloze.text.files import printable
 from cloze.text.readers import read_rows, read_table, read_text
 
 logger = logging.getLogger(__name__)
 
-# Rows of each sample of a data set by which its content is recognised.
+# Bytes of each sample of a file, and rows of each of a data set, by which the content is recognised.
+SAMPLE_BYTES = 2**16
 SAMPLE_ROWS = 100
 
 
@@ -55,7 +56,7 @@ class FileCorpus(Corpus):
     @property
     def identity(self) -> list:
         """List what a cache of this corpus depends on: each file's path, size and mtime, and how it is read."""
-        return [file_stats(self.files), self.text_column, (self.settings.delimiter, self.settings.quoting)]
+        return [_file_stats(self.files), self.text_column, (self.settings.delimiter, self.settings.quoting)]
 
     @cached_property
     def content(self) -> list[list]:
@@ -104,6 +105,9 @@ class HubCorpus(Corpus):
     rows: datasets.Dataset | datasets.IterableDataset
     text_column: str | None = None
 
+    # Not known before the data set is read.
+    num_bytes = 0
+
     @property
     def identity(self) -> list:
         """List what a cache of this corpus depends on: see FileCorpus."""
@@ -112,7 +116,7 @@ class HubCorpus(Corpus):
         fingerprint = getattr(self.rows, "_fingerprint", None) or uuid.uuid4().hex
         # Rows of a generator that were made anew have the same fingerprint, but not the same files.
         files = [Path(file["filename"]) for file in getattr(self.rows, "cache_files", [])]
-        return [fingerprint, file_stats(files), self.text_column]
+        return [fingerprint, _file_stats(files), self.text_column]
 
     @cached_property
     def content(self) -> list[list]:
@@ -125,23 +129,18 @@ class HubCorpus(Corpus):
             samples = [islice(self.read_rows(shard), SAMPLE_ROWS) for shard in sorted({0, size - 1})]
         else:
             size = len(self.rows)
-            starts = sample_starts(size, SAMPLE_ROWS)
+            starts = _sample_starts(size, SAMPLE_ROWS)
             numbers = {number for start in starts for number in range(start, min(start + SAMPLE_ROWS, size))}
             samples = [HubCorpus(self.name, self.rows.select(sorted(numbers))).read_rows(0)]
         # Others, as images, need not look the same twice.
         kinds = str | int | float
         values = ({name: value for name, value in row.items() if isinstance(value, kinds)} for row in chain(*samples))
-        return [[size, digest_samples(repr(row).encode() for row in values)]]
+        return [[size, _digest_samples(repr(row).encode() for row in values)]]
 
     @property
     def num_shards(self) -> int:
         """Count the shards: of a stream, as many as its source has files or the like."""
         return self.rows.num_shards if isinstance(self.rows, datasets.IterableDataset) else 1
-
-    @property
-    def num_bytes(self) -> int:
-        """Return 0: the size is not known before the data set is read."""
-        return 0
 
     def shard_name(self, number: int) -> str:
         """Return the name of the data set: its shards have none."""
@@ -177,6 +176,38 @@ class HubCorpus(Corpus):
         """Return the name of the data set and its first row, None if it is empty."""
         row = next(self.read_rows(0), None)
         return None if row is None else (self.name, row)
+
+
+def digest_file(path: Path) -> list:
+    """Return size and digest of a file, the latter of its first, middle and last SAMPLE_BYTES.
+
+    Raises UserError if it cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            starts = _sample_starts(size, SAMPLE_BYTES)
+            return [size, _digest_samples(file.read(SAMPLE_BYTES) for start in starts if file.seek(start) == start)]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): put it back, or make it readable") from None
+
+
+def _sample_starts(size: int, length: int) -> tuple[int, int, int]:
+    """Return where the first, middle and last ``length`` of ``size`` items begin."""
+    return 0, max(size - length, 0) // 2, max(size - length, 0)
+
+
+def _digest_samples(samples: Iterable[bytes]) -> str:
+    """Return the BLAKE2 digest of the samples, one after another, as 16 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for sample in samples:
+        digest.update(sample)
+    return digest.hexdigest()
+
+
+def _file_stats(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Return path, size in bytes and mtime in nanoseconds of each file."""
+    return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def log_columns(corpus: Corpus, other_columns: Sequence[str]) -> None:

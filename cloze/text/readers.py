@@ -4,6 +4,7 @@ A document is a list of lines; a row of a table is a document of one line.
 """
 
 from collections.abc import Iterator
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,9 @@ def read_text(path: Path, settings: ReaderSettings) -> Iterator[list[str]]:
 
 def _has_blank_lines_between(path: Path, settings: ReaderSettings) -> bool:
     """Return whether a blank line has text before and behind it."""
-    text_before = blank_before = False
-    for line in read_lines(path, settings):
-        if line.isspace() or not line:
-            blank_before = text_before
-        elif blank_before:
-            return True
-        else:
-            text_before = True
-    return False
+    has_text = (line != "" and not line.isspace() for line in read_lines(path, settings))
+    paragraphs = filter(None, (key for key, _ in groupby(has_text)))
+    return len(list(islice(paragraphs, 2))) == 2
 
 
 def read_table(path: Path, text_column: str | None, settings: ReaderSettings) -> Iterator[list[str]]:
@@ -69,13 +64,10 @@ def read_rows(path: Path, settings: ReaderSettings, column: str | None = None) -
     Raises UserError, while iterating, for what cannot be read.
     """
     kind = file_format(path)
-    if kind == ".txt":
-        return _read_text_rows(path, settings)
-    if kind in (".csv", ".tsv"):
-        return read_csv(path, settings)
     if kind == ".parquet":
         return read_parquet(path, settings, column)
-    return read_json(path, settings)
+    readers = {".txt": _read_text_rows, ".csv": read_csv, ".tsv": read_csv}
+    return readers.get(kind, read_json)(path, settings)
 
 
 def _read_text_rows(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, str]]]:

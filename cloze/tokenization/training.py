@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -71,10 +71,8 @@ def train_wordpiece(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTra
     special = list(backend.get_added_tokens_decoder().values())
     # The trainer numbers characters inside words in the order of a hash map, which differs from run to run and then
     # decides between merges of equal count. Given beforehand in a fixed order, they make training reproducible.
-    characters: set[str] = set()
     texts = tqdm(_read_texts(corpus), "collecting characters", unit=" documents", disable=not sys.stderr.isatty())
-    for text in texts:
-        characters.update(text)
+    characters = set(chain.from_iterable(texts))
     continuing = [f"##{character}" for character in sorted(_characters_in_words(characters, backend))]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,

@@ -268,6 +268,29 @@ def test_calls_in_threads_select_their_own_positions(place):
         torch.testing.assert_close(values, wanted)
 
 
+def test_compiled_calls_in_threads_select_their_own_positions():
+    """Each waits for the other where the graph breaks, with its positions set."""
+    torch._dynamo.reset()
+    stock = model_of("bert").eval()
+    model, _ = hooked(stock)
+    barrier = threading.Barrier(2, timeout=60)
+
+    @torch._dynamo.disable
+    def wait(module, args, output):
+        barrier.wait()
+
+    model.base_model.embeddings.register_forward_hook(wait)
+    compiled = torch.compile(model, backend="eager")
+    ids = batch_of()["input_ids"]
+    asked = [torch.tensor([3, 9]), torch.tensor([1, 4, 8]), torch.tensor([2, 0, 7, 5]), torch.tensor([6, 3])]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda positions: compiled(ids, masked_positions=positions).logits[0], asked))
+    logits = stock(ids).logits.flatten(0, 1)
+    for positions, values in zip(asked, found, strict=True):
+        torch.testing.assert_close(values, logits[positions])
+    torch._dynamo.reset()
+
+
 def test_sparse_prediction_in_parallel_processes(tmp_path):
     """What wraps the model calls its forward, hooks and all."""
     stock = model_of("bert")

@@ -18,9 +18,16 @@ import pytest
 
 from cloze.config.data_arguments import DataTrainingArguments, ReaderSettings
 from cloze.errors import UserError
-from cloze.text.corpus import FileCorpus, HubCorpus, find_change, log_columns, read_documents, split_documents
+from cloze.text.corpus import (
+    FileCorpus,
+    HubCorpus,
+    digest_file,
+    find_change,
+    log_columns,
+    read_documents,
+    split_documents,
+)
 from cloze.text.decoding import FORMATS, file_format
-from cloze.text.digests import digest_file
 from cloze.text.files import find_files
 from cloze.text.sources import find_corpora
 from tests.utils import SAMPLE
