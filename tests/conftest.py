@@ -1,5 +1,6 @@
 """Fixtures: tiny tokenizers and models made in-process; no network, and caches of our own."""
 
+import gc
 import os
 import tempfile
 
@@ -21,10 +22,9 @@ import run_classification
 import run_mlm
 import run_nsp
 import run_pretraining
-from cloze.reporting import summary as report
 from cloze.text.corpus import FileCorpus
 from cloze.tokenization.training import train_wordpiece
-from tests.utils import SAMPLE, checkpoint_maker, driver
+from tests.utils import EXTRAS, SAMPLE, checkpoint_maker, driver
 
 # Models this small gain nothing from threads, which on a busy machine wait for each other.
 torch.set_num_threads(1)
@@ -35,13 +35,18 @@ def pytest_ignore_collect(collection_path, config):
     return True if collection_path.name == "app" and config.option.markexpr == "not slow" else None
 
 
+def pytest_collection_finish():
+    """Spare the imported libraries from garbage collection: the Trainer asks for one in each run, of 0.3 seconds."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _no_slow_extras(request, monkeypatch):
-    """Skip drawing curves and waiting for the disk, which take longer than training a tiny model, unless marked."""
-    if request.node.get_closest_marker("curves") is None:
-        monkeypatch.setattr(report, "draw_curves", lambda history, best_step, figures, path: path.touch())
-    if request.node.get_closest_marker("fsync") is None:
-        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    """Skip what takes longer than training a tiny model, unless marked: curves, waiting for the disk, FLOPs."""
+    for name, skip in EXTRAS.items():
+        if request.node.get_closest_marker(name) is None:
+            skip(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")

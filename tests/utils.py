@@ -1,6 +1,7 @@
 """Helpers of the tests: tiny models, and scripts run here or in processes of their own."""
 
 import copy
+import gc
 import importlib
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from torch.distributed import distributed_c10d
 from transformers import CONFIG_MAPPING
 
 from cloze.cli import run_script
+from cloze.models.flops import Flops
 from cloze.models.loading import sync_config_with_tokenizer
 from cloze.system.output import tolerate_output_errors
 from cloze.tasks.masked_lm import MASKED_LM
@@ -127,15 +129,34 @@ def driver(main, capsys):
     return run
 
 
+def skip_curves(replace: Callable) -> None:
+    summary = importlib.import_module("cloze.reporting.summary")
+    replace(summary, "draw_curves", lambda history, best_step, figures, path: path.touch())
+
+
+def skip_fsync(replace: Callable) -> None:
+    replace(os, "fsync", lambda descriptor: None)
+
+
+def skip_flops(replace: Callable) -> None:
+    """Neither count those of a model nor measure those of the device."""
+    replace(importlib.import_module("cloze.training.run"), "count_flops", lambda model, masks: Flops(1, 1, 1, 1))
+    replace(importlib.import_module("cloze.training.trainer"), "peak_flops", lambda device, dtype: 1e12)
+
+
+# By the marker of the tests that look at them; each takes setattr or its like.
+EXTRAS = {"curves": skip_curves, "fsync": skip_fsync, "flops": skip_flops}
+
+
 # A server that has imported the scripts; processes are forked from it.
 CONTEXT = multiprocessing.get_context("forkserver")
 SCRIPTS = ("run_classification", "run_mlm", "run_nsp", "run_pretraining")
 # What their main() imports.
 MODULES = (
-    *("comparison.runner", "reporting.plots", "reporting.summary", "training.run"),
+    *("comparison.runner", "reporting.summary", "training.run"),
     *("tasks.classification", "tasks.masked_lm", "tasks.pretraining"),
 )
-CONTEXT.set_forkserver_preload([*SCRIPTS, *(f"cloze.{name}" for name in MODULES)])
+CONTEXT.set_forkserver_preload([*SCRIPTS, *(f"cloze.{name}" for name in MODULES), "tests.preload"])
 
 
 def start(
@@ -169,6 +190,10 @@ def start_together(
 
 
 def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:
+    # As in conftest.py.
+    gc.freeze()
+    for skip in EXTRAS.values():
+        skip(setattr)
     output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -177,7 +202,6 @@ def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) ->
     # Unless it is told, accelerate sets the number of threads of several processes, with a warning.
     os.environ.update(environment | {"OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
-    os.fsync = lambda descriptor: None  # as in conftest.py
     # Data-loader workers are forked, as from a command line; else they would have a server of their own.
     multiprocessing.set_start_method("fork", force=True)
     # What --ddp_timeout sets where there are GPUs.

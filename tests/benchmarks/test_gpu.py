@@ -87,6 +87,7 @@ def test_differences_are_relative():
         compare([(2.0, wanted)], [(2.0, {"large": own["large"], "noise": own["noise"]})])
 
 
+@pytest.mark.flops
 def test_throughput_uses_the_largest_batch(part, monkeypatch):
     monkeypatch.setattr(gpu_training, "SMOKE", replace(gpu_training.SMOKE, works=("lines",)))
     lines = part(throughput)

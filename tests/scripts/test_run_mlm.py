@@ -120,6 +120,7 @@ def test_nan_model_neither_evaluates_nor_predicts(run_mlm_script, checkpoint, ou
     assert not (out / "predictions.jsonl").exists()
 
 
+@pytest.mark.flops
 def test_output_files_have_upstream_names_and_keys(train, out):
     train("--do_eval", "--max_steps", 4, "--logging_steps", 1, "--max_eval_samples", 20)
     results = json.loads((out / "eval_results.json").read_text())

@@ -71,7 +71,9 @@ def wait_for(log, text, process):
 
 def test_second_run_ends_and_one_after_a_kill_resumes(tmp_path, out):
     """At once, although a data-loader worker outlives the process that was killed, which had forked it."""
-    argv = ("run_mlm", *flags(tmp_path), "--do_train", "--dataloader_num_workers", 1)
+    # Else each epoch has a worker of its own, and there is none between them.
+    workers = ("--dataloader_num_workers", 1, "--dataloader_persistent_workers")
+    argv = ("run_mlm", *flags(tmp_path), "--do_train", *workers)
     logs = [tmp_path / name for name in ("first", "second", "third")]
     first = start(*argv, "--max_steps", 100000, log=logs[0])
     wait_for(logs[0], "'loss': ", first)
