@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ SAMPLING = ("random", "sequential", "group_by_length")
 # Steps of a run that ends by time: more than there will be, and the resolution of its schedule.
 TIMED_STEPS = 10**9
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
+# Fields of settings that are null or false by default.
+optional, switch = partial(HfArg, default=None), partial(HfArg, default=False)
 # Settings that ask for a GPU, with their values where there is none.
 WITHOUT_GPU = {
     "use_cpu": True,
@@ -41,28 +44,26 @@ def check(settings: object, names: list[str], is_valid: Callable[[Any], bool], p
 class ModelArguments:
     """Say which model to adapt, or to build from scratch."""
 
-    model_name_or_path: str | None = HfArg(
-        default=None, help="Checkpoint to adapt: a folder or a Hub name. Leave out to train from scratch."
+    model_name_or_path: str | None = optional(
+        help="Checkpoint to adapt: a folder or a Hub name. Leave out to train from scratch."
     )
-    model_type: str | None = HfArg(
-        default=None, help="Architecture to train from scratch: bert, distilbert, roberta, electra, ..."
+    model_type: str | None = optional(
+        help="Architecture to train from scratch: bert, distilbert, roberta, electra, ..."
     )
-    config_overrides: str | None = HfArg(
-        default=None, help="From scratch only: changes to the default config, as hidden_size=256,..."
+    config_overrides: str | None = optional(
+        help="From scratch only: changes to the default config, as hidden_size=256,..."
     )
-    config_name: str | None = HfArg(default=None, help="Config, if not that of model_name_or_path.")
-    tokenizer_name: str | None = HfArg(
-        default=None, help="Tokenizer, if not that of model_name_or_path. From scratch, one is trained without it."
+    config_name: str | None = optional(help="Config, if not that of model_name_or_path.")
+    tokenizer_name: str | None = optional(
+        help="Tokenizer, if not that of model_name_or_path. From scratch, one is trained without it."
     )
     vocab_size: int = HfArg(default=30_522, help="Size of a tokenizer trained from the corpus.")
-    do_lower_case: bool = HfArg(
-        default=False, help="Lower-case the text in a WordPiece tokenizer trained from the corpus."
-    )
-    cache_dir: str | None = HfArg(default=None, help="Where downloads and prepared corpora are kept.")
+    do_lower_case: bool = switch(help="Lower-case the text in a WordPiece tokenizer trained from the corpus.")
+    cache_dir: str | None = optional(help="Where downloads and prepared corpora are kept.")
     use_fast_tokenizer: bool = HfArg(default=True, help="Use a tokenizer of the tokenizers library.")
     model_revision: str = HfArg(default="main", help="Branch, tag or commit of a Hub model.")
-    token: str | None = HfArg(default=None, help="Hub token; never written to logs or files.")
-    trust_remote_code: bool = HfArg(default=False, help="Run code that a Hub model brings along.")
+    token: str | None = optional(help="Hub token; never written to logs or files.")
+    trust_remote_code: bool = switch(help="Run code that a Hub model brings along.")
     dtype: str = HfArg(
         default="float32", help="Precision the weights are loaded and trained in.", metadata={"choices": DTYPES}
     )
@@ -100,35 +101,32 @@ class TrainingArguments(transformers.TrainingArguments):
     report_to: list[str] | None = HfArg(
         default=None, help="Trackers to report to: tensorboard, wandb, trackio, mlflow, ..., or all."
     )
-    overwrite_output_dir: bool = HfArg(default=False, help="Start afresh: the checkpoints in output_dir are removed.")
+    overwrite_output_dir: bool = switch(help="Start afresh: the checkpoints in output_dir are removed.")
     train_sampling_strategy: str = HfArg(
         default="group_by_length",
         help="group_by_length: examples of similar length share a batch, and steps are shuffled; random; or "
         "sequential. Of a stream, within a chunk of its text.",
         metadata={"choices": list(SAMPLING)},
     )
-    max_tokens_per_batch: int | None = HfArg(
-        default=None,
+    max_tokens_per_batch: int | None = optional(
         help="Tokens in a batch of a device, padding included, in place of per_device_train_batch_size: many "
-        "short examples or few long ones.",
+        "short examples or few long ones."
     )
-    max_train_hours: float | None = HfArg(
-        default=None,
+    max_train_hours: float | None = optional(
         help="Train for so many hours, evaluations and saves included, whatever the epochs, with the schedule "
-        "laid over that time; preparation, and the last evaluation, come on top.",
+        "laid over that time; preparation, and the last evaluation, come on top."
     )
-    early_stopping_patience: int | None = HfArg(
-        default=None,
-        help="Stop after N evaluations in a row without improvement of metric_for_best_model (default: loss).",
+    early_stopping_patience: int | None = optional(
+        help="Stop after N evaluations in a row without improvement of metric_for_best_model (default: loss)."
     )
     early_stopping_threshold: float = HfArg(
         default=0.0, help="With early_stopping_patience: how much better counts as an improvement."
     )
-    logging_nan_inf_filter: bool = HfArg(default=False, help="Has no effect: a NaN or infinite loss ends the run.")
-    dry_run: bool = HfArg(
-        default=False, help="Check all that the run needs, try its longest batch, estimate its time; train nothing."
+    logging_nan_inf_filter: bool = switch(help="Has no effect: a NaN or infinite loss ends the run.")
+    dry_run: bool = switch(
+        help="Check all that the run needs, try its longest batch, estimate its time; train nothing."
     )
-    prepare_only: bool = HfArg(default=False, help="Prepare tokenizer and text in the cache, and stop; needs no GPU.")
+    prepare_only: bool = switch(help="Prepare tokenizer and text in the cache, and stop; needs no GPU.")
     # The settings before transformers derives others from them, for recipe.yaml.
     resolved: dict = field(default_factory=dict, init=False, repr=False)
     # Whether this is a run of --compare_with.
@@ -151,7 +149,8 @@ class TrainingArguments(transformers.TrainingArguments):
             self.push_to_hub = False
         # Before upstream's, which imports half of transformers to find the device.
         self._check_values()
-        super().__post_init__()
+        with waiting_for_processes():
+            super().__post_init__()
         self.eval_do_concat_batches = True
         # The collator needs the example's number, which no model's forward takes.
         self.remove_unused_columns = False
@@ -208,11 +207,7 @@ class TrainingArguments(transformers.TrainingArguments):
     @property
     def device(self) -> torch.device:
         """Leave out the number of the CPU: transformers 5.17 asks torch to load checkpoints to "cpu:0"."""
-        if hasattr(self, "distributed_state"):
-            device = super().device
-        else:  # for the first time
-            with waiting_for_processes():
-                device = super().device
+        device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
 
     @property

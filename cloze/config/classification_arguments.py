@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from transformers.hf_argparser import HfArg
 
-from cloze.config.arguments import ModelArguments, check
+from cloze.config.arguments import ModelArguments, check, optional
 from cloze.config.data_arguments import DataArguments
 from cloze.errors import UserError
 
@@ -16,10 +16,9 @@ from cloze.errors import UserError
 class ClassifierArguments(ModelArguments):
     """Say which models to fine-tune: one, or several to compare."""
 
-    compare_with: list[str] | None = HfArg(
-        default=None,
+    compare_with: list[str] | None = optional(
         help="Models to compare with model_name_or_path, or with the first of them if it is not given: "
-        "NAME=PATH, or PATH.",
+        "NAME=PATH, or PATH."
     )
     num_seeds: int = HfArg(default=3, help="With compare_with: train each model so many times, from --seed on.")
 
@@ -62,26 +61,21 @@ class ClassificationArguments(DataArguments):
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "macro_f1")
 
-    train_file: list[str] | None = HfArg(
-        default=None,
+    train_file: list[str] | None = optional(
         help="Labelled texts: tables, .csv .tsv .json .jsonl .parquet [.gz .zst], or .txt files, a text a line, "
-        "that are named after the label.",
+        "that are named after the label."
     )
-    validation_file: list[str] | None = HfArg(
-        default=None, help="To evaluate on; without it, part of the labelled texts is held out."
+    validation_file: list[str] | None = optional(
+        help="To evaluate on; without it, part of the labelled texts is held out."
     )
     validation_split_percentage: float = HfArg(
         default=20, help="Share of the texts held out if there is no validation_file, in percent."
     )
-    max_train_samples: int | None = HfArg(default=None, help="Train on so many texts, drawn at random.")
-    max_eval_samples: int | None = HfArg(default=None, help="Evaluate on so many, drawn at random.")
-    label_column: str | None = HfArg(
-        default=None, help="Column of the labels, words or whole numbers; `label` by default."
-    )
-    text_pair_column: str | None = HfArg(default=None, help="Column of a second text, where two are judged together.")
-    test_file: str | None = HfArg(
-        default=None, help="For do_predict: texts to classify, with labels where they are known."
-    )
+    max_train_samples: int | None = optional(help="Train on so many texts, drawn at random.")
+    max_eval_samples: int | None = optional(help="Evaluate on so many, drawn at random.")
+    label_column: str | None = optional(help="Column of the labels, words or whole numbers; `label` by default.")
+    text_pair_column: str | None = optional(help="Column of a second text, where two are judged together.")
+    test_file: str | None = optional(help="For do_predict: texts to classify, with labels where they are known.")
 
     def __post_init__(self):
         super().__post_init__()

@@ -6,11 +6,8 @@ from typing import ClassVar
 
 from transformers.hf_argparser import HfArg
 
-from cloze.config.arguments import TrainingArguments, check
+from cloze.config.arguments import TrainingArguments, check, optional, switch
 from cloze.errors import UserError
-
-# How --csv_delimiter may be written where it is hard to type.
-TABS = ("\\t", "tab")
 
 
 @dataclass(frozen=True)
@@ -35,24 +32,20 @@ class DataArguments:
     # What an evaluation measures, for --metric_for_best_model.
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
-    dataset_name: str | None = HfArg(
-        default=None, help="Data set on the Hub, or a folder of that form or of save_to_disk."
+    dataset_name: str | None = optional(help="Data set on the Hub, or a folder of that form or of save_to_disk.")
+    dataset_config_name: str | None = optional(help="Configuration of the Hub data set.")
+    train_file: list[str] | None = optional(
+        help="Training text: files, globs or folders of .txt .csv .tsv .json .jsonl .parquet [.gz .zst]."
     )
-    dataset_config_name: str | None = HfArg(default=None, help="Configuration of the Hub data set.")
-    train_file: list[str] | None = HfArg(
-        default=None, help="Training text: files, globs or folders of .txt .csv .tsv .json .jsonl .parquet [.gz .zst]."
+    validation_file: list[str] | None = optional(
+        help="Validation text; without it, part of the training documents is held out."
     )
-    validation_file: list[str] | None = HfArg(
-        default=None, help="Validation text; without it, part of the training documents is held out."
-    )
-    text_column: str | None = HfArg(default=None, help="Column that holds the text, in tables.")
-    csv_delimiter: str | None = HfArg(
-        default=None,
+    text_column: str | None = optional(help="Column that holds the text, in tables.")
+    csv_delimiter: str | None = optional(
         help="Delimiter of .csv and .tsv files: a character, or tab. By default that of a .csv is found in its "
-        "first rows.",
+        "first rows."
     )
-    csv_quoting: str | None = HfArg(
-        default=None,
+    csv_quoting: str | None = optional(
         help="minimal: fields in quotes may hold delimiters and line ends; none: quotes are text. By "
         "default minimal, but rows of a .tsv that span lines are an error.",
         metadata={"choices": ["minimal", "none"]},
@@ -67,26 +60,20 @@ class DataArguments:
     validation_split_percentage: float = HfArg(
         default=5, help="Share of the documents held out if there is no validation_file, in percent."
     )
-    overwrite_cache: bool = HfArg(default=False, help="Tokenize again though a prepared corpus exists.")
-    preprocessing_num_workers: int | None = HfArg(
-        default=None, help="Threads that tokenize; all processors by default."
-    )
+    overwrite_cache: bool = switch(help="Tokenize again though a prepared corpus exists.")
+    preprocessing_num_workers: int | None = optional(help="Threads that tokenize; all processors by default.")
     tokenizer_backend: str = HfArg(
         default="auto",
         help="nanotoken: much faster, for WordPiece; auto: that, if installed and fit. The ids are the same.",
         metadata={"choices": ["auto", "tokenizers", "nanotoken"]},
     )
-    streaming: bool = HfArg(
-        default=False, help="Read and tokenize while training; needs --max_steps or --max_train_hours."
+    streaming: bool = switch(help="Read and tokenize while training; needs --max_steps or --max_train_hours.")
+    max_seq_length: int | None = optional(
+        help="Tokens in an example, special ones included; the model's most by default."
     )
-    max_seq_length: int | None = HfArg(
-        default=None, help="Tokens in an example, special ones included; the model's most by default."
-    )
-    pad_to_max_length: bool = HfArg(
-        default=False, help="Pad to max_seq_length instead of to the longest example in the batch."
-    )
-    max_train_samples: int | None = HfArg(default=None, help="Train on the first so many examples.")
-    max_eval_samples: int | None = HfArg(default=None, help="Evaluate on the first so many examples.")
+    pad_to_max_length: bool = switch(help="Pad to max_seq_length instead of to the longest example in the batch.")
+    max_train_samples: int | None = optional(help="Train on the first so many examples.")
+    max_eval_samples: int | None = optional(help="Evaluate on the first so many examples.")
 
     def __post_init__(self):
         # A library caller may give one file as a string, as upstream's dataclass has it.
@@ -94,7 +81,7 @@ class DataArguments:
         self.validation_file = [self.validation_file] if isinstance(self.validation_file, str) else self.validation_file
         if self.dataset_name and (self.train_file or self.validation_file):
             raise UserError("--dataset_name and --train_file/--validation_file exclude each other: give one of them")
-        if self.csv_delimiter in TABS:
+        if self.csv_delimiter in ("\\t", "tab"):  # as it is hard to type
             self.csv_delimiter = "\t"
         if self.csv_delimiter is not None and (len(self.csv_delimiter) != 1 or self.csv_delimiter in '"\r\n'):
             raise UserError(
@@ -131,7 +118,7 @@ class MaskingArguments(DataArguments):
     )
     mask_replace_prob: float = HfArg(default=0.8, help="Share of those replaced by the mask token.")
     random_replace_prob: float = HfArg(default=0.1, help="Share of those replaced by a random token.")
-    whole_word_mask: bool = HfArg(default=False, help="Choose whole words instead of single tokens.")
+    whole_word_mask: bool = switch(help="Choose whole words instead of single tokens.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -160,9 +147,7 @@ class PairArguments(DataArguments):
     short_seq_probability: float = HfArg(
         default=0.1, help="Share of segment pairs that are shorter than max_seq_length, at random."
     )
-    sentence_per_line: bool = HfArg(
-        default=False, help="A line is a sentence; otherwise sentences are found in the text."
-    )
+    sentence_per_line: bool = switch(help="A line is a sentence; otherwise sentences are found in the text.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -174,12 +159,10 @@ class PairArguments(DataArguments):
 class DataTrainingArguments(MaskingArguments):
     """Describe the data of run_mlm.py."""
 
-    line_by_line: bool = HfArg(default=False, help="A line is an example, instead of blocks.")
-    truncate_long_lines: bool = HfArg(
-        default=False, help="With line_by_line: cut off what exceeds max_seq_length, do not split it."
-    )
-    test_file: str | None = HfArg(
-        default=None, help="For do_predict: texts with [MASK] for each hidden word; a line, or a row of a table, each."
+    line_by_line: bool = switch(help="A line is an example, instead of blocks.")
+    truncate_long_lines: bool = switch(help="With line_by_line: cut off what exceeds max_seq_length, do not split it.")
+    test_file: str | None = optional(
+        help="For do_predict: texts with [MASK] for each hidden word; a line, or a row of a table, each."
     )
     top_k: int = HfArg(default=5, help="For do_predict: how many tokens are told for each [MASK].")
 
@@ -196,8 +179,8 @@ class NextSentenceArguments(PairArguments):
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")
 
-    test_file: str | None = HfArg(
-        default=None, help="For do_predict: a table with the columns sentence_a, sentence_b and, if known, label."
+    test_file: str | None = optional(
+        help="For do_predict: a table with the columns sentence_a, sentence_b and, if known, label."
     )
 
 
