@@ -51,7 +51,7 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
         usage="%(prog)s [RECIPE.yaml] [--flag value ...]",
         description="Settings come from the recipe, a YAML or JSON file of the flags below; the command line wins.",
     )
-    known = {field.name: field.type for dtype in types for field in dataclasses.fields(dtype) if field.init}
+    known = _known_settings(types)
     defaults = vars(parser.parse_args([]))
     namespace = _parse_recipe_and_flags(parser, list(argv), known)
     _check_values(namespace)
@@ -67,6 +67,15 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
     _check_reporting(training_args.report_to)
     check_together(data_args, training_args)
     return model_args, data_args, training_args
+
+
+def _known_settings(types: Sequence[type]) -> dict[str, type]:
+    """Return every setting's name and declared type, which the parser takes apart in the fields."""
+    known = {}
+    for dtype in types:
+        hints = typing.get_type_hints(dtype)
+        known |= {field.name: hints[field.name] for field in dataclasses.fields(dtype) if field.init}
+    return known
 
 
 def _parse_recipe_and_flags(parser: Parser, argv: list[str], known: dict[str, type]) -> argparse.Namespace:
