@@ -1,10 +1,14 @@
 """Hold the settings of model and training as dataclasses, with the checks that need nothing else."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 import transformers
+from transformers.hf_argparser import HfArg
 
 from cloze.errors import UserError
 from cloze.system.processes import waiting_for_processes
@@ -13,6 +17,8 @@ SAMPLING = ("random", "sequential", "group_by_length")
 # Steps of a run that ends by time: more than there will be, and the resolution of its schedule.
 TIMED_STEPS = 10**9
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
+# Fields of settings that are null or false by default.
+optional, switch = partial(HfArg, default=None), partial(HfArg, default=False)
 # Settings that ask for a GPU, with their values where there is none.
 WITHOUT_GPU = {
     "use_cpu": True,
@@ -26,35 +32,40 @@ WITHOUT_GPU = {
 }
 
 
+def check(settings: object, names: list[str], is_valid: Callable[[Any], bool], problem: str) -> None:
+    """Raise UserError for the first of these settings that is neither null nor valid."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not is_valid(value):
+            raise UserError(f"--{name} {value} {problem}")
+
+
 @dataclass
 class ModelArguments:
     """Say which model to adapt, or to build from scratch."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Checkpoint to adapt: a folder or a Hub name. Leave out to train from scratch."}
+    model_name_or_path: str | None = optional(
+        help="Checkpoint to adapt: a folder or a Hub name. Leave out to train from scratch."
     )
-    model_type: str | None = field(
-        default=None, metadata={"help": "Architecture to train from scratch: bert, distilbert, roberta, electra, ..."}
+    model_type: str | None = optional(
+        help="Architecture to train from scratch: bert, distilbert, roberta, electra, ..."
     )
-    config_overrides: str | None = field(
-        default=None, metadata={"help": "From scratch only: changes to the default config, as hidden_size=256,..."}
+    config_overrides: str | None = optional(
+        help="From scratch only: changes to the default config, as hidden_size=256,..."
     )
-    config_name: str | None = field(default=None, metadata={"help": "Config, if not that of model_name_or_path."})
-    tokenizer_name: str | None = field(
-        default=None,
-        metadata={"help": "Tokenizer, if not that of model_name_or_path. From scratch, one is trained without it."},
+    config_name: str | None = optional(help="Config, if not that of model_name_or_path.")
+    tokenizer_name: str | None = optional(
+        help="Tokenizer, if not that of model_name_or_path. From scratch, one is trained without it."
     )
-    vocab_size: int = field(default=30_522, metadata={"help": "Size of a tokenizer trained from the corpus."})
-    do_lower_case: bool = field(
-        default=False, metadata={"help": "Lower-case the text in a WordPiece tokenizer trained from the corpus."}
-    )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and prepared corpora are kept."})
-    use_fast_tokenizer: bool = field(default=True, metadata={"help": "Use a tokenizer of the tokenizers library."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
-    token: str | None = field(default=None, metadata={"help": "Hub token; never written to logs or files."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a Hub model brings along."})
-    dtype: str = field(
-        default="float32", metadata={"help": "Precision the weights are loaded and trained in.", "choices": DTYPES}
+    vocab_size: int = HfArg(default=30_522, help="Size of a tokenizer trained from the corpus.")
+    do_lower_case: bool = switch(help="Lower-case the text in a WordPiece tokenizer trained from the corpus.")
+    cache_dir: str | None = optional(help="Where downloads and prepared corpora are kept.")
+    use_fast_tokenizer: bool = HfArg(default=True, help="Use a tokenizer of the tokenizers library.")
+    model_revision: str = HfArg(default="main", help="Branch, tag or commit of a Hub model.")
+    token: str | None = optional(help="Hub token; never written to logs or files.")
+    trust_remote_code: bool = switch(help="Run code that a Hub model brings along.")
+    dtype: str = HfArg(
+        default="float32", help="Precision the weights are loaded and trained in.", metadata={"choices": DTYPES}
     )
 
     def __post_init__(self):
@@ -65,8 +76,7 @@ class ModelArguments:
             raise UserError("--model_type builds a new model, --model_name_or_path adapts one: give one of the two")
         if self.config_overrides is not None and (not from_scratch or self.config_name is not None):
             raise UserError("--config_overrides changes a model built with --model_type only: drop it, or the path")
-        if self.vocab_size < 100:
-            raise UserError(f"--vocab_size {self.vocab_size} is too small: give at least 100, 8000 to 50000 is usual")
+        check(self, ["vocab_size"], lambda n: n >= 100, "is too small: give at least 100, 8000 to 50000 is usual")
 
     @property
     def hub_arguments(self) -> dict:
@@ -83,59 +93,40 @@ class ModelArguments:
 class TrainingArguments(transformers.TrainingArguments):
     """Extend those of transformers, with defaults that do not fill the disk or the log file."""
 
-    save_total_limit: int | None = field(
-        default=2, metadata={"help": "Checkpoints kept: the newest, and the best if there is one. null keeps all."}
+    save_total_limit: int | None = HfArg(
+        default=2, help="Checkpoints kept: the newest, and the best if there is one. null keeps all."
     )
-    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
+    logging_first_step: bool = HfArg(default=True, help="Log the first step too.")
     # Upstream's type lets the parser take but one.
-    report_to: list[str] | None = field(
-        default=None, metadata={"help": "Trackers to report to: tensorboard, wandb, trackio, mlflow, ..., or all."}
+    report_to: list[str] | None = HfArg(
+        default=None, help="Trackers to report to: tensorboard, wandb, trackio, mlflow, ..., or all."
     )
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Start afresh: the checkpoints in output_dir are removed."}
-    )
-    train_sampling_strategy: str = field(
+    overwrite_output_dir: bool = switch(help="Start afresh: the checkpoints in output_dir are removed.")
+    train_sampling_strategy: str = HfArg(
         default="group_by_length",
-        metadata={
-            "help": "group_by_length: examples of similar length share a batch, and steps are shuffled; random; or "
-            "sequential. Of a stream, within a chunk of its text.",
-            "choices": list(SAMPLING),
-        },
+        help="group_by_length: examples of similar length share a batch, and steps are shuffled; random; or "
+        "sequential. Of a stream, within a chunk of its text.",
+        metadata={"choices": list(SAMPLING)},
     )
-    max_tokens_per_batch: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens in a batch of a device, padding included, in place of per_device_train_batch_size: many "
-            "short examples or few long ones."
-        },
+    max_tokens_per_batch: int | None = optional(
+        help="Tokens in a batch of a device, padding included, in place of per_device_train_batch_size: many "
+        "short examples or few long ones."
     )
-    max_train_hours: float | None = field(
-        default=None,
-        metadata={
-            "help": "Train for so many hours, evaluations and saves included, whatever the epochs, with the schedule "
-            "laid over that time; preparation, and the last evaluation, come on top."
-        },
+    max_train_hours: float | None = optional(
+        help="Train for so many hours, evaluations and saves included, whatever the epochs, with the schedule "
+        "laid over that time; preparation, and the last evaluation, come on top."
     )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={
-            "help": "Stop after N evaluations in a row without improvement of metric_for_best_model (default: loss)."
-        },
+    early_stopping_patience: int | None = optional(
+        help="Stop after N evaluations in a row without improvement of metric_for_best_model (default: loss)."
     )
-    early_stopping_threshold: float = field(
-        default=0.0, metadata={"help": "With early_stopping_patience: how much better counts as an improvement."}
+    early_stopping_threshold: float = HfArg(
+        default=0.0, help="With early_stopping_patience: how much better counts as an improvement."
     )
-    logging_nan_inf_filter: bool = field(
-        default=False,
-        metadata={"help": "Log the mean of the losses before instead of one that is no number; waits for the GPU."},
+    logging_nan_inf_filter: bool = switch(help="Has no effect: a NaN or infinite loss ends the run.")
+    dry_run: bool = switch(
+        help="Check all that the run needs, try its longest batch, estimate its time; train nothing."
     )
-    dry_run: bool = field(
-        default=False,
-        metadata={"help": "Check all that the run needs, try its longest batch, estimate its time; train nothing."},
-    )
-    prepare_only: bool = field(
-        default=False, metadata={"help": "Prepare tokenizer and text in the cache, and stop; needs no GPU."}
-    )
+    prepare_only: bool = switch(help="Prepare tokenizer and text in the cache, and stop; needs no GPU.")
     # The settings before transformers derives others from them, for recipe.yaml.
     resolved: dict = field(default_factory=dict, init=False, repr=False)
     # Whether this is a run of --compare_with.
@@ -158,7 +149,8 @@ class TrainingArguments(transformers.TrainingArguments):
             self.push_to_hub = False
         # Before upstream's, which imports half of transformers to find the device.
         self._check_values()
-        super().__post_init__()
+        with waiting_for_processes():
+            super().__post_init__()
         self.eval_do_concat_batches = True
         # The collator needs the example's number, which no model's forward takes.
         self.remove_unused_columns = False
@@ -167,24 +159,16 @@ class TrainingArguments(transformers.TrainingArguments):
         self.dataloader_pin_memory &= torch.accelerator.is_available()
 
     def _check_values(self) -> None:
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} is less than 1")
-        for name in ("seed", "data_seed", "learning_rate", "weight_decay", "dataloader_num_workers"):
-            if (getattr(self, name) or 0) < 0:
-                raise UserError(f"--{name} {getattr(self, name)} is negative: give 0 or more")
-        for name in ("seed", "data_seed"):
-            if (getattr(self, name) or 0) >= 2**32:
-                raise UserError(f"--{name} {getattr(self, name)} is too large: give less than 4294967296")
-        for name in ("adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} is not between 0 and 1")
+        sizes = ["per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"]
+        amounts = ["seed", "data_seed", "learning_rate", "weight_decay", "dataloader_num_workers"]
+        shares = ["adam_beta1", "adam_beta2", "label_smoothing_factor"]
+        check(self, sizes, lambda n: n >= 1, "is less than 1")
+        check(self, amounts, lambda n: n >= 0, "is negative: give 0 or more")
+        check(self, ["seed", "data_seed"], lambda n: n < 2**32, "is too large: give less than 4294967296")
+        check(self, shares, lambda share: 0 <= share < 1, "is not between 0 and 1")
+        check(self, ["save_total_limit"], lambda n: n >= 1, "is less than 1: use --save_strategy no")
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise UserError("--dataloader_persistent_workers needs --dataloader_num_workers 1 or more")
-        if not 0 <= self.label_smoothing_factor < 1:
-            raise UserError(f"--label_smoothing_factor {self.label_smoothing_factor} is not between 0 and 1")
-        if self.save_total_limit is not None and self.save_total_limit < 1:
-            raise UserError(f"--save_total_limit {self.save_total_limit} is less than 1: use --save_strategy no")
         if self.train_sampling_strategy not in SAMPLING:
             raise UserError(f"--train_sampling_strategy {self.train_sampling_strategy}: give {', '.join(SAMPLING)}")
         if self.max_tokens_per_batch is not None and self.train_sampling_strategy != "group_by_length":
@@ -194,8 +178,7 @@ class TrainingArguments(transformers.TrainingArguments):
 
     def _stretch_schedule(self) -> None:
         """Stretch the learning-rate schedule over max_train_hours, by a number of steps that is never reached."""
-        if self.max_train_hours <= 0:
-            raise UserError(f"--max_train_hours {self.max_train_hours} is no time: give a number above 0")
+        check(self, ["max_train_hours"], lambda hours: hours > 0, "is no time: give a number above 0")
         if self.max_steps > 0:
             raise UserError("--max_train_hours ends training by time, --max_steps by steps: give one of them")
         if self.warmup_steps >= 1:
@@ -210,10 +193,8 @@ class TrainingArguments(transformers.TrainingArguments):
             if self.early_stopping_threshold:
                 raise UserError("--early_stopping_threshold goes with --early_stopping_patience N: add it")
             return
-        if self.early_stopping_patience < 1:
-            raise UserError(f"--early_stopping_patience {self.early_stopping_patience} is less than 1")
-        if self.early_stopping_threshold < 0:
-            raise UserError(f"--early_stopping_threshold {self.early_stopping_threshold} is negative: give 0 or more")
+        check(self, ["early_stopping_patience"], lambda n: n >= 1, "is less than 1")
+        check(self, ["early_stopping_threshold"], lambda n: n >= 0, "is negative: give 0 or more")
         if self.eval_strategy == "no":
             raise UserError("--early_stopping_patience counts evaluations: add --eval_strategy epoch, or steps")
         if self.metric_for_best_model is None:
@@ -226,11 +207,7 @@ class TrainingArguments(transformers.TrainingArguments):
     @property
     def device(self) -> torch.device:
         """Leave out the number of the CPU: transformers 5.17 asks torch to load checkpoints to "cpu:0"."""
-        if hasattr(self, "distributed_state"):
-            device = super().device
-        else:  # for the first time
-            with waiting_for_processes():
-                device = super().device
+        device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
 
     @property

@@ -1,11 +1,13 @@
 """Hold the settings of run_classification.py as dataclasses: which models, and which labelled texts."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from cloze.config.arguments import ModelArguments
+from transformers.hf_argparser import HfArg
+
+from cloze.config.arguments import ModelArguments, check, optional
 from cloze.config.data_arguments import DataArguments
 from cloze.errors import UserError
 
@@ -14,16 +16,11 @@ from cloze.errors import UserError
 class ClassifierArguments(ModelArguments):
     """Say which models to fine-tune: one, or several to compare."""
 
-    compare_with: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Models to compare with model_name_or_path, or with the first of them if it is not given: "
-            "NAME=PATH, or PATH."
-        },
+    compare_with: list[str] | None = optional(
+        help="Models to compare with model_name_or_path, or with the first of them if it is not given: "
+        "NAME=PATH, or PATH."
     )
-    num_seeds: int = field(
-        default=3, metadata={"help": "With compare_with: train each model so many times, from --seed on."}
-    )
+    num_seeds: int = HfArg(default=3, help="With compare_with: train each model so many times, from --seed on.")
 
     def __post_init__(self):
         self.models = [_named(model) for model in self.compare_with or []]
@@ -44,8 +41,7 @@ class ClassifierArguments(ModelArguments):
             raise UserError(f"--compare_with {names[0]}: one model cannot be compared: give --model_name_or_path too")
         if len(set(names)) < len(names):
             raise UserError(f"--compare_with: two models are called the same ({', '.join(names)}): give NAME=PATH")
-        if self.num_seeds < 1:
-            raise UserError(f"--num_seeds {self.num_seeds} is less than 1")
+        check(self, ["num_seeds"], lambda n: n >= 1, "is less than 1")
 
 
 def _named(model: str) -> tuple[str, str]:
@@ -65,30 +61,21 @@ class ClassificationArguments(DataArguments):
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "macro_f1")
 
-    train_file: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Labelled texts: tables, .csv .tsv .json .jsonl .parquet [.gz .zst], or .txt files, a text a line, "
-            "that are named after the label."
-        },
+    train_file: list[str] | None = optional(
+        help="Labelled texts: tables, .csv .tsv .json .jsonl .parquet [.gz .zst], or .txt files, a text a line, "
+        "that are named after the label."
     )
-    validation_file: list[str] | None = field(
-        default=None, metadata={"help": "To evaluate on; without it, part of the labelled texts is held out."}
+    validation_file: list[str] | None = optional(
+        help="To evaluate on; without it, part of the labelled texts is held out."
     )
-    validation_split_percentage: float = field(
-        default=20, metadata={"help": "Share of the texts held out if there is no validation_file, in percent."}
+    validation_split_percentage: float = HfArg(
+        default=20, help="Share of the texts held out if there is no validation_file, in percent."
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many texts, drawn at random."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many, drawn at random."})
-    label_column: str | None = field(
-        default=None, metadata={"help": "Column of the labels, words or whole numbers; `label` by default."}
-    )
-    text_pair_column: str | None = field(
-        default=None, metadata={"help": "Column of a second text, where two are judged together."}
-    )
-    test_file: str | None = field(
-        default=None, metadata={"help": "For do_predict: texts to classify, with labels where they are known."}
-    )
+    max_train_samples: int | None = optional(help="Train on so many texts, drawn at random.")
+    max_eval_samples: int | None = optional(help="Evaluate on so many, drawn at random.")
+    label_column: str | None = optional(help="Column of the labels, words or whole numbers; `label` by default.")
+    text_pair_column: str | None = optional(help="Column of a second text, where two are judged together.")
+    test_file: str | None = optional(help="For do_predict: texts to classify, with labels where they are known.")
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,14 +1,13 @@
 """Hold each script's settings of the data as dataclasses: which text to read and what to make of it."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
-from cloze.config.arguments import TrainingArguments
-from cloze.errors import UserError
+from transformers.hf_argparser import HfArg
 
-# How --csv_delimiter may be written where it is hard to type.
-TABS = ("\\t", "tab")
+from cloze.config.arguments import TrainingArguments, check, optional, switch
+from cloze.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,66 +32,48 @@ class DataArguments:
     # What an evaluation measures, for --metric_for_best_model.
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Data set on the Hub, or a folder of that form or of save_to_disk."}
+    dataset_name: str | None = optional(help="Data set on the Hub, or a folder of that form or of save_to_disk.")
+    dataset_config_name: str | None = optional(help="Configuration of the Hub data set.")
+    train_file: list[str] | None = optional(
+        help="Training text: files, globs or folders of .txt .csv .tsv .json .jsonl .parquet [.gz .zst]."
     )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub data set."})
-    train_file: list[str] | None = field(
-        default=None,
-        metadata={"help": "Training text: files, globs or folders of .txt .csv .tsv .json .jsonl .parquet [.gz .zst]."},
+    validation_file: list[str] | None = optional(
+        help="Validation text; without it, part of the training documents is held out."
     )
-    validation_file: list[str] | None = field(
-        default=None, metadata={"help": "Validation text; without it, part of the training documents is held out."}
+    text_column: str | None = optional(help="Column that holds the text, in tables.")
+    csv_delimiter: str | None = optional(
+        help="Delimiter of .csv and .tsv files: a character, or tab. By default that of a .csv is found in its "
+        "first rows."
     )
-    text_column: str | None = field(default=None, metadata={"help": "Column that holds the text, in tables."})
-    csv_delimiter: str | None = field(
-        default=None,
-        metadata={
-            "help": "Delimiter of .csv and .tsv files: a character, or tab. By default that of a .csv is found in its "
-            "first rows."
-        },
+    csv_quoting: str | None = optional(
+        help="minimal: fields in quotes may hold delimiters and line ends; none: quotes are text. By "
+        "default minimal, but rows of a .tsv that span lines are an error.",
+        metadata={"choices": ["minimal", "none"]},
     )
-    csv_quoting: str | None = field(
-        default=None,
-        metadata={
-            "help": "minimal: fields in quotes may hold delimiters and line ends; none: quotes are text. By "
-            "default minimal, but rows of a .tsv that span lines are an error.",
-            "choices": ["minimal", "none"],
-        },
-    )
-    max_document_chars: int = field(
+    max_document_chars: int = HfArg(
         default=ReaderSettings.max_document_chars,
-        metadata={"help": "A longer document is an error: no small compressed file fills the memory."},
+        help="A longer document is an error: no small compressed file fills the memory.",
     )
-    language: str = field(
-        default="en", metadata={"help": "Language of the text, an ISO 639 code, by whose rules sentences are found."}
+    language: str = HfArg(
+        default="en", help="Language of the text, an ISO 639 code, by whose rules sentences are found."
     )
-    validation_split_percentage: float = field(
-        default=5, metadata={"help": "Share of the documents held out if there is no validation_file, in percent."}
+    validation_split_percentage: float = HfArg(
+        default=5, help="Share of the documents held out if there is no validation_file, in percent."
     )
-    overwrite_cache: bool = field(default=False, metadata={"help": "Tokenize again though a prepared corpus exists."})
-    preprocessing_num_workers: int | None = field(
-        default=None, metadata={"help": "Threads that tokenize; all processors by default."}
-    )
-    tokenizer_backend: str = field(
+    overwrite_cache: bool = switch(help="Tokenize again though a prepared corpus exists.")
+    preprocessing_num_workers: int | None = optional(help="Threads that tokenize; all processors by default.")
+    tokenizer_backend: str = HfArg(
         default="auto",
-        metadata={
-            "help": "nanotoken: much faster, for WordPiece; auto: that, if installed and fit. The ids are the same.",
-            "choices": ["auto", "tokenizers", "nanotoken"],
-        },
+        help="nanotoken: much faster, for WordPiece; auto: that, if installed and fit. The ids are the same.",
+        metadata={"choices": ["auto", "tokenizers", "nanotoken"]},
     )
-    streaming: bool = field(
-        default=False,
-        metadata={"help": "Read and tokenize while training; needs --max_steps or --max_train_hours."},
+    streaming: bool = switch(help="Read and tokenize while training; needs --max_steps or --max_train_hours.")
+    max_seq_length: int | None = optional(
+        help="Tokens in an example, special ones included; the model's most by default."
     )
-    max_seq_length: int | None = field(
-        default=None, metadata={"help": "Tokens in an example, special ones included; the model's most by default."}
-    )
-    pad_to_max_length: bool = field(
-        default=False, metadata={"help": "Pad to max_seq_length instead of to the longest example in the batch."}
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many examples."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many examples."})
+    pad_to_max_length: bool = switch(help="Pad to max_seq_length instead of to the longest example in the batch.")
+    max_train_samples: int | None = optional(help="Train on the first so many examples.")
+    max_eval_samples: int | None = optional(help="Evaluate on the first so many examples.")
 
     def __post_init__(self):
         # A library caller may give one file as a string, as upstream's dataclass has it.
@@ -100,25 +81,21 @@ class DataArguments:
         self.validation_file = [self.validation_file] if isinstance(self.validation_file, str) else self.validation_file
         if self.dataset_name and (self.train_file or self.validation_file):
             raise UserError("--dataset_name and --train_file/--validation_file exclude each other: give one of them")
-        if self.csv_delimiter in TABS:
+        if self.csv_delimiter in ("\\t", "tab"):  # as it is hard to type
             self.csv_delimiter = "\t"
         if self.csv_delimiter is not None and (len(self.csv_delimiter) != 1 or self.csv_delimiter in '"\r\n'):
             raise UserError(
                 f"--csv_delimiter {self.csv_delimiter!r} is not one character: give one such as ';', or tab"
             )
-        if self.max_document_chars < 1:
-            raise UserError(f"--max_document_chars {self.max_document_chars} is less than 1: give the longest there is")
-        if not re.fullmatch("[a-z]{2,3}", self.language):
-            raise UserError(f"--language {self.language} is not an ISO 639 code: give one such as en, de or uk")
-        if not 0 < self.validation_split_percentage < 100:
-            raise UserError(f"--validation_split_percentage {self.validation_split_percentage} is not within 0 and 100")
-        if self.max_seq_length is not None and self.max_seq_length < 8:
-            raise UserError(f"--max_seq_length {self.max_seq_length} is too short: give 8 or more; 128 is usual")
+        check(self, ["max_document_chars"], lambda n: n >= 1, "is less than 1: give the longest there is")
+        is_code = re.compile("[a-z]{2,3}").fullmatch
+        check(self, ["language"], is_code, "is not an ISO 639 code: give one such as en, de or uk")
+        check(self, ["validation_split_percentage"], lambda share: 0 < share < 100, "is not within 0 and 100")
+        check(self, ["max_seq_length"], lambda n: n >= 8, "is too short: give 8 or more; 128 is usual")
         if self.streaming and self.tokenizer_backend == "nanotoken":
             raise UserError("--tokenizer_backend nanotoken is for text that is prepared first: drop it, or --streaming")
-        for name in ("max_train_samples", "max_eval_samples", "preprocessing_num_workers"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} is less than 1: leave it out to have no limit")
+        limits = ["max_train_samples", "max_eval_samples", "preprocessing_num_workers"]
+        check(self, limits, lambda n: n >= 1, "is less than 1: leave it out to have no limit")
 
     @property
     def reader_settings(self) -> ReaderSettings:
@@ -135,23 +112,19 @@ class DataArguments:
 class MaskingArguments(DataArguments):
     """Say what is masked."""
 
-    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens to predict."})
-    eval_mlm_probability: float = field(
-        default=0.15,
-        metadata={"help": "Share of the tokens to predict in evaluations, 80/10/10, whatever training does."},
+    mlm_probability: float = HfArg(default=0.15, help="Share of the tokens to predict.")
+    eval_mlm_probability: float = HfArg(
+        default=0.15, help="Share of the tokens to predict in evaluations, 80/10/10, whatever training does."
     )
-    mask_replace_prob: float = field(default=0.8, metadata={"help": "Share of those replaced by the mask token."})
-    random_replace_prob: float = field(default=0.1, metadata={"help": "Share of those replaced by a random token."})
-    whole_word_mask: bool = field(default=False, metadata={"help": "Choose whole words instead of single tokens."})
+    mask_replace_prob: float = HfArg(default=0.8, help="Share of those replaced by the mask token.")
+    random_replace_prob: float = HfArg(default=0.1, help="Share of those replaced by a random token.")
+    whole_word_mask: bool = switch(help="Choose whole words instead of single tokens.")
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("mlm_probability", "eval_mlm_probability"):
-            if not 0 < getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} is not within 0 and 1: BERT has 0.15")
-        for name in ("mask_replace_prob", "random_replace_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--{name} {getattr(self, name)} is not between 0 and 1")
+        masked, replaced = ["mlm_probability", "eval_mlm_probability"], ["mask_replace_prob", "random_replace_prob"]
+        check(self, masked, lambda share: 0 < share < 1, "is not within 0 and 1: BERT has 0.15")
+        check(self, replaced, lambda share: 0 <= share <= 1, "is not between 0 and 1")
         if self.mask_replace_prob + self.random_replace_prob > 1 + 1e-9:
             raise UserError("--mask_replace_prob and --random_replace_prob add up to more than 1: lower one of them")
 
@@ -160,56 +133,44 @@ class MaskingArguments(DataArguments):
 class PairArguments(DataArguments):
     """Say how sentences are paired."""
 
-    pair_strategy: str = field(
+    pair_strategy: str = HfArg(
         default="segment",
-        metadata={
-            "help": "segment: runs of sentences that fill max_seq_length; sentence: one sentence each.",
-            "choices": ["segment", "sentence"],
-        },
+        help="segment: runs of sentences that fill max_seq_length; sentence: one sentence each.",
+        metadata={"choices": ["segment", "sentence"]},
     )
-    pair_objective: str = field(
+    pair_objective: str = HfArg(
         default="nsp",
-        metadata={
-            "help": "nsp: B follows A or is random; sop: B follows A or the two are swapped.",
-            "choices": ["nsp", "sop"],
-        },
+        help="nsp: B follows A or is random; sop: B follows A or the two are swapped.",
+        metadata={"choices": ["nsp", "sop"]},
     )
-    nsp_probability: float = field(default=0.5, metadata={"help": "Share of pairs with a random B, or swapped."})
-    short_seq_probability: float = field(
-        default=0.1, metadata={"help": "Share of segment pairs that are shorter than max_seq_length, at random."}
+    nsp_probability: float = HfArg(default=0.5, help="Share of pairs with a random B, or swapped.")
+    short_seq_probability: float = HfArg(
+        default=0.1, help="Share of segment pairs that are shorter than max_seq_length, at random."
     )
-    sentence_per_line: bool = field(
-        default=False, metadata={"help": "A line is a sentence; otherwise sentences are found in the text."}
-    )
+    sentence_per_line: bool = switch(help="A line is a sentence; otherwise sentences are found in the text.")
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.nsp_probability < 1:
-            raise UserError(f"--nsp_probability {self.nsp_probability} is not within 0 and 1: BERT has 0.5")
-        if not 0 <= self.short_seq_probability <= 1:
-            raise UserError(f"--short_seq_probability {self.short_seq_probability} is not between 0 and 1")
+        check(self, ["nsp_probability"], lambda share: 0 < share < 1, "is not within 0 and 1: BERT has 0.5")
+        check(self, ["short_seq_probability"], lambda share: 0 <= share <= 1, "is not between 0 and 1")
 
 
 @dataclass
 class DataTrainingArguments(MaskingArguments):
     """Describe the data of run_mlm.py."""
 
-    line_by_line: bool = field(default=False, metadata={"help": "A line is an example, instead of blocks."})
-    truncate_long_lines: bool = field(
-        default=False, metadata={"help": "With line_by_line: cut off what exceeds max_seq_length, do not split it."}
+    line_by_line: bool = switch(help="A line is an example, instead of blocks.")
+    truncate_long_lines: bool = switch(help="With line_by_line: cut off what exceeds max_seq_length, do not split it.")
+    test_file: str | None = optional(
+        help="For do_predict: texts with [MASK] for each hidden word; a line, or a row of a table, each."
     )
-    test_file: str | None = field(
-        default=None,
-        metadata={"help": "For do_predict: texts with [MASK] for each hidden word; a line, or a row of a table, each."},
-    )
-    top_k: int = field(default=5, metadata={"help": "For do_predict: how many tokens are told for each [MASK]."})
+    top_k: int = HfArg(default=5, help="For do_predict: how many tokens are told for each [MASK].")
 
     def __post_init__(self):
         super().__post_init__()
         if self.truncate_long_lines and not self.line_by_line:
             raise UserError("--truncate_long_lines goes with --line_by_line: blocks have no long lines")
-        if self.top_k < 1:
-            raise UserError(f"--top_k {self.top_k} is less than 1: give how many tokens to tell for each [MASK]")
+        check(self, ["top_k"], lambda n: n >= 1, "is less than 1: give how many tokens to tell for each [MASK]")
 
 
 @dataclass
@@ -218,9 +179,8 @@ class NextSentenceArguments(PairArguments):
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")
 
-    test_file: str | None = field(
-        default=None,
-        metadata={"help": "For do_predict: a table with the columns sentence_a, sentence_b and, if known, label."},
+    test_file: str | None = optional(
+        help="For do_predict: a table with the columns sentence_a, sentence_b and, if known, label."
     )
 
 

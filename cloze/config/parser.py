@@ -9,7 +9,6 @@ import os
 import reprlib
 import typing
 from collections.abc import Callable, Sequence
-from itertools import chain
 
 from transformers import HfArgumentParser
 
@@ -24,22 +23,11 @@ TEXT_FILES = ("train_file", "validation_file", "test_file")
 # Whole numbers beyond it fit no tensor, nor what counts steps and bytes.
 MAX_NUMBER = 2**63
 # What transformers raises for settings that it takes for wrong, or cannot read.
-SETTINGS_ERRORS = (
-    *(ValueError, TypeError, OverflowError, RecursionError),
-    *(OSError, ImportError, NotImplementedError),
-)
+SETTINGS_ERRORS = (ValueError, TypeError, OverflowError, RecursionError, OSError, ImportError, NotImplementedError)
 
 
 class Parser(HfArgumentParser):
-    """Raise UserError for what cannot be parsed; take no abbreviations, so that misspelt flags are found."""
-
-    def __init__(self, dataclass_types):
-        super().__init__(
-            dataclass_types,
-            allow_abbrev=False,
-            usage="%(prog)s [RECIPE.yaml] [--flag value ...]",
-            description="Settings come from the recipe, a YAML or JSON file of the flags below; the command line wins.",
-        )
+    """Raise UserError for what cannot be parsed."""
 
     def error(self, message):
         raise UserError(message.removeprefix("argument "))
@@ -57,19 +45,22 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
     Raises:
         UserError: for unknown flags, values of another type, and settings that are wrong one by one or together.
     """
-    parser = Parser(types)
+    parser = Parser(
+        types,
+        allow_abbrev=False,  # so that misspelt flags are found
+        usage="%(prog)s [RECIPE.yaml] [--flag value ...]",
+        description="Settings come from the recipe, a YAML or JSON file of the flags below; the command line wins.",
+    )
     known = _known_settings(types)
     defaults = vars(parser.parse_args([]))
     namespace = _parse_recipe_and_flags(parser, list(argv), known)
-    _check_numbers(namespace)
+    _check_values(namespace)
     _check_dicts(namespace, known)
     try:
-        arguments = parser.parse_dict(vars(namespace))
+        model_args, data_args, training_args = parser.parse_dict(vars(namespace))
     except SETTINGS_ERRORS as error:
         # transformers checks its own settings, and says in the message which flag is wrong.
         raise UserError(f"{error}") from None
-    model_args, data_args, training_args = arguments
-    _check_utf8(arguments)
     names = [field.name for field in dataclasses.fields(training_args) if field.init and not is_token(field.name)]
     settings = {name: getattr(namespace, name) for name in names}
     training_args.resolved = {k: v for k, v in settings.items() if v != defaults[k] or v not in (None, "", [], {})}
@@ -79,7 +70,7 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
 
 
 def _known_settings(types: Sequence[type]) -> dict[str, type]:
-    """Return every setting's name and declared type."""
+    """Return every setting's name and declared type, which the parser takes apart in the fields."""
     known = {}
     for dtype in types:
         hints = typing.get_type_hints(dtype)
@@ -107,13 +98,19 @@ def _parse_recipe_and_flags(parser: Parser, argv: list[str], known: dict[str, ty
     return namespace
 
 
-def _check_numbers(namespace: argparse.Namespace) -> None:
-    """Raise UserError for numbers that nothing can be counted or trained with."""
+def _check_values(namespace: argparse.Namespace) -> None:
+    """Raise UserError for numbers that nothing can be counted or trained with, and text that is not UTF-8.
+
+    Libraries cannot write such text; the names of text files may be of it.
+    """
     for name, value in vars(namespace).items():
         if isinstance(value, int) and abs(value) >= MAX_NUMBER:
             raise UserError(f"--{name} {reprlib.repr(value)} is too large: give less than {MAX_NUMBER}")
         if isinstance(value, float) and math.isnan(value):
             raise UserError(f"--{name} {value} is not a number: give one")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and name not in TEXT_FILES and any("\ud800" <= char <= "\udfff" for char in text):
+                raise UserError(f"--{name} {text!a} is not UTF-8: rename what it stands for")
 
 
 def _check_dicts(namespace: argparse.Namespace, known: dict[str, type]) -> None:
@@ -130,14 +127,6 @@ def _check_dicts(namespace: argparse.Namespace, known: dict[str, type]) -> None:
                 json.loads(value)
             except (ValueError, RecursionError) as error:
                 raise UserError(f"--{name} {value}: not JSON: {error}") from None
-
-
-def _check_utf8(arguments: Sequence) -> None:
-    """Raise UserError for a setting that is not UTF-8, which libraries cannot write, unless it names a text file."""
-    for name, value in chain.from_iterable(vars(settings).items() for settings in arguments):
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and name not in TEXT_FILES and any("\ud800" <= char <= "\udfff" for char in text):
-                raise UserError(f"--{name} {text!a} is not UTF-8: rename what it stands for")
 
 
 def _check_reporting(report_to: Sequence[str]) -> None:

@@ -32,15 +32,11 @@ UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 def acquire(lock: FileLock, what: str) -> AcquireReturnProxy:
     """Acquire a lock, however long it takes; log from time to time what is waited for."""
     patience = processes.FIRST_NOTICE
-    while True:
-        try:
-            acquired = lock.acquire(timeout=patience)
-        except Timeout:
-            logger.warning("WAITING: for %s: %s is held by %s", what, lock.lock_file, _describe(_read_holder(lock)))
-            patience = processes.NEXT_NOTICE
-        else:
-            _record_holder(lock)
-            return acquired
+    while not _is_acquired(lock, patience):
+        logger.warning("WAITING: for %s: %s is held by %s", what, lock.lock_file, _describe(_read_holder(lock)))
+        patience = processes.NEXT_NOTICE
+    _record_holder(lock)
+    return AcquireReturnProxy(lock)
 
 
 @contextmanager

@@ -34,9 +34,8 @@ class OutputFile(io.FileIO):
                 with suppress(OSError):
                     os.write(self.other, report.encode())
             if error.errno not in DISK_FULL:
-                null = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(null, self.fileno())
-                os.close(null)
+                with open(os.devnull, "wb") as null:
+                    os.dup2(null.fileno(), self.fileno())
             return len(data)
 
 

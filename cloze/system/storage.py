@@ -53,15 +53,14 @@ def find_or_write(
     with _lock(path, damage, name):
         # Another process may have written it meanwhile.
         damage = find_damage(path)
-        if overwrite or damage is not None:
+        stale = overwrite or damage is not None
+        if stale:
             damaged = damage is not None and path.exists()
             if damaged:
                 # No warning, as only the first process logs those, and any may be the one that finds it.
                 logger.error("BROKEN: %s: %s: prepared again", path, damage)
             _write_entry(path, write, size, damaged)
-            logger.info("Saved the %s in %s", name, path)
-        else:
-            logger.info("Reusing the %s in %s", name, path)
+        logger.info("%s the %s in %s", "Saved" if stale else "Reusing", name, path)
         return read(path)
 
 
@@ -79,35 +78,30 @@ def _lock(path: Path, damage: str | None, name: str) -> AcquireReturnProxy:
 
 def _write_entry(path: Path, write: Callable[[Path], None], size: int, damaged: bool) -> None:
     """Write a cache entry aside, after what a killed process left there, and rename it."""
-    partial = Path(f"{path}.partial")
+    partial, deleted = Path(f"{path}.partial"), Path(f"{path}.deleted")
     try:
         with writing(partial, size, "make room, or give another --cache_dir"):
             shutil.rmtree(partial, ignore_errors=True)
             if damaged:
-                _delete_entry(path)  # now, as its room is needed
+                delete_as(path, deleted)  # now, as its room is needed
             partial.mkdir()
             write(partial)
             seal(partial, XXH128)
-            _delete_entry(path)
+            delete_as(path, deleted)
             rename(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _delete_entry(path: Path) -> None:
-    """Delete a cache entry, if there is one, and what a killed process left of the one before."""
-    deleted = Path(f"{path}.deleted")
-    if os.path.lexists(path):
-        delete_as(path, deleted)
-    else:
-        delete(deleted, ignore_errors=True)
-
-
 def delete_as(path: Path, trash: Path) -> None:
-    """Delete a folder, or the link to one, under another name, so that no part of it counts or is read meanwhile."""
+    """Delete a folder, or the link to one, under another name, so that no part of it counts or is read meanwhile.
+
+    It may be absent; what a killed process left under the other name is deleted, too.
+    """
     delete(trash, ignore_errors=True)
-    os.replace(path, trash)
-    delete(trash)
+    if os.path.lexists(path):
+        os.replace(path, trash)
+        delete(trash)
 
 
 def delete(folder: Path, ignore_errors: bool = False) -> None:

@@ -28,25 +28,25 @@ class StopCallback(TrainerCallback):
     """End training at the end of a step, the same for all processes.
 
     A signal lets the step end and a checkpoint be saved, with which the Trainer then exits; an evaluation ends after a
-    batch. With ``limit``, the time at hand, the schedule is laid over it and training ends with it, as in Geiping and
+    batch. With ``hours``, the time at hand, the schedule is laid over it and training ends with it, as in Geiping and
     Goldstein (2022). A NaN or infinite loss is an error.
 
     Args:
-        limit: seconds of training, evaluation and saving in between included, over all restarts; or None.
+        hours: of training, evaluation and saving in between included, over all restarts; or None.
 
     Attributes:
         to_the_end: whether only Ctrl-C stops the run, as it could not be resumed.
     """
 
-    def __init__(self, limit: float | None, device: torch.device):
-        self.limit, self.device = limit, device
+    def __init__(self, hours: float | None, device: torch.device):
+        self.limit, self.device = hours and 3600 * hours, device
         self.received, self.signal, self.evaluation_due, self.to_the_end = 0, 0, False, False
         self.begun, self.seconds_before = None, 0.0
         # The first step whose loss is no number, or 0. Looking at each loss would wait for the device.
         self.bad_step = torch.zeros((), device=device)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Handler: remember the signal. A second Ctrl-C is meant."""
+        """Remember the signal; a second Ctrl-C is meant, and exits."""
         if number == signal.SIGINT == self.received:
             exit_immediately(number, frame)
         self.received = number
@@ -61,20 +61,18 @@ class StopCallback(TrainerCallback):
         """Return the seconds of training so far, over all restarts."""
         return self.seconds_before + (0.0 if self.begun is None else time.monotonic() - self.begun)
 
-    def share(self, state: TrainerState) -> float:
-        """Return which part of all steps, or of the time at hand, is over, from 0 to 1."""
-        return state.global_step / state.max_steps if self.limit is None else min(self.seconds / self.limit, 1.0)
+    def share_of_time(self, seconds: float) -> float:
+        """Return which part of the time at hand these seconds are, up to 1; 0 if it is not limited."""
+        return 0.0 if self.limit is None else min(seconds / self.limit, 1.0)
 
-    def time_is_up(self, seconds: float) -> bool:
-        """Return whether that is all the time there is."""
-        return self.limit is not None and seconds >= self.limit
+    def share_done(self, state: TrainerState) -> float:
+        """Return which part of all steps, or of the time at hand, is over."""
+        return state.global_step / state.max_steps if self.limit is None else self.share_of_time(self.seconds)
 
     def ask(self) -> torch.Tensor:
         """Return the largest signal, first bad step and seconds of training of all processes, [3], on the device."""
-        own = torch.tensor([self.received, 0.0, self.seconds])
-        if self.device.type == "cuda":
-            # From memory that is not pinned, the copy could wait for all that the device has to do.
-            own = own.pin_memory()
+        # From memory that is not pinned, the copy could wait for all that the device has to do.
+        own = torch.tensor([self.received, 0.0, self.seconds], pin_memory=self.device.type == "cuda")
         own = own.to(self.device, non_blocking=True)
         own[1] = self.bad_step
         if dist.is_initialized():
@@ -90,16 +88,14 @@ class StopCallback(TrainerCallback):
             logger.info(message)
             raise Stopped(exit_code(number))
 
-    def check_losses(self, bad_step: float, output_dir: str) -> None:
+    def check_losses(self, output_dir: str, bad_step: float | None = None) -> None:
+        """Raise UserError for a NaN or infinite loss; without ``bad_step``, waits for the device and all processes."""
+        bad_step = self.ask()[1].item() if bad_step is None else bad_step
         if bad_step:
             raise UserError(
                 f"the loss of step {bad_step:.0f} is not a number: lower --learning_rate, raise --warmup_steps, or use "
                 f"--bf16 instead of --fp16; the checkpoints in {output_dir} are from before"
             )
-
-    def check_losses_now(self, output_dir: str) -> None:
-        """Check the losses of all steps so far; waits for the device, and for all processes."""
-        self.check_losses(self.ask()[1].item(), output_dir)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.begun = time.monotonic()
@@ -116,12 +112,12 @@ class StopCallback(TrainerCallback):
         else:
             self.answer = self.ask()
         number, bad_step, seconds = self.answer.tolist()
-        self.check_losses(bad_step, args.output_dir)
+        self.check_losses(args.output_dir, bad_step)
         self.signal = int(number)
         if self.limit is not None:
             # The Trainer then steps to this place of the schedule.
-            lr_scheduler.last_epoch = math.floor(min(seconds / self.limit, 1.0) * args.max_steps) - 1
-            if self.time_is_up(seconds):
+            lr_scheduler.last_epoch = math.floor(self.share_of_time(seconds) * args.max_steps) - 1
+            if self.share_of_time(seconds) == 1:
                 state.max_steps = state.global_step + 1
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -149,7 +145,7 @@ class ResumeCallback(TrainerCallback):
         state.compute_steps(args, state.max_steps)
         trainer.start_sums()
         self.ended = True
-        if progress is None:
+        if not progress.step:
             return
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, ExportableState):
@@ -159,7 +155,7 @@ class ResumeCallback(TrainerCallback):
         restore_hyperparameters(optimizer, lr_scheduler, trainer)
         if progress.evaluation_due:
             self._make_up_evaluation(state, control)
-        time_is_up = trainer.stop_callback.time_is_up(progress.seconds)
+        time_is_up = trainer.stop_callback.share_of_time(progress.seconds) == 1
         if state.global_step >= state.max_steps or trainer.stopped_early or time_is_up:
             control.should_training_stop = True
         else:
@@ -167,11 +163,11 @@ class ResumeCallback(TrainerCallback):
             state.log_history.append({"step": progress.step, "epoch": state.epoch, "resumed": True})
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.trainer.started, self.trainer.evaluation_seconds = time.monotonic(), 0.0
+        self.trainer.started = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
         stream, is_last = self.trainer.stream, state.global_step >= state.max_steps
-        state.epoch = self.trainer.stop_callback.share(state) if stream.epoch is None else stream.epoch
+        state.epoch = self.trainer.stop_callback.share_done(state) if stream.epoch is None else stream.epoch
         self.ended = stream.ends_epoch or is_last
         if self.ended:
             # A run ends with its loss, whatever the logging steps.
@@ -189,7 +185,7 @@ class ResumeCallback(TrainerCallback):
         """Restore early stopping, or forget the best evaluation so far where later ones cannot be compared with it."""
         early_stopping = self.trainer.early_stopping
         saved = state.stateful_callbacks.get(type(early_stopping).__name__)
-        if self._metric_changed(args, state) or self._validation_changed(state):
+        if not self._is_comparable(args, state):
             logger.warning(
                 "CHANGED: the best evaluation before is not by %s of the same text: left out",
                 args.metric_for_best_model,
@@ -199,19 +195,15 @@ class ResumeCallback(TrainerCallback):
             # Not by restore_callback_states_from_checkpoint, which would bring the patience of before, too.
             vars(early_stopping).update(saved["attributes"])
 
-    def _metric_changed(self, args, state) -> bool:
-        """Return whether the checkpoint's best value is none that the metric had in an evaluation before."""
+    def _is_comparable(self, args, state) -> bool:
+        """Return whether the checkpoint's best value, if any, is of the same text, and one that the metric has had."""
         metric, best = args.metric_for_best_model, state.best_metric
-        if metric is None or best is None:
+        before, now = self.trainer.progress.texts[1], self.trainer.texts[1]
+        if best is not None and None not in (before, now) and before != now:
             return False
-        return all(entry.get(f"eval_{metric.removeprefix('eval_')}") != best for entry in state.log_history)
-
-    def _validation_changed(self, state) -> bool:
-        """Return whether the checkpoint's best value is of another validation text."""
-        texts, texts_before = self.trainer.texts, self.trainer.progress.texts
-        if state.best_metric is None or None in (texts, texts_before):
-            return False
-        return None not in (before := texts_before[1], now := texts[1]) and before != now
+        if best is None or metric is None:
+            return True
+        return any(entry.get(f"eval_{metric.removeprefix('eval_')}") == best for entry in state.log_history)
 
     def _make_up_evaluation(self, state, control) -> None:
         """Evaluate as the Trainer does after a step, for the best model and the learning rate."""

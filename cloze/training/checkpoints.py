@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -57,9 +57,12 @@ def check_readable(checkpoint: Path) -> None:
                 open(path, "rb").close()
 
 
-def aside(output_dir: str, step: int) -> Path:
-    """Return the folder to write a checkpoint to: what is broken off there counts for nothing (transformers#35782)."""
-    return Path(output_dir) / STAGING_DIR / f"checkpoint-{step}"
+def aside(output_dir: str, name: str) -> Path:
+    """Return the folder to write a checkpoint or the finished model to: what is broken off there counts for nothing.
+
+    See transformers#35782.
+    """
+    return Path(output_dir) / STAGING_DIR / name
 
 
 def final(folder: Path) -> Path:
@@ -76,11 +79,6 @@ def complete(folder: Path) -> None:
     storage.rename(folder, checkpoint)
     with suppress(OSError):
         folder.parent.rmdir()
-
-
-def aside_of_model(output_dir: str) -> Path:
-    """Return the folder to write the finished model to."""
-    return Path(output_dir) / STAGING_DIR / "model"
 
 
 def put_in_place(folder: Path) -> None:
@@ -179,7 +177,7 @@ def checkpoint_size(num_parameters: int, save_only_model: bool) -> int:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: what a checkpoint says beside the state of the Trainer, so that it is resumed exactly.
+    """Say how far a run is, beside the state of the Trainer, so that it is resumed exactly; by default, that it begins.
 
     Attributes:
         step: optimizer steps taken, and ``max_steps``, out of so many.
@@ -193,17 +191,17 @@ class Progress:
         texts: the content of the training and of the validation text, each None if there is none.
     """
 
-    step: int
-    max_steps: int
-    steps_in_epoch: int
-    stream: dict[str, Any]
-    data: list[int] | None
-    sums: list[list[float]]
-    logged: int
-    total_loss: float
-    seconds: float
-    evaluation_due: bool
-    texts: list[list[list] | None] | None = None
+    step: int = 0
+    max_steps: int = 0
+    steps_in_epoch: int = 0
+    stream: dict[str, Any] | None = None
+    data: list[int] | None = None
+    sums: Sequence[list[float]] = ()
+    logged: int = 0
+    total_loss: float = 0.0
+    seconds: float = 0.0
+    evaluation_due: bool = False
+    texts: Sequence[list[list] | None] = (None, None)
 
     def write(self, checkpoint: Path) -> None:
         (checkpoint / PROGRESS).write_text(json.dumps(asdict(self), indent=1))
@@ -213,7 +211,7 @@ class Progress:
         return cls(**json.loads((checkpoint / PROGRESS).read_text()))
 
     def sums_of(self, process: int, processes: int) -> list[float]:
-        """Return those of a process; the mean of all, if they are of another number of processes."""
+        """Return those of a process; the mean of all, if they are of another number of processes; none at the start."""
         if len(self.sums) == processes:
             return self.sums[process]
         return [sum(column) / len(self.sums) for column in zip(*self.sums, strict=True)]

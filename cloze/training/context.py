@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunContext(DataContext):
-    """A script's settings, and what they stand for: of examples, of the model, and of the run.
+    """Hold a script's settings, and what they stand for: of examples, of the model, and of the run.
 
     Attributes:
         checkpoint: to resume from, if there is one.
@@ -141,13 +141,13 @@ def find_texts(
     )
 
 
-def check_texts(texts: list[list[list] | None] | None, corpora: tuple[Corpus | None, Corpus | None]) -> None:
+def check_texts(texts: Sequence[list[list] | None], corpora: tuple[Corpus | None, Corpus | None]) -> None:
     """Raise UserError where the training text is not that of a checkpoint; warn of another validation text.
 
     Args:
         texts: the content of both, as the checkpoint has it.
     """
-    training, validation = map(find_change, texts or (None, None), corpora)
+    training, validation = map(find_change, texts, corpora)
     if training is not None:
         raise UserError(
             f"the text is not what the checkpoint was trained on: {training}: put it back, or start afresh with "

@@ -11,7 +11,6 @@ from statistics import median
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
-from torch import nn
 from transformers import TrainerCallback
 
 from cloze.config.recipes import recipe_of
@@ -37,10 +36,6 @@ logger = logging.getLogger(__name__)
 
 # Ordinary batches that are timed.
 TIMED = 3
-
-
-def log_prepared(context: RunContext) -> None:
-    logger.info("Prepared, in %s: runs with this --cache_dir use it", describe_cache(context.cache))
 
 
 def dry_run(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSplits) -> None:
@@ -75,22 +70,20 @@ class Measured(Exception):  # noqa: N818 - it is no error
     """End a run before its first step, with what was measured."""
 
 
-class MeasureCallback(TrainerCallback):
-    """Measure training in its place, once the Trainer has done all that it does before the first step."""
-
-    def __init__(self, trainer: PretrainingTrainer, context: RunContext):
-        self.trainer, self.context = trainer, context
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.is_loading = False
-        raise Measured(measure_training(self.trainer, self.context))
-
-
 def try_training(trainer: PretrainingTrainer, context: RunContext) -> dict[str, str]:
-    """Return what ``measure_training`` does, of a run that ends there; trackers and progress bars do not start."""
+    """Return what ``measure_training`` does once the Trainer has done all that it does before the first step.
+
+    The run ends there; trackers and progress bars do not start.
+    """
+
+    class MeasureCallback(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            trainer.is_loading = False
+            raise Measured(measure_training(trainer, context))
+
     for callback in list(trainer.callback_handler.callbacks):
         trainer.remove_callback(callback)
-    trainer.add_callback(MeasureCallback(trainer, context))
+    trainer.add_callback(MeasureCallback)
     try:
         trainer.train(resume_from_checkpoint=context.checkpoint and str(context.checkpoint))
     except Measured as measured:
@@ -101,7 +94,7 @@ def measure_training(trainer: PretrainingTrainer, context: RunContext) -> dict[s
     """Return what training takes, from two steps with the longest batch and the times of ordinary ones."""
     args, room, steps = trainer.args, room_for_training(trainer.args.device), trainer.state.max_steps
     stream, steps_an_epoch = trainer.stream, trainer.steps_in_epoch
-    done = 0 if trainer.progress is None else trainer.progress.step
+    done = trainer.progress.step
     if isinstance(stream, TextStream):
         candidates, ordinary = stream_batches(trainer, context.max_seq_length)
         tokens = np.mean([count_tokens(batch) for batch in ordinary]) * args.gradient_accumulation_steps
@@ -115,11 +108,11 @@ def measure_training(trainer: PretrainingTrainer, context: RunContext) -> dict[s
         counted = f"{steps:,}; {steps_an_epoch:,} an epoch, of {total:,} tokens"
     memories = [estimate_memory(trainer, batch, room) for batch in candidates]
     memory, longest = max(zip(memories, candidates, strict=True), key=lambda pair: pair[0].total)
-    a_token, a_step = time_training(trainer, trainer.model_wrapped, longest, ordinary)
+    a_token, a_step = time_training(trainer, longest, ordinary)
     seconds = a_token * tokens + a_step
     left = f"about {readable(seconds * max(steps - done, 0))}, without evaluating and saving"
     if args.max_train_hours is not None:
-        hours = args.max_train_hours - (0 if trainer.progress is None else trainer.progress.seconds / 3600)
+        hours = args.max_train_hours - trainer.progress.seconds / 3600
         counted = f"about {done + int(3600 * hours / seconds):,}, as the time allows"
         left = f"{readable(3600 * hours)} of training, by --max_train_hours"
     goes_on = f"; going on from step {done:,}, {context.checkpoint}" if context.checkpoint else ""
@@ -182,10 +175,9 @@ def count_tokens(batch: Sequence[dict]) -> int:
     return sum(len(example["input_ids"]) for example in batch)
 
 
-def time_training(
-    trainer: PretrainingTrainer, model: nn.Module, longest: list[dict], ordinary: list[list[dict]]
-) -> tuple[float, float]:
+def time_training(trainer: PretrainingTrainer, longest: list[dict], ordinary: list[list[dict]]) -> tuple[float, float]:
     """Return seconds of a real token in forward and backward, and of the optimizer's step, in this process."""
+    model = trainer.model_wrapped
 
     def pass_through(batch: list[dict]) -> None:
         trainer.training_step(model, *to_device(trainer, batch))

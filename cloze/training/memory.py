@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a device holds the moment before a backward; what operations take for a while is not counted."""
+    """Count the bytes that a device holds the moment before a backward, without what operations take for a while."""
 
     weights: int
     gradients: int
@@ -114,7 +114,7 @@ def check_room(trainer: PretrainingTrainer, memory: Memory, room: int) -> None:
 
 
 def smaller_batches(trainer: PretrainingTrainer) -> str:
-    """What to do against batches that are too large."""
+    """Return what to do against batches that are too large."""
     args = trainer.args
     if args.max_tokens_per_batch is not None:
         return f"halve --max_tokens_per_batch {args.max_tokens_per_batch}, or lower --max_seq_length"

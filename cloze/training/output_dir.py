@@ -140,24 +140,20 @@ def can_resume(training_args: TrainingArguments) -> bool:
     return not training_args.overwrite_output_dir and any((path / PROGRESS).is_file() for path in newest)
 
 
-def check_disk(
-    training_args: TrainingArguments, keep: int | None, num_parameters: int, free: int | None = None
-) -> tuple[int, int]:
+def check_disk(training_args: TrainingArguments, keep: int | None, num_parameters: int) -> tuple[int, int]:
     """Compare the free disk with what the run will keep there: an error if not one checkpoint fits, else a warning.
 
     Return both, in bytes: what the run will write at most, the finished model counted, and what is free.
 
     Args:
         keep: checkpoints kept at a time.
-        free: bytes to reckon with instead of those that are free in output_dir.
     """
     weights = 4 * num_parameters
     checkpoint = checkpoint_size(num_parameters, training_args.save_only_model)
-    if free is None:
-        free = shutil.disk_usage(training_args.output_dir).free
-        if training_args.overwrite_output_dir:
-            old = [path for path in list_checkpoints(training_args.output_dir).values() if not path.is_symlink()]
-            free += sum(path.stat().st_size for checkpoint in old for path in checkpoint.rglob("*") if path.is_file())
+    free = shutil.disk_usage(training_args.output_dir).free
+    if training_args.overwrite_output_dir:
+        old = [path for path in list_checkpoints(training_args.output_dir).values() if not path.is_symlink()]
+        free += sum(path.stat().st_size for folder in old for path in folder.rglob("*") if path.is_file())
     if training_args.save_strategy == "no":
         checkpoint = kept = 0
     else:

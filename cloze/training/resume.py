@@ -3,55 +3,56 @@
 import logging
 import math
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer
 
+from cloze.config.recipes import settings_in
 from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings
 from cloze.errors import UserError
+from cloze.system.storage import RECIPE
 from cloze.training.callbacks import ResumeCallback, Stopped
 from cloze.training.checkpoints import Progress
-from cloze.training.run_length import (
-    RunLength,
-    find_max_steps,
-    hyperparameters_of,
-    length_of,
-)
+from cloze.training.run_length import find_max_steps, hyperparameters_of, length_of
 from cloze.training.saving import SavingTrainer
 from cloze.training.stream import PreparedStream, TextStream, loader_settings, open_stream
 
 
 class ResumableTrainer(SavingTrainer):
-    """Trainer on a train stream, resumed to the bit.
+    """Train on a train stream, resumed to the bit.
 
     Args:
         padding: how batches are padded.
-        progress: that of the checkpoint to resume from, if any.
-        length_before: the length of the run that saved that checkpoint.
+        checkpoint: to resume from, if any.
         texts: the content of the training and of the validation text, for checkpoints.
 
     Attributes:
+        progress: that of the checkpoint; and ``length_before``, the length of the run that saved it, if any.
         stream: the train stream (training.stream).
         loss_sum: sum of the losses since the last log, on the device; and ``running``, what else is summed up for it.
         last_logged: the step of the last log; and ``total_loss``, the sum of the losses of all steps until then.
         hyperparameters: the optimizer's settings by parameter group, before a checkpoint is loaded.
-        started: when training started, without evaluations before; and ``evaluation_seconds``, of those since.
+        started: when training started, without evaluations before; moved on by the time of those since.
     """
 
     def __init__(
         self,
         args,
         padding: Padding,
-        progress: Progress | None = None,
-        length_before: RunLength | None = None,
-        texts: list[list[list] | None] | None = None,
+        checkpoint: Path | None = None,
+        texts: Sequence[list[list] | None] = (None, None),
         **kwargs,
     ):
-        self.padding, self.progress, self.length_before, self.texts = padding, progress, length_before, texts
+        self.padding, self.progress, self.length_before, self.texts = padding, Progress(), None, texts
+        if checkpoint is not None:
+            self.progress = Progress.read(checkpoint)
+            self.length_before = length_of(settings_in((checkpoint / RECIPE).read_text(encoding="utf-8")))
         self.loss_sum, self.running = torch.zeros((), device=args.device), torch.zeros(0, device=args.device)
-        self.started, self.evaluation_seconds = None, 0.0
+        self.started = 0.0
         callbacks, self.early_stopping = [ResumeCallback(self)], None
         if args.early_stopping_patience is not None:
             self.early_stopping = EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold)
@@ -69,7 +70,7 @@ class ResumableTrainer(SavingTrainer):
     @property
     def length_changed(self) -> bool:
         """Return whether the run is resumed with another length than before."""
-        return self.length_before is not None and self.length_before != length_of(self.args.resolved)
+        return self.length_before not in (None, length_of(self.args.resolved))
 
     def batch_settings(self) -> BatchSettings:
         args = self.args
@@ -86,14 +87,14 @@ class ResumableTrainer(SavingTrainer):
     def get_train_dataloader(self) -> PreparedStream | TextStream:
         """Return the train stream, which the Trainer takes for a data loader."""
         data, progress = self.train_dataset, self.progress
-        if progress is not None and progress.data != data.size:
+        if progress.step and progress.data != data.size:
             raise UserError(
                 f"the text is not what the checkpoint was trained on: {progress.data} examples and tokens (of a "
                 f"stream: files and bytes) then, {data.size} now: put it back, or start afresh with "
                 "--overwrite_output_dir"
             )
-        state = None if progress is None else progress.stream
-        self.stream = open_stream(data, self.batch_settings(), self.padding, self.data_collator, self.args, state)
+        how = self.batch_settings(), self.padding, self.data_collator, self.args
+        self.stream = open_stream(data, *how, progress.stream)
         return self.stream
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
@@ -102,8 +103,7 @@ class ResumableTrainer(SavingTrainer):
         settings = loader_settings(args) | {"collate_fn": self.data_collator, "drop_last": args.dataloader_drop_last}
         return self.accelerator.prepare(DataLoader(dataset, args.eval_batch_size, **settings))
 
-    def get_test_dataloader(self, test_dataset) -> DataLoader:
-        return self.get_eval_dataloader(test_dataset)
+    get_test_dataloader = get_eval_dataloader
 
     def set_initial_training_values(self, args, dataloader):
         """Make the whole run what the Trainer takes for an epoch, so that it neither ends one nor skips batches."""
@@ -141,12 +141,10 @@ class ResumableTrainer(SavingTrainer):
 
     def start_sums(self) -> None:
         """Start what is summed up for the next log, or take it up from the checkpoint."""
-        progress, self.last_logged, self.total_loss = self.progress, 0, 0.0
-        sums = [0.0] * (1 + self.running.numel())
-        if progress is not None:
-            sums = progress.sums_of(self.args.process_index, self.args.world_size)
-            self.last_logged, self.total_loss = progress.logged, progress.total_loss
-            self.stop_callback.seconds_before = progress.seconds
+        progress = self.progress
+        sums = progress.sums_of(self.args.process_index, self.args.world_size) or [0.0] * (1 + self.running.numel())
+        self.last_logged, self.total_loss = progress.logged, progress.total_loss
+        self.stop_callback.seconds_before = progress.seconds
         self.loss_sum.fill_(sums[0])
         self.running.copy_(torch.tensor(sums[1:]).view_as(self.running))
 
@@ -170,11 +168,11 @@ class ResumableTrainer(SavingTrainer):
         try:
             metrics = super().evaluate(*args, **kwargs)
         except Stopped:
-            if self.is_in_train and self.state.global_step > (0 if self.progress is None else self.progress.step):
+            if self.is_in_train and self.state.global_step > self.progress.step:
                 self.stop_callback.evaluation_due = True
                 self._save_checkpoint(self.model, None)  # and exits
             raise
-        self.evaluation_seconds += time.monotonic() - start
+        self.started += time.monotonic() - start
         return metrics
 
     def find_progress(self) -> Progress:

@@ -11,18 +11,15 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from cloze.config.recipes import settings_in
 from cloze.data.splits import DatasetSplits
 from cloze.models.flops import count_flops
 from cloze.system.processes import on_first_process
 from cloze.system.signals import SIGNALS, handling_signals, ignore_signals
 from cloze.system.storage import CURVES, RECIPE
 from cloze.training import checkpoints
-from cloze.training.checkpoints import Progress
 from cloze.training.context import RunContext, make_collator, make_model, padding_of
-from cloze.training.dry_run import dry_run, log_prepared
+from cloze.training.dry_run import describe_cache, dry_run
 from cloze.training.output_dir import can_resume, check_disk
-from cloze.training.run_length import length_of
 from cloze.training.trackers import guard_trackers
 from cloze.training.trainer import PretrainingTrainer
 
@@ -32,7 +29,7 @@ logger = logging.getLogger(__name__)
 def start(context: RunContext, splits: DatasetSplits) -> PretrainingTrainer | None:
     """Return what trains the context's model, or None where the run ends before: --prepare_only and --dry_run."""
     if context.training_args.prepare_only:
-        log_prepared(context)
+        logger.info("Prepared, in %s: runs with this --cache_dir use it", describe_cache(context.cache))
         return None
     trainer = make_trainer(context, make_model(context), splits)
     if context.training_args.dry_run:
@@ -42,23 +39,17 @@ def start(context: RunContext, splits: DatasetSplits) -> PretrainingTrainer | No
 
 
 def make_trainer(context: RunContext, model: PreTrainedModel, splits: DatasetSplits) -> PretrainingTrainer:
-    padding = padding_of(context, model)
+    padding, do_train = padding_of(context, model), context.do_train
     context.task.prepare_model(model, context.max_seq_length)
-    progress = length_before = None
-    if context.checkpoint is not None:
-        progress = Progress.read(context.checkpoint)
-        recipe = (context.checkpoint / RECIPE).read_text(encoding="utf-8")
-        length_before = length_of(settings_in(recipe))
     return PretrainingTrainer(
         model=model,
         args=context.training_args,
         objectives=context.task.objectives,
         padding=padding,
         recipe=context.recipe,
-        progress=progress,
-        length_before=length_before,
-        texts=[corpus and corpus.content for corpus in context.corpora] if context.training_args.do_train else None,
-        flops=count_flops(model, context.task.takes_positions) if context.training_args.do_train else None,
+        checkpoint=context.checkpoint,
+        texts=[corpus and corpus.content for corpus in context.corpora] if do_train else (None, None),
+        flops=count_flops(model, context.task.takes_positions) if do_train else None,
         data_collator=make_collator(context, padding),
         train_dataset=splits.train,
         eval_dataset=splits.validation,
@@ -127,9 +118,8 @@ def evaluate(trainer: PretrainingTrainer) -> dict[str, float]:
     """Return the metrics of the validation set, and save them as upstream does."""
     metrics = trainer.evaluate()
     metrics["eval_samples"] = len(trainer.eval_dataset)
-    perplexities = [value for name, value in metrics.items() if name.endswith("_perplexity")]
-    if perplexities:
-        metrics["perplexity"] = perplexities[0]  # as upstream calls it
+    for name in [name for name in metrics if name.endswith("_perplexity")]:
+        metrics["perplexity"] = metrics[name]  # as upstream calls it
     save_metrics(trainer, "eval", metrics)
     return metrics
 
@@ -139,10 +129,8 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     args = trainer.args
     if args.overwrite_output_dir and args.process_index == 0:
         checkpoints.remove_all(args.output_dir)
-    progress = trainer.progress
     # The metrics of the model as it was show what training brought; a resumed run has them in its state.
-    args.eval_on_start = args.do_eval and progress is None
-    first = 0 if progress is None else progress.step
+    args.eval_on_start = args.do_eval and not trainer.progress.step
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.stopped_early and trainer.state.global_step < trainer.state.max_steps:
         logger.info(
@@ -153,19 +141,18 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
             args.metric_for_best_model,
         )
     # A GPU is not asked about the last step before.
-    trainer.stop_callback.check_losses_now(args.output_dir)
+    trainer.stop_callback.check_losses(args.output_dir)
     trainer.save_model()
     whole = {name: result.metrics[name] for name in ("epoch", "train_loss")}
     if hasattr(trainer.train_dataset, "__len__"):
         whole["train_samples"] = len(trainer.train_dataset)
-    if trainer.state.global_step == first:
+    if trainer.state.global_step == trainer.progress.step:
         logger.info("Nothing is left to train: %s is at the last step", checkpoint)
         return unreported_metrics(trainer, whole)
     counts = trainer.meter.totals(trainer.accelerator)
-    seconds = time.monotonic() - trainer.started - trainer.evaluation_seconds
-    meters = trainer.meter.rates(counts, seconds, args.world_size)
-    meters = {f"train_{name}": value for name, value in meters.items()}
-    metrics = result.metrics | whole | {"train_tokens": int(counts[2])} | meters
+    rates = trainer.meter.rates(counts, time.monotonic() - trainer.started, args.world_size)
+    metrics = result.metrics | whole | {"train_tokens": int(counts[2])}
+    metrics |= {f"train_{name}": value for name, value in rates.items()}
     save_metrics(trainer, "train", metrics)
     return metrics
 

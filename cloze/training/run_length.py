@@ -27,7 +27,7 @@ HYPERPARAMETERS = ("initial_lr", "weight_decay", "betas", "eps")
 
 
 class RunLength(NamedTuple):
-    """``amount`` of a ``unit``: epochs, steps or hours."""
+    """Hold an ``amount`` of a ``unit``: epochs, steps or hours."""
 
     amount: float
     unit: str
@@ -70,7 +70,7 @@ def find_max_steps(trainer: Trainer, steps_in_epoch: int) -> int:
     args, progress = trainer.args, trainer.progress
     if args.max_steps > 0:
         max_steps = args.max_steps
-    elif progress is None:
+    elif not progress.step:
         max_steps = math.ceil(args.num_train_epochs * steps_in_epoch)
     elif progress.steps_in_epoch == steps_in_epoch and not trainer.length_changed:
         max_steps = progress.max_steps
@@ -114,6 +114,5 @@ def _schedule_position(trainer: Trainer, position: int) -> int:
     """Return where the checkpoint stands in the schedule of the new length; ``position`` is that in the old one."""
     args, progress = trainer.args, trainer.progress
     if args.max_train_hours is not None:
-        share = progress.seconds / (3600 * args.max_train_hours)
-        return math.floor(min(share, 1.0) * args.max_steps)
+        return math.floor(trainer.stop_callback.share_of_time(progress.seconds) * args.max_steps)
     return progress.step if trainer.length_before.unit == "hours" else position

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class SavingTrainer(Trainer):
-    """Trainer that writes checkpoints aside and exits, once one is complete, where a signal asked for it.
+    """Write checkpoints aside, and exit once one is complete where a signal asked for it.
 
     Args:
         recipe: the settings, which are kept in checkpoints.
@@ -35,16 +35,10 @@ class SavingTrainer(Trainer):
 
     def __init__(self, args, recipe: str = "", callbacks=(), **kwargs):
         self.recipe, self.unwritten, self.is_loading = recipe, {}, False
-        self.stop_callback = StopCallback(
-            None if args.max_train_hours is None else 3600 * args.max_train_hours, args.device
-        )
+        self.stop_callback = StopCallback(args.max_train_hours, args.device)
         super().__init__(args=args, callbacks=[*callbacks, self.stop_callback], **kwargs)
         # The Trainer deletes checkpoints at the end, even the newest: ours are used.
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
-
-    def find_progress(self) -> Progress:
-        """Return how far the run is; all processes have to ask."""
-        raise NotImplementedError
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """Train; UserError where a checkpoint does not fit the model or its optimizer, or is more than numbers."""
@@ -66,12 +60,12 @@ class SavingTrainer(Trainer):
         Pruned by step, and not by time of change (transformers#26961).
         """
         args, step = self.args, self.state.global_step
-        self.stop_callback.check_losses_now(args.output_dir)
-        folder = checkpoints.aside(args.output_dir, step)
+        self.stop_callback.check_losses(args.output_dir)
+        folder = checkpoints.aside(args.output_dir, f"checkpoint-{step}")
         save_only_model = args.save_only_model and not self.stop_callback.signal
         save = partial(super()._save_checkpoint, model, trial)
         self._write_together(partial(self._write_checkpoint, save, save_only_model), folder, save_only_model)
-        self._write_together(self._complete, folder, save_only_model)
+        self._write_together(self._complete, folder, save_only_model, by_all=False)
         if args.push_to_hub:
             # Private: the push that the Trainer has no part in, as it is of the renamed folder.
             self._push_from_checkpoint(str(checkpoints.final(folder)))
@@ -93,48 +87,48 @@ class SavingTrainer(Trainer):
 
     def write_state(self, progress: Progress | None, folder: Path) -> None:
         """Write what the Trainer does not: the settings, and unless the model alone is saved, how far the run is."""
-        folder.mkdir(parents=True, exist_ok=True)
         if self.args.should_save:
             if progress is not None:
                 progress.write(folder)
             (folder / RECIPE).write_text(self.recipe, encoding="utf-8")
 
     def _complete(self, folder: Path) -> None:
-        if self.args.should_save:
-            checkpoints.complete(folder)
-            checkpoints.prune(
-                self.args.output_dir, self.save_total_limit, self.state.global_step, self.state.best_global_step
-            )
+        state = self.state
+        checkpoints.complete(folder)
+        checkpoints.prune(self.args.output_dir, self.save_total_limit, state.global_step, state.best_global_step)
 
     def save_model(self, output_dir=None, _internal_call=False):
         """Save the model as the Trainer does; in ``args.output_dir``, the default, whole or not at all."""
         args = self.args
-        folder = checkpoints.aside_of_model(args.output_dir) if output_dir is None else Path(output_dir)
+        folder = checkpoints.aside(args.output_dir, "model") if output_dir is None else Path(output_dir)
         save_only_model = output_dir is None or args.save_only_model
         self._write_together(partial(self._write_model, super().save_model), folder, save_only_model)
         if output_dir is None:
-            self._write_together(self._put_in_place, folder, save_only_model)
+            self._write_together(checkpoints.put_in_place, folder, save_only_model, by_all=False)
             if args.push_to_hub and not _internal_call:
                 self.push_to_hub(commit_message="Model save", revision=args.hub_revision)
 
-    def _put_in_place(self, folder: Path) -> None:
-        if self.args.should_save:
-            checkpoints.put_in_place(folder)
-
     def _write_model(self, save: Callable, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         save(str(folder), _internal_call=True)
         if self.args.should_save:
             # A pickle, which runs code where it is loaded; recipe.yaml has what is in it.
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
-    def _write_together(self, write: Callable[[Path], None], folder: Path, save_only_model: bool) -> None:
-        """Write one's part of a folder, and continue when all processes have; UserError if one of them cannot."""
+    def _write_together(
+        self, write: Callable[[Path], None], folder: Path, save_only_model: bool, by_all: bool = True
+    ) -> None:
+        """Write one's part of a folder, and continue when all processes have; UserError if one of them cannot.
+
+        Args:
+            by_all: whether each process has a part, or only the one that saves.
+        """
         problem = None
         size = checkpoints.checkpoint_size(self.model.num_parameters(), save_only_model)
         try:
             with checkpoints.writing(folder, size):
-                write(folder)
+                if by_all or self.args.should_save:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    write(folder)
         except UserError as error:
             problem = error
         if any(gather_object([problem is not None])):

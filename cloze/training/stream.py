@@ -75,7 +75,7 @@ def open_stream(
 
 
 class PreparedStream:
-    """Optimizer steps of a prepared corpus, one epoch after another."""
+    """Yield the optimizer steps of a prepared corpus, one epoch after another."""
 
     def __init__(self, sampler: ResumableBatchSampler, collator: Collator, args, state: dict[str, Any] | None):
         self.sampler, self.steps_in_epoch, self.steps_taken = sampler, sampler.num_steps, 0
@@ -108,7 +108,7 @@ class PreparedStream:
 
 
 class TextStream:
-    """Optimizer steps of examples that are made while the text is read.
+    """Yield the optimizer steps of examples that are made while the text is read.
 
     Attributes:
         batches: of one process, without regard to steps.

@@ -16,7 +16,7 @@ from cloze.training.throughput import ThroughputMeter
 
 
 class PretrainingTrainer(ResumableTrainer):
-    """Trainer whose losses and evaluation count what there is to predict.
+    """Train with losses and evaluations that count what there is to predict.
 
     The loss is the sum over ``objectives``, each the sum of its cross-entropies divided by their number in the whole
     optimizer step. Models of transformers return means over each micro-batch instead, which the Trainer takes for this
@@ -71,7 +71,6 @@ class PretrainingTrainer(ResumableTrainer):
         return self.accelerator.reduce(num_items) if self.args.average_tokens_across_devices else num_items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        assert not return_outputs, "prediction_step does without"
         self.meter.add(inputs)
         scores = self.score(model, inputs, self.args.label_smoothing_factor).values()
         losses = torch.stack([each["loss"].sum() for each in scores]) / num_items_in_batch.clamp(min=1)
@@ -86,8 +85,7 @@ class PretrainingTrainer(ResumableTrainer):
         """Add each objective's part of the loss, its accuracy, and the meters."""
         if "loss" in logs:
             logs["loss"] = self.drain_loss()
-            seconds = time.monotonic() - self.started - self.evaluation_seconds
-            logs |= self.meter.since_last(self.accelerator, seconds)
+            logs |= self.meter.since_last(self.accelerator, time.monotonic() - self.started)
             running = self.accelerator.reduce(self.running, reduction="mean").cpu().numpy()
             shares = running[:, 0] / max(running[:, 0].sum(), 1e-9)
             for prefix, share, (_, count, hits) in zip(self.objectives, shares, running, strict=True):
@@ -104,14 +102,14 @@ class PretrainingTrainer(ResumableTrainer):
         self.state.log_history[-1] = finite(self.state.log_history[-1])
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Scores instead of logits; no loss, as the Trainer would average it over batches (transformers#39241)."""
+        """Return scores as logits; no loss, as the Trainer would average it over batches (transformers#39241)."""
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = self.score(model, inputs)
         # Without labels, the Trainer would not ask for metrics.
         return None, scores, torch.zeros_like(next(iter(scores.values()))["loss"])
 
     def summarise(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The metrics of a set: each objective's own, and as loss their sum. Empty if there is nothing to predict."""
+        """Return the metrics of a set: each objective's own, and as loss their sum; none if nothing is to predict."""
         self.scores = {
             prefix: {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
             for prefix, scores in prediction.predictions.items()

@@ -17,7 +17,6 @@ from cloze.errors import UserError
 from cloze.training.checkpoints import (
     MODEL_FILES,
     aside,
-    aside_of_model,
     complete,
     list_checkpoints,
     prune,
@@ -131,7 +130,7 @@ def test_broken_symlinks_are_replaced(out):
     assert list(list_checkpoints(str(out))) == [10, 20]
     assert prepare_output_dir(arguments(out), keep=None) == out / "checkpoint-20"
     assert not os.path.lexists(out / "checkpoint-incomplete")
-    folder = aside(str(out), 30)
+    folder = aside(str(out), "checkpoint-30")
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text("learning_rate: 0.001\n")
     complete(folder)
@@ -162,7 +161,7 @@ def test_symlinked_output_dir_is_followed(out, tmp_path):
 def test_symlinked_checkpoints_do_not_count_as_freed_disk(out, scratch):
     (scratch / "optimizer.pt").write_bytes(bytes(2_000_000))
     settings = arguments(out, overwrite_output_dir=True)
-    _, free = check_disk(settings, 1, 100, free=None)
+    _, free = check_disk(settings, 1, 100)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
         _, free = check_disk(settings, 1, 100)
@@ -337,7 +336,7 @@ def test_model_replaced_when_killed_is_old_none_or_new(weights_before, weights, 
         left[:] = range(calls)
         shutil.rmtree(out, ignore_errors=True)
         write(out, "before", weights_before)
-        before, folder = model_in(out), aside_of_model(str(out))
+        before, folder = model_in(out), aside(str(out), "model")
         write(folder, "new", weights)
         new = model_in(folder)
         try:
@@ -457,15 +456,16 @@ WEIGHTS = 4000  # bytes of 1,000 parameters
         ({"save_strategy": "no"}, 2, WEIGHTS, WEIGHTS),
     ],
 )
-def test_check_disk_warns_or_refuses_by_free_space(settings, keep, least, enough, out, caplog):
+def test_check_disk_warns_or_refuses_by_free_space(settings, keep, least, enough, out, caplog, monkeypatch):
     """A checkpoint is three times the weights, and one more than is kept is written before the oldest goes."""
-    training_args = arguments(out, **settings)
+    training_args, disk = arguments(out, **settings), SimpleNamespace(free=least - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk)
     with pytest.raises(UserError, match=f"--output_dir {out}: .* of disk are free"):
-        check_disk(training_args, keep, 1000, free=least - 1)
-    for free in (least, max(least, enough - 1), enough):
+        check_disk(training_args, keep, 1000)
+    for disk.free in (least, max(least, enough - 1), enough):
         caplog.clear()
-        check_disk(training_args, keep, 1000, free=free)
-        assert ("DISK: " in caplog.text) == (free < enough)
+        check_disk(training_args, keep, 1000)
+        assert ("DISK: " in caplog.text) == (disk.free < enough)
 
 
 def test_check_disk_asks_the_system_by_default(out):
