@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from cloze.errors import UserError
 from cloze.system.signals import exit_code, exit_immediately
@@ -215,8 +215,13 @@ class ResumeCallback(TrainerCallback):
 
     def _make_up_evaluation(self, state, control) -> None:
         """Evaluate as the Trainer does after a step, for the best model and the learning rate."""
-        control.should_evaluate = True
+        args = self.trainer.args
+        control.should_evaluate, save_strategy = True, args.save_strategy
+        if save_strategy == SaveStrategy.BEST:
+            # The checkpoint is there; saved anew, it would have random numbers that are not yet its own.
+            args.save_strategy = SaveStrategy.STEPS
         # Private: public hooks evaluate after a step, and none is taken.
         self.trainer._maybe_log_save_evaluate(None, None, self.trainer.model, None, state.epoch, None, None)
+        args.save_strategy = save_strategy
         if state.best_global_step == state.global_step:
-            state.best_model_checkpoint = str(Path(self.trainer.args.output_dir) / f"checkpoint-{state.global_step}")
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -828,6 +828,7 @@ IN_TRAINING = {
          "--lr_scheduler_kwargs", '{"patience": 0, "threshold": 0.5}', "--metric_for_best_model", "loss"),
         *(3, signal.SIGUSR1, 75),
     ),
+    "where the best are saved": (("both", *STEPS, "--save_strategy", "best"), *(3, signal.SIGTERM, 75)),
     "where models alone are saved": (("lines", *STEPS, "--save_only_model"), *(3, signal.SIGTERM, 75)),
 }  # fmt: skip
 
