@@ -69,9 +69,15 @@ class SavingTrainer(Trainer):
         self.stop_callback.check_losses_now(args.output_dir)
         folder = checkpoints.aside(args.output_dir, step)
         save_only_model = args.save_only_model and not self.stop_callback.signal
+        progress = None if save_only_model else self.find_progress()
         save = partial(super()._save_checkpoint, model, trial)
-        self._write_together(partial(self._write_checkpoint, save, save_only_model), folder, save_only_model)
-        self._write_together(self._complete, folder, save_only_model)
+        # One after the other, as a process that fails in one must not leave the others in a collective of the next.
+        for write in (
+            partial(self.write_state, progress),
+            partial(self._write_checkpoint, save, save_only_model),
+            self._complete,
+        ):
+            self._write_together(write, folder, save_only_model)
         if args.push_to_hub:
             # Private: the push that the Trainer has no part in, as it is of the renamed folder.
             self._push_from_checkpoint(str(checkpoints.final(folder)))
@@ -81,7 +87,6 @@ class SavingTrainer(Trainer):
 
     def _write_checkpoint(self, save: Callable[[], None], save_only_model: bool, folder: Path) -> None:
         state, output_dir = self.state, Path(self.args.output_dir)
-        self.write_state(None if save_only_model else self.find_progress(), folder)
         with replaced(self.args, output_dir=str(folder.parent), push_to_hub=False, save_only_model=save_only_model):
             save()
         best = output_dir / f"checkpoint-{state.best_global_step}"
