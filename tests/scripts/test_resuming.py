@@ -615,6 +615,18 @@ def test_checkpoint_without_text_digests_is_resumed(train, reference, tmp_path):
     assert_same(tmp_path / "out", whole)
 
 
+def test_checkpoint_of_another_version_is_an_error(train, reference, tmp_path):
+    shutil.copytree(reference("blocks"), tmp_path / "out")
+    checkpoint = tmp_path / "out" / "checkpoint-12"
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    progress |= {"epoch": progress.pop("stream")["epoch"]}
+    (checkpoint / "progress.json").write_text(json.dumps(progress))
+    write_sums(checkpoint)
+    code, _, errors = train(tmp_path / "out", "blocks")
+    assert code == 2
+    assert re.fullmatch(rf"error: {checkpoint} is of another version of these scripts: resume it with .*\n", errors)
+
+
 def test_resuming_with_another_validation_text_warns_and_ignores_the_earlier_best(train, tmp_path):
     """The loss of the text before is lower than any of the text now."""
     validation = tmp_path / "validation.txt"
