@@ -56,6 +56,10 @@ class StopCallback(TrainerCallback):
         bad = (self.bad_step == 0) & ~torch.isfinite(loss.detach())
         self.bad_step = torch.where(bad, float(step), self.bad_step)
 
+    def start_clock(self, seconds_before: float) -> None:
+        """Start to count, from the seconds of training before the run was resumed."""
+        self.begun, self.seconds_before = time.monotonic(), seconds_before
+
     @property
     def seconds(self) -> float:
         """Return the seconds of training so far, over all restarts."""
@@ -100,9 +104,6 @@ class StopCallback(TrainerCallback):
     def check_losses_now(self, output_dir: str) -> None:
         """Check the losses of all steps so far; waits for the device, and for all processes."""
         self.check_losses(self.ask()[1].item(), output_dir)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.begun = time.monotonic()
 
     def on_step_begin(self, args, state, control, **kwargs):
         if self.device.type == "cuda":

@@ -140,13 +140,13 @@ class ResumableTrainer(SavingTrainer):
         return scheduler
 
     def start_sums(self) -> None:
-        """Start what is summed up for the next log, or take it up from the checkpoint."""
+        """Start the clock and what is summed up for the next log, or take them up from the checkpoint."""
         progress, self.last_logged, self.total_loss = self.progress, 0, 0.0
         sums = [0.0] * (1 + self.running.numel())
         if progress is not None:
             sums = progress.sums_of(self.args.process_index, self.args.world_size)
             self.last_logged, self.total_loss = progress.logged, progress.total_loss
-            self.stop_callback.seconds_before = progress.seconds
+        self.stop_callback.start_clock(0.0 if progress is None else progress.seconds)
         self.loss_sum.fill_(sums[0])
         self.running.copy_(torch.tensor(sums[1:]).view_as(self.running))
 

@@ -1165,6 +1165,29 @@ def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeyp
     assert "Nothing is left to train" in train(tmp_path, "blocks", *argv)[1]
 
 
+def test_evaluation_that_is_made_up_takes_of_max_train_hours(train, tmp_path, monkeypatch):
+    """A batch of an evaluation takes 10 s, and nothing else any."""
+    clock, predict, batches = SimpleNamespace(now=0.0), PretrainingTrainer.prediction_step, []
+
+    def slow(trainer, *args, **kwargs):
+        clock.now += 10
+        batches.append(trainer.state.global_step)
+        return predict(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(interruption, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(PretrainingTrainer, "prediction_step", slow)
+    argv = ("blocks", *STEPS, *EVALUATED, "--cache_dir", tmp_path)
+    with monkeypatch.context() as patched:
+        signal_before(signal.SIGTERM, patched, PretrainingTrainer, "prediction_step", lambda *_: batches.count(3) == 1)
+        assert train(tmp_path / "out", *argv)[0] == 75
+    stopped_after = batches.count(3)
+    assert train(tmp_path / "out", *argv)[0] == 0
+    batches_of_one = batches.count(3) - stopped_after
+    seconds = json.loads((tmp_path / "out" / "checkpoint-12" / "progress.json").read_text())["seconds"]
+    # That before training, the one that was stopped, and those after 3, 6, 9 and 12 steps.
+    assert seconds == 10 * (stopped_after + 5 * batches_of_one)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
