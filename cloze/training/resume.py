@@ -125,10 +125,12 @@ class ResumableTrainer(SavingTrainer):
             logging.getLogger(Trainer.__module__).disabled = True
             return [], None
         batches = next(epoch_iterator)
-        return [{}] * (num_batches - len(batches)) + batches, self.count_targets(batches)
+        # Of no tokens, as the Trainer counts them.
+        empty = {"input_ids": torch.zeros(0, dtype=torch.int64, device=device)}
+        return [empty] * (num_batches - len(batches)) + batches, self.count_targets(batches)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        if not inputs:
+        if not inputs["input_ids"].numel():
             return torch.zeros((), device=self.args.device)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.loss_sum += loss

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import json
+import logging
 import math
 import os
 import random
@@ -482,6 +483,16 @@ def test_early_stopping_is_at_the_same_step_after_a_kill(train, tmp_path, monkey
     # With more patience, it is resumed from there.
     patient = ("--early_stopping_patience", 3, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-9")
     assert "Stopped early at step 12" in train(tmp_path / "out", "blocks", *STOPPING, *patient)[1]
+
+
+def test_epoch_ending_in_a_short_step_counts_its_tokens_without_a_warning(train, tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(logging.getLogger("transformers.trainer"), "warning", lambda *args: logged.append(args))
+    argv = ("--gradient_accumulation_steps", 5, "--include_num_input_tokens_seen", "true")
+    assert train(tmp_path, "lines", *argv)[::2] == (0, "")
+    assert logged == []
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    assert state["num_input_tokens_seen"] > 0
 
 
 def test_epoch_log_is_exact_after_a_kill_at_its_last_step(train, reference, tmp_path):
