@@ -1,6 +1,7 @@
 """Helpers of the tests: tiny models, and scripts run here or in processes of their own."""
 
 import copy
+import errno
 import gc
 import importlib
 import multiprocessing
@@ -248,4 +249,18 @@ def run_until_evaluation(script: str, argv: list[str], log: Path, environment: d
         return predict(trainer, *args, **kwargs)
 
     trainer_class.prediction_step = signalled
+    run(script, argv, log, environment)
+
+
+def run_with_full_disk(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:
+    """Run the script; the first process finds no room for what it writes of a checkpoint beside the Trainer."""
+    trainer_class = importlib.import_module("cloze.training.trainer").PretrainingTrainer
+    write = trainer_class.write_state
+
+    def full(trainer, *args):
+        if environment["RANK"] == "0":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(trainer, *args)
+
+    trainer_class.write_state = full
     run(script, argv, log, environment)

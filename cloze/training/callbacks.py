@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from cloze.errors import UserError
 from cloze.system.signals import exit_code, exit_immediately
@@ -56,6 +56,10 @@ class StopCallback(TrainerCallback):
         bad = (self.bad_step == 0) & ~torch.isfinite(loss.detach())
         self.bad_step = torch.where(bad, float(step), self.bad_step)
 
+    def start_clock(self, seconds_before: float) -> None:
+        """Start to count, from the seconds of training before the run was resumed."""
+        self.begun, self.seconds_before = time.monotonic(), seconds_before
+
     @property
     def seconds(self) -> float:
         """Return the seconds of training so far, over all restarts."""
@@ -96,9 +100,6 @@ class StopCallback(TrainerCallback):
                 f"the loss of step {bad_step:.0f} is not a number: lower --learning_rate, raise --warmup_steps, or use "
                 f"--bf16 instead of --fp16; the checkpoints in {output_dir} are from before"
             )
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.begun = time.monotonic()
 
     def on_step_begin(self, args, state, control, **kwargs):
         if self.device.type == "cuda":
@@ -207,8 +208,13 @@ class ResumeCallback(TrainerCallback):
 
     def _make_up_evaluation(self, state, control) -> None:
         """Evaluate as the Trainer does after a step, for the best model and the learning rate."""
-        control.should_evaluate = True
+        args = self.trainer.args
+        control.should_evaluate, save_strategy = True, args.save_strategy
+        if save_strategy == SaveStrategy.BEST:
+            # The checkpoint is there; saved anew, it would have random numbers that are not yet its own.
+            args.save_strategy = SaveStrategy.STEPS
         # Private: public hooks evaluate after a step, and none is taken.
         self.trainer._maybe_log_save_evaluate(None, None, self.trainer.model, None, state.epoch, None, None)
+        args.save_strategy = save_strategy
         if state.best_global_step == state.global_step:
-            state.best_model_checkpoint = str(Path(self.trainer.args.output_dir) / f"checkpoint-{state.global_step}")
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.global_step}")

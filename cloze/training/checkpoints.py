@@ -208,7 +208,13 @@ class Progress:
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Progress":
-        return cls(**json.loads((checkpoint / PROGRESS).read_text()))
+        try:
+            return cls(**json.loads((checkpoint / PROGRESS).read_text()))
+        except TypeError:
+            raise UserError(
+                f"{checkpoint} is of another version of these scripts: resume it with that one, or start from its "
+                "weights with --model_name_or_path and another --output_dir, or afresh with --overwrite_output_dir"
+            ) from None
 
     def sums_of(self, process: int, processes: int) -> list[float]:
         """Return those of a process; the mean of all, if they are of another number of processes; none at the start."""

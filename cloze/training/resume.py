@@ -125,10 +125,12 @@ class ResumableTrainer(SavingTrainer):
             logging.getLogger(Trainer.__module__).disabled = True
             return [], None
         batches = next(epoch_iterator)
-        return [{}] * (num_batches - len(batches)) + batches, self.count_targets(batches)
+        # Of no tokens, as the Trainer counts them.
+        empty = {"input_ids": torch.zeros(0, dtype=torch.int64, device=device)}
+        return [empty] * (num_batches - len(batches)) + batches, self.count_targets(batches)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        if not inputs:
+        if not inputs["input_ids"].numel():
             return torch.zeros((), device=self.args.device)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.loss_sum += loss
@@ -140,11 +142,11 @@ class ResumableTrainer(SavingTrainer):
         return scheduler
 
     def start_sums(self) -> None:
-        """Start what is summed up for the next log, or take it up from the checkpoint."""
+        """Start the clock and what is summed up for the next log, or take them up from the checkpoint."""
         progress = self.progress
         sums = progress.sums_of(self.args.process_index, self.args.world_size) or [0.0] * (1 + self.running.numel())
         self.last_logged, self.total_loss = progress.logged, progress.total_loss
-        self.stop_callback.seconds_before = progress.seconds
+        self.stop_callback.start_clock(progress.seconds)
         self.loss_sum.fill_(sums[0])
         self.running.copy_(torch.tensor(sums[1:]).view_as(self.running))
 

@@ -63,7 +63,10 @@ class SavingTrainer(Trainer):
         self.stop_callback.check_losses(args.output_dir)
         folder = checkpoints.aside(args.output_dir, f"checkpoint-{step}")
         save_only_model = args.save_only_model and not self.stop_callback.signal
+        progress = None if save_only_model else self.find_progress()
         save = partial(super()._save_checkpoint, model, trial)
+        # One after the other, as a process that fails in one must not leave the others in a collective of the next.
+        self._write_together(partial(self.write_state, progress), folder, save_only_model, by_all=False)
         self._write_together(partial(self._write_checkpoint, save, save_only_model), folder, save_only_model)
         self._write_together(self._complete, folder, save_only_model, by_all=False)
         if args.push_to_hub:
@@ -75,7 +78,6 @@ class SavingTrainer(Trainer):
 
     def _write_checkpoint(self, save: Callable[[], None], save_only_model: bool, folder: Path) -> None:
         state, output_dir = self.state, Path(self.args.output_dir)
-        self.write_state(None if save_only_model else self.find_progress(), folder)
         with replaced(self.args, output_dir=str(folder.parent), push_to_hub=False, save_only_model=save_only_model):
             save()
         best = output_dir / f"checkpoint-{state.best_global_step}"
@@ -87,10 +89,9 @@ class SavingTrainer(Trainer):
 
     def write_state(self, progress: Progress | None, folder: Path) -> None:
         """Write what the Trainer does not: the settings, and unless the model alone is saved, how far the run is."""
-        if self.args.should_save:
-            if progress is not None:
-                progress.write(folder)
-            (folder / RECIPE).write_text(self.recipe, encoding="utf-8")
+        if progress is not None:
+            progress.write(folder)
+        (folder / RECIPE).write_text(self.recipe, encoding="utf-8")
 
     def _complete(self, folder: Path) -> None:
         state = self.state

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import torch
+from huggingface_hub.errors import HTTPError
 from transformers import EvalPrediction, get_scheduler
 
 from cloze.data.collators import IGNORED
@@ -38,7 +39,7 @@ class PretrainingTrainer(ResumableTrainer):
             super().__init__(args=args, compute_metrics=self.summarise, **kwargs)
             self.get_optimizer_cls_and_kwargs(self.args, self.model)
             check_scheduler(self.args)
-        except (ValueError, TypeError, ImportError, OSError) as error:
+        except (ValueError, TypeError, ImportError, OSError, HTTPError) as error:
             # Settings that only the Trainer can judge: a package that is missing, a Hub out of reach.
             hub = "--push_to_hub: the Hub is out of reach or refuses: " if args.push_to_hub else ""
             raise UserError(f"{hub}{error}") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from huggingface_hub.errors import HTTPError
 from tokenizers import Tokenizer, models
 from transformers import (
     AutoConfig,
@@ -27,6 +28,7 @@ import run_mlm
 import run_nsp
 import run_pretraining
 from cloze.system.locks import RUN_LOCK
+from cloze.training.trainer import PretrainingTrainer
 from tests.utils import driver
 
 LONG = b"a text that is longer than the part that is left of it\n" * 99
@@ -559,6 +561,17 @@ def test_trainer_argument_error_is_one_line(argv, culprit, cure, error_of):
     error = error_of(argv)
     assert culprit in error
     assert cure in error
+
+
+def test_hub_that_cannot_be_connected_to_is_one_line(error_of, monkeypatch):
+    """Unlike with HF_HUB_OFFLINE, the error is that of huggingface_hub's HTTP client."""
+
+    def unreachable(trainer, *args, **kwargs):
+        raise HTTPError("Name or service not known")
+
+    monkeypatch.setattr(PretrainingTrainer, "init_hf_repo", unreachable)
+    error = error_of(f"{RIGHT} --push_to_hub --max_steps 1")
+    assert "--push_to_hub: the Hub is out of reach or refuses: Name or service not known" in error
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda weights: weights.write_bytes(b"cut")], ids=["missing", "cut"])

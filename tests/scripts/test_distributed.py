@@ -21,7 +21,16 @@ from torch.testing import assert_close
 
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.training.checkpoints import list_checkpoints
-from tests.utils import ROOT, SAMPLE, run_noting_collectives, run_until_evaluation, slow_but, start, start_together
+from tests.utils import (
+    ROOT,
+    SAMPLE,
+    run_noting_collectives,
+    run_until_evaluation,
+    run_with_full_disk,
+    slow_but,
+    start,
+    start_together,
+)
 
 MODEL = (
     "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66,"
@@ -217,6 +226,16 @@ def test_nan_loss_stops_all_processes(tmp_path):
     messages = [(tmp_path / f"log.{rank}").read_text() for rank in (0, 1)]
     found = [re.search(r"the loss of step (\d+) is not a number", message)[1] for message in messages]
     assert found[0] == found[1]
+    assert "Traceback" not in messages[0] + messages[1]
+
+
+def test_full_disk_of_one_process_stops_all_in_one_line(tmp_path):
+    argv = flags(tmp_path / "out", 8)
+    processes = start_together("run_mlm", *argv, log=tmp_path / "log", patience=60, target=run_with_full_disk)
+    assert finish(processes) == [2, 2]
+    messages = [(tmp_path / f"log.{rank}").read_text() for rank in (0, 1)]
+    assert re.search(r"error: .*checkpoint-4 cannot be written .*No space left on device", messages[0])
+    assert re.search(r"error: .*checkpoint-4 cannot be written by another process, which says why", messages[1])
     assert "Traceback" not in messages[0] + messages[1]
 
 

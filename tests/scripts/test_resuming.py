@@ -3,6 +3,7 @@
 import errno
 import gzip
 import json
+import logging
 import math
 import os
 import random
@@ -484,6 +485,16 @@ def test_early_stopping_is_at_the_same_step_after_a_kill(train, tmp_path, monkey
     assert "Stopped early at step 12" in train(tmp_path / "out", "blocks", *STOPPING, *patient)[1]
 
 
+def test_epoch_ending_in_a_short_step_counts_its_tokens_without_a_warning(train, tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(logging.getLogger("transformers.trainer"), "warning", lambda *args: logged.append(args))
+    argv = ("--gradient_accumulation_steps", 5, "--include_num_input_tokens_seen", "true")
+    assert train(tmp_path, "lines", *argv)[::2] == (0, "")
+    assert logged == []
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    assert state["num_input_tokens_seen"] > 0
+
+
 def test_epoch_log_is_exact_after_a_kill_at_its_last_step(train, reference, tmp_path):
     """That step is saved before the end of the epoch, at which the Trainer logs."""
     argv = ("--logging_strategy", "epoch", "--save_steps", 1, "--save_total_limit", 20)
@@ -613,6 +624,18 @@ def test_checkpoint_without_text_digests_is_resumed(train, reference, tmp_path):
     assert code == 0
     assert f"Going on from {checkpoint}" in printed
     assert_same(tmp_path / "out", whole)
+
+
+def test_checkpoint_of_another_version_is_an_error(train, reference, tmp_path):
+    shutil.copytree(reference("blocks"), tmp_path / "out")
+    checkpoint = tmp_path / "out" / "checkpoint-12"
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    progress |= {"epoch": progress.pop("stream")["epoch"]}
+    (checkpoint / "progress.json").write_text(json.dumps(progress))
+    write_sums(checkpoint)
+    code, _, errors = train(tmp_path / "out", "blocks")
+    assert code == 2
+    assert re.fullmatch(rf"error: {checkpoint} is of another version of these scripts: resume it with .*\n", errors)
 
 
 def test_resuming_with_another_validation_text_warns_and_ignores_the_earlier_best(train, tmp_path):
@@ -828,6 +851,7 @@ IN_TRAINING = {
          "--lr_scheduler_kwargs", '{"patience": 0, "threshold": 0.5}', "--metric_for_best_model", "loss"),
         *(3, signal.SIGUSR1, 75),
     ),
+    "where the best are saved": (("both", *STEPS, "--save_strategy", "best"), *(3, signal.SIGTERM, 75)),
     "where models alone are saved": (("lines", *STEPS, "--save_only_model"), *(3, signal.SIGTERM, 75)),
 }  # fmt: skip
 
@@ -1150,6 +1174,29 @@ def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeyp
     # Since it went on from the sixth, seven steps of four examples, but for one of the two that an epoch leaves.
     assert results["train_samples_per_second"] == pytest.approx(26 / results["train_runtime"], rel=1e-2)
     assert "Nothing is left to train" in train(tmp_path, "blocks", *argv)[1]
+
+
+def test_evaluation_that_is_made_up_takes_of_max_train_hours(train, tmp_path, monkeypatch):
+    """A batch of an evaluation takes 10 s, and nothing else any."""
+    clock, predict, batches = SimpleNamespace(now=0.0), PretrainingTrainer.prediction_step, []
+
+    def slow(trainer, *args, **kwargs):
+        clock.now += 10
+        batches.append(trainer.state.global_step)
+        return predict(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(interruption, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(PretrainingTrainer, "prediction_step", slow)
+    argv = ("blocks", *STEPS, *EVALUATED, "--cache_dir", tmp_path)
+    with monkeypatch.context() as patched:
+        signal_before(signal.SIGTERM, patched, PretrainingTrainer, "prediction_step", lambda *_: batches.count(3) == 1)
+        assert train(tmp_path / "out", *argv)[0] == 75
+    stopped_after = batches.count(3)
+    assert train(tmp_path / "out", *argv)[0] == 0
+    batches_of_one = batches.count(3) - stopped_after
+    seconds = json.loads((tmp_path / "out" / "checkpoint-12" / "progress.json").read_text())["seconds"]
+    # That before training, the one that was stopped, and those after 3, 6, 9 and 12 steps.
+    assert seconds == 10 * (stopped_after + 5 * batches_of_one)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ def test_empty_micro_batches_come_before_those_of_a_short_step():
     full, targets = ResumableTrainer.get_batch_samples(trainer, steps, 3, torch.device("cpu"))
     short, fewer_targets = ResumableTrainer.get_batch_samples(trainer, steps, 3, torch.device("cpu"))
     assert [len(batch) for batch in full] == [1, 1, 1]
-    assert [len(batch) for batch in short] == [0, 1, 1]
+    assert [list(batch) for batch in short] == [["input_ids"], list(full[0]), list(full[0])]
+    assert short[0]["input_ids"].numel() == 0
     assert (targets.tolist(), fewer_targets.tolist()) == ([3], [2])
     trainer.args = SimpleNamespace(device=torch.device("cpu"))
     assert ResumableTrainer.training_step(trainer, None, short[0], fewer_targets).item() == 0
