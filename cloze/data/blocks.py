@@ -31,7 +31,7 @@ class Blocks:
 
     def __init__(self, tokens, spans, template: Template, max_seq_length: int, word_starts=None):
         self.tokens, self.spans, self.template, self.word_starts = tokens, spans, template, word_starts
-        self.max_tokens = template.room(max_seq_length)
+        self.max_tokens = template.max_tokens(max_seq_length)
         self.separator = np.array(template.separator, dtype=np.int64)
         # Where each document ends in the joined text, its separator counted; the last one has none.
         self.ends = np.cumsum(spans[:, 1] - spans[:, 0] + len(self.separator))
@@ -81,7 +81,7 @@ class Lines:
 
     def __init__(self, tokens, spans, template: Template, max_seq_length: int, word_starts=None, truncate=False):
         self.tokens, self.template, self.word_starts = tokens, template, word_starts
-        max_tokens = template.room(max_seq_length)
+        max_tokens = template.max_tokens(max_seq_length)
         lengths = spans[:, 1] - spans[:, 0]
         pieces = np.minimum(lengths, 1) if truncate else -(-lengths // max_tokens)
         piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)

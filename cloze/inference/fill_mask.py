@@ -85,7 +85,7 @@ def fill_masks(
     windows = [
         window
         for number, [(ids, _)] in enumerate(encode(documents, tokenizer, with_words=False))
-        for window in windows_of(number, ids, tokenizer.mask_token_id, template.room(max_seq_length))
+        for window in windows_of(number, ids, tokenizer.mask_token_id, template.max_tokens(max_seq_length))
     ]
     # The longest first: what does not fit into memory is met at once.
     order = sorted(range(len(windows)), key=lambda number: -len(windows[number].ids))

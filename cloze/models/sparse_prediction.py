@@ -42,7 +42,7 @@ _CALLS = threading.local()
 _NUMBERS = itertools.count()
 
 
-class PositionSelector:
+class SparsePrediction:
     """Give a model's forward one more argument, ``masked_positions`` [positions], flat indices in [batch * length].
 
     With it, the logits for masked tokens are [1, positions, vocabulary] instead of [batch, length, vocabulary].
@@ -112,7 +112,7 @@ def _selected(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def predict_masked_positions(model: PreTrainedModel, logits: tuple[str, ...], max_seq_length: int) -> str:
-    """Let the model's forward take ``masked_positions``, and return the place where it selects; see PositionSelector.
+    """Let the model's forward take ``masked_positions``, and return the place where it selects; see SparsePrediction.
 
     That is the earliest from which on the model treats each position by itself. It is known for the most frequent
     architectures; of others, it is seen from the model at hand: with positions selected, all it gives has to be the
@@ -123,7 +123,7 @@ def predict_masked_positions(model: PreTrainedModel, logits: tuple[str, ...], ma
         place = _find_place(model, logits, max_seq_length)
     if not place:
         logger.info("%s needs logits at all positions: those at masked ones are taken of them", type(model).__name__)
-    PositionSelector(model, logits, place)
+    SparsePrediction(model, logits, place)
     return place
 
 
@@ -164,7 +164,7 @@ def _places(model: PreTrainedModel) -> Iterator[str]:
 def _same_if_selected(model: PreTrainedModel, logits: tuple[str, ...], place: str, lengths: tuple[int, ...]) -> bool:
     """Return whether the model's outputs for texts of these lengths stay the same if this place selects positions."""
     trial = trial_copy(model)
-    PositionSelector(trial, logits, place)
+    SparsePrediction(trial, logits, place)
     try:
         with quiet():
             return all(_same_outputs(trial, logits, length) for length in lengths)

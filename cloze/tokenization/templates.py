@@ -26,7 +26,7 @@ class Template:
     def num_special(self) -> int:
         return len(self.prefix) + len(self.suffix)
 
-    def room(self, max_seq_length: int) -> int:
+    def max_tokens(self, max_seq_length: int) -> int:
         """Return the tokens of text that fit into an example."""
         return max_seq_length - self.num_special
 

@@ -41,7 +41,7 @@ class StopCallback(TrainerCallback):
     def __init__(self, hours: float | None, device: torch.device):
         self.limit, self.device = hours and 3600 * hours, device
         self.received, self.signal, self.evaluation_due, self.to_the_end = 0, 0, False, False
-        self.begun, self.seconds_before = None, 0.0
+        self.started, self.seconds_before = None, 0.0
         # The first step whose loss is no number, or 0. Looking at each loss would wait for the device.
         self.bad_step = torch.zeros((), device=device)
 
@@ -58,12 +58,12 @@ class StopCallback(TrainerCallback):
 
     def start_clock(self, seconds_before: float) -> None:
         """Start to count, from the seconds of training before the run was resumed."""
-        self.begun, self.seconds_before = time.monotonic(), seconds_before
+        self.started, self.seconds_before = time.monotonic(), seconds_before
 
     @property
     def seconds(self) -> float:
         """Return the seconds of training so far, over all restarts."""
-        return self.seconds_before + (0.0 if self.begun is None else time.monotonic() - self.begun)
+        return self.seconds_before + (0.0 if self.started is None else time.monotonic() - self.started)
 
     def share_of_time(self, seconds: float) -> float:
         """Return which part of the time at hand these seconds are, up to 1; 0 if it is not limited."""

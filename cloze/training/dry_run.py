@@ -22,9 +22,9 @@ from cloze.system.output import format_lines
 from cloze.system.storage import gigabytes
 from cloze.training.context import RunContext
 from cloze.training.memory import (
+    available_memory,
     estimate_memory,
     out_of_memory_as_user_error,
-    room_for_training,
     smaller_batches,
     to_device,
 )
@@ -92,7 +92,7 @@ def try_training(trainer: PretrainingTrainer, context: RunContext) -> dict[str, 
 
 def measure_training(trainer: PretrainingTrainer, context: RunContext) -> dict[str, str]:
     """Return what training takes, from two steps with the longest batch and the times of ordinary ones."""
-    args, room, steps = trainer.args, room_for_training(trainer.args.device), trainer.state.max_steps
+    args, available, steps = trainer.args, available_memory(trainer.args.device), trainer.state.max_steps
     stream, steps_an_epoch = trainer.stream, trainer.steps_in_epoch
     done = trainer.progress.step
     if isinstance(stream, TextStream):
@@ -106,7 +106,7 @@ def measure_training(trainer: PretrainingTrainer, context: RunContext) -> dict[s
         total = int(trainer.train_dataset.lengths(0).sum())
         tokens = total / steps_an_epoch / args.world_size
         counted = f"{steps:,}; {steps_an_epoch:,} an epoch, of {total:,} tokens"
-    memories = [estimate_memory(trainer, batch, room) for batch in candidates]
+    memories = [estimate_memory(trainer, batch, available) for batch in candidates]
     memory, longest = max(zip(memories, candidates, strict=True), key=lambda pair: pair[0].total)
     a_token, a_step = time_training(trainer, longest, ordinary)
     seconds = a_token * tokens + a_step
@@ -119,7 +119,7 @@ def measure_training(trainer: PretrainingTrainer, context: RunContext) -> dict[s
     return {
         "steps": counted + goes_on,
         "longest batch": f"{len(longest)} examples of up to {len(longest[0]['input_ids'])} tokens",
-        "memory": f"{memory}, of {gigabytes(room)} on {args.device}",
+        "memory": f"{memory}, of {gigabytes(available)} on {args.device}",
         "speed": f"about {tokens * args.world_size / seconds:,.0f} real tokens a second, {readable(seconds)} a step",
         "time": left,
     }

@@ -35,17 +35,17 @@ class Memory:
         return f"about {gigabytes(self.total)} a device ({parts})"
 
 
-def estimate_memory(trainer: PretrainingTrainer, batch: Sequence[dict], room: int) -> Memory:
-    """Return the memory of training on such batches; UserError if it is more than ``room``.
+def estimate_memory(trainer: PretrainingTrainer, batch: Sequence[dict], available: int) -> Memory:
+    """Return the memory of training on such batches; UserError if it is more than ``available``.
 
     A CPU out of memory kills the process: the batch is tried only after an estimate from its first two examples.
     """
     memory = without_batch(trainer)
     if len(batch) > 2:
         one, two = (saved_for_backward(trainer, batch[:count]) for count in (1, 2))
-        check_room(trainer, replace(memory, activations=one + (len(batch) - 1) * (two - one)), room)
+        check_fits(trainer, replace(memory, activations=one + (len(batch) - 1) * (two - one)), available)
     memory = replace(memory, activations=saved_for_backward(trainer, batch))
-    check_room(trainer, memory, room)
+    check_fits(trainer, memory, available)
     return memory
 
 
@@ -101,16 +101,16 @@ def to_device(trainer: PretrainingTrainer, batch: Sequence[dict]) -> tuple[dict[
     return inputs, trainer.count_targets([inputs])
 
 
-def room_for_training(device: torch.device) -> int:
+def available_memory(device: torch.device) -> int:
     """Return bytes that are free, and those that this process has on a GPU already; a CPU's are few beside."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return psutil.virtual_memory().available + psutil.Process().memory_info().rss
 
 
-def check_room(trainer: PretrainingTrainer, memory: Memory, room: int) -> None:
-    if memory.total > room:
-        raise UserError(f"{memory} for the longest batch, but {gigabytes(room)} there: {smaller_batches(trainer)}")
+def check_fits(trainer: PretrainingTrainer, memory: Memory, available: int) -> None:
+    if memory.total > available:
+        raise UserError(f"{memory} for the longest batch, but {gigabytes(available)} there: {smaller_batches(trainer)}")
 
 
 def smaller_batches(trainer: PretrainingTrainer) -> str:

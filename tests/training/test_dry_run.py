@@ -458,7 +458,7 @@ def test_batch_beyond_memory_is_refused_before_the_trial(script, monkeypatch, re
     assert max(sizes) == 64
     (needed,) = reckoned
     sizes.clear()
-    monkeypatch.setattr(dry_run_module, "room_for_training", lambda device: needed.total // 2)
+    monkeypatch.setattr(dry_run_module, "available_memory", lambda device: needed.total // 2)
     code, _, errors = script(*flags)
     assert code == 2
     assert re.search(
@@ -470,7 +470,7 @@ def test_batch_beyond_memory_is_refused_before_the_trial(script, monkeypatch, re
 def test_dry_run_compares_its_estimate_with_free_memory(script, monkeypatch, reckoned):
     assert script("--dry_run")[0] == 0
     for room, code in ((reckoned[0].total, 0), (reckoned[0].total - 1, 2)):
-        monkeypatch.setattr(dry_run_module, "room_for_training", lambda device, room=room: room)
+        monkeypatch.setattr(dry_run_module, "available_memory", lambda device, room=room: room)
         # Of ever the same masks, as the seed is.
         assert script("--dry_run")[0] == code
 
