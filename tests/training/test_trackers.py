@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,19 @@ def test_tensorboard_has_the_whole_log_and_resumes_without_a_gap(train, out):
 
 
 def records_of(path: Path) -> list[Record]:
-    """What a .wandb file has: a log of LevelDB's format, of blocks of 32 KB, behind seven bytes of wandb's own."""
+    """Return what a .wandb file has once its last record, of the run's end, is written: the service may be slower than
+    wandb.finish."""
+    deadline = time.monotonic() + 60
+    while not (records := read_records(path)) or not records[-1].HasField("exit"):
+        assert time.monotonic() < deadline, (
+            f"{path} has no end: {[record.WhichOneof('record_type') for record in records]}"
+        )
+        time.sleep(0.05)
+    return records
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the whole records of a log of LevelDB's format, of blocks of 32 KB, behind seven bytes of wandb's own."""
     data, place, part, records = path.read_bytes(), 7, b"", []
     while place + 7 <= len(data):
         room = 32768 - place % 32768
@@ -127,6 +140,8 @@ def records_of(path: Path) -> list[Record]:
             place += room
             continue
         length, kind = struct.unpack_from("<HB", data, place + 4)
+        if place + 7 + length > len(data):
+            break
         part += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # whole, or the last part
