@@ -68,7 +68,7 @@ def compare(
     runs = list(product(seeds, range(len(model_args.models))))
     outcomes = [[] for _ in model_args.models]
     if trains and training_args.overwrite_output_dir and training_args.process_index == 0:
-        # All of them now: if this comparison is interrupted, it would take those of the one before for its own.
+        # All at once: resumed after an interruption, this comparison would take an earlier one's outcomes for its own.
         for path in Path(training_args.output_dir).glob(f"*/seed-*/{OUTCOME}"):
             path.unlink()
     digests = []

@@ -14,7 +14,7 @@ from cloze.errors import UserError
 from cloze.system.processes import waiting_for_processes
 
 SAMPLING = ("random", "sequential", "group_by_length")
-# Steps of a run that ends by time: more than there will be, and the resolution of its schedule.
+# max_steps of a run that ends by time: never reached, it is the resolution of the schedule.
 TIMED_STEPS = 10**9
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 # Fields of settings that are null or false by default.
@@ -222,5 +222,5 @@ class TrainingArguments(transformers.TrainingArguments):
 
     @property
     def shuffle_seed(self) -> int:
-        """Return the seed of what is held out and of the order of examples; that of the masks is ``seed``."""
+        """Return the seed of the held-out split and of the order of examples; masks are drawn by ``seed``."""
         return self.seed if self.data_seed is None else self.data_seed

@@ -15,7 +15,7 @@ class EpochDataset(Dataset):
 
     Args:
         draw: gives the examples of an epoch: a sequence with ``lengths``. Their number may vary.
-        limit: take the first so many of each epoch.
+        limit: take the first ``limit`` examples of each epoch.
     """
 
     def __init__(self, draw: Callable[[int], Sequence], limit: int | None = None):
@@ -134,7 +134,7 @@ class ResumableBatchSampler(Sampler):
         return taken
 
     def _same_steps(self, left: np.ndarray, lengths: np.ndarray, settings: BatchSettings, steps: int) -> bool:
-        """Return whether so many steps of other settings are those of the settings now."""
+        """Return whether the first ``steps`` steps by other settings equal those by the present settings."""
         if settings == self.settings:
             return True
         return np.array_equal(*(self._taken(left, lengths, each, steps) for each in (settings, self.settings)))

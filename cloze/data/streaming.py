@@ -93,7 +93,7 @@ class StreamedExamples:
         corpus: the text.
         make: of some documents, each a list of lines, and a generator, the examples: a sequence with ``lengths``.
         at_least: documents that ``make`` needs.
-        limit: take the first so many examples of each epoch, in the order of the text.
+        limit: take the first ``limit`` examples of each epoch, in the order of the text.
         chunk: characters in a chunk.
     """
 
@@ -151,9 +151,8 @@ class StreamedBatches(IterableDataset):
         states: where to go on: a list for each process of the states of its workers. That of ``redistribute``.
 
     Attributes:
-        states: what each worker of this process begins with; put in each one's newest state, and it is what to save.
-            Workers that have the same number as before take them in their order; so the first is to be that of the
-            worker whose turn is next.
+        states: where each worker of this process begins. To save the stream, replace each by the worker's newest state,
+            and begin with the worker whose turn is next: as many workers as before take them in this order.
     """
 
     def __init__(
@@ -194,7 +193,7 @@ class StreamedBatches(IterableDataset):
                 yield chunk.batch(number), (worker, state)
 
     def _chunks_from(self, state: State) -> Iterator[tuple[DrawnChunk, list[ShardAssignment], int]]:
-        """Yield a worker's chunks without an end, the assignments left after that of the chunk, and the next epoch."""
+        """Yield a worker's chunks without an end, the assignments left after the chunk's own, and the next epoch."""
         assignments, epoch = [ShardAssignment(**each) for each in state["assignments"]], state["epoch"]
         while True:
             if not assignments:

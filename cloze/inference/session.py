@@ -26,7 +26,7 @@ from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.templates import ensure_template
 from cloze.training.context import padding_for
 
-# More take longer than one waits for a page: so many characters are some ten windows of 512 tokens.
+# Longer texts take longer than a user waits for a page; this is about ten windows of 512 tokens.
 MOST_CHARACTERS = 20_000
 MOST_MASKS = 20
 

@@ -116,7 +116,7 @@ def score_pairs(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoo
 def summarise_pairs(scores: dict[str, np.ndarray]) -> dict[str, float]:
     """Return the metrics of a set of pairs.
 
-    F1 is that of the random pairs, label 1; ``is_next`` is the share of the others, which a guess would hit.
+    F1 is computed for random pairs, label 1; ``is_next`` is the fraction of other pairs, a constant guess's accuracy.
     """
     sums = add_up(scores)
     return {

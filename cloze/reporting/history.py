@@ -18,8 +18,8 @@ def logs_of(history: Sequence[dict]) -> list[dict]:
 def evaluations_of(history: Sequence[dict]) -> list[dict]:
     """Return the entries of evaluations.
 
-    That after training is left out if it repeats an earlier one: the last step's, or that of the best model, which was
-    loaded at the end (``load_best_model_at_end``).
+    The one after training is left out if it repeats an earlier one: of the last step, or of the best model, loaded at
+    the end (``load_best_model_at_end``).
     """
     evaluations, ended = [], False
     for entry in history:

@@ -180,7 +180,7 @@ class Progress:
     """Say how far a run is, beside the state of the Trainer, so that it is resumed exactly; by default, that it begins.
 
     Attributes:
-        step: optimizer steps taken, and ``max_steps``, out of so many.
+        step: optimizer steps taken, of ``max_steps``.
         steps_in_epoch: those in the first epoch, with the settings of the last batches.
         stream: the state of the train stream (training.stream).
         data: examples and tokens of the first epoch, to tell whether the text is still the same; or None for streams.

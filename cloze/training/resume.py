@@ -31,7 +31,7 @@ class ResumableTrainer(SavingTrainer):
         texts: the content of the training and of the validation text, for checkpoints.
 
     Attributes:
-        progress: that of the checkpoint; and ``length_before``, the length of the run that saved it, if any.
+        progress: the checkpoint's; and ``length_before``, the length of the run that saved it, if any.
         stream: the train stream (training.stream).
         loss_sum: sum of the losses since the last log, on the device; and ``running``, what else is summed up for it.
         last_logged: the step of the last log; and ``total_loss``, the sum of the losses of all steps until then.
