@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cloze.config.parser import parse, settings_of
-from cloze.config.redaction import SecretFormatter, find_secrets, redact
+from cloze.config.redaction import RedactingFormatter, find_secrets, redact
 from cloze.errors import UserError
 from cloze.system.locks import lock_output_dir
 from cloze.system.processes import destroying_process_group
@@ -78,7 +78,7 @@ def errors_in_one_line(secrets: set[str]) -> Iterator[None]:
 def start_logging(secrets: set[str]) -> None:
     """Log what the package reports to stdout, without the secrets."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(SecretFormatter(secrets))
+    handler.setFormatter(RedactingFormatter(secrets))
     log = logging.getLogger("cloze")
     log.setLevel(logging.INFO)
     log.handlers = [handler]

@@ -28,12 +28,13 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     return HUB_TOKEN.sub("***", text)
 
 
-class SecretFormatter(logging.Formatter):
-    """Format messages without the secrets; escape what is not UTF-8, as in names of files."""
+class RedactingFormatter(logging.Formatter):
+    """Format messages, with "warning: " in front of warnings; redact secrets and escape what is not UTF-8."""
 
     def __init__(self, secrets: Iterable[str]):
         super().__init__()
         self.secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record), self.secrets).encode(errors="backslashreplace").decode()
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return redact(level + super().format(record), self.secrets).encode(errors="backslashreplace").decode()
