@@ -214,7 +214,7 @@ def test_signal_to_all_processes_spares_data_loader_workers(checkpoint, tmp_path
         "--do_train", "--max_steps", 100_000, "--logging_steps", 1, "--use_cpu", "--dataloader_num_workers", 2,
         "--output_dir", tmp_path / "out", log=log, target=run_in_own_session,
     )  # fmt: skip
-    while process.is_alive() and "'loss'" not in (log.read_text() if log.exists() else ""):
+    while process.is_alive() and "\ntrain " not in (log.read_text() if log.exists() else ""):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)
     process.join(60)

@@ -451,7 +451,7 @@ def test_pair_report_shows_counts_and_lengths(train, out):
     assert lines["A pair of label 1, B is random"].count("[SEP]") == 2
     assert "Pair accuracy" in printed
     before = next(entry for entry in history(out) if entry["step"] == 0)
-    assert f"     0   0.00         {before['eval_loss']:8.3f}  {before['eval_accuracy']:8.1%}  " in printed
+    assert f"\nheld-out     0    0.00  {before['eval_loss']:6.3f}  {before['eval_accuracy']:8.1%}  " in printed
     assert_drawn(out)
     assert "in order: " in printed
 
