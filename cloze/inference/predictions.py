@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,32 @@ from cloze.training.run import going_on_without, save_metrics
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
+
+# Tokens of the examples that are predicted to be shown: seconds on a CPU, however large the held-out set.
+MAX_SAMPLE_TOKENS = 8_192
+
+
+def within_budget(examples: Iterable[dict]) -> Iterator[dict]:
+    """Yield the first examples, up to ``MAX_SAMPLE_TOKENS`` tokens together, and at least one."""
+    tokens = 0
+    for example in examples:
+        tokens += len(example["input_ids"])
+        if tokens > MAX_SAMPLE_TOKENS and tokens > len(example["input_ids"]):
+            return
+        yield example
+
+
+def surest(guesses: Iterable[Any], count: int) -> list[Any]:
+    """Return the guesses with the highest ``probability``, one for each ``truth``."""
+    by_truth: dict[Any, Any] = {}
+    for guess in sorted(guesses, key=lambda guess: -guess.probability):
+        by_truth.setdefault(guess.truth, guess)
+    return list(by_truth.values())[:count]
+
+
+def name_samples(trainer: PretrainingTrainer) -> str:
+    """Return which text the samples are of."""
+    return "training" if trainer.eval_dataset is None else "held-out"
 
 
 def save_predictions(

@@ -24,6 +24,7 @@ def finish(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSpli
     """Log what was trained and how it went, write the model card, and push to the Hub, each if asked for."""
     task, training_args = context.task, context.training_args
     samples = task.predict_samples(trainer, splits.samples) if splits.samples else {}
+    samples = {title: examples for title, examples in samples.items() if examples}
     if trainer.is_world_process_zero() and splits.samples:
         history, best_step = trainer.state.log_history, trainer.state.best_global_step
         stats = {"model": describe_model(trainer.model, context.model_args), **splits.stats}
@@ -109,5 +110,4 @@ def log_summary(lines: dict[str, str], samples: dict[str, list[str]], table: Seq
         logger.info("\n%s", "\n".join(table))
     logger.info("\n%s", format_lines(lines))
     for title, examples in samples.items():
-        if examples:
-            logger.info("\n%s:\n%s\n", title, "\n".join(f"  {line}" for line in examples))
+        logger.info("\n%s:\n%s\n", title, "\n".join(f"  {line}" for line in examples))
