@@ -1,1 +1,1 @@
-"""Write what a user reads at the end: summary, curves, model card."""
+"""Write the reports of a finished run: summary, curves, model card."""

@@ -1,4 +1,4 @@
-"""Read what a run logged: its losses and evaluations, where it was resumed, and a table of them."""
+"""Read the log history of a run, and format it as a table."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -7,23 +7,24 @@ from tabulate import tabulate
 
 from cloze.objectives.metrics import format_metric
 
-# Rows of the table: as many as are taken in at a glance.
+# Most rows of the table.
 ROWS = 10
 BEST, RESUMED = "*", ">"
 
 
 def logs_of(history: Sequence[dict]) -> list[dict]:
-    """Return the entries of training."""
+    """Return the training logs, the entries with a loss."""
     return [entry for entry in history if "loss" in entry]
 
 
 def evaluations_of(history: Sequence[dict]) -> list[dict]:
-    """Return the entries of evaluations.
+    """Return the evaluations, the entries with an ``eval_loss``.
 
-    The one after training is left out if it repeats an earlier one: of the last step, or of the best model, loaded at
-    the end (``load_best_model_at_end``).
+    The evaluation after training is left out if it repeats an earlier one, because it evaluates the model of the last
+    step or, with ``load_best_model_at_end``, the best model.
     """
-    evaluations, ended = [], False
+    evaluations: list[dict] = []
+    ended = False
     for entry in history:
         ended |= "train_loss" in entry
         known = [(each["step"], each["eval_loss"]) for each in evaluations] if ended else []
@@ -35,12 +36,12 @@ def evaluations_of(history: Sequence[dict]) -> list[dict]:
 
 
 def resumed_steps(history: Sequence[dict]) -> list[int]:
-    """Return the steps of the checkpoints that were resumed from."""
+    """Return the steps from which the run was resumed."""
     return [entry["step"] for entry in history if "resumed" in entry]
 
 
 def rows_of(history: Sequence[dict]) -> list[dict]:
-    """Return a row an evaluation, with the last log of training before it; without evaluations, a row a log."""
+    """Return one row per evaluation, with the last training log before it, or one row per log without evaluations."""
     logs, evaluations = logs_of(history), evaluations_of(history)
     if not evaluations:
         return logs
@@ -53,32 +54,33 @@ def rows_of(history: Sequence[dict]) -> list[dict]:
 
 
 def adds_to_live_table(history: Sequence[dict], best_step: int | None) -> bool:
-    """Return whether the table shows more than the lines printed while training (training.live_table).
+    """Return whether the table adds something to the lines printed during training (training.live_table).
 
-    It marks the best evaluation, has the rows before a run was resumed, and shortens a long run.
+    Only the table marks the best evaluation, has the rows before the run was resumed, and shortens a long run.
     """
     lines_printed = len(logs_of(history)) + len(evaluations_of(history))
     return best_step is not None or bool(resumed_steps(history)) or lines_printed > 2 * ROWS
 
 
 def _thin(rows: Sequence[dict], best_step: int | None) -> list[dict]:
-    """Return at most ROWS rows, evenly spread: the first, the last and the best among them."""
+    """Return at most ROWS evenly spread rows, including the first, the last and the best."""
     if len(rows) <= ROWS:
         return list(rows)
     chosen = [round(number * (len(rows) - 1) / (ROWS - 1)) for number in range(ROWS)]
     for place, row in enumerate(rows):
         if row["step"] == best_step and place not in chosen:
-            # In place of its neighbour; neither the first nor the last, as the best is not at either end.
+            # Replaces its neighbour, but not the first or last row.
             chosen[min(range(1, ROWS - 1), key=lambda number: abs(chosen[number] - place))] = place
     return [rows[place] for place in chosen]
 
 
 def table_of(history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]]) -> list[str]:
-    """Format how a run went as lines of aligned columns; none if nothing was logged.
+    """Format the history of a run as lines of aligned columns; return no lines if nothing was logged.
 
     Args:
         history: the Trainer's ``log_history``.
-        figures: titles and formats of the metrics evaluated, by their names.
+        best_step: the Trainer's ``best_global_step``, or None.
+        figures: title and format of each evaluation metric, by its name.
     """
     columns = {"step": ("step", ","), "epoch": ("epoch", ".2f"), "loss": ("loss", ".3f")}
     columns["eval_loss"] = ("held-out loss", ".3f")
@@ -91,22 +93,22 @@ def table_of(history: Sequence[dict], best_step: int | None, figures: dict[str, 
     cells = [
         [format_metric(row[name], form) if name in row else "" for name, (_, form) in columns.items()] for row in rows
     ]
-    # Titles of several words take two lines; as rows, as tabulate pads headers.
+    # Titles of several words take two lines. They are rows here, because tabulate pads headers.
     titles = [title.partition(" ") if " " in title else ("", "", title) for title, _ in columns.values()]
     cells = [[title[0] for title in titles], [title[2] for title in titles], *cells]
     table = tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=["right"] * len(columns))
     marks = ["", "", *_marks_of(rows, best_step, resumed_steps(history))]
     used = "".join(marks)
     notes = {
-        BEST: "the best, by --metric_for_best_model",
-        RESUMED: "the first after the run was broken off and gone on with",
+        BEST: "the best evaluation by --metric_for_best_model",
+        RESUMED: "the first row after a resume",
     }
     marked = [f"{mark:2}{line}".rstrip() for mark, line in zip(marks, table.splitlines(), strict=True)]
     return marked + [f"{mark} {note}" for mark, note in notes.items() if mark in used]
 
 
 def _marks_of(rows: Sequence[dict], best_step: int | None, resumed: Sequence[int]) -> list[str]:
-    """Return each row's mark: whether it is the best, and whether the run was resumed since the row before."""
+    """Return the mark of each row: the best one, and those before which the run was resumed."""
     marks, previous = [], -1
     for row in rows:
         was_resumed = any(previous <= step < row["step"] for step in resumed)

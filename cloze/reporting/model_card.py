@@ -1,4 +1,4 @@
-"""Write the model card: README.md of the model, with the Hub's metadata in front."""
+"""Write the model card: the model's README.md, with metadata for the Hub."""
 
 import importlib.metadata
 from pathlib import Path
@@ -20,17 +20,23 @@ def write_model_card(
     samples: dict[str, list[str]],
     evaluated: dict[str, tuple[str, float]],
 ) -> None:
-    """Write README.md, with the curves if they are beside it. OSError if it cannot be written.
+    """Write the model card; it shows the curves if their file is in the same folder.
 
     Args:
-        lines: the summary of the run, name and text.
-        samples: titles and examples of what the model predicts.
-        evaluated: title and value of the metrics of the last evaluation, by their names.
+        path: of README.md.
+        context: settings of the run.
+        model: the trained model.
+        lines: the summary of the run, text by title.
+        samples: predictions of the model, by title.
+        evaluated: title and value of each metric of the last evaluation, by its name.
+
+    Raises:
+        OSError: if the file cannot be written.
     """
     task, model_args = context.task, context.model_args
     data_args, training_args = context.data_args, context.training_args
     metadata = ModelCardData(library_name="transformers", tags=[model.config.model_type])
-    how = task.describe_settings(data_args)
+    settings = task.describe_settings(data_args)
     metadata.pipeline_tag = task.pipeline_tag
     metadata.base_model, metadata.datasets = map(_hub_name, (model_args.model_name_or_path, data_args.dataset_name))
     name = Path(training_args.output_dir).resolve().name
@@ -38,7 +44,8 @@ def write_model_card(
         _add_evaluation(metadata, evaluated, name)
     origin = model_args.model_name_or_path or f"a new {model.config.model_type}"
     if model_args.trust_remote_code:
-        how.append(f"code that came with {' and with '.join(code_sources(model_args))} could run (trust_remote_code);")
+        sources = " and ".join(code_sources(model_args))
+        settings.append(f"Code from {sources} was allowed to run (trust_remote_code).")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch", "datasets"))
     rows = "\n".join(
         f"| {title} | {text.replace('|', '&#124;')} |" for title, text in lines.items() if title != "saved in"
@@ -63,21 +70,21 @@ A {task.title}, trained from {origin}.
 
 ## Settings
 
-recipe.yaml holds them all. {" ".join(how)}
-learning rate {training_args.learning_rate}, {training_args.per_device_train_batch_size} examples a device, \
-{training_args.gradient_accumulation_steps} batches a step, seed {training_args.seed}. {versions}.
+All settings are in recipe.yaml. {" ".join(settings)}
+Learning rate {training_args.learning_rate}, {training_args.per_device_train_batch_size} examples per device, \
+{training_args.gradient_accumulation_steps} batches per step, seed {training_args.seed}. {versions}.
 """
     with replacing(path) as file:
         file.write(str(ModelCard(text)))
 
 
 def _hub_name(name: str | None) -> str | None:
-    """Return the name of a model or data set if it is the Hub's, not a path."""
+    """Return the name of a model or data set on the Hub, None for a path."""
     return None if name is None or Path(name).exists() else name
 
 
 def _add_evaluation(metadata: ModelCardData, evaluated: dict[str, tuple[str, float]], name: str) -> None:
-    # The Hub's names are of metrics, whatever objective they are of: mlm_perplexity, macro_f1.
+    # The Hub knows metrics without our prefixes: perplexity for mlm_perplexity, f1 for macro_f1.
     kinds = {metric: metric.rpartition("_")[2] for metric in evaluated}
     metadata.model_name, metadata.metrics = name, [kind for kind in dict.fromkeys(kinds.values()) if kind != "loss"]
     metadata.eval_results = [

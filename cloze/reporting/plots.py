@@ -1,8 +1,9 @@
-"""Draw a run and a comparison, for the model card; without pyplot, whose state is the user's."""
+"""Draw the curves of a run, and a comparison. pyplot is not used, because it keeps global state."""
 
 from collections.abc import Sequence
 from math import ceil, isfinite
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib import style
@@ -13,7 +14,7 @@ from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator
 
 from cloze.reporting.history import evaluations_of, logs_of, resumed_steps
 
-# Colours that colour-blind people tell apart (Okabe and Ito, 2008); evaluations have markers besides.
+# Colours for colour-blind readers (Okabe and Ito, 2008); evaluations also have markers.
 TRAINING, EVALUATION, BEST = "#0072B2", "#D55E00", "#000000"
 STYLE = {
     "figure.dpi": 120,
@@ -33,50 +34,50 @@ STYLE = {
     "lines.markersize": 4,
     "legend.frameon": False,
 }
-# The user's settings are neither used nor changed.
+# Neither uses nor changes the user's matplotlib settings.
 own_style = style.context(["default", STYLE])
 
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")
 
-# Points of a line: more are drawn as means, in a band from the least to the greatest.
+# Most points of a line. Longer series are drawn as means with a band from minimum to maximum.
 POINTS = 400
-# From this ratio of the greatest loss to the least, the end of a curve is flat but on a log scale.
+# Losses use a log scale if the maximum is more than this multiple of the minimum.
 LOG_RATIO = 4
 
 
 def _series_of(entries: Sequence[dict], name: str) -> np.ndarray:
-    """Return steps and finite values of a metric, [2, entries]; entries without one are left out."""
+    """Return steps and values of a metric, [2, entries], without entries where it is missing or not finite."""
     pairs = [(entry["step"], entry[name]) for entry in entries if isfinite(entry.get(name, np.nan))]
     return np.array(pairs, dtype=float).reshape(-1, 2).T
 
 
 def _thin(series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return at most POINTS means of neighbours, [2, points], and the least and greatest value of each, [points]."""
+    """Return means of adjacent entries, [2, points], and their minima and maxima, [points]."""
     bins = np.array_split(series, min(POINTS, series.shape[1]), axis=1)
     means = np.array([each.mean(axis=1) for each in bins]).T
     return means, np.array([each[1].min() for each in bins]), np.array([each[1].max() for each in bins])
 
 
 def _panels_of(figures: dict[str, tuple[str, str]]) -> dict[str, tuple[str, Formatter]]:
-    """Return title and tick labels of what may be drawn, by its name in the log: losses in place of perplexities."""
-    panels = {"loss": ("loss", PLAIN)}
+    """Return title and tick formatter of each panel, by the metric's name in the log; losses replace perplexities."""
+    panels: dict[str, tuple[str, Formatter]] = {"loss": ("loss", PLAIN)}
     for name, (title, form) in figures.items():
         formatter = PERCENT if form.endswith("%") else PLAIN
         panels[name.replace("perplexity", "loss")] = title.replace("perplexity", "loss"), formatter
     panels["learning_rate"] = "learning rate", PLAIN
-    panels["tokens_per_second"] = "real tokens a second", EngFormatter(sep=" ")
+    panels["tokens_per_second"] = "tokens per second, without padding", EngFormatter(sep=" ")
     return panels
 
 
 @own_style
 def curves_of(history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]]) -> Figure:
-    """Draw losses, other metrics, learning rate and throughput over the steps of a run, a panel for each logged.
+    """Draw the logged losses, metrics, learning rate and throughput over the steps of a run, one panel each.
 
     Args:
         history: the Trainer's ``log_history``.
         best_step: the Trainer's ``best_global_step``, or None.
-        figures: titles and formats of the metrics evaluated, by their names.
+        figures: title and format of each evaluation metric, by its name.
     """
     logs, evaluations, resumed = logs_of(history), evaluations_of(history), resumed_steps(history)
     drawn = {
@@ -92,12 +93,12 @@ def curves_of(history: Sequence[dict], best_step: int | None, figures: dict[str,
         axes = figure.add_subplot(num_rows, num_columns, number)
         axes.set_title(title[0].upper() + title[1:])
         _draw_line(axes, trained, color=TRAINING, label="training")
-        _draw_line(axes, evaluated, color=EVALUATION, label="held out", marker="o")
+        _draw_line(axes, evaluated, color=EVALUATION, label="held-out", marker="o")
         best = evaluated[:, evaluated[0] == best_step][:, -1:]
         if best.size:
             axes.plot(*best, "*", color=BEST, markersize=9, label="best", zorder=5)
         for step in resumed:
-            axes.axvline(step, color="#777777", linestyle=":", linewidth=1, label="gone on from here")
+            axes.axvline(step, color="#777777", linestyle=":", linewidth=1, label="resumed")
         _set_scales(axes, name, np.concatenate([trained[1], evaluated[1]]), formatter)
         axes.set_xlim(-0.02 * last, 1.02 * last)
     figure.supxlabel("step", fontsize="medium")
@@ -107,7 +108,7 @@ def curves_of(history: Sequence[dict], best_step: int | None, figures: dict[str,
 
 def _grid_figure(num_rows: int, num_columns: int) -> Figure:
     """Return an empty figure with space for the panels, their tick labels, and a legend above."""
-    # In inches; matplotlib's own layouts take longer than all the drawing.
+    # In inches. matplotlib's own layout engines take longer than the drawing.
     left, right, bottom, top, between = 0.65, 0.2, 0.55, 0.6, (0.65, 0.55)
     width, height = (9 - left - right - (num_columns - 1) * between[0]) / num_columns, 1.6
     total = bottom + top + num_rows * height + (num_rows - 1) * between[1]
@@ -123,7 +124,7 @@ def _draw_line(axes: Axes, series: np.ndarray, color: str, label: str, marker: s
     if not count:
         return
     means, least, greatest = _thin(series)
-    # A single point is not seen without a marker, and many of them hide the line.
+    # A single point needs a marker to be visible; many markers hide the line.
     axes.plot(*means, color=color, label=label, marker="o" if count == 1 else marker if count <= 40 else "")
     if count > POINTS:
         axes.fill_between(means[0], least, greatest, color=color, alpha=0.25, linewidth=0)
@@ -142,23 +143,21 @@ def _set_scales(axes: Axes, name: str, values: np.ndarray, formatter: Formatter)
     axes.yaxis.set_major_formatter(formatter)
 
 
-def _add_legend(figure: Figure, location: str = "upper center") -> None:
+def _add_legend(figure: Figure, location: Literal["upper center", "outside upper center"] = "upper center") -> None:
     """Add one legend for all panels, above them."""
     handles: dict[str, Line2D] = {}
     for axes in figure.axes:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if handles:
-        figure.legend(handles.values(), handles, loc=location, ncols=len(handles))
+        figure.legend(list(handles.values()), list(handles), loc=location, ncols=len(handles))
 
 
 @own_style
 def comparison_of(comparison: dict) -> Figure:
-    """Draw classifiers in rows: each seed's accuracy and macro-F1 as a dot, and their mean.
+    """Draw one row per classifier: accuracy and macro-F1 of each seed as a dot, and the mean as a bar.
 
     Args:
-        comparison: ``test_examples``, ``seeds``, and ``models``, of which each has ``name``; ``accuracy`` and
-            ``macro_f1`` with ``mean`` and ``by_seed``; and ``difference`` to the first, with ``accuracy`` and
-            ``exceeds_noise``, or None.
+        comparison: as ``comparison.bootstrap.summarise`` returns it.
     """
     models = comparison["models"]
     figure = Figure(figsize=(9, 1.2 + 0.6 * len(models)), layout="constrained")
@@ -169,30 +168,30 @@ def comparison_of(comparison: dict) -> Figure:
         axes.set_title(title)
         for row, model in zip(rows, models, strict=True):
             values = model[name]["by_seed"]
-            axes.plot(values, [row] * len(values), "o", color=TRAINING, alpha=0.5, markersize=6, label="a seed")
+            axes.plot(values, [row] * len(values), "o", color=TRAINING, alpha=0.5, markersize=6, label="one seed")
             axes.plot(model[name]["mean"], row, "|", color=BEST, markersize=18, markeredgewidth=2, label="mean")
-        axes.set_xlabel(f"on {comparison['test_examples']:,} test examples")
+        axes.set_xlabel(f"on {comparison['test_examples']:,} held-out texts")
         axes.margins(x=0.1)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(PERCENT)
         axes.grid(visible=False, axis="y")
     axes.set_yticks(rows, [_label_of(model) for model in models])
-    # The first on top.
+    # Inverted, with the first model at the top.
     axes.set_ylim(len(models) - 0.5, -0.5)
     _add_legend(figure, "outside upper center")
     return figure
 
 
 def _label_of(model: dict) -> str:
-    """Return a row's name, and how the model differs from the first."""
+    """Return the label of a row: the model's name, and its difference to the first model."""
     difference = model["difference"]
     if difference is None:
         return model["name"]
     noise = "exceeds the noise" if difference["exceeds_noise"] else "within the noise"
-    return f"{model['name']}\ndifference to the first {100 * difference['accuracy']:+.1f} points,\n{noise}"
+    return f"{model['name']}\n{100 * difference['accuracy']:+.1f} points to the first,\n{noise}"
 
 
 @own_style
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG. OSError if it cannot be written."""
+    """Write a figure as PNG; raise OSError if the file cannot be written."""
     figure.savefig(path, format="png")

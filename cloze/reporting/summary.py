@@ -1,4 +1,4 @@
-"""Log what a user reads at the end: a table of the run, a summary, a few samples predicted; and the curves."""
+"""Report a finished run: log its table, summary and sample predictions, and draw its curves."""
 
 import logging
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def finish(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSplits, metrics: dict[str, float]) -> None:
-    """Log what was trained and how it went, write the model card, and push to the Hub, each if asked for."""
+    """Log the summary of a run; after training also draw its curves and write the model card; push if requested."""
     task, training_args = context.task, context.training_args
     samples = task.predict_samples(trainer, splits.samples) if splits.samples else {}
     samples = {title: examples for title, examples in samples.items() if examples}
@@ -45,25 +45,25 @@ def finish(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSpli
 
 
 def check_written(trainer: PretrainingTrainer) -> None:
-    """Raise UserError if files could not be written beside the model."""
+    """Raise UserError if a file other than the model's could not be written."""
     if not trainer.unwritten:
         return
     output_dir, names = trainer.args.output_dir, ", ".join(trainer.unwritten)
-    # Another run would train again.
-    cure = "their content is in the log above"
+    # Without a checkpoint, the same command would train from the start.
+    cure = "see the log above for their content"
     if not trainer.args.do_train or checkpoints.list_checkpoints(output_dir):
-        cure = "make room, and run it again without --overwrite_output_dir to write them"
+        cure = "free disk space and run again without --overwrite_output_dir to write them"
     raise UserError(
-        f"{names} cannot be written to {output_dir} ({next(iter(trainer.unwritten.values()))}), all else of the run is "
-        f"there: {cure}"
+        f"{names} cannot be written to {output_dir} ({next(iter(trainer.unwritten.values()))}), but the run is "
+        f"complete: {cure}"
     )
 
 
 def draw_curves(
     history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]], path: Path
 ) -> None:
-    """Write the figure of the run; warns where it cannot be written, as all else of the run is saved."""
-    # Not at the top, as all of matplotlib comes with it.
+    """Write the figure of the run; warn if it cannot be written, because the run itself is complete."""
+    # Imported here because matplotlib takes long to load.
     from cloze.reporting.plots import curves_of, save
 
     try:
@@ -71,7 +71,7 @@ def draw_curves(
     except OSError as error:
         path.unlink(missing_ok=True)
         logger.warning(
-            "CURVES: %s cannot be written (%s): all else of the run is there; make room, and run it again without "
+            "%s cannot be written (%s), but the run is complete: free disk space and run again without "
             "--overwrite_output_dir to draw it",
             path,
             error.strerror or error,
@@ -81,14 +81,15 @@ def draw_curves(
 def summarise_run(
     history: Sequence[dict], metrics: dict, stats: dict[str, str], output_dir: str, objectives: dict[str, Objective]
 ) -> dict[str, str]:
-    """Return what was trained on what, and how it went, as lines of name and text."""
+    """Return the summary of a run, text by title: statistics, throughput, losses and metrics."""
     lines = dict(stats)
     losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     if "train_runtime" in metrics:
-        speed = f"{metrics['train_tokens']:,} real tokens, {metrics['train_tokens_per_second']:,.0f} a second"
+        tokens = f"{metrics['train_tokens']:,} tokens without padding"
         share = f"{metrics['train_non_padding_fraction']:.1%} of the batches"
-        peak = f", {metrics['train_mfu']:.0%} of the peak (MFU)" if "train_mfu" in metrics else ""
-        lines["training"] = f"{metrics['train_runtime']:.0f} s, {speed}, {share}{peak}"
+        mfu = f", {metrics['train_mfu']:.0%} MFU" if "train_mfu" in metrics else ""
+        speed = f"{metrics['train_tokens_per_second']:,.0f} tokens/s{mfu}"
+        lines["training"] = f"{metrics['train_runtime']:.0f} s, {tokens} ({share}), {speed}"
     if losses:
         (first_step, first), (last_step, last) = losses[0], losses[-1]
         lines["training loss"] = f"{first:.3f} at step {first_step}, {last:.3f} at step {last_step}"
@@ -105,7 +106,7 @@ def summarise_run(
 
 
 def log_summary(lines: dict[str, str], samples: dict[str, list[str]], table: Sequence[str] = ()) -> None:
-    """Log the table of the run, the summary, and the samples by title."""
+    """Log the table of a run, its summary, and its sample predictions."""
     if table:
         logger.info("\n%s", "\n".join(table))
     logger.info("\n%s", format_lines(lines))

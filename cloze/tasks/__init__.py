@@ -1,1 +1,1 @@
-"""Define what each script trains, a task a module."""
+"""Define the task of each script, one per module."""

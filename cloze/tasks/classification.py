@@ -1,4 +1,4 @@
-"""Define the classification of texts, the task of run_classification.py."""
+"""Define the task of run_classification.py, text classification."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -16,12 +16,12 @@ from cloze.tasks.masked_lm import MASKED_LM
 
 
 class Classification(Task):
-    """Predict the class of a text, or of a pair of texts."""
+    """Predict the class of a text or of a pair of texts."""
 
     title = "text classifier"
     head = "classification head"
     auto_model = AutoModelForSequenceClassification
-    # Decoders classify by their last token, for which texts would have to be padded on the other side.
+    # Decoders are excluded: they classify by the last token, which needs padding on the left.
     model_types = tuple(
         name for name in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES if name in MASKED_LM.model_types
     )
@@ -31,11 +31,13 @@ class Classification(Task):
     pipeline_tag = "text-classification"
 
     def make_splits(self, context: DataContext) -> DatasetSplits:
+        """Return labelled texts; log their statistics and a sample."""
         return make_labelled(context)
 
     def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
+        """Return the predicted classes of four samples."""
         spread = samples[:: max(1, len(samples) // 4)][:4]
-        return {"Texts, and what the model takes them for": classify_samples(trainer, spread)}
+        return {"Sample texts and predicted classes": classify_samples(trainer, spread)}
 
 
 CLASSIFICATION = Classification()

@@ -1,4 +1,4 @@
-"""Define masked language modelling, the task of run_mlm.py."""
+"""Define the task of run_mlm.py, masked language modelling."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class MaskedLM(Task):
-    """Predict masked tokens, from blocks or lines of text."""
+    """Predict masked tokens in blocks or lines of text."""
 
     title = "masked language model"
     head = "masked-language-modelling head"
@@ -35,16 +35,19 @@ class MaskedLM(Task):
     pipeline_tag = "fill-mask"
 
     def check(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise UserError for a tokenizer without a mask token."""
         if tokenizer.mask_token_id is None:
             raise UserError(
-                f"the tokenizer ({type(tokenizer).__name__}) has no mask token: name its mask_token in "
-                "tokenizer_config.json, or use that of a masked language model"
+                f"the tokenizer ({type(tokenizer).__name__}) has no mask token: set mask_token in its "
+                "tokenizer_config.json, or use the tokenizer of a masked language model"
             )
 
     def prepare_model(self, model: PreTrainedModel, max_seq_length: int) -> None:
+        """Make the model compute logits at masked positions only."""
         predict_masked_positions(model, MASKED_TOKENS.logits, max_seq_length)
 
     def make_splits(self, context: DataContext) -> DatasetSplits:
+        """Return blocks or lines; log their statistics and a sample."""
         tokenizer = context.tokenizer
         splits = make_splits(context, BlockBuilder(tokenizer, context.max_seq_length, context.data_args))
         if splits.samples:
@@ -52,6 +55,7 @@ class MaskedLM(Task):
         return splits
 
     def make_collator(self, context: DataContext, padding: Padding, seed: int) -> Callable[[list[dict]], dict]:
+        """Return a collator that masks tokens and pads."""
         data_args: MaskingArguments = context.data_args
         return MaskingCollator(
             context.tokenizer,
@@ -65,14 +69,16 @@ class MaskedLM(Task):
         )
 
     def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
+        """Return the surest right and wrong guesses of masked words in the samples."""
         right, wrong = guess_words(trainer.model, trainer.processing_class, samples, num_right=3, num_wrong=2)
         words = f"{name_samples(trainer)} words"
         return {f"Surest right guesses of {words}": right, f"Surest wrong guesses of {words}": wrong}
 
     def describe_settings(self, data_args: MaskingArguments) -> list[str]:
+        """Describe the masking probabilities."""
         return [
-            f"{data_args.mlm_probability:.0%} of the tokens were predicted in training, "
-            f"{data_args.eval_mlm_probability:.0%} in evaluations;"
+            f"{data_args.mlm_probability:.0%} of the tokens were masked in training, "
+            f"{data_args.eval_mlm_probability:.0%} in evaluations."
         ]
 
 

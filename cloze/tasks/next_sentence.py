@@ -1,4 +1,4 @@
-"""Define next sentence prediction, the task of run_nsp.py."""
+"""Define the task of run_nsp.py, next sentence prediction."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -28,23 +28,27 @@ class NextSentence(Task):
     objectives: ClassVar = {"": SENTENCE_PAIRS}
 
     def check(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise UserError for a model without two token types."""
         if getattr(config, "type_vocab_size", 2) < 2:
             raise UserError(
-                f"the model's type_vocab_size is {config.type_vocab_size}, it cannot tell A from B: use run_mlm.py, or "
-                "a model with 2, from scratch by --config_overrides type_vocab_size=2"
+                f"type_vocab_size is {config.type_vocab_size}, but sentence pairs need 2: use run_mlm.py, or a model "
+                "with 2, or train from scratch with --config_overrides type_vocab_size=2"
             )
 
     def make_splits(self, context: DataContext) -> DatasetSplits:
+        """Return pairs of texts; log their statistics and a sample."""
         return make_pairs(context)
 
     def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
+        """Return the surest right and wrong predictions for the sample pairs."""
         right, wrong = judge_samples(trainer.model, trainer.processing_class, samples)
         pairs = f"{name_samples(trainer)} pairs"
         return {f"Surest right guesses on {pairs}": right, f"Surest wrong guesses on {pairs}": wrong}
 
     def describe_settings(self, data_args: PairArguments) -> list[str]:
+        """Describe the share of negative pairs."""
         kind = "swapped" if data_args.pair_objective == "sop" else "random"
-        return [f"{data_args.nsp_probability:.0%} of the pairs were {kind};"]
+        return [f"{data_args.nsp_probability:.0%} of the pairs were {kind}."]
 
 
 NEXT_SENTENCE = NextSentence()

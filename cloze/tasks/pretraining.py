@@ -1,4 +1,4 @@
-"""Define BERT's own pretraining, masked tokens and next sentences together, the task of run_pretraining.py."""
+"""Define the task of run_pretraining.py, BERT's joint masked-language-modelling and next-sentence objective."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -15,28 +15,32 @@ from cloze.tasks.next_sentence import NEXT_SENTENCE
 
 
 class Pretraining(MaskedLM):
-    """Predict masked tokens, of pairs of texts, and whether text B follows text A."""
+    """Predict the masked tokens in pairs of texts, and whether text B follows text A."""
 
     title = "masked language and next sentence model"
-    head = "next-sentence head beside that for masked tokens"
+    head = "next-sentence head plus masked-language-modelling head"
     auto_model = AutoModelForPreTraining
-    # Of the models of AutoModelForPreTraining, those whose forward takes labels of both kinds. ALBERT's second head is
-    # for the order of sentences, as --pair_objective sop has it; it learns either.
+    # The models of AutoModelForPreTraining whose forward accepts both kinds of labels. ALBERT's second head was made
+    # for sentence order (--pair_objective sop), and also learns next sentences.
     model_types = (*NEXT_SENTENCE.model_types, "albert", "big_bird")
     instead = f"use one of {', '.join(model_types)}, or run_mlm.py"
     objectives: ClassVar = {"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}
 
     def check(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise UserError without a mask token or without two token types."""
         super().check(config, tokenizer)
         NEXT_SENTENCE.check(config, tokenizer)
 
     def make_splits(self, context: DataContext) -> DatasetSplits:
+        """Return pairs of texts; log their statistics and a sample."""
         return make_pairs(context)
 
     def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
+        """Return the surest right and wrong predictions of both objectives."""
         return super().predict_samples(trainer, samples) | NEXT_SENTENCE.predict_samples(trainer, samples)
 
     def describe_settings(self, data_args: PretrainingDataArguments) -> list[str]:
+        """Describe the settings of both objectives."""
         return super().describe_settings(data_args) + NEXT_SENTENCE.describe_settings(data_args)
 
 

@@ -68,8 +68,8 @@ def test_history_table_has_the_logged_values():
         "     4   0.50  6.250     6.000       10.00     25.0%  3.00e-05",
         "*>   8   1.00            5.000       10.00     50.0%",
         "    12   1.50  5.750     5.500       10.00     25.0%  1.00e-04       999",
-        "* the best, by --metric_for_best_model",
-        "> the first after the run was broken off and gone on with",
+        "* the best evaluation by --metric_for_best_model",
+        "> the first row after a resume",
     ]
 
 

@@ -41,7 +41,7 @@ def test_model_card_has_hub_metadata_and_results(checkpoint, tmp_path):
     assert "\nA masked language model, trained from bert-base-uncased.\n" in card
     assert f'pipeline("fill-mask", model="{tmp_path}")' in card
     assert "\n## Words hidden\n\nthe [MASK] of the moon\n    light 100%   (the text has: light)\n" in card
-    assert "15% of the tokens were predicted in training, 15% in evaluations;" in card
+    assert "15% of the tokens were masked in training, 15% in evaluations." in card
 
 
 def test_model_card_of_next_sentence_has_no_pipeline_tag(pair_checkpoint, tmp_path):
@@ -59,7 +59,7 @@ def test_model_card_of_next_sentence_has_no_pipeline_tag(pair_checkpoint, tmp_pa
     assert "| pair F1 | 0.125 before, 0.800 after |" in card
     assert "| training texts | 2 texts (a&#124;b 50%, c 50%) |" in card
     assert "\n## Pairs\n\na | b\n    in order: 9%   (they are not)\n" in card
-    assert "40% of the pairs were random;" in card
+    assert "40% of the pairs were random." in card
     assert "mask" not in card
     assert "hf_secret" not in card
 
@@ -73,7 +73,7 @@ def test_model_card_of_both_objectives(pair_checkpoint, tmp_path):
     metadata = yaml.safe_load(card.split("---\n")[1])
     assert metadata == {"library_name": "transformers", "tags": ["bert"], "pipeline_tag": "fill-mask"}
     assert "\nA masked language and next sentence model, trained from" in card
-    assert "20% of the tokens were predicted in training, 15% in evaluations; 50% of the pairs were swapped;" in card
+    assert "20% of the tokens were masked in training, 15% in evaluations. 50% of the pairs were swapped." in card
 
 
 def test_model_card_shows_curves_if_present(checkpoint, tmp_path):

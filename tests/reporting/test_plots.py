@@ -50,13 +50,13 @@ def panels(figure) -> dict[str, dict[str, list]]:
 
 def test_curves_equal_the_log():
     found = panels(curves_of(HISTORY, 8, MASKED))
-    assert list(found) == ["Masked loss", "Masked accuracy", "Learning rate", "Real tokens a second"]
+    assert list(found) == ["Masked loss", "Masked accuracy", "Learning rate", "Tokens per second, without padding"]
     assert found["Masked loss"]["training"] == [[1, 5.5], [4, 5.25], [8, 4.75], [12, 4.25]]
-    assert found["Masked loss"]["held out"] == [[0, 6.0], [4, 5.0], [8, 4.5], [12, 4.625]]
+    assert found["Masked loss"]["held-out"] == [[0, 6.0], [4, 5.0], [8, 4.5], [12, 4.625]]
     assert found["Masked accuracy"]["training"] == [[1, 0.02], [4, 0.03], [8, 0.06], [12, 0.09]]
-    assert found["Masked accuracy"]["held out"] == [[0, 0.01], [4, 0.05], [8, 0.08], [12, 0.07]]
+    assert found["Masked accuracy"]["held-out"] == [[0, 0.01], [4, 0.05], [8, 0.08], [12, 0.07]]
     np.testing.assert_allclose(found["Learning rate"]["training"], [[1, 1e-5], [4, 4e-5], [8, 8e-5], [12, 12e-5]])
-    assert found["Real tokens a second"]["training"] == [[1, 10001], [4, 10004], [8, 10008], [12, 10012]]
+    assert found["Tokens per second, without padding"]["training"] == [[1, 10001], [4, 10004], [8, 10008], [12, 10012]]
 
 
 def test_curves_mark_best_and_resumed_steps():
@@ -67,16 +67,16 @@ def test_curves_mark_best_and_resumed_steps():
     assert found["Masked accuracy"]["best"] == [[8, 0.08]]
     assert "best" not in found["Learning rate"]
     for axes in figure.axes:
-        marks = [line.get_xdata()[0] for line in axes.lines if line.get_label() == "gone on from here"]
+        marks = [line.get_xdata()[0] for line in axes.lines if line.get_label() == "resumed"]
         assert marks == [4, 9]
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["training", "held out", "best", "gone on from here"]
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "held-out", "best", "resumed"]
 
 
 def test_curves_without_best_or_resume_mark_nothing():
     history = [entry for entry in HISTORY if "resumed" not in entry]
     (legend,) = curves_of(history, None, MASKED).legends
-    assert [text.get_text() for text in legend.get_texts()] == ["training", "held out"]
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "held-out"]
 
 
 def test_curves_of_both_objectives_have_a_panel_each():
@@ -86,12 +86,12 @@ def test_curves_of_both_objectives_have_a_panel_each():
     ]
     found = panels(curves_of(history, None, BOTH))
     assert found == {
-        "Loss": {"training": [[1, 7.0]], "held out": [[2, 6.5]]},
-        "Masked loss": {"training": [[1, 6.25]], "held out": [[2, 6.0]]},
+        "Loss": {"training": [[1, 7.0]], "held-out": [[2, 6.5]]},
+        "Masked loss": {"training": [[1, 6.25]], "held-out": [[2, 6.0]]},
         "Masked accuracy": {"training": [[1, 0.125]]},
-        "Pair loss": {"training": [[1, 0.75]], "held out": [[2, 0.5]]},
+        "Pair loss": {"training": [[1, 0.75]], "held-out": [[2, 0.5]]},
         "Pair accuracy": {"training": [[1, 0.5]]},
-        "Pair F1": {"held out": [[2, 0.625]]},
+        "Pair F1": {"held-out": [[2, 0.625]]},
     }
 
 
@@ -178,8 +178,8 @@ def test_comparison_plot_has_seeds_and_means():
     labels = [label.get_text() for label in accuracy.get_yticklabels()]
     assert labels == [
         "original",
-        "adapted\ndifference to the first +1.2 points,\nexceeds the noise",
-        "other\ndifference to the first -1.0 points,\nwithin the noise",
+        "adapted\n+1.2 points to the first,\nexceeds the noise",
+        "other\n-1.0 points to the first,\nwithin the noise",
     ]
     bottom, top = accuracy.get_ylim()
     assert bottom > top, "the first on top"

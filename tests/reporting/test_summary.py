@@ -44,7 +44,7 @@ def test_summary_has_first_and_last_values():
     lines = summarise_run(HISTORY, METRICS, {"model": "BERT"}, "results", MASKED_LM.objectives)
     assert lines == {
         "model": "BERT",
-        "training": "12 s, 123,456 real tokens, 10,000 a second, 97.5% of the batches, 41% of the peak (MFU)",
+        "training": "12 s, 123,456 tokens without padding (97.5% of the batches), 10,000 tokens/s, 41% MFU",
         "training loss": "3.500 at step 1, 2.125 at step 9",
         "masked perplexity": "20.09 before, 7.39 after",
         "masked accuracy": "12.5% before, 25.0% after",
@@ -73,7 +73,7 @@ TRAINED = {
 def test_summary_of_pairs():
     lines = summarise_run(PAIR_HISTORY, TRAINED | PAIR_METRICS, {}, "results", NEXT_SENTENCE.objectives)
     assert lines == {
-        "training": "2 s, 100 real tokens, 50 a second, 50.0% of the batches",
+        "training": "2 s, 100 tokens without padding (50.0% of the batches), 50 tokens/s",
         "training loss": "0.700 at step 1, 0.500 at step 9",
         "pair loss": "0.700 before, 0.500 after",
         "pair accuracy": "50.0% before, 75.0% after",
@@ -99,7 +99,7 @@ def test_summary_of_both_objectives_keeps_them_apart():
     before |= {"eval_mlm_accuracy": 0.125, "eval_nsp_loss": 0.7, "eval_nsp_accuracy": 0.5, "eval_nsp_f1": 0.125}
     lines = summarise_run([before], TRAINED | metrics, {}, "results", PRETRAINING.objectives)
     assert lines == {
-        "training": "2 s, 100 real tokens, 50 a second, 50.0% of the batches",
+        "training": "2 s, 100 tokens without padding (50.0% of the batches), 50 tokens/s",
         "masked perplexity": "20.09 before, 7.39 after",
         "masked accuracy": "12.5% before, 25.0% after",
         "pair loss": "0.700 before, 0.500 after",

@@ -264,7 +264,7 @@ MISTAKES = [
     Case("tokenizer missing", "--tokenizer_name nowhere", "--tokenizer_name nowhere", "give --tokenizer_name PATH"),
     Case("model alone", "--model_name_or_path alone", "--model_name_or_path alone: no tokenizer", "--tokenizer_name"),
     Case(
-        "tokenizer without mask", "--tokenizer_name no_mask", "no mask token", "name its mask_token in tokenizer_config"
+        "tokenizer without mask", "--tokenizer_name no_mask", "no mask token", "set mask_token in its tokenizer_config"
     ),
     Case(
         "tokenizer without pad", "--tokenizer_name no_pad", "no padding token", "name its pad_token in tokenizer_config"
@@ -390,7 +390,9 @@ PAIRS = [
         "of 3 documents leaves 1 to train on",
         "give --validation_file",
     ),
-    Case("one type", "--model_name_or_path one_type", "type_vocab_size is 1, it cannot tell", "use run_mlm.py"),
+    Case(
+        "one type", "--model_name_or_path one_type", "type_vocab_size is 1, but sentence pairs need 2", "use run_mlm.py"
+    ),
     Case("no head for pairs", "--model_name_or_path roberta", "roberta has no next-sentence head", "or run_mlm.py"),
     Case("too long for pairs", "--max_seq_length 67", "--max_seq_length 67", "the model's 66 positions: lower it"),
     Case("best by perplexity", "--metric_for_best_model perplexity", "--metric_for_best_model perplexity", "loss, "),

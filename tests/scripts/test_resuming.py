@@ -304,7 +304,7 @@ def test_run_killed_after_its_last_step_still_reports_everything(broken_off, tra
         assert (tmp_path / "out" / "curves.png").exists()
         card = (tmp_path / "out" / "README.md").read_text()
         assert re.search(r"masked perplexity \| [\d.,]+ before, [\d.,]+ after", card)
-        assert ("real tokens" in card) == (broken_off != "train")
+        assert ("tokens without padding" in card) == (broken_off != "train")
     results = [json.loads((folder / "eval_results.json").read_text()) for folder in (tmp_path / "out", whole)]
     assert results[0]["eval_loss"] == results[1]["eval_loss"]
 
@@ -315,7 +315,7 @@ def test_curves_missing_for_disk_space_are_drawn_when_run_again(train, tmp_path)
     (tmp_path / "curves.png").symlink_to("/dev/full")
     code, printed, errors = train(tmp_path, "blocks")
     assert (code, errors) == (0, "")
-    assert f"CURVES: {tmp_path / 'curves.png'} cannot be written (No space left on device)" in printed
+    assert f"warning: {tmp_path / 'curves.png'} cannot be written (No space left on device), but the run" in printed
     assert not os.path.lexists(tmp_path / "curves.png")
     assert "curves.png" not in (tmp_path / "README.md").read_text()
     assert "Nothing is left to train" in train(tmp_path, "blocks")[1]
@@ -335,7 +335,7 @@ def test_model_card_missing_for_disk_space_is_written_when_run_again(train, tmp_
         patched.setattr(os, "fsync", full)
         code, _, errors = train(tmp_path, "blocks")
     assert code == 2
-    assert f"README.md cannot be written to {tmp_path} (No space left on device), all else of the run is" in errors
+    assert f"README.md cannot be written to {tmp_path} (No space left on device), but the run is complete" in errors
     assert not list(tmp_path.glob("README.md*"))
     assert "Nothing is left to train" in train(tmp_path, "blocks")[1]
     assert "trained from" in card.read_text()
@@ -1046,7 +1046,7 @@ def test_full_disk_after_training_loses_no_result(train, reference, tmp_path):
     assert code == 2
     assert errors == (
         "error: train_results.json, all_results.json, eval_results.json, trainer_state.json, README.md cannot be "
-        f"written to {tmp_path / 'out'} (File too large), all else of the run is there: make room, and run it again "
+        f"written to {tmp_path / 'out'} (File too large), but the run is complete: free disk space and run again "
         "without --overwrite_output_dir to write them\n"
     )
     assert "Training loss" in printed
@@ -1082,7 +1082,9 @@ def test_half_written_report_is_deleted_and_written_when_run_again(owner, writes
         patched.setattr(owner, writes, fail)
         code, _, errors = train(out, "blocks")
     assert code == 2
-    assert re.search(rf"{name}.* cannot be written to {out} \(No space left on device\), all else of the run", errors)
+    assert re.search(
+        rf"{name}.* cannot be written to {out} \(No space left on device\), but the run is complete", errors
+    )
     assert errors.count("\n") == 1
     assert not (out / name).exists()
     assert "Nothing is left to train" in train(out, "blocks")[1]

@@ -178,7 +178,7 @@ def test_remote_code_is_reported_in_log_recipe_and_model_card(run, checkpoint, t
     assert code == 0, errors
     assert f"REMOTE CODE: code that comes with {checkpoint('bert')} and with {other} may run" in printed
     card, recipe = ((tmp_path / "out" / name).read_text() for name in ("README.md", "recipe.yaml"))
-    assert f"code that came with {checkpoint('bert')} and with {other} could run" in card
+    assert f"Code from {checkpoint('bert')} and {other} was allowed to run" in card
     assert "# It was run with --trust_remote_code" in recipe
     assert "\ntrust_remote_code" not in recipe
 
