@@ -1,26 +1,27 @@
 #!/usr/bin/env python
-"""Serve a page in the browser over trained models: masked words, next sentences, two models side by side.
+"""Serve a web page to try trained models: masked words, next sentences, two models side by side.
 
     python app.py results/quickstart-mlm
 
-Before and after training, or any others, folders or names on the Hub:
+Two models, folders or Hub names, for example before and after training:
 
     python app.py bert-base-uncased results/adapted
 
-The page is at a port from 7860 on, or at --port, and is seen on this machine only, unless --share makes a public link.
-It needs gradio: pip install -r requirements-app.txt
+The page uses the first free port from 7860, or --port. Only this machine can open it, unless --share creates a public
+link. It needs gradio: pip install -r requirements-app.txt
 """
 
 import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from cloze.system.output import tolerate_output_errors
 from cloze.system.signals import exit_immediately, exit_while_importing, ignore_signals
 
 if __name__ == "__main__":
-    # Before the imports, which take seconds
+    # Before the imports, which take seconds.
     signal.signal(signal.SIGINT, exit_while_importing)
     tolerate_output_errors()
 
@@ -30,22 +31,23 @@ from cloze.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Raise UserError for what cannot be parsed."""
+    """Raise UserError for arguments that cannot be parsed."""
 
-    def error(self, message):
-        raise UserError(f"{message}: --help tells more")
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError with a hint at --help."""
+        raise UserError(f"{message}: see --help")
 
 
 def main(argv: Sequence[str]) -> None:
     """Load the models and serve the page until the process ends."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder of a trained model, or its name on the Hub")
-    parser.add_argument("--port", type=int, help="port of the page; without it, a free one from 7860 on")
-    parser.add_argument("--share", action="store_true", help="make a public link, through a server of Gradio's")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder or Hub name of a trained model")
+    parser.add_argument("--port", type=int, help="port of the page (default: the first free one from 7860)")
+    parser.add_argument("--share", action="store_true", help="create a public link through a Gradio server")
     args = parser.parse_args(argv)
     check_docstrings()
 
-    # Not at the top: Gradio and models take seconds to import, which --help and a wrong flag need not wait for
+    # Imported here because they take seconds; --help and errors in flags do not wait for them.
     try:
         from cloze.inference.page import serve_page
     except ImportError as error:
@@ -65,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, exit_immediately)
-    # As a server ends, and so that Gradio closes the public link
+    # Exits as servers do on SIGTERM, and lets Gradio close the public link.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     secrets = find_secrets(sys.argv[1:])
     start_logging(secrets)
@@ -73,5 +75,5 @@ if __name__ == "__main__":
         with errors_in_one_line(secrets):
             main(sys.argv[1:])
     finally:
-        # The end of Python takes a while
+        # Python's shutdown takes a while.
         ignore_signals()

@@ -1,32 +1,32 @@
 #!/usr/bin/env python
-"""Classification of texts: fine-tune a checkpoint on labelled ones, or several, and see whether they differ.
+"""Fine-tune a text classifier, or several checkpoints on the same texts to compare them.
 
 On a GPU:
 
     python run_classification.py --model_name_or_path bert-base-uncased --train_file labelled.csv \
         --do_train --do_eval --num_train_epochs 3 --bf16 --output_dir out
 
-On two CPU cores, in minutes, without a network, after run_mlm.py recipes/quickstart/mlm.yaml:
+On two CPU cores, in a few minutes, offline, after run_mlm.py recipes/quickstart/mlm.yaml:
 
     python run_classification.py recipes/quickstart/classification.yaml
 
-Whether an adapted model does better than the original:
+Compare an adapted model with the original:
 
     python run_classification.py --compare_with original=bert-base-uncased adapted=out/mlm --num_seeds 3 \
         --train_file labelled.csv --do_train --do_eval --output_dir out/compared
 
-The labels of texts of your own:
+Predict the labels of a file of texts:
 
     python run_classification.py --model_name_or_path out --do_predict --test_file texts.csv --output_dir predicted
 
-The first argument may be a recipe, a YAML file of the flags; flags behind it win. ``--help`` lists them.
+The first argument may be a recipe, a YAML file of flags; flags after it take precedence. ``--help`` lists all flags.
 """
 
 from cloze.system.output import tolerate_output_errors
 from cloze.system.signals import exit_while_importing, install_handler
 
 if __name__ == "__main__":
-    # Before the imports, which take seconds
+    # Before the imports, which take seconds.
     install_handler(exit_while_importing)
     tolerate_output_errors()
 
@@ -48,7 +48,7 @@ def main(model_args: ClassifierArguments, data_args: ClassificationArguments, tr
 def fine_tune(
     model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments
 ) -> Outcome | None:
-    # Not at the top: models and data sets take seconds to import, which --help and a wrong flag need not wait for
+    # Imported here because they take seconds; --help and errors in flags do not wait for them.
     from cloze.comparison.runner import outcome_of
     from cloze.data.classification import examples_of
     from cloze.data.labelled_texts import read_test_texts
@@ -58,24 +58,24 @@ def fine_tune(
     from cloze.training.context import set_up
     from cloze.training.run import run, start
 
-    # Texts, config and tokenizer
+    # Load texts, config and tokenizer.
     context = set_up(CLASSIFICATION, model_args, data_args, training_args)
     test_rows = read_test_texts(data_args) if training_args.do_predict else []
 
-    # Labelled texts, those to train on and those held out; the config is told their classes
+    # Make labelled examples; this adds their classes to the config.
     splits = CLASSIFICATION.make_splits(context)
     test_examples = examples_of([text for text, _ in test_rows if text], context) if test_rows else None
 
-    # The model and what trains it; --prepare_only and --dry_run end here
+    # Build model and trainer; --prepare_only and --dry_run end here.
     trainer = start(context, splits)
     if trainer is None:
         return None
 
-    # Train and evaluate
+    # Train and evaluate.
     metrics = run(trainer, context)
     outcome = outcome_of(trainer, splits, metrics) if training_args.do_eval else None
 
-    # Classify texts of the user's own
+    # Classify the texts of --test_file.
     if test_rows:
         predict_classes(trainer, test_rows, test_examples, context)
 

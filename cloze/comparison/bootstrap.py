@@ -1,20 +1,28 @@
-"""Estimate whether one classifier is better than another beyond the noise of texts and seeds."""
+"""Estimate whether the difference between two classifiers exceeds the noise of texts and seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# Bootstrap samples, and how many are drawn at a time.
+# Number of bootstrap samples, and the number drawn at a time.
 DRAWS, CHUNK_DRAWS = 10_000, 500
-# A difference that chance makes less often exceeds the noise.
+# A difference with a smaller p-value exceeds the noise.
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Hold the results of a run: metrics, seconds of training, each text's label and predicted one, and the digests
-    of the texts that it was trained and evaluated on."""
+    """Hold the results of a run.
+
+    Attributes:
+        accuracy: between 0 and 1.
+        macro_f1: between 0 and 1.
+        seconds: of training.
+        labels: the class of each held-out text.
+        predictions: the predicted class of each held-out text.
+        digests: of the training texts and of the held-out texts.
+    """
 
     accuracy: float
     macro_f1: float
@@ -25,19 +33,21 @@ class Outcome:
 
     @property
     def hits(self) -> np.ndarray:
-        """Return whether each text's label was predicted, bool [texts]."""
+        """Return whether the prediction for each text is right, bool [texts]."""
         return np.array(self.labels) == np.array(self.predictions)
 
 
 def bootstrap_difference(differences: np.ndarray, rng: np.random.Generator, draws: int = DRAWS) -> np.ndarray:
-    """Return mean differences as other texts and other seeds might have given them, [draws].
+    """Return bootstrap samples of the mean difference, [draws].
 
-    Both texts and seeds are drawn with replacement, as in the Multi-Bootstrap (Sellam et al., 2022) for paired seeds: a
-    test over texts alone takes a lucky seed for a better model. What seeds add is widened by sqrt(n / (n - 1)), as the
-    spread of n drawn out of n falls short by that, much where n is 3.
+    Texts and seeds are drawn with replacement, as in the Multi-Bootstrap for paired seeds (Sellam et al., 2022). A test
+    over texts alone would mistake a lucky seed for a better model. The deviation between n seeds is scaled by
+    sqrt(n / (n - 1)), because resampling underestimates it by this factor, considerably for 3 seeds.
 
     Args:
-        differences: of each seed and text, what the second model scored more than the first, [seeds, texts].
+        differences: score of the second model minus the score of the first, [seeds, texts].
+        rng: of the draws.
+        draws: number of samples.
     """
     seeds, texts = differences.shape
     drawn = []
@@ -51,7 +61,7 @@ def bootstrap_difference(differences: np.ndarray, rng: np.random.Generator, draw
 
 
 def difference(first: Sequence[Outcome], other: Sequence[Outcome], rng: np.random.Generator) -> dict:
-    """Return the other's accuracy less the first's, its 95 % interval, and the p-value of a two-sided test."""
+    """Return the accuracy of ``other`` minus that of ``first``, its 95 % interval, and a two-sided p-value."""
     gains = np.array([b.hits.astype(float) - a.hits for a, b in zip(first, other, strict=True)])
     drawn = bootstrap_difference(gains, rng)
     below, above = (int((sign * drawn <= 0).sum()) for sign in (1, -1))
@@ -66,22 +76,23 @@ def difference(first: Sequence[Outcome], other: Sequence[Outcome], rng: np.rando
 
 
 def summarise(models: Sequence[tuple[str, str]], outcomes: Sequence[Sequence[Outcome]], seeds: Sequence[int]) -> dict:
-    """Return a comparison as comparison.json has it.
+    """Return a comparison in the format of comparison.json.
 
     Args:
-        models: name and path of each.
+        models: name and path of each model.
         outcomes: [models, seeds].
+        seeds: of the runs.
     """
-    rows = []
+    rows: list[dict] = []
     for (name, model), runs in zip(models, outcomes, strict=True):
         figures = {key: _spread([getattr(run, key) for run in runs]) for key in ("accuracy", "macro_f1", "seconds")}
-        # Of the same draws for each model.
+        # The same draws for each model.
         against = difference(outcomes[0], runs, np.random.default_rng(0)) if rows else None
         rows.append({"name": name, "model": model, **figures, "difference": against})
     return {"test_examples": len(outcomes[0][0].labels), "seeds": list(seeds), "models": rows}
 
 
 def _spread(values: Sequence[float]) -> dict:
-    """Return mean, standard deviation (of a sample; None of one value) and the values."""
+    """Return the mean, the sample standard deviation (None for a single value) and the values."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "std": deviation, "by_seed": list(values)}

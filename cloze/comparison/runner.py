@@ -1,4 +1,4 @@
-"""Fine-tune several models on the same texts, with the same seeds and order, and compare them."""
+"""Fine-tune several models on the same texts, seeds and order, and compare them."""
 
 import copy
 import gc
@@ -37,11 +37,11 @@ from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
 
-# The results of a run, beside its model: with it, the run is complete.
+# The results of a run, in the folder of its model. A run that has this file is complete.
 OUTCOME = "outcome.json"
-# Bytes of a file of results or a figure, at most.
+# Most bytes of a file of results or a figure.
 MAX_FILE_SIZE = 2**20
-# Settings that a run may be resumed with changed, but that compared runs must share.
+# Settings that may change when a run is resumed, but not between compared runs.
 COMPARE_CRITICAL = (
     *("max_eval_samples", "per_device_train_batch_size", "gradient_accumulation_steps", "max_tokens_per_batch"),
     *("bf16", "fp16", "load_best_model_at_end", "metric_for_best_model", "eval_strategy", "eval_steps"),
@@ -54,21 +54,27 @@ def compare(
     data_args: ClassificationArguments,
     training_args: TrainingArguments,
 ) -> None:
-    """Fine-tune each model with each seed, in ``output_dir/NAME/seed-N``, and report how they differ.
+    """Fine-tune each model with each seed, in ``output_dir/NAME/seed-N``, and report the differences.
 
-    A complete run is not done again, and an interrupted one is resumed.
+    Complete runs are not repeated, and an interrupted run is resumed.
 
     Args:
-        fine_tune: makes the run of given settings and returns its outcome; None with ``dry_run`` and ``prepare_only``.
+        fine_tune: trains with the given settings and returns the outcome, None with ``dry_run`` and ``prepare_only``.
+        model_args: the models.
+        data_args: the data settings.
+        training_args: of the first seed.
+
+    Raises:
+        UserError: for settings that do not fit a comparison, and if the texts have changed since a complete run.
     """
     start_process(data_args, training_args)
     _check_comparison(model_args, training_args)
     trains = not (training_args.dry_run or training_args.prepare_only)
     seeds = [training_args.seed + number for number in range(model_args.num_seeds if trains else 1)]
     runs = list(product(seeds, range(len(model_args.models))))
-    outcomes = [[] for _ in model_args.models]
+    outcomes: list[list[Outcome]] = [[] for _ in model_args.models]
     if trains and training_args.overwrite_output_dir and training_args.process_index == 0:
-        # All at once: resumed after an interruption, this comparison would take an earlier one's outcomes for its own.
+        # All of them before the first run. After an interruption, the rest would pass for this comparison's results.
         for path in Path(training_args.output_dir).glob(f"*/seed-*/{OUTCOME}"):
             path.unlink()
     digests = []
@@ -78,14 +84,14 @@ def compare(
         digests = list(map(digest_of, texts))
     for count, (seed, number) in enumerate(runs, 1):
         model, training = _settings_of_run(model_args, training_args, number, seed)
-        logger.info("\n%s: run %d of %d", training.run_name, count, len(runs))
-        # Its folder is one in which it could be run alone, too.
+        logger.info("\nRun %d of %d: %s", count, len(runs), training.run_name)
+        # The lock that a single run takes.
         with lock_output_dir(training.output_dir, dry_run=training.dry_run, prepare_only=training.prepare_only):
             outcomes[number].append(_outcome_of_run(fine_tune, model, data_args, training))
         if trains and outcomes[number][-1].digests != digests:
             raise UserError(
-                "some runs were trained or evaluated on other texts than are in the files now: put those back, or "
-                "start afresh with --overwrite_output_dir"
+                "the texts have changed since some runs of this comparison: restore them, or start over with "
+                "--overwrite_output_dir"
             )
     if trains and training_args.process_index == 0:
         recipe = recipe_of(model_args, data_args, training_args)
@@ -95,16 +101,17 @@ def compare(
 
 
 def _check_comparison(model_args: ClassifierArguments, training_args: TrainingArguments) -> None:
-    """Raise UserError for wrong settings or a model that cannot be loaded, before the first one is trained."""
+    """Raise UserError for settings that do not fit, and for a model that cannot be loaded, before any training."""
     if not (training_args.do_train and training_args.do_eval):
-        raise UserError("--compare_with trains models and evaluates them: add --do_train --do_eval")
+        raise UserError("--compare_with needs --do_train --do_eval: add them")
     for name in ("do_predict", "push_to_hub", "resume_from_checkpoint"):
         if getattr(training_args, name):
-            raise UserError(f"--{name} is for one model: drop it, or --compare_with")
+            raise UserError(f"--{name} cannot be combined with --compare_with: drop one of them")
     output_dir = Path(training_args.output_dir)
     if any((output_dir / name).exists() for name in checkpoints.MODEL_FILES):
         raise UserError(
-            f"--output_dir {output_dir} holds a model, whose recipe a comparison replaces: give another folder"
+            f"--output_dir {output_dir} contains a model, and --compare_with would overwrite its recipe.yaml: give "
+            "another folder"
         )
     for number in range(len(model_args.models)):
         model, _ = _settings_of_run(model_args, training_args, number, training_args.seed)
@@ -117,7 +124,7 @@ def _check_comparison(model_args: ClassifierArguments, training_args: TrainingAr
 def _settings_of_run(
     model_args: ClassifierArguments, training_args: TrainingArguments, number: int, seed: int
 ) -> tuple[ClassifierArguments, TrainingArguments]:
-    """Return the settings of one model's run: config and tokenizer are the first one's, if they are given."""
+    """Return the settings of one run. --config_name and --tokenizer_name apply to the first model only."""
     name, path = model_args.models[number]
     own = {"config_name": None, "tokenizer_name": None} if number else {}
     training = copy.copy(training_args)
@@ -133,19 +140,19 @@ def _outcome_of_run(
     data_args: ClassificationArguments,
     training_args: TrainingArguments,
 ) -> Outcome | None:
-    """Return the outcome of a run: read if it is complete, else made, after which its checkpoints are removed."""
+    """Read the outcome of a complete run; otherwise train, save the outcome and remove the checkpoints."""
     path = Path(training_args.output_dir) / OUTCOME
     if not training_args.overwrite_output_dir:
         recipe = recipe_of(model_args, data_args, training_args)
         outcome, starts_afresh = on_first_process(partial(_find_outcome, path, recipe))
         if outcome is not None:
-            logger.info("It is over: accuracy %.4f, macro-F1 %.4f", outcome.accuracy, outcome.macro_f1)
+            logger.info("Already complete: accuracy %.4f, macro-F1 %.4f", outcome.accuracy, outcome.macro_f1)
             return outcome
         training_args.overwrite_output_dir = starts_afresh
     outcome = fine_tune(model_args, data_args, training_args)
-    gc.collect()  # or two models are in the device's memory
+    gc.collect()  # frees the memory of the device before the next model
     if "wandb" in training_args.report_to:
-        # The Trainer's callback leaves its run open, and would log the next one there.
+        # The Trainer's callback leaves its wandb run open, and the next model would be logged to it.
         importlib.import_module("wandb").finish()
     if outcome is not None and training_args.process_index == 0:
         with checkpoints.writing(path, MAX_FILE_SIZE), checkpoints.replacing(path) as file:
@@ -155,9 +162,9 @@ def _outcome_of_run(
 
 
 def _find_outcome(path: Path, recipe: str) -> tuple[Outcome | None, bool]:
-    """Return the outcome of a complete run, if it is one, and whether it starts afresh with nothing to resume from.
+    """Return the outcome of a complete run, or None, and whether to overwrite a run that cannot be resumed.
 
-    So does a run of this recipe that was interrupted between its model and its outcome, without checkpoints.
+    Such a run has this recipe and a model, but was interrupted before its outcome was written and has no checkpoint.
     """
     written = path.parent / RECIPE
     if not written.exists():
@@ -167,14 +174,14 @@ def _find_outcome(path: Path, recipe: str) -> tuple[Outcome | None, bool]:
         return None, not (changes or checkpoints.list_checkpoints(str(path.parent)))
     if changes:
         raise UserError(
-            f"{path.parent} is of another recipe, here changed to {', '.join(changes)}: give what it has, or another "
-            "--output_dir, or --overwrite_output_dir to start afresh"
+            f"{path.parent} was created with different settings (now {', '.join(changes)}): restore them, or give "
+            "another --output_dir, or --overwrite_output_dir to start over"
         )
     return Outcome(**json.loads(path.read_text(encoding="utf-8"))), False
 
 
 def outcome_of(trainer: PretrainingTrainer, splits: DatasetSplits, metrics: dict[str, float]) -> Outcome:
-    """Return the outcome of the last evaluation, with the texts in the order in which they were read."""
+    """Return the outcome of the last evaluation, with labels and predictions in the order of the held-out texts."""
     names = np.array(list(numbers_of_classes(trainer.model.config)))
     order = np.argsort(splits.validation.indices)
     labels, predictions = (names[classes][order].tolist() for classes in classes_of(trainer.scores[""]))
@@ -184,14 +191,14 @@ def outcome_of(trainer: PretrainingTrainer, splits: DatasetSplits, metrics: dict
 
 
 def _save_comparison(comparison: dict, output_dir: Path, recipe: str) -> None:
-    """Write comparison.json, its figure and the recipe that gives it again, and log the table."""
-    # Not at the top, as all of matplotlib comes with it.
+    """Write comparison.json, its figure and the recipe, and log the table."""
+    # Imported here because matplotlib takes long to load.
     from cloze.reporting.plots import comparison_of, save
 
     (output_dir / RECIPE).write_text(recipe, encoding="utf-8")
     path = output_dir / "comparison.json"
     path.write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     title = f"{comparison['test_examples']:,} held-out texts, seeds {', '.join(map(str, comparison['seeds']))}"
-    logger.info("\n%s:\n\n%s\n\nSaved in %s, drawn beside it", title, format_comparison(comparison), path)
+    logger.info("\n%s:\n\n%s\n\nSaved in %s, with a figure", title, format_comparison(comparison), path)
     with checkpoints.writing(path.with_suffix(".png"), MAX_FILE_SIZE):
         save(comparison_of(comparison), path.with_suffix(".png"))

@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 
 def format_comparison(comparison: dict) -> str:
-    """Format the models of a comparison, as ``bootstrap.summarise`` returns it, in percent and points."""
+    """Format the result of ``bootstrap.summarise``, in percent and percentage points."""
     header = ("Model", "Accuracy", "Macro-F1", f"Difference to {comparison['models'][0]['name']}", "Time")
     rows = [header, *map(_row_of, comparison["models"])]
     return indent(tabulate(rows, tablefmt="plain", disable_numparse=True), "  ")
@@ -27,8 +27,8 @@ def _percent(figure: dict) -> str:
 
 
 def _verdict(difference: dict, seeds: int) -> str:
-    """Return in words how large a difference is, within which limits, and whether it exceeds the noise."""
+    """Format a difference, its 95 % interval and p-value, and whether it exceeds the noise."""
     low, high = (f"{100 * bound:+.1f}" for bound in difference["interval"])
     exceeds = "exceeds the noise" if difference["exceeds_noise"] else "no difference beyond noise"
-    exceeds += " of the texts; of seeds, one tells nothing" if seeds == 1 else ""
+    exceeds += " of the texts (the noise of seeds is unknown with one seed)" if seeds == 1 else ""
     return f"{100 * difference['accuracy']:+.1f} ({low} to {high}), p {difference['p_value']:.2g}: {exceeds}"

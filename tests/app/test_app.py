@@ -377,8 +377,8 @@ def test_bars_and_messages_escape_html():
 @pytest.mark.parametrize(
     ("argv", "problem"),
     [
-        ([], "the following arguments are required: MODEL: --help tells more"),
-        (["{before}", "--prot", "1"], "unrecognized arguments: --prot 1: --help tells more"),
+        ([], "the following arguments are required: MODEL: see --help"),
+        (["{before}", "--prot", "1"], "unrecognized arguments: --prot 1: see --help"),
         (["{before}", "--port", "many"], "argument --port: invalid int value: 'many'"),
         (["nowhere"], "nowhere: no model: give a folder"),
         (["{before}", "--port", "{taken}"], "--port {taken}: Cannot find empty port"),

@@ -89,4 +89,6 @@ def test_standard_deviation_of_one_seed_is_none():
     comparison = summarise([("a", "a"), ("b", "b")], [runs, runs], [0])
     assert comparison["models"][0]["accuracy"] == {"mean": 1.0, "std": None, "by_seed": [1.0]}
     assert "±" not in format_comparison(comparison)
-    assert "no difference beyond noise of the texts; of seeds, one tells nothing" in format_comparison(comparison)
+    assert "no difference beyond noise of the texts (the noise of seeds is unknown with one seed)" in format_comparison(
+        comparison
+    )

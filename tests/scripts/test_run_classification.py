@@ -260,7 +260,7 @@ def test_comparison_of_a_model_with_itself_finds_no_difference(train, script, ch
     assert one["accuracy"] == same["accuracy"]
     assert one["macro_f1"] == same["macro_f1"]
     assert "+0.0 (+0.0 to +0.0), p 1: no difference beyond noise" in printed
-    assert "run 4 of 4" in printed
+    assert "Run 4 of 4: same-seed-43" in printed
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     # The seeds are two runs, and on the same texts.
     runs = [out / "one" / f"seed-{seed}" for seed in (42, 43)]
@@ -280,18 +280,18 @@ def test_comparison_of_a_model_with_itself_finds_no_difference(train, script, ch
     (runs[1] / "outcome.json").write_text(json.dumps(changed))
     code, _, errors = script(out / "recipe.yaml")
     assert code == 2
-    assert "some runs were trained or evaluated on other texts than are in the files now" in errors
+    assert "the texts have changed since some runs of this comparison" in errors
 
     # What has written the recipe is known by it.
     code, _, errors = script(out / "recipe.yaml", "--learning_rate", "1e-3")
     assert code == 2
-    assert "seed-42 is of another recipe, here changed to learning_rate" in errors
+    assert "seed-42 was created with different settings (now learning_rate" in errors
     code, _, errors = script(out / "recipe.yaml", "--max_eval_samples", 30)
     assert code == 2
-    assert "here changed to max_eval_samples 30 (not 40)" in errors
+    assert "different settings (now max_eval_samples 30 (not 40))" in errors
     code, _, errors = script(out / "recipe.yaml", "--per_device_train_batch_size", 4)
     assert code == 2
-    assert "here changed to per_device_train_batch_size 4 (not 8)" in errors
+    assert "different settings (now per_device_train_batch_size 4 (not 8))" in errors
 
 
 def test_finished_comparison_with_changed_texts_is_an_error(train, script, checkpoint, out, tmp_path):
@@ -301,11 +301,11 @@ def test_finished_comparison_with_changed_texts_is_an_error(train, script, check
     train("--train_file", table, "--max_steps", 1, "--num_seeds", 1, model=models)
     code, printed, _ = script(out / "recipe.yaml")
     assert code == 0
-    assert printed.count("It is over") == 2
+    assert printed.count("Already complete: accuracy") == 2
     write_csv(table, [("the moon", "up"), ("the lake", "down")] * 10)
     code, _, errors = script(out / "recipe.yaml")
     assert code == 2
-    assert "on other texts than are in the files now" in errors
+    assert "the texts have changed since some runs of this comparison" in errors
 
 
 class Killed(BaseException):
@@ -337,7 +337,7 @@ def test_killed_comparison_resumes_exactly(train, checkpoint, out, tmp_path, mon
     printed = train(*settings, model=models)
     # Five steps, three, of which the last was lost, three more, five.
     assert len(taken) == 9 + 3 + 5
-    assert printed.count("It is over: accuracy") == 1
+    assert printed.count("Already complete: accuracy") == 1
     assert "Going on from" in printed
     assert compared(out)["models"] == compared(tmp_path / "whole")["models"]
 
@@ -353,7 +353,7 @@ def test_comparison_ignores_outcomes_of_an_earlier_one(train, checkpoint, out, m
         with pytest.raises(Killed):
             train(*settings, "--overwrite_output_dir", model=models)
     assert not list(out.glob("*/*/outcome.json"))
-    assert "It is over" not in train(*settings, "--overwrite_output_dir", model=models)
+    assert "Already complete" not in train(*settings, "--overwrite_output_dir", model=models)
 
 
 def test_comparison_repeats_a_killed_run_without_checkpoints(train, checkpoint, out, monkeypatch):
@@ -471,10 +471,16 @@ def test_pretraining_on_the_text_improves_accuracy_beyond_noise(script, run_mlm_
         ("--compare_with bert", "--compare_with bert: one model cannot be compared"),
         ("--compare_with bert a/bert", "two models are called the same (bert, bert)"),
         ("--compare_with bert other=nowhere", "--model_name_or_path nowhere: no model"),
-        ("--model_name_or_path bert --compare_with other=bert --do_predict --test_file x.csv", "--do_predict is for"),
+        (
+            "--model_name_or_path bert --compare_with other=bert --do_predict --test_file x.csv",
+            "--do_predict cannot be combined with --compare_with",
+        ),
         ("--model_type bert --compare_with bert", "--model_type builds a new model: give --config_name"),
         ("--compare_with one=bert lr=1", "--compare_with lr=1: give it a name, as NAME=PATH"),
-        ("--compare_with one=bert two=bert --output_dir bert", "--output_dir bert holds a model, whose recipe"),
+        (
+            "--compare_with one=bert two=bert --output_dir bert",
+            "--output_dir bert contains a model, and --compare_with",
+        ),
         ("--model_name_or_path bert --text_pair_column text", "--text_pair_column text is the column of the first"),
         ("--config_name bert --compare_with bert", "--config_name builds a model to compare with: give it a --tok"),
         ("--compare_with one=bert bert --num_seeds 0", "--num_seeds 0 is less than 1"),
