@@ -1,4 +1,4 @@
-"""Start the scripts as a user does, wait for what they print or write, and judge how they end, for faults.py."""
+"""Start the scripts, wait for their output, and check how they end, for faults.py."""
 
 import os
 import re
@@ -15,36 +15,36 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A model of one small layer on the bundled sample: a second of training, which is slow enough to be met in the middle.
+# A model of one small layer on the bundled sample: its second of training is long enough to interrupt.
 LAST = 40
 SMALL = shlex.split(
     "--config_overrides hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=64,"
     f"max_position_embeddings=128 --max_steps {LAST} --save_steps 10 --logging_steps 1 --eval_strategy no "
     "--load_best_model_at_end false --overwrite_output_dir false --use_cpu"
 )
-# How the line of a training log begins.
+# Start of the line of a training log.
 LOSS = "train     "
-# A step in the middle of a run, behind its first checkpoint.
+# A step in the middle of a run, after its first checkpoint.
 MIDDLE = 14
 # Seconds after which a process that should have ended is killed.
 PATIENCE = 240.0
-# Characters of an error at most: what is quoted in it may be of any length.
+# Most characters of an error line: errors must shorten long quotes.
 LONGEST_LINE = 5_000
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Run:
-    """A process with a session of its own, and what it prints.
+    """A process in its own session, with its output.
 
     Attributes:
         code: the exit code, or minus the signal that ended it; None while it runs.
-        cpu: seconds of CPU time, once it has ended.
-        peak: peak memory in MB until now.
+        cpu: CPU time in seconds, known when it has ended.
+        peak: peak memory in MB so far.
     """
 
     def __init__(self, command: Sequence, log: Path, environment: dict[str, str], output: int | None = None, **popen):
         self.log, self.code, self.cpu, self.peak = log, None, 0.0, 0.0
-        # Without a buffer, lines are seen when they are printed.
+        # Unbuffered, to see lines as soon as they are printed.
         environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONUNBUFFERED": "1"} | environment
         with open(log, "wb") as file:
             streams = {"stdin": subprocess.DEVNULL, "stdout": output or file, "stderr": file, "start_new_session": True}
@@ -66,7 +66,7 @@ class Run:
 
     def ended(self) -> bool:
         if self.code is None:
-            # Not of the usage, in which the kernel counts what this process had when it started the other.
+            # The peak is not read from ``usage``, which counts the memory of this process at the fork.
             peak = re.search(r"VmHWM:\s*(\d+) kB", self.look("status"))
             self.peak = float(peak[1]) / 1e3 if peak else self.peak
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
@@ -76,27 +76,27 @@ class Run:
         return self.code is not None
 
     def look(self, name: str) -> str:
-        """Return a file of /proc, empty once the process has ended."""
+        """Return the content of a file in /proc, empty if the process has ended."""
         try:
             return Path(f"/proc/{self.pid}/{name}").read_text()
         except OSError:
             return ""
 
     def cpu_so_far(self) -> float:
-        """Return the seconds of CPU time until now."""
+        """Return the CPU time so far, in seconds."""
         fields = self.look("stat").rpartition(")")[2].split()
         return sum(map(int, fields[11:13])) / TICKS if fields else self.cpu
 
     def wait_for(self, condition: str | Callable[[], bool], seconds: float = PATIENCE) -> "Run":
-        """Wait until the condition holds, or the text is printed; Wrong if the process ends before, or takes longer."""
+        """Wait until the condition holds or the text is printed; raise Wrong on timeout or an earlier end."""
         holds = (lambda: condition in self.output) if isinstance(condition, str) else condition
         until = time.monotonic() + seconds
         while not holds():
             if self.ended():
-                # What it wrote last may be what was waited for.
+                # Its last output may fulfil the condition.
                 require(holds(), self, "ended before the fault")
                 break
-            require(time.monotonic() < until, self, f"nothing of what was expected in {seconds:.0f} s")
+            require(time.monotonic() < until, self, f"the expected event did not occur within {seconds:.0f} s")
             time.sleep(0.002)
         return self
 
@@ -109,7 +109,7 @@ class Run:
         return self
 
     def end(self, seconds: float = PATIENCE, cpu: float = PATIENCE) -> "Run":
-        """Wait for the end; Wrong if it takes longer, or more CPU time."""
+        """Wait for the end; raise Wrong if it takes more time or CPU time."""
         until = time.monotonic() + seconds
         while not self.ended():
             if time.monotonic() > until or self.cpu_so_far() > cpu:
@@ -119,13 +119,13 @@ class Run:
         return self
 
     def kill(self) -> None:
-        """Kill the process and those it started."""
+        """Kill the process and its children."""
         while not self.ended():
             os.killpg(self.pid, signal.SIGKILL)
             time.sleep(0.01)
 
     def last_words(self) -> str:
-        """Return the line that says best how it ended."""
+        """Return the line of output that best describes how the process ended."""
         lines = [line for line in self.lines if not line.startswith("LEFT ")] or ["(nothing printed)"]
         if "Traceback" in self.output:
             raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|Exit)(:|$)", line)]
@@ -135,7 +135,7 @@ class Run:
 
 
 class Wrong(Exception):  # noqa: N818
-    """An outcome that is not the right one."""
+    """A wrong outcome."""
 
     def __init__(self, run: Run, why: str):
         super().__init__(why)
@@ -148,7 +148,7 @@ class Skipped(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a user sees of a run: a line, and the exit code."""
+    """The visible result of a run: a line of output, and the exit code."""
 
     run: Run
     line: str
@@ -169,7 +169,7 @@ FAULTS: list[Fault] = []
 
 
 def fault(topic: str, title: str) -> Callable:
-    """Add a function to the faults; it provokes one, and returns the outcome, or raises Wrong."""
+    """Add a function to FAULTS. It provokes the fault and returns the outcome, or raises Wrong."""
 
     def add(provoke: Callable[["Case"], Outcome]) -> Callable:
         FAULTS.append(Fault(topic, title, provoke))
@@ -179,7 +179,7 @@ def fault(topic: str, title: str) -> Callable:
 
 
 class Case:
-    """A fault's folder, and its processes, none of which outlives it."""
+    """The folder of a fault, and its processes, which are killed on exit."""
 
     def __init__(self, folder: Path, undisturbed: Callable[..., Path], logs: Path | None = None):
         self.folder, self.undisturbed, self.logs = folder, undisturbed, logs or folder
@@ -200,7 +200,7 @@ class Case:
         return self.runs[-1]
 
     def command(self, *flags, script: str = "run_mlm.py", out: str = "out", cache: str = "cache") -> list:
-        """Return a small run of the quickstart; flags win over its own."""
+        """Return the command of a small quickstart run; ``flags`` override its own."""
         recipe = f"recipes/quickstart/{script[4:-3]}.yaml"
         folders = ["--cache_dir", self.folder / cache, "--output_dir", self.folder / out]
         return [sys.executable, script, recipe, *SMALL, *folders, *flags]
@@ -210,13 +210,13 @@ class Case:
         return self.start(self.command(*flags, **names))
 
     def stop_and_resume(self, *flags, number: int = signal.SIGTERM) -> Run:
-        """Stop a run in the middle, which has to be saved there, and run the same command again."""
+        """Stop a run in the middle, which must save, and run the same command again."""
         stopped = self.train(*flags).wait_for_step().send(number).end()
         require_code(stopped, 75)
         return self.train(*flags).end()
 
     def copy_cache(self) -> Path:
-        """Return a cache of one's own that has all that the undisturbed run prepared."""
+        """Copy the complete cache of the undisturbed run; return the copy."""
         cache = self.folder / "cache"
         shutil.copytree(self.undisturbed().parent / "cache", cache)
         return cache
@@ -228,15 +228,15 @@ class Case:
         return path
 
     def write_text(self, name: str = "text.txt", times: int = 1) -> Path:
-        """Write the bundled sample, some times over, to a file."""
+        """Write the bundled sample ``times`` times to a file."""
         texts = [path.read_text().strip() for path in sorted((ROOT / "sample").glob("*.txt"))]
         return self.write(name, "\n\n".join(texts * times) + "\n")
 
 
 class Undisturbed:
-    """Runs to compare with, one for each list of flags, started when they are first asked for.
+    """Reference runs, one per list of flags, each started at the first call.
 
-    Called with flags, it returns the run's output_dir, beside which its ``cache`` is.
+    Called with flags, it returns the output_dir of the run; the folder ``cache`` is next to it.
     """
 
     def __init__(self, folder: Path):
@@ -258,9 +258,9 @@ class Undisturbed:
 
 
 def small_disk(folder: Path, kilobytes: int, command: Sequence) -> list:
-    """Return the command with a small disk mounted at the folder; the files left on it are printed."""
+    """Return the command with a small disk mounted at the folder; it prints the files left there."""
     if not shutil.which("unshare"):
-        raise Skipped("no unshare to mount a small disk with")
+        raise Skipped("mounting a small disk needs unshare")
     folder.mkdir(exist_ok=True)
     script = (
         f'mount -t tmpfs -o size={kilobytes}k small "{folder}" || exit 99; "$@"; code=$?; '
@@ -271,15 +271,15 @@ def small_disk(folder: Path, kilobytes: int, command: Sequence) -> list:
 
 
 def without_privileges(command: Sequence) -> list:
-    """Return the command so that permissions hold for root as well."""
+    """Return a command that respects file permissions even for root."""
     if os.geteuid() != 0:
         return list(command)
     if not shutil.which("setpriv"):
-        raise Skipped("no setpriv to take root's privileges away with")
+        raise Skipped("dropping root's privileges needs setpriv")
     return ["setpriv", "--bounding-set=-all", "--", *command]
 
 
-# How to judge
+# Checks
 
 
 def require(holds: bool, run: Run, why: str) -> None:
@@ -290,24 +290,24 @@ def require(holds: bool, run: Run, why: str) -> None:
 def require_code(run: Run, *codes: int) -> None:
     traceback = "a traceback, " if "Traceback" in run.output else ""
     wanted = " or ".join(map(str, codes))
-    require(run.code in codes and not traceback, run, f"{traceback}exit code {run.code}, right is {wanted}")
+    require(run.code in codes and not traceback, run, f"{traceback}exit code {run.code}, expected {wanted}")
 
 
 def one_line(run: Run, *names: str, cpu: float = PATIENCE, memory: float = float("inf")) -> Outcome:
-    """Judge a user's fault: right are exit code 2 and one line with the names, within CPU seconds and MB."""
+    """Require a user error: exit code 2 and one line with the names, within CPU seconds and MB."""
     run.end(cpu=cpu)
     errors = [line for line in run.lines if line.startswith("error:")]
     require_code(run, 2)
-    require(len(errors) == 1, run, f"{len(errors)} lines with error:")
-    require(len(errors[0]) < LONGEST_LINE, run, f"a line of {len(errors[0]):,} characters")
+    require(len(errors) == 1, run, f"{len(errors)} lines start with error:")
+    require(len(errors[0]) < LONGEST_LINE, run, f"an error line of {len(errors[0]):,} characters")
     for name in names:
-        require(name in errors[0], run, f"the line does not have {name!r}")
+        require(name in errors[0], run, f"the error does not name {name!r}")
     require(run.peak < memory, run, f"{run.peak:,.0f} MB, more than {memory:,.0f}")
     return Outcome(run, errors[0])
 
 
 def same_result(run: Run, expected: Path, out: Path, line: str | None = None) -> Outcome:
-    """Judge a fault that must cost nothing: exit code 0, weights and logs of the undisturbed run."""
+    """Require exit code 0 and the weights and logs of the undisturbed run."""
     from kill_resume import differences  # imports torch
 
     run.end()
@@ -319,7 +319,7 @@ def same_result(run: Run, expected: Path, out: Path, line: str | None = None) ->
 
 
 def nothing_lost(case: Case, run: Run, *flags) -> Outcome:
-    """Judge what may stop a run: right is to go on, or to save, end with 75, and go on when run again."""
+    """Require that a run continues, or that it saves, exits with code 75 and resumes when run again."""
     require_code(run.end(), 0, 75)
     if run.code == 0:
         return same_result(run, case.undisturbed(*flags), case.folder / "out")
@@ -329,8 +329,8 @@ def nothing_lost(case: Case, run: Run, *flags) -> Outcome:
 
 
 def line_with(run: Run, *patterns: str) -> str:
-    """Return the first line with all of the patterns; Wrong if there is none."""
+    """Return the first line that matches all patterns; raise Wrong if there is none."""
     for line in run.lines:
         if all(re.search(pattern, line, re.IGNORECASE) for pattern in patterns):
             return line
-    raise Wrong(run, f"nothing printed with {' and '.join(patterns)}")
+    raise Wrong(run, f"no line matches {' and '.join(patterns)}")

@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""Provoke what goes wrong around a run, by the commands that users type: does each fault end as it should?
+"""Provoke faults around a run, with the commands that users run, and check how each of them ends.
 
-    python benchmarks/faults.py                       # all, in ten minutes on two cores
-    python benchmarks/faults.py lock second_start     # topics, or faults by name
+    python benchmarks/faults.py                       # all faults, ten minutes on two cores
+    python benchmarks/faults.py lock second_start     # topics, or names of faults
     python benchmarks/faults.py --list
 
-Two runs in one folder, damaged caches, full disks, vanished terminals, signals at bad moments, changed and hostile
-inputs. A user error has to end in one line with exit code 2; all else, in the weights and logs of a run without the
-fault. Prints a table and a line of JSON; exit code 1 if an outcome is wrong.
+Faults are two runs in one folder, damaged caches, full disks, closed terminals, signals at bad moments, and changed or
+hostile inputs. A user error must end with one line and exit code 2. In all other cases, the run must end with the
+weights and logs of a run without the fault. Prints a table and a line of JSON; the exit code is 1 if an outcome is
+wrong.
 """
 
 import argparse
@@ -24,22 +25,22 @@ from pathlib import Path
 
 import fault_runs
 
-# They add their faults to the list.
+# These modules add their faults to FAULTS.
 import faults_of_inputs  # noqa: F401
 import faults_of_models  # noqa: F401
 import faults_of_runs  # noqa: F401
 from fault_runs import FAULTS, Case, Fault, Skipped, Undisturbed, Wrong
 
-# Characters of a line that are shown.
+# Most characters of a cell in the table.
 WIDTH = 140
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("faults", nargs="*", help="topics, or names of faults; all without")
-    parser.add_argument("--list", action="store_true", help="list them")
-    parser.add_argument("--jobs", type=int, default=2, help="faults at a time")
-    parser.add_argument("--folder", type=Path, help="where what they print is kept")
+    parser.add_argument("faults", nargs="*", help="topics or names of faults (default: all)")
+    parser.add_argument("--list", action="store_true", help="list the faults")
+    parser.add_argument("--jobs", type=int, default=2, help="faults that run concurrently")
+    parser.add_argument("--folder", type=Path, help="folder that keeps the output of the runs")
     args = parser.parse_args(argv)
     chosen = choose(args.faults, parser)
     if args.list:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def choose(names: Sequence[str], parser: argparse.ArgumentParser) -> list[Fault]:
-    """Return the faults of these topics and names, all of them if there are none."""
+    """Return the faults with these topics or names, or all faults if no name is given."""
     unknown = set(names) - {fault.topic for fault in FAULTS} - {fault.name for fault in FAULTS}
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; --list lists the faults")
@@ -72,9 +73,9 @@ def provoke(folder: Path, logs: Path | None, undisturbed: Undisturbed, fault: Fa
             run, line, judged = wrong.run, wrong.run.last_words(), f"WRONG: {wrong}"
         except Skipped as reason:
             run, line, judged = None, "", f"not tried: {reason}"
-        except Exception as error:  # of one fault, which must not cost the others
+        except Exception as error:  # must not stop the other faults
             run, line, judged = None, "", f"WRONG: {type(error).__name__}: {error}"
-        # What still runs, as a page does, is killed.
+        # On exit, processes that still run, such as the page, are killed.
         code = run and run.code
     shutil.rmtree(own, ignore_errors=True)
     line = line.replace(f"{own}/", "").replace(f"{fault_runs.ROOT}/", "")
@@ -85,7 +86,7 @@ def provoke(folder: Path, logs: Path | None, undisturbed: Undisturbed, fault: Fa
 
 
 def report(rows: list[dict]) -> bool:
-    """Print the table, the count and a line of JSON; return whether an outcome is wrong."""
+    """Print the table, the count and a line of JSON; return whether any outcome is wrong."""
     cells = [("fault", "outcome", "exit code", "judged")]
     for row in rows:
         code = "-" if row["exit code"] is None else str(row["exit code"])

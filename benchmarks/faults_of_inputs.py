@@ -1,4 +1,4 @@
-"""Faults of what a run reads on one's own disk: caches, texts, folders, checkpoints."""
+"""Provoke faults of local inputs: caches, texts, folders, checkpoints."""
 
 import json
 import os
@@ -20,11 +20,11 @@ from fault_runs import (
     without_privileges,
 )
 
-# What was prepared, and is damaged
+# Damaged caches
 
 
 def damage_cache(case: Case, name: str, change) -> Outcome:
-    """Change a file of the cache; the run has to notice, say so, and prepare it again."""
+    """Change a file of the cache; the run must report this and prepare the entry again."""
     (path,) = case.copy_cache().rglob(name)
     change(path)
     run = case.train()
@@ -46,7 +46,7 @@ def flip_bit(path: Path) -> None:
 
 
 def flip_letter(path: Path) -> None:
-    """Flip a bit of a letter in a token, so that the file is read as before."""
+    """Flip a bit of a letter in a token, which keeps the file readable."""
     token = max(re.findall(rb'"([a-z]{6,})": ?\d', path.read_bytes()), key=len)
     place = path.read_bytes().index(b'"' + token) + 2
     overwrite(path, place, bytes([token[1] ^ 1]))
@@ -62,17 +62,17 @@ def zero_bytes(case: Case) -> Outcome:
     return damage_cache(case, "units", lambda path: overwrite(path, path.stat().st_size // 2, bytes(64)))
 
 
-@fault("cache", "a file of a prepared corpus is cut off")
+@fault("cache", "a truncated file of a prepared corpus")
 def cut_file(case: Case) -> Outcome:
     return damage_cache(case, "tokens", lambda path: os.truncate(path, path.stat().st_size // 2))
 
 
-@fault("cache", "a file of a prepared corpus is missing")
+@fault("cache", "a missing file of a prepared corpus")
 def missing_file(case: Case) -> Outcome:
     return damage_cache(case, "documents", Path.unlink)
 
 
-@fault("cache", "the info.json of a prepared corpus is empty")
+@fault("cache", "an empty info.json of a prepared corpus")
 def empty_info(case: Case) -> Outcome:
     return damage_cache(case, "info.json", lambda path: os.truncate(path, 0))
 
@@ -82,7 +82,7 @@ def flipped_bit_in_tokenizer(case: Case) -> Outcome:
     return damage_cache(case, "tokenizer.json", flip_letter)
 
 
-@fault("cache", "a cached tokenizer.json is cut off")
+@fault("cache", "a truncated tokenizer.json in the cache")
 def cut_tokenizer(case: Case) -> Outcome:
     return damage_cache(case, "tokenizer.json", lambda path: os.truncate(path, path.stat().st_size // 2))
 
@@ -92,13 +92,13 @@ def forbid_writing(folder: Path) -> None:
         path.chmod(0o500 if path.is_dir() else 0o400)
 
 
-@fault("cache", "a read-only cache that has all")
+@fault("cache", "a complete read-only cache")
 def read_only_cache(case: Case) -> Outcome:
     forbid_writing(case.copy_cache())
     return same_result(case.start(without_privileges(case.command())), case.undisturbed(), case.folder / "out")
 
 
-@fault("cache", "a read-only cache without lock files that has all")
+@fault("cache", "a complete read-only cache without lock files")
 def read_only_cache_without_locks(case: Case) -> Outcome:
     cache = case.copy_cache()
     for path in cache.rglob("*.lock"):
@@ -107,7 +107,7 @@ def read_only_cache_without_locks(case: Case) -> Outcome:
     return same_result(case.start(without_privileges(case.command())), case.undisturbed(), case.folder / "out")
 
 
-@fault("cache", "a read-only cache that lacks the corpus")
+@fault("cache", "a read-only cache without the corpus")
 def read_only_cache_without_corpus(case: Case) -> Outcome:
     cache = case.copy_cache()
     for path in cache.rglob("corpus-*"):
@@ -117,21 +117,21 @@ def read_only_cache_without_corpus(case: Case) -> Outcome:
 
 
 def fill_cache(case: Case, kilobytes: int, finished: str) -> Outcome:
-    """Run with so small a disk for the cache; nothing may be left but lock files and what was finished before."""
+    """Run with a small disk for the cache; only lock files and entries that match ``finished`` may be left."""
     cache = case.folder / "cache"
     run = case.start(small_disk(cache, kilobytes, case.command()))
     outcome = one_line(run, str(cache), "free")
     left = [line for line in run.lines if line.startswith("LEFT") and not re.search(finished, line)]
-    require(not left, run, f"left is {', '.join(left)}")
+    require(not left, run, f"left on the disk: {', '.join(left)}")
     return outcome
 
 
-@fault("disk", "the disk of the cache is full at the tokenizer")
+@fault("disk", "a full disk while the tokenizer is cached")
 def full_disk_at_tokenizer(case: Case) -> Outcome:
     return fill_cache(case, 16, r"\.lock$")
 
 
-@fault("disk", "the disk of the cache is full at the corpus")
+@fault("disk", "a full disk while the corpus is cached")
 def full_disk_at_corpus(case: Case) -> Outcome:
     return fill_cache(case, 64, r"\.lock$|/tokenizer-\w+/")
 
@@ -140,13 +140,13 @@ def full_disk_at_corpus(case: Case) -> Outcome:
 
 
 def measure_parquet(case: Case, *flags) -> Outcome:
-    """Read rows of 100 kB: a parquet file may take 100 MB more than the same in lines of JSON."""
+    """Read rows of 100 kB; a parquet file may take 100 MB more memory than the same rows as JSON lines."""
     import pyarrow
     import pyarrow.parquet
 
     words = " ".join((case.write_text(times=2).read_text()).split())[:100_000]
     rows = [words[start:] + words[:start] for start in range(0, 800 * 50, 50)]
-    # Rows in a page, which is read as a whole; by default, all of these rows.
+    # Rows per page. A page is read whole, and by default it would contain all of these rows.
     pyarrow.parquet.write_table(pyarrow.table({"text": rows}), case.folder / "rows.parquet", write_batch_size=10)
     case.write("rows.jsonl", "".join(json.dumps({"text": row}) + "\n" for row in rows))
     peaks = {}
@@ -155,7 +155,7 @@ def measure_parquet(case: Case, *flags) -> Outcome:
         run = case.train(*own, out=kind).end()
         require_code(run, 0)
         peaks[kind] = run.peak
-    line = f"{peaks['parquet']:,.0f} MB; lines of JSON: {peaks['jsonl']:,.0f} MB"
+    line = f"{peaks['parquet']:,.0f} MB; JSON lines: {peaks['jsonl']:,.0f} MB"
     require(peaks["parquet"] < peaks["jsonl"] + 100, run, line)
     return Outcome(run, line)
 
@@ -171,15 +171,15 @@ def long_rows_streamed(case: Case) -> Outcome:
 
 
 def change_text(case: Case, change, *flags) -> Outcome:
-    """Change the text between a stop and the same command."""
+    """Change the text between a stop and the resume."""
     text = case.write_text()
-    # Without held-out documents, which would be others, examples and tokens stay as many.
+    # Without held-out documents, which would change, the number of examples and tokens stays the same.
     flags = ["--train_file", text, "--do_eval", "false", *flags]
     require_code(case.train(*flags).wait_for_step().send(signal.SIGTERM).end(), 75)
     size = text.stat().st_size
     text.write_text(change(text.read_text()))
     outcome = one_line(case.train(*flags), "text")
-    require(text.stat().st_size == size, outcome.run, "the text has another size")
+    require(text.stat().st_size == size, outcome.run, "the size of the text has changed")
     return outcome
 
 
@@ -187,22 +187,22 @@ def reverse_lines(text: str) -> str:
     return "\n".join(text.rstrip("\n").split("\n")[::-1]) + "\n"
 
 
-@fault("text", "the lines are reversed between stop and resume")
+@fault("text", "reversed lines between stop and resume")
 def reversed_lines(case: Case) -> Outcome:
     return change_text(case, reverse_lines)
 
 
-@fault("text", "the lines of a stream are reversed between stop and resume")
+@fault("text", "reversed lines of a stream between stop and resume")
 def reversed_stream(case: Case) -> Outcome:
     return change_text(case, reverse_lines, "--streaming")
 
 
-@fault("text", "a word of a stream is changed between stop and resume")
+@fault("text", "a changed word of a stream between stop and resume")
 def changed_word(case: Case) -> Outcome:
     return change_text(case, lambda text: text.replace("the ", "teh "), "--streaming")
 
 
-@fault("text", "a streamed file is deleted while training")
+@fault("text", "a streamed file that is deleted during training")
 def deleted_stream(case: Case) -> Outcome:
     text = case.write_text()
     run = case.train("--train_file", text, "--streaming", "--do_eval", "false", "--max_steps", "2000")
@@ -233,7 +233,7 @@ def link_loop(case: Case) -> Outcome:
     return Outcome(run, run.last_words())
 
 
-@fault("folders", "a subfolder that cannot be read")
+@fault("folders", "an unreadable subfolder")
 def unreadable_folder(case: Case) -> Outcome:
     folder = case.write_text("data/secret/text.txt").parent
     case.write_text("data/text.txt")
@@ -270,7 +270,7 @@ def cache_in_data(case: Case) -> Outcome:
 
 
 def link_checkpoint(case: Case, *flags) -> Outcome:
-    """Put a link in place of the older of two checkpoints: the link is pruned, what it points to stays."""
+    """Replace the older of two checkpoints by a link; pruning must delete the link and keep its target."""
     require_code(case.train().wait_for_step(32).send(signal.SIGTERM).end(), 75)
     older = min((case.folder / "out").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
     elsewhere = case.folder / "elsewhere"
@@ -279,9 +279,9 @@ def link_checkpoint(case: Case, *flags) -> Outcome:
     older.symlink_to(elsewhere)
     run = case.train("--save_total_limit", "1", *flags)
     outcome = same_result(run, case.undisturbed(), case.folder / "out")
-    require(not older.is_symlink(), run, "the link is left")
+    require(not older.is_symlink(), run, "the link was not deleted")
     after = {path.name: path.read_bytes() for path in elsewhere.iterdir()}
-    require(after == before, run, "what the link points to is not as it was")
+    require(after == before, run, "the target of the link has changed")
     return outcome
 
 
@@ -295,7 +295,7 @@ def overwritten_link(case: Case) -> Outcome:
     return link_checkpoint(case, "--overwrite_output_dir", "true")
 
 
-@fault("checkpoints", "another user's checkpoint that cannot be read")
+@fault("checkpoints", "an unreadable checkpoint of another user")
 def unreadable_checkpoint(case: Case) -> Outcome:
     require_code(case.train().wait_for_step().send(signal.SIGTERM).end(), 75)
     checkpoints = list((case.folder / "out").glob("checkpoint-*"))

@@ -1,4 +1,4 @@
-"""Faults of what comes from elsewhere: hostile recipes, models and archives, and visitors of the page."""
+"""Provoke faults of untrusted inputs: hostile recipes, models and archives, and requests to the page."""
 
 import gzip
 import http.client
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from fault_runs import SMALL, Case, Outcome, Run, Skipped, fault, one_line, require
 
-# CPU seconds and MB that a run may take which ends in a user error: more than imports take, and little more.
+# Most CPU seconds and MB of a run that ends with a user error: little more than the imports take.
 SOON, LITTLE = 20.0, 900.0
-# A document that is read until it is too large takes both.
+# The same for a document that is read until it is too large.
 DOCUMENT_SECONDS, DOCUMENT_MEMORY = 60.0, 3_000.0
 FOREIGN = "evil.example"
 
@@ -28,24 +28,24 @@ def refuse_recipe(case: Case, content: str, name: str = "recipe.yaml") -> Outcom
     return one_line(case.start([sys.executable, "run_mlm.py", recipe, *flags, *out]), cpu=SOON, memory=LITTLE)
 
 
-@fault("recipes", "a recipe of a billion laughs (YAML aliases)")
+@fault("recipes", "a billion laughs recipe (YAML aliases)")
 def billion_laughs(case: Case) -> Outcome:
     lines = ["lr_scheduler_kwargs:", "  a0: &a0 [lol, lol]"]
     lines += [f"  a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 10)}]" for number in range(1, 10)]
     return refuse_recipe(case, "\n".join(lines) + "\ntrain_file: sample\n")
 
 
-@fault("recipes", "a recipe nested 100,000 deep")
+@fault("recipes", "a recipe nested 100,000 levels deep")
 def deep_recipe(case: Case) -> Outcome:
     return refuse_recipe(case, f"train_file: {'[' * 100_000}{']' * 100_000}\n")
 
 
-@fault("recipes", "a JSON recipe nested 100,000 deep")
+@fault("recipes", "a JSON recipe nested 100,000 levels deep")
 def deep_json_recipe(case: Case) -> Outcome:
     return refuse_recipe(case, f'{{"train_file": {"[" * 100_000}{"]" * 100_000}}}', "recipe.json")
 
 
-@fault("recipes", "a recipe with a dictionary that has itself in it")
+@fault("recipes", "a recipe with a dictionary that contains itself")
 def recursive_recipe(case: Case) -> Outcome:
     return refuse_recipe(case, "train_file: sample\nlr_scheduler_kwargs: &a\n  a: *a\n")
 
@@ -100,7 +100,7 @@ def large_token_id(case: Case) -> Outcome:
     return refuse_model(case, "token", "--model_type", "bert", "--tokenizer_name", tokenizer.parent)
 
 
-@fault("models", "a config.json nested 100,000 deep")
+@fault("models", "a config.json nested 100,000 levels deep")
 def deep_config(case: Case) -> Outcome:
     config = case.write("deep/config.json", f'{{"model_type": "bert", "a": {"[" * 100_000}{"]" * 100_000}}}')
     flags = ["--config_name", config.parent, "--tokenizer_name", case.undisturbed()]
@@ -123,7 +123,7 @@ def foreign_index(case: Case) -> Outcome:
 
 
 def refuse_archive(case: Case, name: str, compressed: bytes) -> Outcome:
-    """Read 2 GB of zeros, as 32 compressed pieces in a row."""
+    """Read 2 GB of zeros, in 32 compressed pieces."""
     archive = case.write(name, compressed * 32)
     run = case.train("--train_file", archive, "--tokenizer_name", case.undisturbed(), "--prepare_only")
     return one_line(run, name, cpu=DOCUMENT_SECONDS, memory=DOCUMENT_MEMORY)
@@ -134,7 +134,7 @@ def gzip_bomb(case: Case) -> Outcome:
     return refuse_archive(case, "zeros.txt.gz", gzip.compress(bytes(2**26)))
 
 
-@fault("archives", "2 GB of zeros in some kB of zstd")
+@fault("archives", "2 GB of zeros in a few kB of zstd")
 def zstd_bomb(case: Case) -> Outcome:
     import pyarrow
 
@@ -145,7 +145,7 @@ def zstd_bomb(case: Case) -> Outcome:
 
 
 def serve(case: Case) -> tuple[Run, int]:
-    """Start the page and return its port."""
+    """Start the page; return its run and port."""
     if importlib.util.find_spec("gradio") is None:
         raise Skipped("gradio is not installed")
     run = case.start([sys.executable, "app.py", copy_model(case)])
@@ -154,14 +154,14 @@ def serve(case: Case) -> tuple[Run, int]:
 
 
 def ask(port: int, method: str = "GET", path: str = "/", body: bytes | None = None, **headers) -> tuple[int, str]:
-    """Return the status and the body of an answer."""
+    """Send a request; return the status and the body of the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
     answer = connection.getresponse()
     return answer.status, answer.read().decode(errors="replace")
 
 
-@fault("page", "the page is asked by another name (DNS rebinding)")
+@fault("page", "a request to the page by another host name (DNS rebinding)")
 def foreign_host(case: Case) -> Outcome:
     run, port = serve(case)
     status, _ = ask(port)
@@ -171,7 +171,7 @@ def foreign_host(case: Case) -> Outcome:
     return Outcome(run, f"{status} for another Host")
 
 
-@fault("page", "another site's page uploads a file")
+@fault("page", "a file upload from another site")
 def foreign_upload(case: Case) -> Outcome:
     run, port = serve(case)
     body = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\na\r\n--b--\r\n'
@@ -181,9 +181,9 @@ def foreign_upload(case: Case) -> Outcome:
     return Outcome(run, f"{status} for an upload from another Origin")
 
 
-@fault("page", "the page shows no full paths")
+@fault("page", "full paths on the page")
 def paths_on_page(case: Case) -> Outcome:
     run, port = serve(case)
     _, page = ask(port)
-    require("model" in page and str(case.folder) not in page, run, "the page has the path of the model")
-    return Outcome(run, "names alone")
+    require("model" in page and str(case.folder) not in page, run, "the page shows the path of the model")
+    return Outcome(run, "only names")

@@ -1,4 +1,4 @@
-"""Faults while a run is under way: another run, signals, output that goes away, full disks, waits."""
+"""Provoke faults during a run: another run, signals, output that disappears, full disks, waits."""
 
 import os
 import re
@@ -23,12 +23,12 @@ from fault_runs import (
 )
 
 SCRIPTS = ("run_mlm.py", "run_nsp.py", "run_pretraining.py", "run_classification.py")
-# 64 million weights, which cost little to train and a moment to save.
+# 64 million weights: fast to train, slow enough to save.
 UNSAVED = shlex.split(
     "--config_overrides hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=64,"
     "max_position_embeddings=2000000 --max_steps 3 --save_strategy no --do_eval false"
 )
-# Evaluations of a second and more: before step 1, after step 10 and at the end.
+# Evaluations of at least a second: before step 1, after step 10 and at the end.
 EVALUATED = shlex.split(
     "--max_steps 12 --eval_strategy steps --eval_steps 10 --validation_file sample --max_seq_length 16 "
     "--per_device_eval_batch_size 1"
@@ -38,11 +38,11 @@ EVALUATED = shlex.split(
 
 
 def refuse_beside(case: Case, script: str) -> Outcome:
-    """Start a second run while the first is in the middle; the first has to end as if nothing had happened."""
+    """Start a second run during the first; the first must end unaffected."""
     first = case.train().wait_for_step().send(signal.SIGSTOP)
     second = case.train(script=script)
     outcome = one_line(second, socket.gethostname(), str(first.pid))
-    require(re.search(r"\d:\d\d", outcome.line), second, "the line does not say when the first was started")
+    require(re.search(r"\d:\d\d", outcome.line), second, "the error does not show the start time of the first run")
     same_result(first.send(signal.SIGCONT), case.undisturbed(), case.folder / "out")
     return outcome
 
@@ -57,7 +57,7 @@ def other_script(case: Case) -> Outcome:
     return refuse_beside(case, "run_nsp.py")
 
 
-@fault("lock", "kill -9 of the first, then the command again")
+@fault("lock", "the same command after kill -9 of the first")
 def start_after_kill(case: Case) -> Outcome:
     case.train().wait_for_step().kill()
     second = case.train()
@@ -66,7 +66,7 @@ def start_after_kill(case: Case) -> Outcome:
     return outcome
 
 
-# The end of a run that saves no checkpoints
+# The end of a run without checkpoints
 
 
 def stop_at_the_end(case: Case, moment) -> Outcome:
@@ -85,16 +85,16 @@ def stopped_in_final_save(case: Case) -> Outcome:
     return stop_at_the_end(case, lambda out: {path.name for path in out.glob("*")} - {"recipe.yaml"})
 
 
-@fault("saving", "a config.json alone in the output_dir")
+@fault("saving", "an output_dir with only a config.json")
 def config_alone(case: Case) -> Outcome:
     case.write("out/config.json", '{"model_type": "bert"}')
     return same_result(case.train(), case.undisturbed(), case.folder / "out")
 
 
-# Output that goes away
+# Output that disappears
 
 
-@fault("output", "the pipe is closed, as by | head")
+@fault("output", "a closed pipe, as by | head")
 def closed_pipe(case: Case) -> Outcome:
     reader, writer = os.pipe()
     run = case.start(case.command(), output=writer, stderr=writer)
@@ -106,7 +106,7 @@ def closed_pipe(case: Case) -> Outcome:
     return nothing_lost(case, run)
 
 
-@fault("output", "the pipe of stdout is closed before the start")
+@fault("output", "a pipe of stdout that is closed before the start")
 def pipe_closed_before(case: Case) -> Outcome:
     reader, writer = os.pipe()
     os.close(reader)
@@ -121,14 +121,14 @@ def full_log(case: Case) -> Outcome:
         return nothing_lost(case, case.start(case.command(), output=full.fileno()))
 
 
-@fault("output", "the disk under the log fills up")
+@fault("output", "a disk that fills up with the log")
 def log_fills_up(case: Case) -> Outcome:
     folder = case.folder / "small"
     into_log = ["sh", "-c", f'exec "$@" >"{folder}/log"', "sh"]
     return nothing_lost(case, case.start(small_disk(folder, 4, [*into_log, *case.command()])))
 
 
-@fault("output", "the terminal is closed")
+@fault("output", "a closed terminal")
 def closed_terminal(case: Case) -> Outcome:
     ours, theirs = os.openpty()
     command = ["setsid", "--ctty", *case.command()]
@@ -160,11 +160,11 @@ def hang_up_under_nohup(case: Case) -> Outcome:
 def signal_early(case: Case, number: int, code: int, scripts=("run_mlm.py",)) -> Outcome:
     for script in scripts:
         for seconds in (0.2, 1.0):
-            # In CPU time: on a busy machine, seconds may end before the first line.
+            # CPU time, because on a busy machine the wall time may pass before the first line runs.
             run = case.train(script=script)
             run.wait_for(lambda run=run, seconds=seconds: run.cpu_so_far() >= seconds).send(number).end()
             require_code(run, code)
-            require("error:" not in run.output, run, "an error")
+            require("error:" not in run.output, run, "an error is printed")
     return Outcome(run, " ".join(run.lines) or "(nothing printed)")
 
 
@@ -187,15 +187,15 @@ def interrupted_early(case: Case) -> Outcome:
 
 
 def stop_in_evaluation(case: Case, began) -> Outcome:
-    """Send SIGTERM in an evaluation: it may not end, and is done again by the same command."""
+    """Send SIGTERM during an evaluation; it must stop, and the same command must repeat it."""
     run = case.train(*EVALUATED)
     run.wait_for(lambda: began(run))
-    # Some batches into it.
+    # After some batches.
     begun = run.cpu_so_far()
     run.wait_for(lambda: run.cpu_so_far() > begun + 0.2)
     evaluated = run.output.count("held-out ")
     require_code(run.send(signal.SIGTERM).end(), 75)
-    require(run.output.count("held-out ") == evaluated, run, "the evaluation went on to its end")
+    require(run.output.count("held-out ") == evaluated, run, "the evaluation continued to its end")
     return nothing_lost(case, run, *EVALUATED)
 
 
@@ -204,7 +204,7 @@ def stopped_in_first_evaluation(case: Case) -> Outcome:
     return stop_in_evaluation(case, lambda run: "Model: " in run.output)
 
 
-@fault("evaluation", "SIGTERM in an evaluation while training")
+@fault("evaluation", "SIGTERM in an evaluation during training")
 def stopped_in_evaluation(case: Case) -> Outcome:
     return stop_in_evaluation(case, lambda run: run.output.count(LOSS) == 10)
 
@@ -217,7 +217,7 @@ def stopped_in_last_evaluation(case: Case) -> Outcome:
 # Waits
 
 
-@fault("waits", "the cache's lock is held by a suspended process")
+@fault("waits", "a lock of the cache held by a suspended process")
 def suspended_holder(case: Case) -> Outcome:
     flags = ["--train_file", case.write_text(times=200), "--prepare_only"]
     holder = case.train(*flags)
@@ -250,10 +250,10 @@ def stale_rank_1(case: Case) -> Outcome:
     return wait_for_others(case, 1)
 
 
-# What else ended in a traceback
+# Other former tracebacks
 
 
-@fault("tracebacks", "a full disk at the model card")
+@fault("tracebacks", "a full disk while the model card is written")
 def full_disk_at_model_card(case: Case) -> Outcome:
     run = case.train().wait_for_step()
     (case.folder / "out/README.md").symlink_to("/dev/full")
@@ -275,6 +275,6 @@ def without_docstrings(case: Case) -> Outcome:
     for script in (*SCRIPTS, "app.py"):
         require_code(case.start([sys.executable, "-OO", script, "--help"]).end(), 0)
     run = case.start([sys.executable, "-OO", *case.command()[1:]]).end()
-    if run.code == 2:  # transformers builds its models with docstrings
+    if run.code == 2:  # transformers needs docstrings to build its models
         return one_line(run, "-OO")
     return same_result(run, case.undisturbed(), case.folder / "out")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The parts of gpu.sh that run the scripts as users do, what all its parts share, and its table.
+"""Run the parts of gpu.sh that start the scripts as users do, and print its table.
 
 python benchmarks/gpu.py resume [--smoke] [--results FILE]
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What losses may differ by where kernels add up in any order, in the first steps after resuming: differences grow.
+# Tolerance of losses in the first steps after a resume, for kernels that sum in any order; differences grow later.
 CLOSE, FIRST_STEPS = 1e-3, 10
 
 RESUMED = "run_mlm.py recipes/quickstart/mlm.yaml --bf16 --logging_steps 1 --overwrite_output_dir false"
@@ -47,15 +47,15 @@ SPEEDS = {
     "work": "",
     "side": "",
     "compiled": "",
-    "tokens a batch": ",",
+    "tokens per batch": ",",
     "tokens/s": ",.0f",
     "slowest": ",.0f",
     "fastest": ",.0f",
-    "real tokens": ".1%",
+    "non-padding": ".1%",
     "MFU": ".1%",
     "peak GB": ".1f",
     "warm-up s": ".1f",
-    "ours is": ".2f",
+    "speedup": ".2f",
 }
 
 
@@ -70,19 +70,19 @@ def parse(parts: Iterable[str], description: str) -> argparse.Namespace:
     """Parse the command line of one of these parts."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("part", choices=list(parts))
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, on the CPU")
-    parser.add_argument("--results", type=Path, help="a file to which results are added")
-    parser.add_argument("--limit", type=float, default=math.inf, help="seconds that the part has")
-    parser.add_argument("--parts", nargs="*", default=[], help="of the table: the parts that have to be there")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU")
+    parser.add_argument("--results", type=Path, help="file to which results are appended")
+    parser.add_argument("--limit", type=float, default=math.inf, help="time limit of the part in seconds")
+    parser.add_argument("--parts", nargs="*", default=[], help="for table: the parts that must have results")
     args = parser.parse_args()
     if args.limit < math.inf:
-        # The place where a part hangs is reported before it is killed.
+        # Reports where a part hangs before it is killed.
         faulthandler.dump_traceback_later(max(args.limit - 2, 0.5))
     return args
 
 
 def report(args: argparse.Namespace, **figures) -> None:
-    """Print a result as a line of JSON, and add it to the results."""
+    """Print a result as a line of JSON, and append it to the results."""
     line = json.dumps({"part": args.part, **figures})
     print(line, flush=True)
     if args.results is not None:
@@ -97,12 +97,12 @@ def read_results(path: Path | None) -> list[dict]:
 
 
 def machine(args: argparse.Namespace, folder: Path) -> None:
-    """Report the card and the versions; an error if there is no GPU."""
-    import torch  # takes seconds, and the table does without
+    """Report the GPU and the versions; exit with an error if there is no GPU."""
+    import torch  # takes seconds, and the table does not need it
 
     found = torch.cuda.is_available()
     if not found and not args.smoke:
-        sys.exit("error: torch sees no GPU; --smoke tries this script on the CPU, with tiny sizes")
+        sys.exit("error: torch sees no GPU; --smoke runs this script on the CPU with tiny sizes")
     report(
         args,
         card=torch.cuda.get_device_name() if found else "no GPU",
@@ -119,7 +119,7 @@ def machine(args: argparse.Namespace, folder: Path) -> None:
 
 
 def resume(args: argparse.Namespace, folder: Path) -> None:
-    """Stop a run with SIGTERM, resume it, and compare it with one that is not stopped."""
+    """Stop a run with SIGTERM, resume it, and compare it with an uninterrupted run."""
     kernels = {"default kernels": []}
     if not args.smoke:
         kernels["--full_determinism"] = ["--full_determinism"]
@@ -130,7 +130,7 @@ def resume(args: argparse.Namespace, folder: Path) -> None:
 
 
 def stop_and_resume(args: argparse.Namespace, folder: Path, flags: list[str]) -> dict[str, int]:
-    """Run a command to its end, and once more with a stop in between; return the exit codes of the three processes."""
+    """Run a command without and with a stop and a resume; return the exit codes of the three processes."""
     steps, lines = (30, 5) if args.smoke else (400, 40)
     flags = [*flags, "--max_steps", str(steps), *["--use_cpu"] * args.smoke]
     folder.mkdir()
@@ -148,9 +148,9 @@ def stop_and_resume(args: argparse.Namespace, folder: Path, flags: list[str]) ->
 
 
 def start(command: str, out: Path, *flags: str, log: Path | None = None, stdout=None) -> subprocess.Popen:
-    """Start a script with an output folder, and what it prints in a file beside that."""
+    """Start a script with an output folder; write its output to a file next to the folder."""
     argv = [sys.executable, *command.split(), *flags, "--output_dir", str(out)]
-    # Without a buffer, lines are seen when they are printed.
+    # Unbuffered, to see lines as soon as they are printed.
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with (log or out.with_suffix(".log")).open("w") as file:
         return subprocess.Popen(
@@ -159,7 +159,7 @@ def start(command: str, out: Path, *flags: str, log: Path | None = None, stdout=
 
 
 def judge(folder: Path, codes: dict[str, int], kernels: str) -> dict:
-    """Compare a run that was stopped and resumed with the whole one: equal, close, or different."""
+    """Compare a resumed run with the uninterrupted one: equal, close, or different."""
     wanted = {"stopped": 75, "resumed": 0, "whole": 0}
     if codes != wanted:
         wrong = next(name for name, code in codes.items() if code != wanted[name])
@@ -186,7 +186,7 @@ def judge(folder: Path, codes: dict[str, int], kernels: str) -> dict:
 
 
 def losses_of(out: Path) -> dict[int, float]:
-    """Return the losses that a run has logged, by step."""
+    """Return the logged losses of a run, by step."""
     return {entry["step"]: entry["loss"] for entry in history_of(out) if "loss" in entry}
 
 
@@ -196,7 +196,7 @@ def history_of(out: Path) -> list[dict]:
 
 
 def last_line(output: list[str]) -> str:
-    """Return the last line that is not blank, such as the message of a traceback."""
+    """Return the last non-blank line, such as the message of a traceback."""
     return next((line.strip()[:500] for line in reversed(output) if line.strip()), "")
 
 
@@ -204,7 +204,7 @@ def last_line(output: list[str]) -> str:
 
 
 def commands(args: argparse.Namespace, folder: Path) -> None:
-    """Run commands as users type them, all at once."""
+    """Run commands as users do, all of them concurrently."""
     chosen = SMOKE_COMMANDS if args.smoke else COMMANDS
     with ThreadPoolExecutor(len(chosen)) as threads:
         runs = [
@@ -216,7 +216,7 @@ def commands(args: argparse.Namespace, folder: Path) -> None:
 
 
 def run_command(name: str, command: str, out: Path) -> dict:
-    """Run a command, and collect how it ended and what it measured."""
+    """Run a command; return its exit code and metrics."""
     begin = time.perf_counter()
     code = start(command, out).wait()
     figures = {"command": name, "exit code": code, "seconds": round(time.perf_counter() - begin, 1)}
@@ -239,40 +239,38 @@ def run_command(name: str, command: str, out: Path) -> dict:
 
 
 def table(args: argparse.Namespace, folder: Path) -> None:
-    """Print the results as tables and as one line of JSON; exit code 1 if a check failed or a part did not end well."""
+    """Print the results as tables and one line of JSON; exit with code 1 if a check or a part failed."""
     lines = read_results(args.results)
     print_rows("Checks", CHECKS, [check_row(line) for line in lines if "check" in line])
     print_rows("Commands", RUNS, [line for line in lines if "command" in line])
     print_rows("Training, medians of three turns", SPEEDS, speed_rows(lines))
     failures, skipped = failures_of(lines, args.parts), [line for line in lines if "skipped" in line]
     for line in skipped:
-        print(f"NOT MEASURED: {line['part']}, {line['work']}, {line['side']}: {line['skipped']}")
+        print(f"Not measured: {line['part']}, {line['work']}, {line['side']}: {line['skipped']}")
     for failure in failures:
         print(f"FAILED: {failure}")
-    print("All that was checked is right" if not failures else f"{len(failures)} failures")
+    print("All checks passed" if not failures else f"{len(failures)} failures")
     print(json.dumps({"smoke": args.smoke, "failures": failures, "results": lines}))
     sys.exit(bool(failures))
 
 
 def failures_of(lines: list[dict], parts: Iterable[str]) -> list[str]:
-    """List what went wrong."""
+    """Return descriptions of all failures."""
     failures = []
     for part in parts:
         own = [line for line in lines if line["part"] == part]
         ends = [line for line in own if "status" in line]
         if not ends:
-            failures.append(f"{part} did not run to an end")
+            failures.append(f"{part} did not finish")
         elif ends[0]["status"] != 0:
-            end = "was stopped at its limit" if ends[0]["seconds"] >= ends[0]["limit"] else "died"
+            end = "was stopped at its limit" if ends[0]["seconds"] >= ends[0]["limit"] else "failed"
             failures.append(f"{part} {end}, after {ends[0]['seconds']} s, with exit code {ends[0]['status']}")
         elif len(own) == 1:
             failures.append(f"{part} has no results")
     for line in lines:
         if line.get("ok") is False or "failed" in line:
             name = line.get("check") or line.get("command") or f"{line['work']}, {line['side']}"
-            failures.append(
-                f"{line['part']}, {name}: {line.get('error') or line.get('failed') or 'not as it should be'}"
-            )
+            failures.append(f"{line['part']}, {name}: {line.get('error') or line.get('failed') or 'check failed'}")
     return failures
 
 
@@ -282,22 +280,22 @@ def check_row(line: dict) -> dict:
 
 
 def speed_rows(lines: list[dict]) -> list[dict]:
-    """Make a row of each measurement, with the ratio of ours to the stock's."""
+    """Return a row for each measurement, with the speedup of ours over stock."""
     rows = []
     for line in lines:
         if "figures" not in line:
             continue
-        names = {"compiled": "yes" if line["compiled"] else "no", "tokens a batch": line["tokens"]}
+        names = {"compiled": "yes" if line["compiled"] else "no", "tokens per batch": line["tokens"]}
         rows.append(line | line["figures"] | names)
     ours = {(row["work"], row["compiled"]): row["tokens/s"] for row in rows if row["side"] == "ours"}
     for row in rows:
         speed = ours.get((row["work"], row["compiled"]))
-        row["ours is"] = speed / row["tokens/s"] if speed and row["side"] == "stock" else None
+        row["speedup"] = speed / row["tokens/s"] if speed and row["side"] == "stock" else None
     return rows
 
 
 def print_rows(title: str, columns: dict[str, str], rows: list[dict]) -> None:
-    """Print a table; a dash stands for what a row does not have."""
+    """Print a table, with a dash for missing values."""
     print(f"\n{title}")
     cells = [list(columns)]
     for row in rows:

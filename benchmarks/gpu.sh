@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# The first run on a machine with a GPU, eight minutes at most on a card like an H100. It needs what requirements.txt
-# installs, and no network. Each part has its own time limit: one that hangs or dies costs itself alone.
+# Checks parity, resume and throughput on a GPU, in at most eight minutes on a card like an H100. Needs the packages of
+# requirements.txt and no network. Each part has its own time limit, so one that hangs or fails does not stop the others.
 #
 #     PYTHON=.venv/bin/python bash benchmarks/gpu.sh              # all parts
-#     PYTHON=.venv/bin/python bash benchmarks/gpu.sh --smoke      # tiny sizes on the CPU, to try this script
+#     PYTHON=.venv/bin/python bash benchmarks/gpu.sh --smoke      # tiny sizes on the CPU, to test this script
 #     PYTHON=.venv/bin/python bash benchmarks/gpu.sh throughput   # parts by name
 #
-# Results are printed as they come, each a line of JSON; then tables, and one line of JSON with everything. Exit code 1
-# if a check fails or a part does not end well, 2 without a GPU.
+# Prints each result at once as a line of JSON; at the end, tables and one line of JSON with all results. The exit code
+# is 1 if a check or a part fails, 2 without a GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 PYTHON=${PYTHON:-python3}
-# Seconds: of each of those that run together, of the first that measures, and of all.
+# Time limits in seconds: of each concurrent part, of throughput, and of the whole script.
 checks=${CHECKS_LIMIT:-120} throughput=${THROUGHPUT_LIMIT:-150} all=470 smoke=() threads=4
 if [ "${1:-}" = --smoke ]; then
-    # On the CPU, perhaps a busy one.
+    # On a CPU that may be busy.
     checks=${CHECKS_LIMIT:-300} throughput=${THROUGHPUT_LIMIT:-300} all=900 smoke=(--smoke) threads=1
     shift
 fi
@@ -24,11 +24,11 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 results=$folder/results.jsonl
 export HF_HOME=$folder/huggingface HF_HUB_OFFLINE=1
-# Of ten processes at once, threads for each core would wait for each other.
+# About ten processes run concurrently; a thread per core in each would slow them down.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads}
 export TORCHINDUCTOR_CACHE_DIR=$folder/inductor TRITON_CACHE_DIR=$folder/triton
 
-# run PART LIMIT: at its limit, a part is killed with all processes that it has started.
+# run PART LIMIT: kill the part and its processes at the limit.
 run() {
     local file=gpu.py begin=$SECONDS status=0
     case $1 in parity | throughput | compiled) file=gpu_training.py ;; esac
@@ -46,7 +46,7 @@ asked() { [[ " $parts " == *" $1 "* ]]; }
 
 parts="$*"
 run machine 60 || exit 2
-# What tells right from wrong does not need the GPU for itself.
+# Checks of correctness can share the GPU.
 for part in parity resume commands; do
     asked $part && run $part "$checks" &
 done

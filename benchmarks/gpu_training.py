@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The parts of gpu.sh that train in one process: parity with the CPU, throughput, and throughput compiled.
+"""Run the parts of gpu.sh that train in one process: parity with the CPU, and throughput with and without compiling.
 
 python benchmarks/gpu_training.py throughput [--smoke] [--results FILE] [--limit SECONDS]
 """
@@ -26,22 +26,23 @@ from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.training.trainer import PretrainingTrainer
 
-# Relative differences: of losses and of gradients in float32 on two devices, of losses in bfloat16, and of both in two
-# ways to the same loss on one device.
+# Relative tolerances: of losses and of gradients in float32 between devices, of losses in bfloat16, and of losses and
+# gradients between sparse prediction and the stock head.
 LOSS, GRADIENT, BF16, HEAD = 1e-5, 1e-3, 2e-3, 1e-5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is trained.
+    """The sizes of all measurements.
 
     Attributes:
-        parity_size, size: of the models, of sides.SIZES.
-        copies: how often the sample is repeated, for an epoch to have many batches.
-        works: what is trained on, of sides.WORKS; blocks with torch.compile too.
-        tokens: tokens of a micro-batch, in descending order: the largest that fits is measured, and was the fastest of
-            each side on an H100. The last but one is taken where none was found.
-        seconds: of a turn.
+        parity_size: model size for parity, a key of sides.SIZES.
+        size: model size for throughput, a key of sides.SIZES.
+        copies: repetitions of the sample, for many batches per epoch.
+        works: keys of sides.WORKS to measure; blocks are also measured with torch.compile.
+        tokens: micro-batch sizes to try, in descending order. The largest that fits is measured; on an H100 it was the
+            fastest for each side. ``compiled`` takes the last but one if none is known.
+        seconds: length of a turn.
         warm_up_of_lines: steps before the first turn with batches of lines.
         backend: of torch.compile.
     """
@@ -96,7 +97,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def settings(**changes) -> argparse.Namespace:
-    """Return what the flags of sides.add_arguments default to, with changes."""
+    """Return the defaults of sides.add_arguments with changes."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     return argparse.Namespace(**vars(parser.parse_args([])) | changes)
@@ -106,7 +107,7 @@ def settings(**changes) -> argparse.Namespace:
 
 
 class Recorder(TrainerCallback):
-    """Keep the gradients of each step, as they are before the optimizer's step."""
+    """Record the gradients before each optimizer step."""
 
     def __init__(self):
         self.gradients = []
@@ -116,7 +117,7 @@ class Recorder(TrainerCallback):
 
 
 def parity(args: argparse.Namespace, folder: Path) -> None:
-    """Compare losses and gradients with the CPU's, and those of the masked-position head with the stock head's."""
+    """Compare losses and gradients between GPU and CPU, and between sparse prediction and the stock head."""
     plan = plan_of(args)
 
     def bench_on(device: str, bf16: bool = False) -> Bench:
@@ -124,19 +125,19 @@ def parity(args: argparse.Namespace, folder: Path) -> None:
             "lines", plan.parity_size, settings(device=device, bf16=bf16, dropout=0.0, tf32=False), str(folder)
         )
 
-    # One bench after the other: accelerate has one device and one precision at a time.
+    # One bench at a time, because accelerate has one device and one precision per process.
     bench = bench_on("cpu")
     model = bench.model
     expected = two_steps(bench, model)
     for bf16 in (False, True):
         figures = compare(expected, two_steps(bench_on(plan.device, bf16), model))
         ok = figures["loss"] <= BF16 if bf16 else figures["loss"] <= LOSS and figures["gradient"] <= GRADIENT
-        report(args, check=f"two steps, {'bf16' if bf16 else 'float32'}, against the CPU", **figures, ok=ok)
-    report(args, check="masked-position head, against the stock head", **compare_heads(bench_on(plan.device), model))
+        report(args, check=f"two steps, {'bf16' if bf16 else 'float32'}, compared with the CPU", **figures, ok=ok)
+    report(args, check="sparse prediction, compared with the stock head", **compare_heads(bench_on(plan.device), model))
 
 
 def two_steps(bench: Bench, model: PreTrainedModel) -> list[tuple[float, dict[str, torch.Tensor]]]:
-    """Train for two steps, and return the loss and the gradients of each."""
+    """Train for two steps; return the loss and the gradients of each."""
     trainer = padded_trainer(bench, model)
     recorder = Recorder()
     trainer.add_callback(recorder)
@@ -147,7 +148,7 @@ def two_steps(bench: Bench, model: PreTrainedModel) -> list[tuple[float, dict[st
 
 
 def padded_trainer(bench: Bench, model: PreTrainedModel) -> PretrainingTrainer:
-    """Make a trainer of a copy of the model: padded batches, the same in each precision, and no clipping."""
+    """Return a trainer of a copy of the model, with the same padded batches in each precision and no clipping."""
     return our_trainer(
         bench,
         copy.deepcopy(model),
@@ -162,7 +163,7 @@ def padded_trainer(bench: Bench, model: PreTrainedModel) -> PretrainingTrainer:
 
 
 def compare_heads(bench: Bench, model: PreTrainedModel) -> dict:
-    """Compare a batch's loss and gradients with those of the model as transformers has it, from all logits."""
+    """Compare loss and gradients of a batch with the stock model, which computes logits at all positions."""
     trainer = padded_trainer(bench, model)
     (batch,) = next(iter(trainer.get_train_dataloader()))
     num_items = trainer.count_targets([batch])
@@ -172,7 +173,7 @@ def compare_heads(bench: Bench, model: PreTrainedModel) -> dict:
     wanted = stock(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
     wanted.backward()
     figures = compare([(wanted.item(), gradients(stock))], [(loss.item(), gradients(trainer.model))])
-    # Where the positions are selected is tried out; on a GPU, it has to be where it is on the CPU.
+    # The module that selects positions is found by trial; GPU and CPU must find the same one.
     places = [predict_masked_positions(each, MASKED_TOKENS.logits, 64) for each in (copy.deepcopy(model), stock)]
     equal = figures["loss"] <= HEAD and figures["gradient"] <= HEAD
     return figures | {"places": places, "ok": equal and places[0] == places[1] != ""}
@@ -183,10 +184,10 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def compare(expected: list[tuple[float, dict]], found: list[tuple[float, dict]]) -> dict:
-    """Find the largest relative differences of losses, of the norm of all gradients, and of one weight's gradients.
+    """Return the largest relative differences of losses, of gradient norms, and of the gradients of one weight.
 
-    The last are relative to the weight's largest gradient. Gradients that are but rounding errors, as those of the
-    keys' biases, count relative to a thousandth of the largest of all.
+    Differences of gradients are relative to the largest gradient of the weight, but at least to a thousandth of the
+    largest gradient of the model, because some gradients, such as those of key biases, are only rounding errors.
     """
     losses, norms, differences = [], [], {}
     for step, ((loss, wanted), (own_loss, own)) in enumerate(zip(expected, found, strict=True), 1):
@@ -212,12 +213,12 @@ def compare(expected: list[tuple[float, dict]], found: list[tuple[float, dict]])
 
 
 def throughput(args: argparse.Namespace, folder: Path) -> None:
-    """Measure each side with the largest micro-batch that fits the memory."""
+    """Measure each side with the largest micro-batch that fits in memory."""
     plan = plan_of(args)
     for work, side, bench, bench_args in benches(args, plan.works, folder, max_tokens_per_batch=plan.tokens[-1]):
-        # The masked-position head is tried out on the GPU: on the CPU, that takes longer than what is measured.
+        # Sparse prediction is set up on the GPU, because on the CPU this takes longer than the measurement.
         bench.model.to(plan.device)
-        # Batches of lines come in many shapes, and the first of each takes longer.
+        # Batches of lines have many shapes, and the first batch of a shape takes longer.
         warm_up = 4 if work.startswith("blocks") else plan.warm_up_of_lines
         for tokens in plan.tokens:
             result = measured(bench, side, tokens, bench_args, plan, warm_up)
@@ -228,22 +229,22 @@ def throughput(args: argparse.Namespace, folder: Path) -> None:
 
 
 def compiled(args: argparse.Namespace, folder: Path) -> None:
-    """Measure with torch.compile, with the batches that were found the best without."""
+    """Measure with torch.compile, with the best micro-batches of ``throughput``."""
     plan = plan_of(args)
     best = {(line["work"], line["side"]): line["tokens"] for line in read_results(args.results) if "figures" in line}
     works = [work for work in plan.works if work.startswith("blocks")]
     for work, side, bench, bench_args in benches(args, works, folder, torch_compile_backend=plan.backend):
         tokens = best.get((work, side), plan.tokens[-2])
-        # Else lengths would be dynamic, as others were compiled before.
+        # Resets, because after other lengths torch.compile would use dynamic ones.
         torch._dynamo.reset()
-        # A second number of masked positions compiles once more, for any number.
+        # The warm-up includes a second compilation, for any number of masked positions.
         report(args, work=work, side=side, **measured(bench, side, tokens, bench_args, plan, warm_up=8))
 
 
 def benches(
     args: argparse.Namespace, works: Iterable[str], folder: Path, **changes
 ) -> Iterator[tuple[str, str, Bench, argparse.Namespace]]:
-    """Yield each work and side with its bench, while there is time for what took the longest so far."""
+    """Yield each work and side with its bench, while the time left exceeds the longest measurement so far."""
     plan, longest = plan_of(args), 0.0
     text = repeat_sample(folder / "text", plan.copies)
     bench_args = settings(device=plan.device, bf16=True, text=text, workers=plan.workers, **changes)
@@ -260,7 +261,7 @@ def benches(
 
 
 def measured(bench: Bench, side: str, tokens: int, bench_args: argparse.Namespace, plan: Plan, warm_up: int) -> dict:
-    """Measure three turns, and return what is reported of them."""
+    """Measure three turns; return the fields of the report."""
     figures = measure(bench, side, tokens, bench_args, plan.seconds, turns=3, warm_up=warm_up)
     compiled = bench_args.torch_compile_backend is not None
     outcome = {"failed": "out of memory"} if figures is None else {"figures": figures}
@@ -270,15 +271,15 @@ def measured(bench: Bench, side: str, tokens: int, bench_args: argparse.Namespac
 def measure(
     bench: Bench, side: str, tokens: int, bench_args: argparse.Namespace, seconds: float, **clock
 ) -> dict | None:
-    """Train a copy of the model with micro-batches of N tokens; None if that does not fit the memory."""
+    """Train a copy of the model with micro-batches of ``tokens``; return None if memory does not suffice."""
     training = {
         "per_device_train_batch_size": max(1, tokens // bench.work.max_seq_length),
-        # An epoch's last batch has another shape.
+        # The last batch of an epoch has a different shape.
         "dataloader_drop_last": True,
     }
     if side == "ours" and bench.context.training_args.max_tokens_per_batch is not None:
         training["max_tokens_per_batch"] = tokens
-    # What is left of a run that ran out of memory, too.
+    # Also frees the rest of a run that ran out of memory.
     gc.collect()
     cuda, before = bench_args.device == "cuda", 0
     if cuda:
@@ -294,7 +295,7 @@ def measure(
 
 
 def repeat_sample(text: Path, copies: int) -> str:
-    """Write the files of the bundled sample into a folder, each N times."""
+    """Write the bundled sample to a folder, each file repeated ``copies`` times."""
     text.mkdir()
     for path in (ROOT / "sample").glob("*.txt"):
         (text / path.name).write_text((path.read_text(encoding="utf-8").strip() + "\n\n") * copies, encoding="utf-8")

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""``kill -9`` at random moments, saves included: does every restart go on, and does the run end as if it never died?
+"""Kill a run with ``kill -9`` at random moments, resume it each time, and compare it with an uninterrupted run.
 
     python benchmarks/kill_resume.py --kills 50 run_mlm.py recipes/quickstart/mlm.yaml
     python benchmarks/kill_resume.py --kills 10 --processes 2 run_mlm.py recipes/quickstart/mlm.yaml --max_steps 200
 
-What follows the benchmark's own flags is the command. It runs in processes of its own: once to its end, and once with
-kills. Half of these are aimed at moments when a checkpoint is being written or an old one deleted, a tenth come before
-the first step of a start, the others at any step. Prints a table and a line of JSON; exit code 1 if the two runs differ
-in anything but speed, or a start did not go on from the newest checkpoint.
+The benchmark's own flags come first, then the command. The command runs once without and once with kills. Half of the
+kills aim at a moment when a checkpoint is written or deleted, a tenth come before the first step of a start, and the
+others at any step. Prints a table and a line of JSON; the exit code is 1 if the runs differ in anything but speed, or
+if a start did not resume from the newest checkpoint.
 """
 
 import argparse
@@ -41,9 +41,9 @@ TROUBLE = ("Traceback", "error:", "BROKEN:")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--processes", type=int, default=1, help="on CPUs, killed together")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", help="where the runs and what they print are kept")
+    parser.add_argument("--processes", type=int, default=1, help="processes on the CPU, killed together")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--folder", help="folder that keeps the runs and their output")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="script, recipe, flags")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -74,10 +74,10 @@ def main() -> None:
 
 
 class Start:
-    """One start of the command. Each process has a session of its own, with its workers, to be killed with it.
+    """One start of the command. Each process has its own session, which is killed with its workers.
 
     Attributes:
-        newest: the step of the checkpoint to go on from, or 0.
+        newest: the step of the newest checkpoint before the start, or 0.
         first: seconds to the first line of training, or None.
     """
 
@@ -93,7 +93,7 @@ class Start:
             self.processes.append(process)
 
     def lines(self) -> int:
-        """Lines of training that are printed so far."""
+        """Return the number of training lines printed so far."""
         with open(self.logs[0], "rb") as file:
             file.seek(len(self.printed))
             self.printed += file.read()
@@ -107,7 +107,7 @@ class Start:
         return (self.out / STAGING_DIR).exists()
 
     def wait(self, condition: Callable[[], bool]) -> bool:
-        """Until the condition holds; False if a process ends before."""
+        """Wait until the condition holds; return False if a process ends before."""
         try:
             while not condition():
                 if any(process.poll() is not None for process in self.processes):
@@ -119,7 +119,7 @@ class Start:
         return True
 
     def kill(self) -> bool:
-        """Return whether none had ended by itself."""
+        """Kill all processes; return whether none had ended before."""
         for process in self.processes:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -146,7 +146,7 @@ class Start:
 
 
 class Whole(Start):
-    """Measure the run that is not killed: its steps, those that are logged, and how long a step and a save take."""
+    """Run without kills; measure the steps, the logged steps, and the duration of a step and a save."""
 
     def __init__(self, args, folder: Path):
         super().__init__(args, folder / "whole", folder / "whole-log")
@@ -166,8 +166,8 @@ class Whole(Start):
 
 
 def environments(processes: int) -> list[dict[str, str]]:
-    """Return the environment of each process, as a launcher sets it."""
-    # Without a buffer, lines are seen when they are printed.
+    """Return the environment of each process as a launcher sets it."""
+    # Unbuffered, to see lines as soon as they are printed.
     own = os.environ | {"PYTHONUNBUFFERED": "1"}
     if processes == 1:
         return [own]
@@ -178,7 +178,7 @@ def environments(processes: int) -> list[dict[str, str]]:
 
 
 def command(args, out: Path) -> list[str]:
-    """Return the command, with defaults that its own flags win over."""
+    """Return the command with defaults, which its own flags override."""
     head = 2 if not "".join(args.command[1:2]).startswith("-") else 1
     ours = ["--overwrite_output_dir", "false", "--output_dir", str(out), *["--use_cpu"] * (args.processes > 1)]
     defaults = ["--save_steps", "4", "--logging_steps", "1"]
@@ -186,13 +186,13 @@ def command(args, out: Path) -> list[str]:
 
 
 def run_with_kills(args, folder: Path, whole: Whole) -> tuple[list[Start], list[dict]]:
-    """Start, kill, and start again; the last start is left to end."""
+    """Start and kill repeatedly; let the last start run to its end."""
     rng, starts, kills = random.Random(args.seed), [], []
     for number in range(args.kills):
         start = Start(args, folder / "killed", folder / f"log-{number}")
         starts.append(start)
         moment = "save" if number % 2 == 0 else "start" if number % 10 == 9 else "step"
-        # On average what spreads the kills evenly, and never to the end.
+        # Spreads the kills evenly on average, and stays before the end.
         left = whole.steps - start.newest
         steps = int(rng.uniform(0, min(2 * left / (args.kills - number + 1), left - 3 * whole.save_steps)))
         if not wait_for_moment(start, moment, steps, whole, rng) or not start.kill():
@@ -206,7 +206,7 @@ def run_with_kills(args, folder: Path, whole: Whole) -> tuple[list[Start], list[
 
 
 def wait_for_moment(start: Start, moment: str, steps: int, whole: Whole, rng: random.Random) -> bool:
-    """Until it is time to kill, so many steps on, or in the save that comes next; False if the run ends before."""
+    """Wait for ``steps`` more steps, or for the next save; return False if the run ends before."""
     if moment == "start":
         until = start.begun + rng.uniform(0, 0.8 * whole.first)
         return start.wait(lambda: time.monotonic() > until or start.lines() > 0)
@@ -220,7 +220,7 @@ def wait_for_moment(start: Start, moment: str, steps: int, whole: Whole, rng: ra
 
 
 def record_loss(start: Start, whole: Whole) -> dict:
-    """Return what a kill left, and the logged steps to be done again; before the first step, nothing of its own."""
+    """Return the state after a kill, and the number of steps to repeat, 0 before the first step."""
     newest = max(list_checkpoints(str(start.out)), default=0)
     last = bisect(whole.logged, start.newest) + start.lines() - 1
     lost = max(0, whole.logged[last] - newest) if start.first else 0
@@ -228,21 +228,23 @@ def record_loss(start: Start, whole: Whole) -> dict:
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
-    """Where the weights, logs or metrics of the two runs differ."""
+    """Return descriptions of the differences in weights, logs and metrics."""
     if not (killed / "all_results.json").exists():
-        return ["the run with kills did not end"]
+        return ["the run with kills did not finish"]
     found, models = [], [folder / "model.safetensors" for folder in (whole, killed)]
     expected, weights = map(load_file, models)
     if weights.keys() != expected.keys() or not all(torch.equal(weights[name], expected[name]) for name in expected):
-        found.append("other weights")
+        found.append("different weights")
     elif models[0].read_bytes() != models[1].read_bytes():
-        found.append("the same weights in other bytes")
+        found.append("equal weights in different bytes")
     logs = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (whole, killed)]
-    # All but the notes of having gone on, which one of them has.
+    # Without the entries of a resume, which only one run has.
     logs = [[without_speeds(entry) for entry in log if "resumed" not in entry] for log in logs]
     if logs[0] != logs[1]:
         steps = [entry["step"] for entry, other in zip(*logs, strict=False) if entry != other]
-        found.append(f"other logs: {len(logs[0])} and {len(logs[1])} entries, {len(steps)} differ, first {steps[:1]}")
+        found.append(
+            f"different logs: {len(logs[0])} and {len(logs[1])} entries, {len(steps)} differ, first {steps[:1]}"
+        )
     results = [json.loads((folder / "all_results.json").read_text()) for folder in (whole, killed)]
     names = [name for name in without_speeds(results[0]) if results[0][name] != results[1].get(name)]
     found.extend(f"{name}: {results[1].get(name)}, not {results[0][name]}" for name in names)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""How much memory the preparation of text takes, in every format, for documents of every length.
+"""Measure the peak memory of preparing text, for each file format and several document lengths.
 
     python benchmarks/memory.py            # 200 MB of text in each file: half an hour
     python benchmarks/memory.py --quick    # 20 MB: five minutes
 
-The texts are words of the sample in random order, without a line end but where documents end. Each measurement is a
-script with --prepare_only in a process of its own: its peak of memory less the peak of the same command on one short
-line, which is Python and the libraries. Up to four times the longest document and 100 MB hold the bound; for pairs
-beside what is drawn of them, in .parquet beside a page of the file. Prints a table, and a line of JSON; the exit code
-is 1 if a bound is not held.
+The texts are words of the sample in random order; lines end only where documents end. Each measurement runs a script
+with --prepare_only in its own process, and subtracts the peak of the same command on one short line, which is the
+memory of Python and the libraries. The bound is four times the longest document plus 100 MB; pairs may also take the
+memory of an epoch's pairs, and .parquet a page of the file. Prints a table and a line of JSON. The exit code is 1 if a
+bound is exceeded.
 """
 
 import argparse
@@ -27,24 +27,24 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 MB = 1_000_000
-# Of a small corpus of as many random characters, the whole is made by repeating it.
+# Characters of the random text that is repeated to make a file.
 BLOCK = 10 * MB
-# Bytes that an epoch of drawn pairs, and the ids they are of, take for a character of the text.
+# Bytes per character of text for an epoch's pairs and their token ids.
 DRAWN = 2.5
-# In a page of a .parquet file, which pyarrow reads as a whole: as pyarrow writes it, or by bytes as other libraries do.
+# Rows in a page of a .parquet file, which pyarrow reads whole: pyarrow's default, and pages of limited size.
 PAGE_ROWS = {"parquet": 1024, "pages": 8}
 LONG, ROW, SHORT, TINY = 10 * MB, 100_000, 2_000, 200
 
 
 class Case(NamedTuple):
-    """A file to prepare: its documents are ``length`` characters long, or one is all of the text if that is None."""
+    """A file to prepare. Its documents have ``length`` characters; None makes one document of all the text."""
 
     name: str
     length: int | None
     script: str = "run_mlm.py"
     flags: str = "--tokenizer_backend tokenizers"
     trains_tokenizer: bool = False
-    # Multiples of the longest document that may be in memory.
+    # Bound of the memory, in multiples of the longest document.
     times: int = 4
 
 
@@ -56,7 +56,7 @@ CASES = (
     Case("text.csv", None),
     Case("text.json", None),
     Case("text.jsonl", None),
-    # pyarrow itself holds a value as a compressed page, a page, a dictionary and an array at once.
+    # pyarrow holds a value four times: as a compressed page, a page, a dictionary and an array.
     Case("text.parquet", None, times=5),
     Case("text.txt.gz", None),
     Case("text.csv.gz", None),
@@ -79,9 +79,9 @@ CASES = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--megabytes", type=int, default=200, help="text in each file")
-    parser.add_argument("--quick", action="store_true", help="20 MB")
-    parser.add_argument("--only", default="", help="cases whose description has this in it, as .csv")
+    parser.add_argument("--megabytes", type=int, default=200, help="size of each file")
+    parser.add_argument("--quick", action="store_true", help="files of 20 MB")
+    parser.add_argument("--only", default="", help="only the cases with this text in their description, such as .csv")
     parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     size = 20 * MB if args.quick else args.megabytes * MB
@@ -90,7 +90,7 @@ def main() -> None:
         make(Path(path), size, int(length))
         return
     rows = []
-    print("input | longest document, MB | peak beyond the imports, MB | bound, MB | held | seconds")
+    print("input | longest document, MB | peak without imports, MB | bound, MB | within | seconds")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_in_child(folder / "tokenizer", size, 0)
@@ -108,17 +108,17 @@ def main() -> None:
 
 def describe(case: Case) -> str:
     documents = "one document" if case.length is None else f"documents of {case.length:,}"
-    trained = ", tokenizer trained from it" if case.trains_tokenizer else ""
+    trained = ", tokenizer trained on it" if case.trains_tokenizer else ""
     return f"{case.name.removeprefix('text')}, {documents}{trained} ({case.script} {case.flags})"
 
 
 def measure(case: Case, folder: Path, size: int) -> dict:
-    """Prepare one file, and one line of text by the same command."""
+    """Prepare a file, and one line of text with the same command."""
     length = case.length or size
     path = folder / case.name
     make_in_child(path, size, length)
     line = folder / "line.txt"
-    # Two documents, as pairs need them.
+    # Two documents, because pairs need two.
     line.write_text("The moon is far. The sun is farther.\nStars are far. They shine.\n")
     if case.script == "run_nsp.py" and case.length is None:
         path, line = (add_document(text, folder) for text in (path, line))
@@ -142,7 +142,7 @@ def add_document(path: Path, folder: Path) -> Path:
 
 
 def prepare(case: Case, text: Path, folder: Path) -> tuple[float, float]:
-    """Run the script on the text: the peak of its memory in megabytes, and seconds."""
+    """Run the script on the text; return its peak memory in MB, and seconds."""
     argv = [sys.executable, str(ROOT / case.script), "--model_type", "bert", "--do_train", "--prepare_only"]
     argv += ["--train_file", str(text), "--cache_dir", str(folder / "cache"), "--output_dir", str(folder / "out")]
     argv += ["--overwrite_cache", *case.flags.split()]
@@ -162,13 +162,13 @@ def prepare(case: Case, text: Path, folder: Path) -> tuple[float, float]:
 
 
 def make_in_child(path: Path, size: int, length: int) -> None:
-    """Make a file in a process of its own: the memory of this one counts into the peaks of its children."""
+    """Make a file in a child process, because the memory of this process counts in the peak of its children."""
     argv = [sys.executable, __file__, "--megabytes", str(size // MB), "--make", str(path), str(length)]
     subprocess.run(argv, check=True)
 
 
 def make(path: Path, size: int, length: int) -> None:
-    """Write a file of documents of a length, or the tokenizer."""
+    """Write a file of documents with ``length`` characters, or the tokenizer."""
     if path.name == "tokenizer":
         make_tokenizer(path)
         return

@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""How fast text becomes token ids on disk, ours and upstream's way, in how many bytes and how much memory; then pairs.
+"""Measure speed, disk space and memory of preparing text, with this project and as upstream does; then pairs.
 
     python benchmarks/preparation.py            # a quarter of an hour
     python benchmarks/preparation.py --quick    # a minute
 
-The corpora are of the sample's sentences, or those of --text, in random order, each ten times as long as the one
-before; one word in each sentence is made up of two, as real text always has new ones. Upstream's way is that of
-run_mlm.py in transformers' examples: load_dataset("text") -> map of the tokenizer -> map that joins 1,000 lines and
-cuts them into blocks. Every measurement is a process of its own, on all cores, from the text to the ids on disk,
-libraries and tokenizer loaded; the sides take turns. Tokens are those of the text, special ones not counted.
-Prints two tables, and a line of JSON.
+The corpora consist of the sentences of the sample, or of --text, in random order; each corpus is ten times as long as
+the previous one. One word in each sentence is made of two others, because real text always has new words. Upstream is
+run_mlm.py in the examples of transformers: load_dataset("text"), a map of the tokenizer, and a map that joins 1,000
+lines and cuts them into blocks. Each measurement runs in its own process on all cores, from the text to the ids on
+disk, after libraries and tokenizer are loaded; the sides alternate. Special tokens are not counted. Prints two tables
+and a line of JSON.
 """
 
 import argparse
@@ -32,15 +32,15 @@ MAX_SEQ_LENGTH = 128
 SENTENCES_A_DOCUMENT = 12
 UPSTREAM = "upstream"
 
-# The figures of pairs: key, title, format.
+# Columns of the table of pairs: key, title, format.
 PAIR_COLUMNS = (
     ("tokens", "tokens", ",d"),
     ("disk_bytes_per_token", "disk, B/token", ".2f"),
     ("segment_pairs", "segment pairs", ",d"),
-    ("segment_seconds", "drawn in s", ".2f"),
+    ("segment_seconds", "sampled in s", ".2f"),
     ("segment_bytes_per_token", "B/token", ".2f"),
     ("sentence_pairs", "sentence pairs", ",d"),
-    ("sentence_seconds", "drawn in s", ".2f"),
+    ("sentence_seconds", "sampled in s", ".2f"),
     ("sentence_bytes_per_token", "B/token", ".2f"),
     ("peak_megabytes", "peak MB", ",.0f"),
 )
@@ -48,11 +48,11 @@ PAIR_COLUMNS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, nargs="+", default=SIZES, help="sizes of the corpora, about")
-    parser.add_argument("--turns", type=int, default=5, help="times that each side is measured")
+    parser.add_argument("--tokens", type=int, nargs="+", default=SIZES, help="approximate sizes of the corpora")
+    parser.add_argument("--turns", type=int, default=5, help="measurements of each side")
     parser.add_argument("--quick", action="store_true", help="two sizes, one turn")
-    parser.add_argument("--text", help="take the sentences of this file instead of the sample's")
-    parser.add_argument("--tokenizer_name", help="instead of a WordPiece of 8,000 tokens, trained on the sentences")
+    parser.add_argument("--text", help="file of sentences to use instead of the sample")
+    parser.add_argument("--tokenizer_name", help="default: a WordPiece tokenizer trained on the sentences")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -65,7 +65,7 @@ def main() -> None:
         texts = child("texts", folder, "-", *sys.argv[1:])
         results = [compare(text, sides, turns, folder) for text in texts[: len(sizes)]]
         pairs = [child("pairs", folder, text) for text in texts[: len(sizes)]]
-    print("tokens | side | tokens/s, median | slowest | fastest | times upstream's | B/token on disk | peak MB")
+    print("tokens | side | tokens/s, median | slowest | fastest | speedup | B/token on disk | peak MB")
     for result in results:
         for side, row in result["sides"].items():
             print(
@@ -79,13 +79,13 @@ def main() -> None:
 
 
 def child(what: str, folder: str, text: str, *flags: str):
-    """Return what a process of its own prints; this one stays small, as its memory counts into its child's peak."""
+    """Return the output of a child process. This process stays small, because its memory counts in the child's peak."""
     argv = [sys.executable, __file__, *flags, "--child", what, folder, text]
     return json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def compare(text: str, sides: list[str], turns: int, folder: str) -> dict:
-    """Return the sides' figures for one text, measured alternately."""
+    """Measure all sides on one text in alternating turns."""
     measured: dict[str, list[dict]] = {side: [] for side in sides}
     for turn in range(turns):
         for side in sides if turn % 2 == 0 else reversed(sides):
@@ -128,7 +128,7 @@ def make_texts(folder: Path, args: argparse.Namespace) -> list[str]:
 
 
 def measure(side: str, folder: Path, text: str) -> dict[str, float]:
-    """Prepare the text by one side's way: seconds, bytes on disk, and the peak of memory."""
+    """Prepare the text as one side does; return seconds, bytes on disk, and peak memory in MB."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
@@ -153,7 +153,7 @@ def prepare_as_ours(text: Path, tokenizer, cache: Path, backend: str) -> dict[st
 def prepare_as_upstream(text: Path, tokenizer, cache: Path, _) -> dict[str, float]:
     import datasets
 
-    # Not needed here, but loaded by both sides, so that their memory can be compared.
+    # Unused here, but loaded by both sides to make their memory comparable.
     import cloze.tokenization.token_cache  # noqa: F401
 
     def encode(lines):
@@ -209,7 +209,7 @@ def measure_pairs(text: Path, tokenizer, cache: Path) -> dict[str, float]:
 
 
 def write_corpus(path: Path, base, size: int, rng) -> None:
-    """Documents of random sentences, a line each, of about ``size`` tokens of five characters each."""
+    """Write documents of random sentences, one per line: about ``size`` tokens of five characters."""
     lines = [line.split() for document in base.documents() for line in document]
     words = sorted({word for line in lines for word in line})
     written = 0

@@ -1,4 +1,4 @@
-"""The ways of training that benchmarks compare: ours, the stock Trainer's, and the notebooks'."""
+"""Train in the ways that the benchmarks compare: with this project, the stock Trainer, and as notebooks do."""
 
 import argparse
 import copy
@@ -32,10 +32,10 @@ from cloze.training.run import make_trainer  # noqa: E402
 from cloze.training.throughput import ThroughputMeter  # noqa: E402
 from cloze.training.trainer import PretrainingTrainer  # noqa: E402
 
-# Steps that no turn comes to.
+# More steps than any turn takes.
 MANY = 1_000_000
 
-# All with BERT's vocabulary of 30,522, whatever the tokenizer uses of it; the first only tries a benchmark.
+# Model sizes, with BERT's vocabulary of 30,522. "micro" only tests that a benchmark runs.
 SIZES = {
     "micro": "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64,vocab_size=8000",
     "tiny": "hidden_size=128,num_hidden_layers=2,num_attention_heads=2,intermediate_size=512",
@@ -46,10 +46,10 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained on.
+    """A task with its data settings.
 
     Attributes:
-        data: class of the settings of the data, of which ``settings`` are not the default.
+        data: class of the data settings; ``settings`` are those that differ from its defaults.
         make_stock_examples: makes the examples of the stock Trainer.
     """
 
@@ -62,7 +62,7 @@ class Work:
 
 @dataclass
 class Bench:
-    """A model, and examples to train it on."""
+    """A model and its training examples."""
 
     work: Work
     context: RunContext
@@ -76,14 +76,14 @@ class Bench:
 
 
 def join_and_cut(bench: Bench) -> list[dict]:
-    """Join texts, and cut them into blocks; the rest is dropped."""
+    """Join texts and cut them into blocks; drop the rest."""
     length = bench.work.max_seq_length
     joined = [token for ids in bench.context.tokenizer(lines_of(bench))["input_ids"] for token in ids]
     return [{"input_ids": joined[i : i + length]} for i in range(0, len(joined) - length + 1, length)]
 
 
 def truncate_lines(bench: Bench) -> list[dict]:
-    """Cut lines off at the longest length."""
+    """Truncate lines at the maximum length."""
     rows = bench.context.tokenizer(lines_of(bench), truncation=True, max_length=bench.work.max_seq_length)
     return [{"input_ids": ids} for ids in rows["input_ids"]]
 
@@ -93,7 +93,7 @@ def lines_of(bench: Bench) -> list[str]:
 
 
 def our_pairs(bench: Bench) -> list[dict]:
-    """Return the pairs that ours trains on."""
+    """Return the pairs that our side trains on."""
     pairs = (bench.splits.train[0, number] for number in range(len(bench.splits.train)))
     return [{key: pair[key] for key in ("input_ids", "token_type_ids", "next_sentence_label")} for pair in pairs]
 
@@ -107,21 +107,23 @@ WORKS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--text", default=str(ROOT / "sample"), help="text, as run_mlm.py takes it")
-    parser.add_argument("--tokenizer_name", help="else one is trained from the text")
+    parser.add_argument("--text", default=str(ROOT / "sample"), help="text file or folder")
+    parser.add_argument("--tokenizer_name", help="default: a tokenizer trained on the text")
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--stock_batch_size", type=int, help="if not the same: the best that it can hold")
-    parser.add_argument("--max_tokens_per_batch", type=int, default=1024, help="of ours, for lines and pairs")
-    parser.add_argument("--dropout", type=float, default=0.1, help="of all sides")
+    parser.add_argument("--stock_batch_size", type=int, help="batch size of the stock Trainer (default: --batch_size)")
+    parser.add_argument(
+        "--max_tokens_per_batch", type=int, default=1024, help="token budget of our batches of lines and pairs"
+    )
+    parser.add_argument("--dropout", type=float, default=0.1, help="dropout of all sides")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--no_tf32", dest="tf32", action="store_false", help="float32 on a GPU without TF32")
-    parser.add_argument("--torch_compile_backend", help="compile the model, as with inductor; not the notebooks'")
-    parser.add_argument("--workers", type=int, default=0, help="of the data loader; not the notebooks'")
+    parser.add_argument("--no_tf32", dest="tf32", action="store_false", help="disable TF32 for float32 on a GPU")
+    parser.add_argument("--torch_compile_backend", help="for example inductor (not for notebooks)")
+    parser.add_argument("--workers", type=int, default=0, help="data-loader workers (not for notebooks)")
 
 
 def make_bench(name: str, size: str, args, folder: str, held_out: str | None = None) -> Bench:
-    """Return a model of a size, and examples for the work; ``args`` as those of ``add_arguments``."""
+    """Return a model of a size and its examples; ``args`` are the arguments of ``add_arguments``."""
     work = WORKS[name]
     model_args = ModelArguments(
         model_type="bert",
@@ -138,7 +140,7 @@ def make_bench(name: str, size: str, args, folder: str, held_out: str | None = N
         do_train=True,
         do_eval=held_out is not None,
         per_device_train_batch_size=args.batch_size,
-        # Blocks are all of a length.
+        # All blocks have the same length.
         max_tokens_per_batch=None if name.startswith("blocks") else args.max_tokens_per_batch,
         **common_arguments(args),
     )
@@ -166,11 +168,11 @@ def common_arguments(args) -> dict:
 
 
 class Clock(TrainerCallback):
-    """Measure turns of at least N seconds each, after steps that warm up.
+    """Measure turns of at least ``seconds`` each, after some warm-up steps.
 
     Attributes:
-        turns: the meter's figures of each turn.
-        warm_up_seconds: how long the steps took that warm up, compilation included.
+        turns: the meter's figures for each turn.
+        warm_up_seconds: duration of the warm-up steps, including compilation.
     """
 
     def __init__(self, meter: ThroughputMeter, args, seconds: float, turns: int = 1, warm_up: int = 1):
@@ -220,7 +222,7 @@ def train_stock(bench: Bench, model: PreTrainedModel, args, seconds: float, seed
 
 
 def stock_trainer(bench: Bench, model: PreTrainedModel, args, **training) -> Trainer:
-    """As upstream's run_mlm.py trains: the Trainer, its collator, batches at random, the loss that models return."""
+    """Return the trainer of upstream's run_mlm.py: its collator, random batches, the loss that the model returns."""
     training = {"per_device_train_batch_size": args.stock_batch_size or args.batch_size} | training
     training_args = transformers.TrainingArguments(
         output_dir=bench.context.training_args.output_dir, **common_arguments(args) | training
@@ -230,13 +232,13 @@ def stock_trainer(bench: Bench, model: PreTrainedModel, args, **training) -> Tra
 
 
 def stock_meter(flops: Flops | None, args) -> ThroughputMeter:
-    """Make a meter that counts the operations that the loss needs, so that MFU compares."""
+    """Return a meter that counts only the operations that the loss needs, to make MFU comparable."""
     device, dtype = torch.device(args.device), torch.bfloat16 if args.bf16 else torch.float32
     return ThroughputMeter(flops, peak_flops(device, dtype), device)
 
 
 def counted(compute_loss: Callable, meter: ThroughputMeter) -> Callable:
-    """Count each batch that a loss is computed of; outside the model, which may be compiled."""
+    """Count each batch whose loss is computed, outside the model, which may be compiled."""
 
     def compute_and_count(model, inputs, *args, **kwargs):
         meter.add(inputs)
@@ -253,7 +255,7 @@ def run(trainer: Trainer, clock: Clock) -> Clock:
 
 
 def train_notebook(bench: Bench, model: PreTrainedModel, args, seconds: float, seed: int) -> Clock:
-    """As the notebooks on both objectives train: all padded to the longest length, masks drawn once, a plain loop."""
+    """Train as notebooks do: examples padded to the maximum length, masks drawn once, a plain loop."""
     tokenizer = bench.context.tokenizer
     torch.manual_seed(seed)
     rows = bench.stock_examples
@@ -264,7 +266,7 @@ def train_notebook(bench: Bench, model: PreTrainedModel, args, seconds: float, s
     inputs["input_ids"][(torch.rand(special.shape) < 0.15) & ~special] = tokenizer.mask_token_id
     examples = [{name: values[row] for name, values in inputs.items()} for row in range(len(chosen))]
     model.to(args.device).train()
-    # No MFU: its labels are all tokens, padding included.
+    # Without MFU, because its labels are all tokens, including padding.
     clock = Clock(stock_meter(None, args), args, seconds)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
     batches = cycle(DataLoader(examples, batch_size=args.batch_size))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tries recipes/cluster/slurm.sbatch with Slurm itself: a cluster of two nodes, both of them this machine, in a folder
-# that is removed at the end. As root, on Debian or Ubuntu, after apt-get install slurm-wlm munge; no GPU is needed.
+# Tests recipes/cluster/slurm.sbatch on a real Slurm: two nodes on this machine, in a folder that is deleted at the end.
+# Run as root on Debian or Ubuntu, after apt-get install slurm-wlm munge. Needs no GPU.
 #
 #     PYTHON=.venv/bin/python benchmarks/slurm_cluster.sh     # five minutes
 set -euo pipefail
@@ -11,8 +11,8 @@ folder=$(mktemp -d /tmp/slurm-cluster.XXXXXX)
 export PYTHON SLURM_CONF=$folder/slurm.conf HF_HOME=$folder/huggingface
 host=$(hostname -s)
 
-# Accounts, cgroups and GPUs are left out: they change nothing of what is tried. Requeued jobs may start again after
-# cred_expire seconds, 120 as a rule.
+# Without accounts, cgroups and GPUs, which do not matter here. Requeued jobs may restart after cred_expire seconds, by
+# default 120.
 cat >"$SLURM_CONF" <<CONF
 ClusterName=one-machine
 SlurmctldHost=$host(127.0.0.1)
@@ -61,7 +61,7 @@ slurmd -N localhost
 until [ "$(sinfo -h -t idle -o %D)" = 2 ]; do sleep 1; done
 sinfo --version
 
-# A task that can be told to stop, as the scripts can; started again, it ends well.
+# A task that stops on signals, as the scripts do, and exits with 0 when it is started again.
 cat >"$folder/task.py" <<'TASK'
 import os, signal, sys, time
 told = []
@@ -72,7 +72,7 @@ if sys.argv[1] == "mistake":
 while not told and "SLURM_RESTART_COUNT" not in os.environ:
     time.sleep(0.1)
 print("task", os.environ["RANK"], "of", os.environ["WORLD_SIZE"], told, flush=True)
-time.sleep(2 * int(os.environ["RANK"]))  # not all end at once
+time.sleep(2 * int(os.environ["RANK"]))  # tasks end at different times
 sys.exit(75 if told else 0)
 TASK
 
@@ -130,14 +130,14 @@ job=$(submit --nodes=1 --ntasks-per-node=2 --time=2 --signal=USR1@60 -- "$folder
 until_state "$job" COMPLETED 180
 report "the time limit" "$job" COMPLETED 0:0 1
 
-# The script itself, told to stop in the middle, twice: by the signal of preemption and by that of the time limit.
+# The training script, stopped twice: by the signal of preemption, then by the signal of the time limit.
 job=$(submit --nodes=2 --ntasks-per-node=1 -- run_mlm.py recipes/quickstart/mlm.yaml --use_cpu --max_steps 600 \
     --logging_steps 10 --dataloader_num_workers 1 --overwrite_output_dir false --output_dir "$folder/out")
 lines() { cat "$folder/$job.log" 2>/dev/null | grep -c "$1" || true; }
 for signal in TERM USR1; do
-    logged=$(lines "'loss'")
+    logged=$(lines "^train ")
     stopped=$(lines "put back")
-    until [ "$(lines "'loss'")" -gt $((logged + 2)) ]; do sleep 1; done
+    until [ "$(lines "^train ")" -gt $((logged + 2)) ]; do sleep 1; done
     scancel --signal=$signal "$job"
     for _ in $(seq 60); do
         [ "$(lines "put back")" -gt "$stopped" ] && break

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Real tokens a second in training: our way, the stock Trainer's, and the notebooks'.
+"""Measure training throughput of this project, the stock Trainer and the notebooks, in tokens/s without padding.
 
     python benchmarks/throughput.py --text corpus.txt --work lines --size small
 
-Every side trains a copy of the same new model on the same text, some seconds in turn, in one process; the first step of
-a turn does not count, and neither does padding. Prints a table of medians, and a line of JSON.
+All sides train a copy of the same new model on the same text, in one process, and alternate. The first step of a turn
+is not counted. Prints a table of medians and a line of JSON.
 """
 
 import argparse
@@ -28,11 +28,11 @@ SPEED_COLUMNS = {
     "tokens/s": "11,.1f",
     "slowest": "11,.1f",
     "fastest": "11,.1f",
-    "real tokens": ".1%",
+    "non-padding": ".1%",
     "MFU": ".1%",
-    "ours is": ".2f",
+    "ours / side": ".2f",
 }
-MEMORY_COLUMNS = {"work": "<10", "size": "<9", "side": "<8", "peak MB": ",.0f", "ours is": ".2f"}
+MEMORY_COLUMNS = {"work": "<10", "size": "<9", "side": "<8", "peak MB": ",.0f", "ours / side": ".2f"}
 
 
 def main() -> None:
@@ -41,9 +41,9 @@ def main() -> None:
     parser.add_argument("--work", nargs="+", default=list(WORKS), choices=WORKS)
     parser.add_argument("--size", nargs="+", default=["small"], choices=SIZES)
     parser.add_argument("--side", nargs="+", default=list(SIDES), choices=SIDES)
-    parser.add_argument("--seconds", type=float, default=15, help="a turn, after its first step")
+    parser.add_argument("--seconds", type=float, default=15, help="length of a turn, after its first step")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--memory", action="store_true", help="instead: peak memory of steps, in a process a side")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead, one process per side")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     set_seed(0)
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def compare_speed(work: str, size: str, args) -> list[dict]:
-    """Return a row for each side: medians over the turns, which the sides take alternately."""
+    """Return one row per side, with medians over alternating turns."""
     with tempfile.TemporaryDirectory() as folder:
         bench = make_bench(work, size, args, folder)
         turns = {side: [] for side in args.side}
@@ -74,25 +74,25 @@ def compare_speed(work: str, size: str, args) -> list[dict]:
 
 
 def medians(turns: list[dict]) -> dict[str, float | None]:
-    """Summarise the figures of turns."""
+    """Summarise the measurements of several turns."""
     speeds = [turn["tokens_per_second"] for turn in turns]
     return {
         "tokens/s": statistics.median(speeds),
         "slowest": min(speeds),
         "fastest": max(speeds),
-        "real tokens": statistics.mean(turn["non_padding_fraction"] for turn in turns),
+        "non-padding": statistics.mean(turn["non_padding_fraction"] for turn in turns),
         "MFU": statistics.median(turn["mfu"] for turn in turns) if "mfu" in turns[0] else None,
     }
 
 
 def with_ratios(rows: list[dict], figure: str) -> list[dict]:
-    """Return the rows with the ratio of ours to each."""
+    """Add to each row the ratio of our figure to its figure."""
     ours = next((row[figure] for row in rows if row["side"] == "ours"), None)
-    return [row | {"ours is": None if ours is None else ours / row[figure]} for row in rows]
+    return [row | {"ours / side": None if ours is None else ours / row[figure]} for row in rows]
 
 
 def compare_memory(work: str, size: str, args) -> list[dict]:
-    """Return a row for each side: the peak of a few steps, each side in a process of its own."""
+    """Return one row per side, with the peak memory of a few steps in a separate process."""
     rows = []
     for side in args.side:
         argv = [sys.executable, *sys.argv, "--measure", "--work", work, "--size", size, "--side", side]
@@ -102,10 +102,10 @@ def compare_memory(work: str, size: str, args) -> list[dict]:
 
 
 def measure_memory(args) -> float:
-    """Return the bytes that training takes at its peak: weights, gradients, the optimizer's, activations."""
+    """Return the peak memory of training in bytes: weights, gradients, optimizer state and activations."""
     with tempfile.TemporaryDirectory() as folder:
         bench = make_bench(args.work[0], args.size[0], args, folder)
-        # What is taken now, not the peak so far, which has the copies that make_bench tried and dropped.
+        # The current use, because the peak includes copies that make_bench has dropped.
         before = psutil.Process().memory_info().rss - 4 * bench.model.num_parameters()
         SIDES[args.side[0]](bench, bench.model, args, 1, 0)
         if args.device == "cuda":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""How long it takes to a loss: ours and the stock Trainer's way, on the same model, text, optimizer and clock.
+"""Measure the time to reach a loss, with this project and with the stock Trainer, on the same model and text.
 
     python benchmarks/time_to_loss.py --text corpus.txt --seconds 600
 
-Both sides start from the same weights and train in one process, in turns, each for its own time; at the end of a turn,
-off the clock, the masked loss of the same held-out examples with the same masks is measured. Prints the losses over
-time, how much sooner ours comes to the stock's last loss, and a line of JSON.
+Both sides start from the same weights, use the same optimizer, and alternate in one process. After each turn, with the
+clock stopped, the masked loss is measured on the same held-out examples with the same masks. Prints the losses over
+time, when ours reaches the final loss of the stock Trainer, and a line of JSON.
 """
 
 import argparse
@@ -34,8 +34,8 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--work", default="lines", choices=["lines", "blocks-128"])
     parser.add_argument("--size", default="small", choices=SIZES)
-    parser.add_argument("--seconds", type=float, default=300, help="of training, a side")
-    parser.add_argument("--points", type=int, default=10, help="turns of a side, each with a measurement")
+    parser.add_argument("--seconds", type=float, default=300, help="training time of each side")
+    parser.add_argument("--points", type=int, default=10, help="turns of each side, with one measurement each")
     parser.add_argument("--learning_rate", type=float, default=3e-4)
     args = parser.parse_args()
     set_seed(0)
@@ -43,7 +43,7 @@ def main() -> None:
         text, held_out = split_text(args.text, Path(folder))
         bench = make_bench(args.work, args.size, argparse.Namespace(**vars(args) | {"text": text}), folder, held_out)
         batches = held_out_batches(bench)
-        # The schedule goes by time, so the rate stays as it is after a warm-up.
+        # Training ends by time, so the learning rate is constant after a warm-up.
         training = {
             "learning_rate": args.learning_rate,
             "lr_scheduler_type": "constant_with_warmup",
@@ -64,12 +64,12 @@ def main() -> None:
     target = curves["stock"][-1][2]
     seconds = time_to(curves["ours"], target)
     share = "never" if seconds is None else f"after {seconds:.1f} s, {seconds / curves['stock'][-1][0]:.2f} of its time"
-    print(f"ours reaches the stock's last loss, {target:.4f}, {share}")
+    print(f"ours reaches the final loss of stock, {target:.4f}, {share}")
     print(json.dumps({**vars(args), "threads": torch.get_num_threads(), "torch": torch.__version__, "curves": curves}))
 
 
 def split_text(text: str, folder: Path) -> tuple[str, str]:
-    """Every 20th document is held out; both parts go into files."""
+    """Hold out every 20th document; write both parts to files."""
     parts = {"train": [], "held_out": []}
     for number, lines in enumerate(FileCorpus(find_files([text], "--text")).documents()):
         parts["held_out" if number % 20 == 0 else "train"].append("\n".join(lines))
@@ -86,7 +86,7 @@ def held_out_batches(bench: Bench) -> list[dict[str, torch.Tensor]]:
 
 
 class Turns(TrainerCallback):
-    """Lets a trainer train while it is its turn, and measures the held-out loss at the end of each."""
+    """Let a trainer train during its turns, and measure the held-out loss after each."""
 
     def __init__(self, mine: Semaphore, other: Semaphore, batches: list[dict[str, torch.Tensor]], args):
         self.mine, self.other, self.batches, self.args = mine, other, batches, args
@@ -135,7 +135,7 @@ def held_out_loss(model: PreTrainedModel, batches: list[dict[str, torch.Tensor]]
 
 
 def time_to(curve: list[tuple[float, int, float]], target: float) -> float | None:
-    """When the curve first comes to the target, between two measurements in proportion; None if it does not."""
+    """Return when the curve first reaches the target, interpolated between measurements; None if it does not."""
     seconds, losses = np.array([point[0] for point in curve]), np.array([point[2] for point in curve])
     reached = int(np.argmax(losses <= target))
     if losses[reached] > target:

@@ -82,12 +82,12 @@ def test_one_line_end_is_accepted(case):
 @pytest.mark.parametrize(
     ("code", "lines", "why"),
     [
-        (0, ["error: no text"], "exit code 0, right is 2"),
+        (0, ["error: no text"], "exit code 0, expected 2"),
         (2, ["Traceback (most recent call last):", "ValueError: no text"], "a traceback, exit code 2"),
-        (2, ["a log"], "0 lines with error:"),
-        (2, ["error: one", "error: two"], "2 lines with error:"),
-        (2, ["error: nothing"], "does not have 'text'"),
-        (2, [f"error: text {'9' * 6000}"], "a line of 6,012 characters"),
+        (2, ["a log"], "0 lines start with error:"),
+        (2, ["error: one", "error: two"], "2 lines start with error:"),
+        (2, ["error: nothing"], "the error does not name 'text'"),
+        (2, [f"error: text {'9' * 6000}"], "an error line of 6,012 characters"),
     ],
 )
 def test_other_ends_than_one_line_fail(case, code, lines, why):
@@ -115,9 +115,9 @@ def test_same_result_compares_weights(case):
     outcome = same_result(ends(case, 0, "Saved in out"), case.undisturbed(), out)
     assert outcome.line == "Saved in out"
     write_run(out, loss=2.5)
-    with pytest.raises(Wrong, match="other logs"):
+    with pytest.raises(Wrong, match="different logs"):
         same_result(ends(case, 0), case.undisturbed(), out)
-    with pytest.raises(Wrong, match="exit code 75, right is 0"):
+    with pytest.raises(Wrong, match="exit code 75, expected 0"):
         same_result(ends(case, 75), case.undisturbed(), out)
 
 
@@ -127,14 +127,14 @@ def test_stopped_run_has_to_resume(case, monkeypatch):
     outcome = nothing_lost(case, ends(case, 75, "Stopped by a signal"))
     assert (outcome.line, outcome.run.code) == ("Stopped by a signal; then: Saved in out", 75)
     monkeypatch.setattr(case, "train", lambda: ends(case, 2, "error: holds a model already"))
-    with pytest.raises(Wrong, match="exit code 2, right is 0"):
+    with pytest.raises(Wrong, match="exit code 2, expected 0"):
         nothing_lost(case, ends(case, 75))
 
 
 def test_expected_line_has_to_be_printed(case):
     run = ends(case, 0, "Prepared a", "Waiting for b").end()
     assert line_with(run, "wait", "b") == "Waiting for b"
-    with pytest.raises(Wrong, match="nothing printed with wait and c"):
+    with pytest.raises(Wrong, match="no line matches wait and c"):
         line_with(run, "wait", "c")
 
 
@@ -185,7 +185,7 @@ def test_table_lists_each_fault(capsys, stand_ins, tmp_path):
     assert table == [
         ["fault", "outcome", "exit code", "judged"],
         ["good", "error: text", "2", "right"],
-        ["bad", "Saved in out", "0", "WRONG: exit code 0, right is 2"],
+        ["bad", "Saved in out", "0", "WRONG: exit code 0, expected 2"],
         ["broken", "", "-", "WRONG: ValueError: why"],
         ["untried", "", "-", "not tried: no mount"],
         ["1 of 3 right"],

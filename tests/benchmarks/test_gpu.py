@@ -233,7 +233,7 @@ def test_gpu_benchmark_runs_all_parts(parts_that):
     code, summary, printed = start(**parts_that())
     assert (code, summary["failures"]) == (0, [])
     assert [line["part"] for line in summary["results"] if "check" in line][-2:] == ["throughput", "compiled"]
-    assert "All that was checked is right" in printed
+    assert "All checks passed" in printed
 
 
 def test_gpu_benchmark_survives_a_part_that_hangs_or_dies(parts_that):
@@ -241,7 +241,7 @@ def test_gpu_benchmark_survives_a_part_that_hangs_or_dies(parts_that):
     assert code == 1
     hung, died, silent = summary["failures"]
     assert hung.startswith("parity was stopped at its limit")
-    assert died.startswith("resume died")
+    assert died.startswith("resume failed")
     assert died.endswith("with exit code 3")
     assert silent == "throughput has no results"
     assert {line["part"] for line in summary["results"] if "check" in line} == {"machine", "commands", "compiled"}
@@ -250,9 +250,9 @@ def test_gpu_benchmark_survives_a_part_that_hangs_or_dies(parts_that):
 def test_gpu_benchmark_names_a_failed_check(parts_that):
     wrong = 'echo "{\\"part\\": \\"parity\\", \\"check\\": \\"float32\\", \\"ok\\": false}" >>"$4"'
     code, summary, printed = start("parity", **parts_that(parity=wrong))
-    assert (code, summary["failures"]) == (1, ["parity, float32: not as it should be"])
+    assert (code, summary["failures"]) == (1, ["parity, float32: check failed"])
     assert "FAILED: parity, float32" in printed
 
 
 def test_gpu_benchmark_counts_parts_not_run_as_failures():
-    assert failures_of([], PARTS) == [f"{part} did not run to an end" for part in PARTS]
+    assert failures_of([], PARTS) == [f"{part} did not finish" for part in PARTS]
