@@ -136,11 +136,11 @@ job=$(submit --nodes=2 --ntasks-per-node=1 -- run_mlm.py recipes/quickstart/mlm.
 lines() { cat "$folder/$job.log" 2>/dev/null | grep -c "$1" || true; }
 for signal in TERM USR1; do
     logged=$(lines "^train ")
-    stopped=$(lines "put back")
+    stopped=$(lines "Requeueing job")
     until [ "$(lines "^train ")" -gt $((logged + 2)) ]; do sleep 1; done
     scancel --signal=$signal "$job"
     for _ in $(seq 60); do
-        [ "$(lines "put back")" -gt "$stopped" ] && break
+        [ "$(lines "Requeueing job")" -gt "$stopped" ] && break
         sleep 1
     done
 done
