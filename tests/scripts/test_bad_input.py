@@ -168,13 +168,13 @@ MISTAKES = [
     Case(
         "no WordPiece for nanotoken",
         "--model_name_or_path roberta --tokenizer_backend nanotoken",
-        "--tokenizer_backend nanotoken is for fast WordPiece tokenizers, RobertaTokenizer is none (BPE)",
+        "--tokenizer_backend nanotoken needs a fast WordPiece tokenizer, and RobertaTokenizer is BPE",
         "drop the flag",
     ),
     Case(
         "whole words by nanotoken",
         "--tokenizer_backend nanotoken --whole_word_mask",
-        "--tokenizer_backend nanotoken does not say where words begin",
+        "--tokenizer_backend nanotoken does not mark where words begin",
         "drop one of the two",
     ),
     Case(
@@ -264,7 +264,7 @@ MISTAKES = [
         "--metric_for_best_model fun",
         "accuracy",
     ),
-    Case("cache_dir a file", "--cache_dir words.txt", "--cache_dir words.txt", "give a folder"),
+    Case("cache_dir a file", "--cache_dir words.txt", "--cache_dir words.txt", "give a writable folder"),
     # Model and tokenizer
     Case("model and type", "--model_type bert", "--model_type", "give one of the two"),
     Case("checkpoint overridden", "--config_overrides hidden_size=32", "--config_overrides", "drop it"),
@@ -283,7 +283,7 @@ MISTAKES = [
         "no special tokens",
         "--tokenizer_name no_special",
         "no_special: the tokenizer (TokenizersBackend) adds no special tokens",
-        "name its cls_token and sep_token",
+        "set cls_token and sep_token",
     ),
     Case("tokenizer too large", "--tokenizer_name large", "1,000 tokens, the model's", "leave out --tokenizer_name"),
     Case("too short", "--max_seq_length 7", "--max_seq_length 7 is too short", "give 8 or more"),

@@ -131,7 +131,7 @@ def test_classification_predicts_fewer_texts_than_it_evaluates(train, out, tmp_p
     printed = train("--max_steps", 1, "--do_predict", "--test_file", tmp_path / "few.csv")
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 2
     assert read_json(out / "all_results.json")["predict_texts"] == 2
-    assert "UNKNOWN: --test_file: " in printed
+    assert "warning: --test_file: 33.3% of the tokens are [UNK]: the tokenizer" in printed
     assert re.search(r"Training texts +.*, 0\.\d% unknown\n", printed)
 
 
