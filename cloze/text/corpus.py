@@ -154,7 +154,7 @@ class HubCorpus(_Shards):
 
     @property
     def num_shards(self) -> int:
-        """Count the shards: one, or for a stream those of its source, which are often files."""
+        """Count the shards: one, or the shards of a stream's source, which are often files."""
         return self.rows.num_shards if isinstance(self.rows, datasets.IterableDataset) else 1
 
     def shard_name(self, number: int) -> str:

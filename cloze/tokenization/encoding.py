@@ -118,7 +118,7 @@ def encode_fast(texts: list[str], backend: Tokenizer, with_words: bool) -> Encod
 
 
 def cut_text(text: str, backend: Tokenizer) -> Iterator[str]:
-    """Yield pieces of a text whose ids, concatenated, are those of the text; do not cut where that is not certain."""
+    """Yield pieces of a text whose concatenated ids equal the ids of the text; cut only where this is certain."""
     begin = 0
     for middle in range(PIECE, len(text) - MARGIN, PIECE):
         cut = _find_cut(text[middle - MARGIN : middle + MARGIN], backend)

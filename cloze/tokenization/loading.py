@@ -43,7 +43,7 @@ SPECIAL_TOKENS = {
 
 
 def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer that the arguments name, or that of the checkpoint to resume from.
+    """Return the tokenizer that the arguments name, or the tokenizer of the checkpoint to resume from.
 
     Returns None if there is neither: the caller trains one. Raises UserError if the tokenizer cannot be loaded.
     """

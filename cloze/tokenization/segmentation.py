@@ -9,7 +9,7 @@ from cloze.tokenization.encoding import take_characters
 
 logger = logging.getLogger(__name__)
 
-# Languages that sentencex has rules for. For others, it silently uses those of a related language or of English.
+# Languages that sentencex has rules for. For others, it silently uses the rules of a related language or of English.
 LANGUAGES = "am ar bg bn ca da de el en es fi fr gu hi hy it ja kk kn ml mr my nl pa pl pt ru sk ta te uk"
 # If units are not sentences, counting sentences takes half as long as reading, or more in long documents. They are
 # therefore counted in about COUNTED characters or, if that is more, in COUNTED_SHARE of the text, and in at most
@@ -42,7 +42,7 @@ def check_language(language: str) -> None:
     """Warn if there are no sentence rules for a language."""
     if language not in LANGUAGES.split():
         logger.warning(
-            "--language %s has no sentence rules: using those of a related language or of English; languages with "
+            "--language %s has no sentence rules: using the rules of a related language or of English; languages with "
             "rules are %s",
             language,
             LANGUAGES,

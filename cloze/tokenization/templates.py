@@ -74,7 +74,7 @@ DOUBLE_SEPARATOR_TYPES = (
 
 
 def ensure_template(tokenizer: PreTrainedTokenizerBase, model_type: str) -> None:
-    """Make a tokenizer that adds no special tokens add those of the model's family, also after it is saved.
+    """Add the special tokens of the model's family to a tokenizer that adds none, also for when it is saved.
 
     Raises UserError if its vocabulary has no such tokens.
     """
@@ -105,8 +105,8 @@ def ensure_template(tokenizer: PreTrainedTokenizerBase, model_type: str) -> None
         " ".join(tokenizer.convert_ids_to_tokens(list(ids))) for ids in _special_tokens_around(tokenizer, 2)
     )
     logger.warning(
-        "the tokenizer (%s) adds no special tokens to %s: adding those of %s models, %s A %s B %s, and saving them "
-        "with it",
+        "the tokenizer (%s) adds no special tokens to %s: adding the template of %s models, %s A %s B %s, and saving "
+        "it with the tokenizer",
         name,
         "two texts" if any(single) else "a text",
         model_type,

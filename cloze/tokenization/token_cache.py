@@ -114,7 +114,7 @@ def prepare(
 ) -> TokenizedCorpus:
     """Tokenize the corpus, or read it from the cache if files, tokenizer and settings are the same.
 
-    ``granularity`` and ``language`` are those of ``split_document``; ``with_words`` stores word starts; ``faster`` is
+    ``split_document`` explains ``granularity`` and ``language``. ``with_words`` stores word starts; ``faster`` is
     an encoder to use if it gives the tokenizer's ids; ``overwrite`` ignores the cached corpus. Raises UserError for
     text that cannot be read or has no tokens, and for a cache that cannot be written.
     """

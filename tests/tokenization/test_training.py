@@ -282,7 +282,7 @@ def test_missing_special_tokens_are_added_by_family(family, middle, post_process
     tokenizer = characters(post_processor)
     ensure_template(tokenizer, family)
     assert (
-        f"the tokenizer (TokenizersBackend) adds no special tokens to {texts}: adding those of {family} models"
+        f"the tokenizer (TokenizersBackend) adds no special tokens to {texts}: adding the template of {family} models"
     ) in caplog.text
     tokenizer.save_pretrained(tmp_path)
     for loaded in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
