@@ -196,7 +196,7 @@ def test_prediction_rows_keep_columns_beside_the_label(tmp_path):
 
 def test_label_column_equal_to_text_column_is_an_error(tmp_path):
     (tmp_path / "table.csv").write_text("text,label\na,x\n")
-    with pytest.raises(UserError, match="--text_column label is the column of labels"):
+    with pytest.raises(UserError, match="--text_column label holds the labels or the second text"):
         read(tmp_path / "table.csv", text_column="label")
 
 

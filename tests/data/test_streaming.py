@@ -592,5 +592,5 @@ def test_stream_error_names_hub_row_and_shard():
             yield {"text": shard}
 
     stream = datasets.IterableDataset.from_generator(rows, gen_kwargs={"shards": ["a", 3]})
-    with pytest.raises(UserError, match="hub, shard 1, row 0: 'text' holds int"):
+    with pytest.raises(UserError, match="hub, shard 1, row 0: column 'text' holds int"):
         list(HubCorpus("hub", stream).documents())

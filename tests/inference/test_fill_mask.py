@@ -230,5 +230,5 @@ def test_prediction_with_several_processes_is_written_by_the_first(first, asked,
     predict_words(trainer, [(text, {"text": text}) for text in [*TEXTS, "\U00012000 is [MASK]"]], 2, ROOM)
     assert len(forwards) == 2
     assert (tmp_path / "predictions.jsonl").exists() == first
-    assert "UNKNOWN: --test_file: " in caplog.text
+    assert "--test_file: 2.6% of the tokens are [UNK]: the tokenizer" in caplog.text
     assert ("Filled in 4 lines" in caplog.text) == first

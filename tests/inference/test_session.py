@@ -141,7 +141,7 @@ def test_session_fills_masks_as_the_command_line_does(saved, run_mlm_script, tmp
     [
         ("", "There is no text yet"),
         (" \n", "There is no text yet"),
-        ("[MASK] \ud83d", "The text: half a surrogate pair"),
+        ("[MASK] \ud83d", "The text contains an unpaired surrogate"),
         ("The moon is far.", r"Nothing is hidden: write \[MASK\]"),
         ("The [mask] is far.", r"Nothing is hidden: write \[MASK\]"),
         ("[MASK] " * (MOST_MASKS + 1), "21 words are hidden: hide 20 at most"),

@@ -100,16 +100,16 @@ Case = namedtuple("Case", "name argv culprit cure")
 RIGHT = "--model_name_or_path bert --train_file words.txt --do_train "
 MISTAKES = [
     # Files
-    Case("file missing", "--train_file nowhere.txt", "--train_file: nowhere.txt is not there", "check the path"),
+    Case("file missing", "--train_file nowhere.txt", "--train_file: nowhere.txt not found", "check the path"),
     Case("validation missing", "--do_eval --validation_file nowhere.txt", "--validation_file: nowhere.txt", "check"),
     Case("file name too long", f"--train_file {'word' * 99}", "--train_file: wordword", "File name too long"),
-    Case("home unknown", "--train_file ~nobodyx/a.txt", "--train_file: ~nobodyx/a.txt is not there", "check the path"),
+    Case("home unknown", "--train_file ~nobodyx/a.txt", "--train_file: ~nobodyx/a.txt not found", "check the path"),
     Case("file name empty", "--train_file ''", "--train_file", "give"),
     Case("file empty", "--train_file empty.txt", "empty.txt holds no text", "it is empty"),
     Case("blank lines only", "--train_file blank.txt", "blank.txt holds no text", "its lines are blank"),
     Case("folder without text", "--train_file pictures", "folder pictures holds no", ".txt .csv .tsv .json .jsonl"),
-    Case("glob without match", "--train_file shards/*.txt", "shards/*.txt is not there", "check the path"),
-    Case("format unknown", "--train_file one.txt notes.docx", "notes.docx is not of a known format", ".txt .csv .tsv"),
+    Case("glob without match", "--train_file shards/*.txt", "shards/*.txt not found", "check the path"),
+    Case("format unknown", "--train_file one.txt notes.docx", "notes.docx is not a .txt .csv .tsv", ".gz, .zst"),
     Case("not UTF-8", "--train_file latin1.txt", "latin1.txt, line 3: byte 0xe9 is not UTF-8", "iconv"),
     Case("csv not UTF-8", "--train_file latin1.csv", "latin1.csv, line 2: byte 0xe9 is not UTF-8", "iconv"),
     Case("no gzip", "--train_file no.txt.gz", "no.txt.gz cannot be read after line 0: Not a gzip", "again"),
@@ -122,24 +122,34 @@ MISTAKES = [
     Case(
         "document too long",
         "--train_file words.txt --max_document_chars 18",
-        "words.txt, line 2: a document of more than 18 characters",
+        "words.txt, line 2: document longer than 18 characters",
         "raise --max_document_chars",
     ),
     Case("no document", "--max_document_chars 0", "--max_document_chars 0 is less than 1", "give the longest"),
     Case("two columns", "--train_file books.csv", "books.csv", "give --text_column NAME (columns: title, author)"),
     Case("no rows", "--train_file header.csv", "header.csv holds no text", "it is empty"),
-    Case("too many fields", "--train_file comma.csv", "comma.csv, line 3: 3 fields", "put text in quotes"),
+    Case("too many fields", "--train_file comma.csv", "comma.csv, line 3: 3 fields", "quote the text"),
     Case("quote left open", "--train_file quote.csv", "quote.csv, line 3", "check the quotes"),
     Case("jsonl broken", "--train_file broken.jsonl", "broken.jsonl, line 2: not JSON", "every line must be an object"),
     Case("jsonl without object", "--train_file bare.jsonl", "bare.jsonl, line 2: not an object", '{"text": "..."}'),
-    Case("jsonl with a gap", "--train_file gap.jsonl", "gap.jsonl, line 2: no 'text'", "columns: title"),
-    Case("half a character", "--train_file surrogate.jsonl", "surrogate.jsonl, line 2: half a surrogate", "as UTF-8"),
+    Case("jsonl with a gap", "--train_file gap.jsonl", "gap.jsonl, line 2: no column 'text'", "columns: title"),
+    Case("surrogate", "--train_file surrogate.jsonl", "surrogate.jsonl, line 2 contains an unpaired", "as UTF-8"),
     Case("null in a column", "--train_file null.jsonl", "null.jsonl", "give --text_column NAME (columns: title, body)"),
     Case("json broken", "--train_file broken.json", "broken.json, line 2: not JSON", "array of objects"),
-    Case("text no string", "--train_file numbers.json", "numbers.json, row 1: 'text' holds int", "--text_column NAME"),
-    Case("lost header", "--train_file headless.csv", "only column is called 'The moon is far.'", "the word text above"),
-    Case("same names", "--train_file twice.csv", "twice.csv: 2 columns are called text", "rename them"),
-    Case("row over lines", "--train_file quotes.tsv", "one row of lines 2 to 3", "give --csv_quoting none"),
+    Case(
+        "text no string",
+        "--train_file numbers.json",
+        "numbers.json, row 1: column 'text' holds int",
+        "--text_column NAME",
+    ),
+    Case(
+        "lost header",
+        "--train_file headless.csv",
+        "only column name, 'The moon is far.', looks",
+        "the header line text",
+    ),
+    Case("same names", "--train_file twice.csv", "twice.csv: 2 columns are named text", "rename them"),
+    Case("row over lines", "--train_file quotes.tsv", "quotes join lines 2 to 3", "give --csv_quoting none"),
     Case("long delimiter", "--csv_delimiter ::", "--csv_delimiter '::' is not one character", "give one such as ';'"),
     Case("no language code", "--language German", "--language German is not an ISO 639 code", "such as en, de"),
     # Data
@@ -158,13 +168,13 @@ MISTAKES = [
     Case(
         "no WordPiece for nanotoken",
         "--model_name_or_path roberta --tokenizer_backend nanotoken",
-        "--tokenizer_backend nanotoken is for fast WordPiece tokenizers, RobertaTokenizer is none (BPE)",
+        "--tokenizer_backend nanotoken needs a fast WordPiece tokenizer, and RobertaTokenizer is BPE",
         "drop the flag",
     ),
     Case(
         "whole words by nanotoken",
         "--tokenizer_backend nanotoken --whole_word_mask",
-        "--tokenizer_backend nanotoken does not say where words begin",
+        "--tokenizer_backend nanotoken does not mark where words begin",
         "drop one of the two",
     ),
     Case(
@@ -254,7 +264,7 @@ MISTAKES = [
         "--metric_for_best_model fun",
         "accuracy",
     ),
-    Case("cache_dir a file", "--cache_dir words.txt", "--cache_dir words.txt", "give a folder"),
+    Case("cache_dir a file", "--cache_dir words.txt", "--cache_dir words.txt", "give a writable folder"),
     # Model and tokenizer
     Case("model and type", "--model_type bert", "--model_type", "give one of the two"),
     Case("checkpoint overridden", "--config_overrides hidden_size=32", "--config_overrides", "drop it"),
@@ -273,7 +283,7 @@ MISTAKES = [
         "no special tokens",
         "--tokenizer_name no_special",
         "no_special: the tokenizer (TokenizersBackend) adds no special tokens",
-        "name its cls_token and sep_token",
+        "set cls_token and sep_token",
     ),
     Case("tokenizer too large", "--tokenizer_name large", "1,000 tokens, the model's", "leave out --tokenizer_name"),
     Case("too short", "--max_seq_length 7", "--max_seq_length 7 is too short", "give 8 or more"),
@@ -400,9 +410,9 @@ PAIRS = [
 JUDGED = "--model_name_or_path both --do_predict "
 PREDICTIONS = [
     Case("no pairs given", "", "--do_predict without anything", "--test_file FILE"),
-    Case("pairs missing", "--test_file nowhere.csv", "--test_file: nowhere.csv is not there", "check the path"),
+    Case("pairs missing", "--test_file nowhere.csv", "--test_file: nowhere.csv not found", "check the path"),
     Case("pairs as text", "--test_file pairs.txt", "--test_file pairs.txt", "give a table"),
-    Case("half a character", "--test_file half_pair.jsonl", "half_pair.jsonl, line 1: half a surrogate", "as UTF-8"),
+    Case("surrogate", "--test_file half_pair.jsonl", "half_pair.jsonl, line 1 contains an unpaired", "as UTF-8"),
     Case("no second text", "--test_file one_column.csv", "no column sentence_b", "columns: sentence_a, label"),
     Case("empty second text", "--test_file no_text.csv", "no_text.csv holds no pairs", "each row lacks a text"),
     Case("number for a text", "--test_file number.jsonl", "line 1: sentence_b is no text", "every pair needs two"),
@@ -415,10 +425,15 @@ PREDICTIONS = [
 FILLED = "--model_name_or_path bert --do_predict "
 FILLINGS = [
     Case("no lines given", "", "--do_predict without anything", "--test_file FILE"),
-    Case("lines missing", "--test_file nowhere.txt", "--test_file: nowhere.txt is not there", "check the path"),
+    Case("lines missing", "--test_file nowhere.txt", "--test_file: nowhere.txt not found", "check the path"),
     Case("no line there", "--test_file blank.txt", "--test_file blank.txt holds no line", "give texts with [MASK]"),
     Case("nothing hidden", "--test_file unhidden.txt", "unhidden.txt, line 3: no [MASK]", "for the hidden word"),
-    Case("no text column", "--test_file unhidden.csv", "unhidden.csv: which column", "give --text_column NAME"),
+    Case(
+        "no text column",
+        "--test_file unhidden.csv",
+        "unhidden.csv: cannot determine which column",
+        "give --text_column NAME",
+    ),
     Case(
         "nothing hidden in a table",
         "--test_file unhidden.csv --text_column body",
@@ -625,5 +640,5 @@ def test_real_process_exits_with_2_and_one_line(workplace):
     process = subprocess.run(argv, cwd=workplace, capture_output=True, text=True)
     assert process.returncode == 2
     assert process.stderr == (
-        "error: latin1.txt, line 3: byte 0xe9 is not UTF-8: convert the file, as by iconv -t UTF-8\n"
+        "error: latin1.txt, line 3: byte 0xe9 is not UTF-8: convert the file, for example with iconv -t UTF-8\n"
     )

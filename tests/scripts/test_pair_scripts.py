@@ -562,4 +562,4 @@ def test_user_pairs_without_labels_are_judged(scripts, pair_checkpoint, out, tmp
     assert judgements(out)[0]["label"] is None
     assert not (out / "predict_results.json").exists()
     assert "Judged 1 pairs" in printed
-    assert "UNKNOWN: --test_file: " in printed
+    assert "warning: --test_file: 9.1% of the tokens are [UNK]: the tokenizer" in printed

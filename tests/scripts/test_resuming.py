@@ -698,7 +698,7 @@ def test_data_folder_with_symlink_loop_and_own_outputs_is_resumed(train, text, t
     code, printed, errors = train(data / "out", "blocks", *argv)
     assert (code, errors) == (0, "")
     for name in ("cache", "out"):
-        assert f"LEFT OUT: --train_file does not read {data / name}, a folder that these scripts write to" in printed
+        assert f"warning: --train_file skips {data / name}, an output folder of these scripts" in printed
     assert f"Going on from {data / 'out' / 'checkpoint-9'}" in printed
     assert_same(data / "out", tmp_path / "whole")
 
@@ -1114,7 +1114,7 @@ def test_streamed_file_that_disappears_is_one_line(change, workers, train, text,
     argv = ("--max_steps", 60, "--save_total_limit", 30, "--dataloader_num_workers", workers)
     code, _, errors = train(tmp_path / "out", "stream", *argv)
     assert code == 2
-    problem = "cannot be read after line 0: " if change == "deleted" else "changed while it was in use: put it back"
+    problem = "cannot be read after line 0: " if change == "deleted" else "changed during the run: restore it"
     assert errors.startswith(f"error: {text} {problem}")
     assert errors.count("\n") == 1
     steps = list(checkpoints.list_checkpoints(str(tmp_path / "out")))

@@ -131,7 +131,7 @@ def test_classification_predicts_fewer_texts_than_it_evaluates(train, out, tmp_p
     printed = train("--max_steps", 1, "--do_predict", "--test_file", tmp_path / "few.csv")
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 2
     assert read_json(out / "all_results.json")["predict_texts"] == 2
-    assert "UNKNOWN: --test_file: " in printed
+    assert "warning: --test_file: 33.3% of the tokens are [UNK]: the tokenizer" in printed
     assert re.search(r"Training texts +.*, 0\.\d% unknown\n", printed)
 
 
@@ -481,7 +481,7 @@ def test_pretraining_on_the_text_improves_accuracy_beyond_noise(script, run_mlm_
         ("--model_name_or_path bert --streaming --max_steps 3", "--streaming is for pretraining"),
         ("--model_name_or_path bert --language de", "--language is for finding sentences"),
         ("--model_name_or_path bert --metric_for_best_model f1", "f1 is not one of loss, accuracy, macro_f1"),
-        ("--model_name_or_path bert --test_file x.csv --do_predict", "--test_file: x.csv is not there"),
+        ("--model_name_or_path bert --test_file x.csv --do_predict", "--test_file: x.csv not found"),
         ("--model_name_or_path bert --train_file cuneiform.csv", "cuneiform.csv: 100.0% of the tokens are [UNK]"),
         ("--model_name_or_path bert --validation_file cuneiform.csv --train_file table.csv", "cuneiform.csv: 100.0%"),
         ("--model_name_or_path bert --label_column kind --train_file table.csv", "no column kind"),
