@@ -75,6 +75,4 @@ def _update_flag(argument: str, *values: str) -> list[str]:
     if name in RENAMED:
         logger.warning("--%s is now --%s", name, RENAMED[name])
         return [f"--{RENAMED[name]}{equals}{value}", *values]
-    if name == "overwrite_output_dir":
-        logger.warning("--overwrite_output_dir is gone from transformers; here it removes old checkpoints")
     return [argument, *values]

@@ -9,12 +9,14 @@ import os
 import reprlib
 import typing
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from transformers import HfArgumentParser
 
 from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataArguments, check_together
 from cloze.config.deprecated_flags import update_flags
+from cloze.config.flag_help import format_flags
 from cloze.config.recipes import MAX_CHARACTERS, RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
 from cloze.errors import UserError
 
@@ -26,11 +28,22 @@ MAX_NUMBER = 2**63
 SETTINGS_ERRORS = (ValueError, TypeError, OverflowError, RecursionError, OSError, ImportError, NotImplementedError)
 
 
-class Parser(HfArgumentParser):
-    """Raise UserError for what cannot be parsed."""
+DESCRIPTION = """
+RECIPE.yaml is a YAML or JSON file of the flags below. Flags on the command line override it.
+A switch without a default is off: --flag turns it on, --flag false turns it off.
+"""
 
-    def error(self, message):
+
+class Parser(HfArgumentParser):
+    """Raise UserError for what cannot be parsed, and show the flags in groups."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError in place of printing the usage."""
         raise UserError(message.removeprefix("argument "))
+
+    def format_help(self) -> str:
+        """Return the text of --help."""
+        return f"{self.format_usage()}{DESCRIPTION}\n{format_flags(self.dataclass_types)}"
 
 
 def settings_of(main: Callable) -> list[type]:
@@ -49,7 +62,6 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
         types,
         allow_abbrev=False,  # so that misspelt flags are found
         usage="%(prog)s [RECIPE.yaml] [--flag value ...]",
-        description="Settings come from the recipe, a YAML or JSON file of the flags below; the command line wins.",
     )
     known = _known_settings(types)
     defaults = vars(parser.parse_args([]))
