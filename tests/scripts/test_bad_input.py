@@ -312,15 +312,15 @@ MISTAKES = [
 TEXT = "--train_file words.txt --do_train"
 ALONE = [
     # Recipes
-    Case("recipe missing", "nowhere.yaml", "recipe nowhere.yaml is not there", "give the path of a file"),
+    Case("recipe missing", "nowhere.yaml", "recipe nowhere.yaml does not exist", "give the path of a file"),
     Case("recipe of wrong suffix", "recipe.txt", "recipe.txt is not a recipe", "a .yaml, .yml or .json file"),
     Case("recipe key", "unknown.yaml", "unknown.yaml: unknown setting 'lerning_rate'", "did you mean learning_rate?"),
-    Case("recipe no mapping", "list.yaml", "list.yaml holds no mapping", "plain `flag: value` lines"),
+    Case("recipe no mapping", "list.yaml", "list.yaml is not a mapping", "plain `flag: value` lines"),
     Case("recipe with Python", "python.yaml", "python.yaml, line 2", "plain `flag: value` lines"),
     Case("recipe no YAML", "syntax.yaml", "syntax.yaml, line 3", "plain `flag: value` lines"),
     Case("recipe no JSON", "syntax.json", "syntax.json, line 2", "plain `flag: value` lines"),
     Case("recipe without number", "number.yaml", "number.yaml: --learning_rate", "invalid float value: 'fast'"),
-    Case("recipe with null", "null.yaml", "null.yaml: learning_rate is empty", "give it a value, or leave the line"),
+    Case("recipe with null", "null.yaml", "null.yaml: learning_rate is empty", "give it a value, or remove the line"),
     # Nothing to do
     Case("no model", TEXT, "no model", "--model_name_or_path PATH to adapt one, or --model_type bert"),
     Case("no task", "--model_name_or_path bert", "nothing to do", "add --do_train, --do_eval or --do_predict"),
@@ -597,7 +597,10 @@ def test_missing_or_broken_weights_are_one_line(damage, error_of, workplace, tmp
 @pytest.mark.parametrize("flag", ["output_dir", "cache_dir", "model_name_or_path", "tokenizer_name", "run_name"])
 def test_non_utf8_file_name_error_is_one_line(flag, error_of, tmp_path):
     name = os.fsdecode(bytes(tmp_path) + b"/n\xff")
-    assert error_of(f"{RIGHT} --{flag} {name}") == f"error: --{flag} {name!a} is not UTF-8: rename what it stands for\n"
+    assert (
+        error_of(f"{RIGHT} --{flag} {name}")
+        == f"error: --{flag} {name!a} is not UTF-8: rename the file, folder or model\n"
+    )
     assert not os.path.exists(name)
 
 
