@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -44,7 +44,7 @@ def switch(help: str) -> Any:
     return option(False, help)
 
 
-def check(settings: object, names: list[str], is_valid: Callable[[Any], bool], problem: str) -> None:
+def check(settings: object, names: list[str], is_valid: Callable[[Any], object], problem: str) -> None:
     """Raise UserError for the first of the named settings that is neither null nor valid."""
     for name in names:
         value = getattr(settings, name)
@@ -115,6 +115,10 @@ class ModelArguments:
 class TrainingArguments(transformers.TrainingArguments):
     """Extend the training arguments of transformers by flags, checks and safer defaults."""
 
+    if TYPE_CHECKING:
+        # Never null after upstream's __post_init__.
+        output_dir: str = ""
+
     save_total_limit: int | None = option(
         2,
         help="Checkpoints to keep: the newest, and the best if one is tracked. The default saves disk space; "
@@ -181,7 +185,8 @@ class TrainingArguments(transformers.TrainingArguments):
         # The collator needs the example's number, which is not an argument of forward.
         self.remove_unused_columns = False
         # Each process reads its own shard of a stream; batches dispatched by the first would repeat its masks.
-        self.accelerator_config.dispatch_batches = False
+        # By now, upstream's __post_init__ has built an AcceleratorConfig.
+        self.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
         self.dataloader_pin_memory &= torch.accelerator.is_available()
 
     def _check_values(self) -> None:

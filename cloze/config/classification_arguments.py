@@ -21,7 +21,7 @@ class ClassifierArguments(ModelArguments):
     num_seeds: int = option(3, help="With --compare_with: runs of each model, with seeds from --seed upward.")
 
     def __post_init__(self):
-        self.models = [_named(model) for model in self.compare_with or []]
+        self.models: list[tuple[str, str | None]] = [_named(model) for model in self.compare_with or []]
         if not self.models:
             super().__post_init__()
             return
@@ -95,4 +95,5 @@ class ClassificationArguments(DataArguments):
     @property
     def other_columns(self) -> list[str]:
         """Return the column of the labels and, for pairs, the column of the second text."""
-        return [self.label_column or "label", *[self.text_pair_column] * (self.text_pair_column is not None)]
+        columns = [self.label_column or "label"]
+        return columns if self.text_pair_column is None else [*columns, self.text_pair_column]

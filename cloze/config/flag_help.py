@@ -5,7 +5,7 @@ import enum
 import shutil
 import textwrap
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from cloze.config.flag_groups import GROUPS, REST, UPSTREAM_HELP
@@ -32,7 +32,7 @@ class Flag(NamedTuple):
     help: str
 
 
-def flags_of(types: Sequence[type]) -> dict[str, Flag]:
+def flags_of(types: Iterable[type]) -> dict[str, Flag]:
     """Return the flags of dataclasses by name, in the order of their fields."""
     flags = {}
     for dtype in types:
@@ -53,7 +53,7 @@ def grouped(flags: dict[str, Flag]) -> Iterator[tuple[str, list[Flag]]]:
             yield title, found
 
 
-def format_flags(types: Sequence[type]) -> str:
+def format_flags(types: Iterable[type]) -> str:
     """Return the groups of flags as text, as wide as the terminal."""
     width = min(shutil.get_terminal_size((PIPE_WIDTH, 24)).columns, MAX_WIDTH)
     sections = (

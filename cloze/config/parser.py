@@ -59,7 +59,7 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
         UserError: for unknown flags, and for invalid values, alone or together.
     """
     parser = Parser(
-        types,
+        types,  # type: ignore[arg-type]  # no class fits the declared NewType
         allow_abbrev=False,  # misspelt flags are errors
         usage="%(prog)s [RECIPE.yaml] [--flag value ...]",
     )
@@ -83,7 +83,7 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
 
 def _known_settings(types: Sequence[type]) -> dict[str, type]:
     """Return the name and declared type of every setting; the parser changes the types in the fields."""
-    known = {}
+    known: dict[str, type] = {}
     for dtype in types:
         hints = typing.get_type_hints(dtype)
         known |= {field.name: hints[field.name] for field in dataclasses.fields(dtype) if field.init}
@@ -91,7 +91,7 @@ def _known_settings(types: Sequence[type]) -> dict[str, type]:
 
 
 def _parse_recipe_and_flags(parser: Parser, argv: list[str], known: dict[str, type]) -> argparse.Namespace:
-    recipe_argv = []
+    recipe_argv: list[str] = []
     if argv and not argv[0].startswith("-"):
         recipe = argv.pop(0)
         recipe_argv, nulls = recipe_to_argv(recipe, known)

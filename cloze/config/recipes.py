@@ -14,6 +14,9 @@ from typing import Any
 
 import transformers
 import yaml
+from yaml.composer import Composer
+from yaml.constructor import BaseConstructor
+from yaml.parser import Parser
 
 from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataArguments, MaskingArguments, PairArguments
@@ -57,7 +60,7 @@ DEFAULTS = {
 }
 
 
-class _Bounded:
+class _Bounded(Parser, Composer, BaseConstructor):
     """Bound a YAML loader: plain values up to a number and depth, few aliases, no repeated keys, no tags."""
 
     values = depth = aliases = 0
@@ -74,6 +77,7 @@ class _Bounded:
         if getattr(event, "tag", None) is not None:
             raise _yaml_error(f"the tag {reprlib.repr(event.tag)} is not allowed", event)
         node = super().compose_node(parent, index)
+        assert node is not None
         self.depth -= 1
         # A list or dict gets its end mark once it is complete.
         if node.end_mark is None:
@@ -96,7 +100,8 @@ class _Bounded:
 
 
 def _yaml_error(problem: str, place: yaml.Event | yaml.Node) -> yaml.YAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+    # The stubs do not accept the marks of events and nodes.
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)  # type: ignore[arg-type]
 
 
 class WrittenLoader(_Bounded, yaml.SafeLoader):
@@ -124,7 +129,8 @@ RecipeDumper.add_multi_representer(enum.Enum, lambda dumper, member: dumper.repr
 def recipe_to_argv(recipe: str, names: dict[str, type]) -> tuple[list[str], dict[str, None]]:
     """Return a recipe as command-line arguments, and the settings that it sets to null as a dict."""
     settings = read_recipe(Path(recipe))
-    argv, nulls = [], {}
+    argv: list[str] = []
+    nulls: dict[str, None] = {}
     for key, value in settings.items():
         key = str(key)
         if key not in [*names, *RENAMED, *REPLACED, *DROPPED]:
@@ -185,7 +191,7 @@ def read_recipe(path: Path) -> dict:
     return parse_recipe(text, str(path), "a recipe has plain `flag: value` lines", RecipeLoader)
 
 
-def parse_recipe(text: str, name: str, cure: str, loader: type[_Bounded]) -> dict:
+def parse_recipe(text: str, name: str, cure: str, loader: type[WrittenLoader] | type[RecipeLoader]) -> dict:
     """Return the mapping in a text: JSON if the name ends with .json, else YAML; raise UserError for other text."""
     try:
         if len(text) > MAX_CHARACTERS:

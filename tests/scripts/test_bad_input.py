@@ -291,7 +291,7 @@ MISTAKES = [
         "the model's 65 positions: lower it",
     ),
     # Output
-    Case("output_dir a file", "--output_dir words.txt", "--output_dir words.txt", "give a folder of yours"),
+    Case("output_dir a file", "--output_dir words.txt", "--output_dir words.txt", "give a folder of your own"),
     Case("output_dir below a file", "--output_dir words.txt/out", "--output_dir words.txt/out", "give a folder"),
     Case("output_dir the model", "--output_dir ./bert", "bert is the model to start from", "give another folder"),
     Case("output_dir taken", "--output_dir taken", "taken holds a model already", "give another folder"),

@@ -44,7 +44,7 @@ def test_output_without_reader_is_dropped(make, reason, other):
     os.close(reader)
     for line in ("lost\n", "lost, too\n"):
         assert stream.write(line) == len(line)
-    assert other() == f"OUTPUT: stdout cannot be written to ({reason}): continuing without it\n"
+    assert other() == f"warning: cannot write to stdout ({reason}): continuing without it\n"
     assert os.write(writer, b"by a library in C") == 17
     os.close(writer)
 
@@ -55,7 +55,7 @@ def test_log_on_a_full_disk_continues_when_there_is_space(other, tmp_path):
     stream = stream_over(full, other)
     for line in ("lost", "lost, too"):
         print(line, file=stream)
-    assert other() == "OUTPUT: stdout cannot be written to (No space left on device): continuing without it\n"
+    assert other() == "warning: cannot write to stdout (No space left on device): continuing without it\n"
     os.dup2(log, full)
     print("written", file=stream)
     assert (tmp_path / "log").read_text() == "written\n"
@@ -79,7 +79,7 @@ def test_exit_code_survives_a_full_disk(redirection, unbuffered):
     result = run_python(code, redirection, PYTHONUNBUFFERED=unbuffered)
     assert result.returncode == 75
     assert "Traceback" not in result.stdout + result.stderr
-    assert (result.stdout + result.stderr).count("OUTPUT") == ("2>&1" not in redirection)
+    assert (result.stdout + result.stderr).count("warning: cannot write to std") == ("2>&1" not in redirection)
 
 
 def test_files_do_not_replace_closed_streams(tmp_path):

@@ -86,9 +86,9 @@ def test_damaged_corpus_is_prepared_again(file, damage, corpus, tokenizers, cach
     damage(entry / file)
     for _ in range(2):
         assert prepare_words(corpus, tokenizers["wordpiece"], cache) == first
-    (line,) = [record.message for record in caplog.records if record.message.startswith("BROKEN: ")]
-    assert line.startswith(f"BROKEN: {entry}: ")
-    assert line.endswith(": prepared again")
+    (line,) = [record.message for record in caplog.records if record.message.startswith("corrupt cache entry ")]
+    assert line.startswith(f"corrupt cache entry {entry}: ")
+    assert line.endswith(": preparing it again")
     if "SUMS" not in file:
         assert file in line
     assert entries(cache) == [entry]
@@ -102,7 +102,7 @@ def test_damaged_tokenizer_is_trained_again(file, damage, corpus, cache, caplog)
     damage(entry / file)
     for _ in range(2):
         assert train_tokenizer(corpus, "bert", 60, True, cache, overwrite=False).get_vocab() == vocabulary
-    assert caplog.text.count(f"BROKEN: {entry}: ") == caplog.text.count(file) == 1
+    assert caplog.text.count(f"corrupt cache entry {entry}: ") == caplog.text.count(file) == 1
 
 
 @pytest.mark.parametrize("damage", [flip, Path.unlink])
@@ -134,7 +134,7 @@ def test_damage_is_reported_in_one_line(corpus, checkpoint, cache, tmp_path, run
         assert code == 0
         lines.append(printed.splitlines())
     assert [line for line in lines[1] if line not in lines[0]] == [
-        f"BROKEN: {entry}: checksum mismatch in tokens: prepared again"
+        f"warning: corrupt cache entry {entry}: checksum mismatch in tokens: preparing it again"
     ]
     assert [line for line in lines[2] if line not in lines[1]] == [f"Reusing the prepared corpus in {entry}"]
 
@@ -150,7 +150,7 @@ def test_damage_found_by_several_is_repaired_once(cache, caplog):
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == ["content"] * 4
-    assert len(written) == caplog.text.count("BROKEN: ") == 1
+    assert len(written) == caplog.text.count("corrupt cache entry ") == 1
 
 
 # What was broken off
