@@ -36,7 +36,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def script(run_mlm_script, tmp_path):
-    """``script(...)`` is run_mlm.py on the sample, with a tiny BERT from scratch; gives code, stdout, stderr."""
+    """Return ``script(...)``, which runs run_mlm.py from scratch and returns exit code, stdout and stderr."""
     return lambda *argv: run_mlm_script(*flags(tmp_path), *argv)
 
 
@@ -50,7 +50,7 @@ def flags(tmp_path):
 
 @contextmanager
 def held(path, record=None):
-    """Hold a lock as another process does; its file says so."""
+    """Hold a lock, with the record of another process in its file."""
     path.parent.mkdir(exist_ok=True, parents=True)
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -70,8 +70,8 @@ def wait_for(log, text, process):
 
 
 def test_second_run_ends_and_one_after_a_kill_resumes(tmp_path, out):
-    """At once, although a data-loader worker outlives the process that was killed, which had forked it."""
-    # Else each epoch has a worker of its own, and there is none between them.
+    """Resume at once, although a data-loader worker outlives the killed process."""
+    # Persistent: otherwise there is no worker between two epochs.
     workers = ("--dataloader_num_workers", 1, "--dataloader_persistent_workers")
     argv = ("run_mlm", *flags(tmp_path), "--do_train", *workers)
     logs = [tmp_path / name for name in ("first", "second", "third")]
@@ -154,8 +154,8 @@ def test_comparison_locks_its_folder_and_those_of_its_runs(
 @pytest.mark.parametrize("freed", [True, False])
 @pytest.mark.parametrize("holder", [ELSEWHERE, ELSEWHERE | {"host": socket.gethostname(), "pid": os.getpid()}])
 def test_lock_of_another_machine_is_waited_for(holder, freed, out, monkeypatch, caplog):
-    """That may have died: the job is run again on this one, or in a container of its name, and the server has not
-    noticed yet."""
+    """The other machine may have died: its job restarts here or in a container of the same name, before the file
+    server has released the lock."""
     monkeypatch.setattr(locks, "MOMENT", 0)
     monkeypatch.setattr(locks, "LEASE", 60 if freed else 0)
     lock = FileLock(out / RUN_LOCK, fallback_to_soft=False)
@@ -198,7 +198,7 @@ def test_unreadable_lock_record_is_ignored(content, out, monkeypatch):
 
 
 def test_lock_is_released_after_the_run_and_not_uploaded(script, out):
-    """The Trainer uploads all of output_dir but names that begin so."""
+    """The Trainer uploads all files of output_dir but those that begin with an underscore."""
     for _ in range(2):
         code, _, errors = script("--do_train", "--max_steps", 1, "--overwrite_output_dir")
         assert code == 0, errors
@@ -210,7 +210,7 @@ def test_lock_is_released_after_the_run_and_not_uploaded(script, out):
 
 
 def on_record(monkeypatch, count, react):
-    """Call ``react`` when ``count`` warnings of waits have been logged."""
+    """Call ``react`` after ``count`` warnings of waits."""
     seen = []
 
     def emit(record):
@@ -244,8 +244,8 @@ def test_cache_wait_is_logged_every_minute(kind, script, tmp_path, monkeypatch, 
 
 
 def test_missing_processes_are_named(script, monkeypatch, caplog):
-    """While the main thread waits in C++; in the end, it is an error of one line."""
-    # At port 0, the process listens at one that is free: no other program can take it in between.
+    """Warn while the main thread waits in C++, then end with a one-line error."""
+    # At port 0, the process listens at any free port.
     stale = {"WORLD_SIZE": 3, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 3, "MASTER_ADDR": "127.0.0.1"}
     for name, value in (stale | {"MASTER_PORT": 0}).items():
         monkeypatch.setenv(name, str(value))
@@ -271,7 +271,7 @@ def wait_for_others(log):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_signal_ends_the_wait_for_processes(number, code, tmp_path):
-    """Python's own handler would be called in a minute."""
+    """Python's own handler would run only after the timeout of a minute."""
     log = tmp_path / "log"
     process = CONTEXT.Process(target=wait_for_others, args=(log,))
     process.start()
