@@ -133,7 +133,7 @@ class TrainingArguments(transformers.TrainingArguments):
     train_sampling_strategy: str = option(
         "group_by_length",
         help="Order of training examples. group_by_length puts examples of similar length into a batch and shuffles "
-        "the batches: less padding than random, the default of transformers.",
+        "the batches (of a stream, within a chunk): less padding than random, the default of transformers.",
         choices=SAMPLING,
     )
     max_tokens_per_batch: int | None = optional(

@@ -242,6 +242,13 @@ def test_dropped_flag_changes_nothing_and_warns_once(name, from_recipe, resolve,
     assert warnings.messages == [f"--{name} is ignored: {DROPPED[name]}"]
 
 
+@FROM_EITHER
+def test_overwrite_output_dir_does_not_warn(from_recipe, resolve, warnings):
+    """transformers has removed the flag, but the scripts declare it, and the quickstart recipes set it."""
+    assert give(resolve, from_recipe, "overwrite_output_dir", True)["overwrite_output_dir"] is True
+    assert warnings.messages == []
+
+
 @pytest.mark.parametrize("name", DROPPED)
 def test_dropped_flag_takes_its_value_along_and_no_other(name, resolve):
     settings = resolve("--seed", 7, f"--{name.replace('_', '-')}", OLD_VALUES[name], "--max_steps", 9)
