@@ -26,7 +26,7 @@ shows the flags of a script in the groups below, then the other flags of
 [transformers.TrainingArguments](https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments).
 
 - A recipe is a YAML or JSON file of these flags, given as the first argument. Flags on the command line override it.
-- A switch has no value and is off by default. `--flag` turns it on, `--flag false` turns it off.
+- A flag without a value is a switch, off by default. `--flag` turns it on, `--flag false` turns it off.
 - `STR ...` takes one or more values, `JSON` a JSON object or the path of a JSON file.
 - `--train-file` and `--train_file` are the same.
 - **differs**: the default is not the one of transformers.

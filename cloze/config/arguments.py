@@ -70,7 +70,9 @@ class ModelArguments:
         help="Folder or Hub name of the tokenizer. Default: --model_name_or_path; from scratch, a tokenizer is "
         "trained on the corpus."
     )
-    vocab_size: int = option(30_522, help="Size of a tokenizer trained on the corpus, in tokens. BERT has the default.")
+    vocab_size: int = option(
+        30_522, help="Size of a tokenizer trained on the corpus, in tokens. The default is BERT's."
+    )
     do_lower_case: bool = switch(help="Lower-case the text in a WordPiece tokenizer trained on the corpus.")
     cache_dir: str | None = optional(
         help="Folder for downloads and prepared corpora. Default: the caches of the Hugging Face libraries."

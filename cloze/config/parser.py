@@ -30,7 +30,7 @@ SETTINGS_ERRORS = (ValueError, TypeError, OverflowError, RecursionError, OSError
 
 DESCRIPTION = """
 RECIPE.yaml is a YAML or JSON file of the flags below. Flags on the command line override it.
-A switch without a default is off: --flag turns it on, --flag false turns it off.
+A flag without a type is a switch, off by default: --flag turns it on, --flag false turns it off.
 """
 
 
