@@ -125,7 +125,7 @@ MISTAKES = [
         "words.txt, line 2: document longer than 18 characters",
         "raise --max_document_chars",
     ),
-    Case("no document", "--max_document_chars 0", "--max_document_chars 0 is less than 1", "give the longest"),
+    Case("no document", "--max_document_chars 0", "--max_document_chars 0 is less than 1", "give the length of"),
     Case("two columns", "--train_file books.csv", "books.csv", "give --text_column NAME (columns: title, author)"),
     Case("no rows", "--train_file header.csv", "header.csv holds no text", "it is empty"),
     Case("too many fields", "--train_file comma.csv", "comma.csv, line 3: 3 fields", "quote the text"),
@@ -150,7 +150,7 @@ MISTAKES = [
     ),
     Case("same names", "--train_file twice.csv", "twice.csv: 2 columns are named text", "rename them"),
     Case("row over lines", "--train_file quotes.tsv", "quotes join lines 2 to 3", "give --csv_quoting none"),
-    Case("long delimiter", "--csv_delimiter ::", "--csv_delimiter '::' is not one character", "give one such as ';'"),
+    Case("long delimiter", "--csv_delimiter ::", "--csv_delimiter '::' is not one character", "give one, such as ';'"),
     Case("no language code", "--language German", "--language German is not an ISO 639 code", "such as en, de"),
     # Data
     Case("data set and file", "--dataset_name hub", "--dataset_name and --train_file", "give one of them"),
@@ -159,11 +159,16 @@ MISTAKES = [
         "stream not split", "--streaming --max_steps 1 --do_eval", "--streaming cannot hold", "give --validation_file"
     ),
     Case("nothing left", "--train_file one.txt --do_eval", "of 1 documents leaves none", "give --validation_file"),
-    Case("0 % held out", "--validation_split_percentage 0", "--validation_split_percentage 0", "within 0 and 100"),
-    Case("all held out", "--validation_split_percentage 100", "--validation_split_percentage 100", "within 0 and 100"),
-    Case("no training samples", "--max_train_samples 0", "--max_train_samples 0", "leave it out"),
-    Case("no evaluation samples", "--max_eval_samples 0", "--max_eval_samples 0", "leave it out"),
-    Case("cut lines of blocks", "--truncate_long_lines", "--truncate_long_lines", "goes with --line_by_line"),
+    Case("0 % held out", "--validation_split_percentage 0", "--validation_split_percentage 0", "above 0 and below 100"),
+    Case(
+        "all held out",
+        "--validation_split_percentage 100",
+        "--validation_split_percentage 100",
+        "above 0 and below 100",
+    ),
+    Case("no training samples", "--max_train_samples 0", "--max_train_samples 0 is less than 1", "omit it"),
+    Case("no evaluation samples", "--max_eval_samples 0", "--max_eval_samples 0 is less than 1", "omit it"),
+    Case("cut lines of blocks", "--truncate_long_lines", "--truncate_long_lines needs --line_by_line", "add it"),
     Case("no such backend", "--tokenizer_backend rust", "invalid choice: 'rust'", "'nanotoken'"),
     Case(
         "no WordPiece for nanotoken",
@@ -180,8 +185,8 @@ MISTAKES = [
     Case(
         "stream by nanotoken",
         "--tokenizer_backend nanotoken --streaming --max_steps 1",
-        "--tokenizer_backend nanotoken is for text that is prepared first",
-        "or --streaming",
+        "--tokenizer_backend nanotoken does not work with --streaming",
+        "drop one of them",
     ),
     *(
         Case(
@@ -208,9 +213,9 @@ MISTAKES = [
         for flags in ("", " --streaming --max_steps 1")
     ),
     # Masks
-    Case("nothing masked", "--mlm_probability 0", "--mlm_probability 0.0", "within 0 and 1"),
-    Case("more than all masked", "--mlm_probability 1.5", "--mlm_probability 1.5", "within 0 and 1"),
-    Case("none masked to evaluate", "--eval_mlm_probability 0", "--eval_mlm_probability 0.0", "within 0 and 1"),
+    Case("nothing masked", "--mlm_probability 0", "--mlm_probability 0.0", "above 0 and below 1"),
+    Case("more than all masked", "--mlm_probability 1.5", "--mlm_probability 1.5", "above 0 and below 1"),
+    Case("none masked to evaluate", "--eval_mlm_probability 0", "--eval_mlm_probability 0.0", "above 0 and below 1"),
     Case("negative share", "--mask_replace_prob -1", "--mask_replace_prob -1.0", "between 0 and 1"),
     Case("shares above 1", "--random_replace_prob 0.3", "--random_replace_prob add up to more than 1", "lower one"),
     Case(
@@ -251,7 +256,7 @@ MISTAKES = [
     Case(
         "budget and search",
         "--max_tokens_per_batch 999 --auto_find_batch_size",
-        "--auto_find_batch_size lowers the batch size",
+        "--auto_find_batch_size and --max_tokens_per_batch exclude each other",
         "drop one",
     ),
     Case("no budget", "--max_tokens_per_batch 0", "--max_tokens_per_batch 0 is less than", "give 66 or more"),
@@ -266,7 +271,7 @@ MISTAKES = [
     ),
     Case("cache_dir a file", "--cache_dir words.txt", "--cache_dir words.txt", "give a writable folder"),
     # Model and tokenizer
-    Case("model and type", "--model_type bert", "--model_type", "give one of the two"),
+    Case("model and type", "--model_type bert", "--model_type and --model_name_or_path exclude each other", "or adapt"),
     Case("checkpoint overridden", "--config_overrides hidden_size=32", "--config_overrides", "drop it"),
     Case("model missing", "--model_name_or_path nowhere", "--model_name_or_path nowhere", "folder with a config.json"),
     Case("no model there", "--model_name_or_path hub", "--model_name_or_path hub", "folder with a config.json"),
@@ -296,7 +301,7 @@ MISTAKES = [
         "the model's 65 positions: lower it",
     ),
     # Output
-    Case("output_dir a file", "--output_dir words.txt", "--output_dir words.txt", "give a folder of yours"),
+    Case("output_dir a file", "--output_dir words.txt", "--output_dir words.txt", "give a folder of your own"),
     Case("output_dir below a file", "--output_dir words.txt/out", "--output_dir words.txt/out", "give a folder"),
     Case("output_dir the model", "--output_dir ./bert", "bert is the model to start from", "give another folder"),
     Case("output_dir taken", "--output_dir taken", "taken holds a model already", "give another folder"),
@@ -317,20 +322,20 @@ MISTAKES = [
 TEXT = "--train_file words.txt --do_train"
 ALONE = [
     # Recipes
-    Case("recipe missing", "nowhere.yaml", "recipe nowhere.yaml is not there", "give the path of a file"),
+    Case("recipe missing", "nowhere.yaml", "recipe nowhere.yaml does not exist", "give the path of a file"),
     Case("recipe of wrong suffix", "recipe.txt", "recipe.txt is not a recipe", "a .yaml, .yml or .json file"),
     Case("recipe key", "unknown.yaml", "unknown.yaml: unknown setting 'lerning_rate'", "did you mean learning_rate?"),
-    Case("recipe no mapping", "list.yaml", "list.yaml holds no mapping", "plain `flag: value` lines"),
+    Case("recipe no mapping", "list.yaml", "list.yaml is not a mapping", "plain `flag: value` lines"),
     Case("recipe with Python", "python.yaml", "python.yaml, line 2", "plain `flag: value` lines"),
     Case("recipe no YAML", "syntax.yaml", "syntax.yaml, line 3", "plain `flag: value` lines"),
     Case("recipe no JSON", "syntax.json", "syntax.json, line 2", "plain `flag: value` lines"),
     Case("recipe without number", "number.yaml", "number.yaml: --learning_rate", "invalid float value: 'fast'"),
-    Case("recipe with null", "null.yaml", "null.yaml: learning_rate is empty", "give it a value, or leave the line"),
+    Case("recipe with null", "null.yaml", "null.yaml: learning_rate is empty", "give it a value, or remove the line"),
     # Nothing to do
     Case("no model", TEXT, "no model", "--model_name_or_path PATH to adapt one, or --model_type bert"),
-    Case("no task", "--model_name_or_path bert", "nothing to do", "add --do_train, --do_eval or both"),
-    Case("no training text", "--model_name_or_path bert --do_train", "--do_train without text", "--train_file FILE"),
-    Case("no held-out text", "--model_name_or_path bert --do_eval", "--do_eval without text", "--validation_file FILE"),
+    Case("no task", "--model_name_or_path bert", "nothing to do", "add --do_train, --do_eval or --do_predict"),
+    Case("no training text", "--model_name_or_path bert --do_train", "--do_train needs text", "--train_file FILE"),
+    Case("no held-out text", "--model_name_or_path bert --do_eval", "--do_eval needs text", "--validation_file FILE"),
     # From scratch
     Case("type unknown", f"{TEXT} --model_type brt", "--model_type brt", "did you mean bert?"),
     Case("type without masks", f"{TEXT} --model_type gpt2", "gpt2 has no masked-language", "an encoder such as bert"),
@@ -379,8 +384,8 @@ PAIRS = [
         "sentences.txt: no document has two sentences",
         "leave out --sentence_per_line",
     ),
-    Case("none random", "--nsp_probability 0", "--nsp_probability 0.0", "within 0 and 1"),
-    Case("all random", "--nsp_probability 1", "--nsp_probability 1.0", "within 0 and 1"),
+    Case("none random", "--nsp_probability 0", "--nsp_probability 0.0", "above 0 and below 1"),
+    Case("all random", "--nsp_probability 1", "--nsp_probability 1.0", "above 0 and below 1"),
     Case("shorter than short", "--short_seq_probability -0.1", "--short_seq_probability -0.1", "between 0 and 1"),
     Case("no such strategy", "--pair_strategy words", "invalid choice: 'words'", "'sentence'"),
     Case("no such objective", "--pair_objective mlm", "invalid choice: 'mlm'", "'sop'"),
@@ -409,7 +414,7 @@ PAIRS = [
 # Of run_nsp.py alone; nothing is trained but judged.
 JUDGED = "--model_name_or_path both --do_predict "
 PREDICTIONS = [
-    Case("no pairs given", "", "--do_predict without anything", "--test_file FILE"),
+    Case("no pairs given", "", "--do_predict needs a file", "--test_file FILE"),
     Case("pairs missing", "--test_file nowhere.csv", "--test_file: nowhere.csv not found", "check the path"),
     Case("pairs as text", "--test_file pairs.txt", "--test_file pairs.txt", "give a table"),
     Case("surrogate", "--test_file half_pair.jsonl", "half_pair.jsonl, line 1 contains an unpaired", "as UTF-8"),
@@ -424,7 +429,7 @@ PREDICTIONS = [
 # Of run_mlm.py alone; nothing is trained but filled in.
 FILLED = "--model_name_or_path bert --do_predict "
 FILLINGS = [
-    Case("no lines given", "", "--do_predict without anything", "--test_file FILE"),
+    Case("no lines given", "", "--do_predict needs a file", "--test_file FILE"),
     Case("lines missing", "--test_file nowhere.txt", "--test_file: nowhere.txt not found", "check the path"),
     Case("no line there", "--test_file blank.txt", "--test_file blank.txt holds no line", "give texts with [MASK]"),
     Case("nothing hidden", "--test_file unhidden.txt", "unhidden.txt, line 3: no [MASK]", "for the hidden word"),
@@ -440,9 +445,16 @@ FILLINGS = [
         "unhidden.csv, line 3: no [MASK]",
         "for the hidden word",
     ),
-    Case("nothing told", "--test_file hidden.txt --top_k 0", "--top_k 0 is less than 1", "how many tokens"),
+    Case(
+        "nothing told", "--test_file hidden.txt --top_k 0", "--top_k 0 is less than 1", "the number of predicted tokens"
+    ),
     Case("more than all", "--test_file hidden.txt --top_k 501", "--top_k 501 is more than the 500 tokens", "lower it"),
-    Case("lines for nothing", "--test_file hidden.txt --do_predict False --do_eval", "without --do_predict", "drop"),
+    Case(
+        "lines for nothing",
+        "--test_file hidden.txt --do_predict False --do_eval",
+        "--test_file needs --do_predict",
+        "drop",
+    ),
 ]
 
 # Only the Trainer knows better than these.
@@ -568,7 +580,7 @@ def test_missing_nanotoken_is_one_line_with_remedy(error_of, monkeypatch):
 
 def test_test_file_without_do_predict_is_an_error(error_of):
     error = error_of(f"{PAIRED} --test_file pairs.csv", run_nsp)
-    assert error == "error: --test_file without --do_predict: add it, or drop the file\n"
+    assert error == "error: --test_file needs --do_predict: add it, or drop the file\n"
 
 
 @parametrize([case._replace(argv=RIGHT + case.argv) for case in LATE])
@@ -600,7 +612,10 @@ def test_missing_or_broken_weights_are_one_line(damage, error_of, workplace, tmp
 @pytest.mark.parametrize("flag", ["output_dir", "cache_dir", "model_name_or_path", "tokenizer_name", "run_name"])
 def test_non_utf8_file_name_error_is_one_line(flag, error_of, tmp_path):
     name = os.fsdecode(bytes(tmp_path) + b"/n\xff")
-    assert error_of(f"{RIGHT} --{flag} {name}") == f"error: --{flag} {name!a} is not UTF-8: rename what it stands for\n"
+    assert (
+        error_of(f"{RIGHT} --{flag} {name}")
+        == f"error: --{flag} {name!a} is not UTF-8: rename the file, folder or model\n"
+    )
     assert not os.path.exists(name)
 
 

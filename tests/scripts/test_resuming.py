@@ -1202,9 +1202,9 @@ def test_evaluation_that_is_made_up_takes_of_max_train_hours(train, tmp_path, mo
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--max_train_hours", 0), "is no time"),
-        (("--max_train_hours", 1, "--max_steps", 5), "give one of them"),
-        (("--max_train_hours", 1, "--max_steps", -1, "--warmup_steps", 100), "give a share of it"),
+        (("--max_train_hours", 0), "--max_train_hours 0.0 is not positive"),
+        (("--max_train_hours", 1, "--max_steps", 5), "--max_train_hours and --max_steps exclude each other"),
+        (("--max_train_hours", 1, "--max_steps", -1, "--warmup_steps", 100), "give a fraction, such as 0.06"),
         (("--max_train_hours", 1, "--max_steps", -1, "--save_steps", 0.1), "give a number of steps"),
     ],
 )

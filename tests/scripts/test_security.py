@@ -116,7 +116,7 @@ def test_recipe_executes_nothing(tag, trace, tmp_path):
 def test_written_recipe_omits_trust_remote_code_and_says_so():
     text = recipe_of(*parse([*LEAST, "--trust_remote_code"]))
     assert "\ntrust_remote_code" not in text
-    assert text.startswith("# It was run with --trust_remote_code")
+    assert text.startswith("# This run had --trust_remote_code")
     assert "trust" not in recipe_of(*parse(LEAST))
 
 
@@ -179,7 +179,7 @@ def test_remote_code_is_reported_in_log_recipe_and_model_card(run, checkpoint, t
     assert f"REMOTE CODE: code that comes with {checkpoint('bert')} and with {other} may run" in printed
     card, recipe = ((tmp_path / "out" / name).read_text() for name in ("README.md", "recipe.yaml"))
     assert f"code that came with {checkpoint('bert')} and with {other} could run" in card
-    assert "# It was run with --trust_remote_code" in recipe
+    assert "# This run had --trust_remote_code" in recipe
     assert "\ntrust_remote_code" not in recipe
 
 

@@ -221,7 +221,7 @@ def test_folders_of_another_user_are_errors():
     out.chmod(0o555)
     try:
         assert as_nobody(lambda: prepare_output_dir(arguments(out), None)) == (
-            f"--output_dir {out} cannot be written to (Permission denied): give a folder of yours"
+            f"--output_dir {out} cannot be written to (Permission denied): give a folder of your own"
         )
         out.chmod(0o777)
         assert as_nobody(lambda: prepare_output_dir(arguments(out), None)).startswith(

@@ -604,7 +604,7 @@ def parse(*argv):
 
 def test_conflicting_flags_are_errors():
     least = ("--model_type", "bert", "--do_train", "--max_steps", "5")
-    with pytest.raises(UserError, match="--prepare_only has nothing to prepare of a stream"):
+    with pytest.raises(UserError, match="--prepare_only and --streaming exclude each other"):
         parse(*least, "--prepare_only", "--streaming")
     with pytest.raises(UserError, match="--dry_run and --prepare_only exclude each other"):
         parse(*least, "--prepare_only", "--dry_run")
