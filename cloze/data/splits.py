@@ -32,7 +32,7 @@ MOST_TOKENS_A_WORD = 5
 WITHOUT_SPACES = ("CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 # Examples to look at in the report, and to predict at the end.
-MAX_SAMPLES = 50
+MAX_SAMPLES = 1_000
 
 
 @dataclass

@@ -190,8 +190,8 @@ def guess_words(
 ) -> tuple[list[str], list[str]]:
     """Return the words that the model guesses right and wrong with the highest probability, each in its context.
 
-    Each example is seen once, with some of its words hidden: no two of them in the context that is shown of one. A
-    word is shown once. Where nothing is right, there are as many mistakes instead.
+    Each example is seen once, with some of its long words hidden, so far apart that the context shown has one of them.
+    A word is shown once. Where nothing is right, there are as many mistakes instead.
     """
     model.eval()
     guesses = []
@@ -255,13 +255,15 @@ class WordGuess(NamedTuple):
 
 
 def spread_words(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[int]:
-    """Return positions of words in an example, each more than ``CONTEXT`` tokens after the one before."""
-    positions = []
-    for position in range(1, len(ids) - 1):
-        is_near = positions and position - positions[-1] <= CONTEXT
-        if not is_near and is_word(tokenizer, ids, position):
+    """Return positions of an example's longest words, more than ``CONTEXT`` tokens apart, ascending."""
+    words = [position for position in range(1, len(ids) - 1) if is_word(tokenizer, ids, position)]
+    # Long words say more about what was learnt than "that" and "with" do.
+    words.sort(key=lambda position: -len(tokenizer.decode([ids[position]]).strip()))
+    positions: list[int] = []
+    for position in words:
+        if all(abs(position - other) > CONTEXT for other in positions):
             positions.append(position)
-    return positions
+    return sorted(positions)
 
 
 def is_word(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, position: int) -> bool:

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,10 @@ logger = logging.getLogger(__name__)
 MAX_SAMPLE_TOKENS = 8_192
 
 
-def within_budget(examples: Iterable[dict]) -> Iterator[dict]:
-    """Yield the first examples, up to ``MAX_SAMPLE_TOKENS`` tokens together, and at least one."""
-    tokens = 0
-    for example in examples:
-        tokens += len(example["input_ids"])
-        if tokens > MAX_SAMPLE_TOKENS and tokens > len(example["input_ids"]):
-            return
-        yield example
+def within_budget(examples: Sequence[dict]) -> Sequence[dict]:
+    """Return every n-th example: about ``MAX_SAMPLE_TOKENS`` tokens together, and at least one example."""
+    tokens = sum(len(example["input_ids"]) for example in examples)
+    return examples[:: max(1, math.ceil(tokens / MAX_SAMPLE_TOKENS))]
 
 
 def surest(guesses: Iterable[Any], count: int) -> list[Any]:
