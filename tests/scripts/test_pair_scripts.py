@@ -437,13 +437,13 @@ def test_pair_scripts_train_on_a_stream(script, argv, train, out):
 def test_pair_report_shows_counts_and_lengths(train, out):
     printed = train("nsp", "--do_eval", "--max_steps", 1, "--pair_strategy", "sentence")
     lines = {line.partition(": ")[0]: line for line in printed.splitlines()}
-    # 57 articles with 618 to 628 sentences: all but the last of each begin a pair.
-    assert "57 of 60 documents" in lines["Training text"]
+    # 342 articles: all sentences but the last of each begin a pair.
+    assert "342 of 360 documents" in lines["Training text"]
     pairs, sentences = (
         int(lines["Training examples"].split(": ")[1].split(f" {word}")[0].split(" of ")[-1].replace(",", ""))
         for word in ("pairs", "sentences")
     )
-    assert pairs == sentences - 57
+    assert pairs == sentences - 342
     assert "IsNext" in lines["Held-out examples"]
     assert "% of 48" in lines["Training examples"]
     assert "of the tokens cut off" in lines["Training examples"]
