@@ -16,12 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # A model of one small layer on the bundled sample: a second of training, which is slow enough to be met in the middle.
+LAST = 40
 SMALL = shlex.split(
     "--config_overrides hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=64,"
-    "max_position_embeddings=128 --max_steps 40 --save_steps 10 --logging_steps 1 --eval_strategy no "
+    f"max_position_embeddings=128 --max_steps {LAST} --save_steps 10 --logging_steps 1 --eval_strategy no "
     "--load_best_model_at_end false --overwrite_output_dir false --use_cpu"
 )
-LOSS = "{'loss'"
+# How the line of a training log begins.
+LOSS = "train     "
 # A step in the middle of a run, behind its first checkpoint.
 MIDDLE = 14
 # Seconds after which a process that should have ended is killed.

@@ -8,6 +8,7 @@ import socket
 import sys
 
 from fault_runs import (
+    LAST,
     LOSS,
     Case,
     Outcome,
@@ -69,7 +70,7 @@ def start_after_kill(case: Case) -> Outcome:
 
 
 def stop_at_the_end(case: Case, moment) -> Outcome:
-    run = case.train(*UNSAVED).wait_for("{'train_runtime'")
+    run = case.train(*UNSAVED).wait_for_step(LAST)
     run.wait_for(lambda: moment(case.folder / "out")).send(signal.SIGTERM)
     return nothing_lost(case, run, *UNSAVED)
 
@@ -192,9 +193,9 @@ def stop_in_evaluation(case: Case, began) -> Outcome:
     # Some batches into it.
     begun = run.cpu_so_far()
     run.wait_for(lambda: run.cpu_so_far() > begun + 0.2)
-    evaluated = run.output.count("'eval_loss'")
+    evaluated = run.output.count("held-out ")
     require_code(run.send(signal.SIGTERM).end(), 75)
-    require(run.output.count("'eval_loss'") == evaluated, run, "the evaluation went on to its end")
+    require(run.output.count("held-out ") == evaluated, run, "the evaluation went on to its end")
     return nothing_lost(case, run, *EVALUATED)
 
 
@@ -210,7 +211,7 @@ def stopped_in_evaluation(case: Case) -> Outcome:
 
 @fault("evaluation", "SIGTERM in the last evaluation")
 def stopped_in_last_evaluation(case: Case) -> Outcome:
-    return stop_in_evaluation(case, lambda run: "{'train_runtime'" in run.output)
+    return stop_in_evaluation(case, lambda run: (case.folder / "out" / "train_results.json").exists())
 
 
 # Waits

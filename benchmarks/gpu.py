@@ -139,8 +139,8 @@ def stop_and_resume(args: argparse.Namespace, folder: Path, flags: list[str]) ->
     with (folder / "stopped.log").open("w") as log:
         for line in stopped.stdout:
             log.write(line)
-            lines -= "'loss'" in line
-            if lines == 0 and "'loss'" in line:
+            lines -= line.startswith("train ")
+            if lines == 0 and line.startswith("train "):
                 stopped.send_signal(signal.SIGTERM)
     codes = {"stopped": stopped.wait()}
     resumed = start(RESUMED, folder / "stopped", *flags, log=folder / "resumed.log")

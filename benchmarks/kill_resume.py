@@ -97,7 +97,7 @@ class Start:
         with open(self.logs[0], "rb") as file:
             file.seek(len(self.printed))
             self.printed += file.read()
-        count = self.printed.count(b"{'loss'")
+        count = self.printed.count(b"\ntrain ")
         if count and self.first is None:
             self.first = time.monotonic() - self.begun
         return count

@@ -32,7 +32,7 @@ MOST_TOKENS_A_WORD = 5
 WITHOUT_SPACES = ("CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 # Examples to look at in the report, and to predict at the end.
-MAX_SAMPLES = 50
+MAX_SAMPLES = 1_000
 
 
 @dataclass
@@ -52,7 +52,7 @@ class DatasetSplits:
     def describe(self, name: str, split: Split, examples: Sequence, builder: ExampleBuilder, limit: int | None) -> None:
         """Add what the first ``limit`` examples of a split are made of, and take the samples from them."""
         self.stats |= {f"{name} text": str(split), f"{name} examples": builder.describe(split, examples, limit)}
-        self.samples = _first(examples, limit)
+        self.samples = _samples_of(examples, limit)
 
 
 def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
@@ -88,8 +88,10 @@ def log_stats(splits: DatasetSplits) -> None:
         logger.info("%s: %s", name.capitalize(), text)
 
 
-def _first(examples: Sequence, limit: int | None) -> list[dict]:
-    return [examples[number] for number in range(min(MAX_SAMPLES, limit or MAX_SAMPLES, len(examples)))]
+def _samples_of(examples: Sequence, limit: int | None) -> list[dict]:
+    """Return samples, evenly spread over the first ``limit`` examples."""
+    count = min(limit or len(examples), len(examples))
+    return [examples[number] for number in np.linspace(0, count - 1, min(MAX_SAMPLES, count)).astype(int).tolist()]
 
 
 def _stream_train(splits: DatasetSplits, context: DataContext, builder: ExampleBuilder) -> None:
@@ -115,7 +117,7 @@ def _stream_train(splits: DatasetSplits, context: DataContext, builder: ExampleB
     text = f"{corpus.name}, streamed ({split.corpus.unknown_share:.1%} unknown tokens {first})"
     described = f"{builder.describe(split, examples, limit)}, {first}"
     splits.stats = {"training text": text, "training examples": described} | splits.stats
-    splits.samples = splits.samples or _first(examples, limit)
+    splits.samples = splits.samples or _samples_of(examples, limit)
 
 
 @dataclass(frozen=True)

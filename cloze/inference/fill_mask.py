@@ -4,7 +4,6 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from cloze.config.data_arguments import DataTrainingArguments
 from cloze.data.collators import collate
 from cloze.data.context import DataContext
 from cloze.errors import UserError
-from cloze.inference.predictions import save_predictions
+from cloze.inference.predictions import save_predictions, surest, within_budget
 from cloze.objectives.metrics import MASKED_TOKENS, check_finite
 from cloze.text.columns import choose_column, text_in
 from cloze.text.decoding import file_format
@@ -36,6 +35,8 @@ MASK = "[MASK]"
 MAX_LOGGED = 20
 # Tokens of context shown on each side of a word that is filled in.
 CONTEXT = 12
+# Mistakes shown where nothing is right.
+MAX_GUESSES = 5
 
 
 class Filling(NamedTuple):
@@ -184,38 +185,85 @@ def predict_words(
 
 
 @torch.no_grad()
-def fill_samples(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[dict],
-    count: int,
-    rng: np.random.Generator,
-) -> list[str]:
-    """Hide words of the text one by one, and return each with the model's three best guesses and the true word."""
+def guess_words(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[dict], num_right: int, num_wrong: int
+) -> tuple[list[str], list[str]]:
+    """Return the words that the model guesses right and wrong with the highest probability, each in its context.
+
+    Each example is seen once, with some of its long words hidden, so far apart that the context shown has one of them.
+    A word is shown once. Where nothing is right, there are as many mistakes instead.
+    """
     model.eval()
-    lines, used = [], set()
-    # Several words of an example if there are few examples; some examples have none to hide.
-    for number in islice(cycle(rng.permutation(len(examples))), 4 * count):
-        if len(lines) == count:
-            break
-        ids = examples[number]["input_ids"]
-        words = [p for p in range(1, len(ids) - 1) if is_word(tokenizer, ids, p) and (number, p) not in used]
-        if not words:
+    guesses = []
+    for example in within_budget(examples):
+        hidden = example["input_ids"].copy()
+        positions = spread_words(tokenizer, hidden)
+        if not positions:
             continue
-        position = int(rng.choice(words))
-        used.add((number, position))
-        window = ids[max(position - CONTEXT, 0) : position + CONTEXT + 1].copy()
-        hidden = min(position, CONTEXT)
-        truth, window[hidden] = tokenizer.decode(window[hidden : hidden + 1]).strip(), tokenizer.mask_token_id
-        outputs = model(input_ids=torch.tensor(window, device=model.device)[None])
-        logits = MASKED_TOKENS.logits_of(outputs)[0, hidden]
-        best = logits.float().softmax(-1).topk(3)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        guesses = [f"{tokenizer.decode([token]).strip()} {share:.0%}" for token, share in pairs]
-        hidden_special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
-        text = tokenizer.decode([token for token in window if token not in hidden_special])
-        lines.append(f"{text.strip().removeprefix('##')}\n    {', '.join(guesses)}   (the text has: {truth})")
-    return lines
+        hidden[positions] = tokenizer.mask_token_id
+        inputs = {"input_ids": hidden} | {name: example[name] for name in ("token_type_ids",) if name in example}
+        batch = {name: torch.tensor(values, device=model.device)[None] for name, values in inputs.items()}
+        best = MASKED_TOKENS.logits_of(model(**batch))[0, positions].float().softmax(-1).topk(3)
+        rows = zip(positions, best.indices.tolist(), best.values.tolist(), strict=True)
+        guesses += [WordGuess.of(tokenizer, example["input_ids"], hidden, *row) for row in rows]
+    right = surest([guess for guess in guesses if guess.is_right], num_right)
+    # A guess that is no word says little: the last resort.
+    wrong = [guess for guess in guesses if not guess.is_right]
+    wrong = [guess for guess in wrong if guess.is_word] or wrong
+    return [guess.text for guess in right], [guess.text for guess in surest(wrong, num_wrong if right else MAX_GUESSES)]
+
+
+class WordGuess(NamedTuple):
+    """Hold what a model puts in place of a hidden word.
+
+    Attributes:
+        probability: of the best guess.
+        truth: the hidden word.
+        is_right: whether the best guess is the hidden token.
+        is_word: whether the best guess is a word, no punctuation or part of a word.
+        text: the context, the guesses and the word, to show.
+    """
+
+    probability: float
+    truth: str
+    is_right: bool
+    is_word: bool
+    text: str
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        ids: np.ndarray,
+        hidden: np.ndarray,
+        position: int,
+        tokens: list[int],
+        probabilities: list[float],
+    ) -> "WordGuess":
+        """Take an example's tokens [length], the same with words hidden, and the best tokens at a position."""
+        truth, *words = (tokenizer.decode([token]).strip() for token in (ids[position], *tokens))
+        start, end = max(position - CONTEXT, 0), position + CONTEXT + 1
+        special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
+        text = tokenizer.decode([token for token in hidden[start:end] if token not in special]).strip()
+        if start:
+            text = f"... {re.sub(r'^##[^ ]* ?', '', text)}"
+        if end < len(ids):
+            text += " ..."
+        shares = ", ".join(f"{word} {share:.0%}" for word, share in zip(words, probabilities, strict=True))
+        text = f"{text}\n    {shares}   (the text has: {truth})"
+        return cls(probabilities[0], truth, tokens[0] == ids[position], words[0].isalpha(), text)
+
+
+def spread_words(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[int]:
+    """Return positions of an example's longest words, more than ``CONTEXT`` tokens apart, ascending."""
+    words = [position for position in range(1, len(ids) - 1) if is_word(tokenizer, ids, position)]
+    # Long words say more about what was learnt than "that" and "with" do.
+    words.sort(key=lambda position: -len(tokenizer.decode([ids[position]]).strip()))
+    positions: list[int] = []
+    for position in words:
+        if all(abs(position - other) > CONTEXT for other in positions):
+            positions.append(position)
+    return sorted(positions)
 
 
 def is_word(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, position: int) -> bool:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -12,7 +13,7 @@ from cloze.data.classification import LabelledExamples
 from cloze.data.labelled_texts import LabelledText, Row, label_in
 from cloze.data.pairs import IS_NEXT, IS_RANDOM
 from cloze.errors import UserError
-from cloze.inference.predictions import save_predictions
+from cloze.inference.predictions import save_predictions, surest, within_budget
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.text.columns import text_in
 from cloze.text.decoding import file_format
@@ -91,20 +92,39 @@ def encode_pairs(
     return examples
 
 
+class PairGuess(NamedTuple):
+    """Hold what a model takes a pair for.
+
+    Attributes:
+        probability: of the label that the model gives it.
+        truth: its own label.
+        is_right: whether the two are the same.
+        text: both texts around their border, the probability and the truth, to show.
+    """
+
+    probability: float
+    truth: int
+    is_right: bool
+    text: str
+
+
 @torch.no_grad()
 def judge_samples(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[dict], count: int
-) -> list[str]:
-    """Return pairs of either label in turn, each with the model's probability that B follows A, and whether it does."""
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[dict]
+) -> tuple[list[str], list[str]]:
+    """Return the pairs that the model judges right and wrong with the highest probability, one of each label."""
     model.eval()
-    kinds = [[pair for pair in examples if pair["next_sentence_label"] == label] for label in (IS_NEXT, IS_RANDOM)]
-    lines = []
-    for pair in list(chain.from_iterable(zip(*kinds, strict=False)))[:count]:
+    guesses = []
+    for pair in within_budget(examples):
         ids, types = torch.tensor(pair["input_ids"])[None], torch.tensor(pair["token_type_ids"])[None]
         outputs = model(input_ids=ids.to(model.device), token_type_ids=types.to(model.device))
-        probability = SENTENCE_PAIRS.logits_of(outputs).float().softmax(-1)[0, IS_NEXT]
+        probability = SENTENCE_PAIRS.logits_of(outputs).float().softmax(-1)[0, IS_NEXT].item()
         a, b = (ids[types == kind] for kind in (0, 1))
         texts = (tokenizer.decode(text, skip_special_tokens=True) for text in (a[-CONTEXT:], b[:CONTEXT]))
-        truth = "they are in order" if pair["next_sentence_label"] == IS_NEXT else "they are not"
-        lines.append(f"{' | '.join(texts)}\n    in order: {probability:.0%}   ({truth})")
-    return lines
+        label = int(pair["next_sentence_label"])
+        truth = "they are in order" if label == IS_NEXT else "they are not"
+        text = f"{' | '.join(texts)}\n    in order: {probability:.0%}   ({truth})"
+        is_right = (probability > 0.5) == (label == IS_NEXT)
+        guesses.append(PairGuess(max(probability, 1 - probability), label, is_right, text))
+    right, wrong = ([guess for guess in guesses if guess.is_right == kind] for kind in (True, False))
+    return [guess.text for guess in surest(right, 2)], [guess.text for guess in surest(wrong, 2)]

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,28 @@ from cloze.training.run import going_on_without, save_metrics
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
+
+# Tokens of the examples that are predicted to be shown: seconds on a CPU, however large the held-out set.
+MAX_SAMPLE_TOKENS = 8_192
+
+
+def within_budget(examples: Sequence[dict]) -> Sequence[dict]:
+    """Return every n-th example: about ``MAX_SAMPLE_TOKENS`` tokens together, and at least one example."""
+    tokens = sum(len(example["input_ids"]) for example in examples)
+    return examples[:: max(1, math.ceil(tokens / MAX_SAMPLE_TOKENS))]
+
+
+def surest(guesses: Iterable[Any], count: int) -> list[Any]:
+    """Return the guesses with the highest ``probability``, one for each ``truth``."""
+    by_truth: dict[Any, Any] = {}
+    for guess in sorted(guesses, key=lambda guess: -guess.probability):
+        by_truth.setdefault(guess.truth, guess)
+    return list(by_truth.values())[:count]
+
+
+def name_samples(trainer: PretrainingTrainer) -> str:
+    """Return which text the samples are of."""
+    return "training" if trainer.eval_dataset is None else "held-out"
 
 
 def save_predictions(

@@ -151,6 +151,20 @@ class Objective:
         return next(outputs[name] for name in self.logits if name in outputs)
 
 
+def figures_of(objectives: dict[str, Objective]) -> dict[str, tuple[str, str]]:
+    """Return the title and format of each reported metric of an evaluation, by the metric's name."""
+    return {
+        f"{prefix}{name}": (title, form)
+        for prefix, objective in objectives.items()
+        for title, name, form in objective.figures
+    }
+
+
+def format_metric(value: float, form: str) -> str:
+    """Format a number by ``form``, but in scientific notation from 10^12 on."""
+    return f"{value:.2e}" if abs(value) >= 1e12 else f"{value:{form}}"
+
+
 MASKED_TOKENS = Objective(
     "labels",
     ("prediction_logits", "logits"),

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from cloze.objectives.metrics import format_metric
+
 # Rows of the table: as many as are taken in at a glance.
 ROWS = 10
 BEST, RESUMED = "*", ">"
@@ -50,6 +52,15 @@ def rows_of(history: Sequence[dict]) -> list[dict]:
     return rows
 
 
+def adds_to_live_table(history: Sequence[dict], best_step: int | None) -> bool:
+    """Return whether the table shows more than the lines printed while training (training.live_table).
+
+    It marks the best evaluation, has the rows before a run was resumed, and shortens a long run.
+    """
+    lines_printed = len(logs_of(history)) + len(evaluations_of(history))
+    return best_step is not None or bool(resumed_steps(history)) or lines_printed > 2 * ROWS
+
+
 def _thin(rows: Sequence[dict], best_step: int | None) -> list[dict]:
     """Return at most ROWS rows, evenly spread: the first, the last and the best among them."""
     if len(rows) <= ROWS:
@@ -72,7 +83,7 @@ def table_of(history: Sequence[dict], best_step: int | None, figures: dict[str, 
     columns = {"step": ("step", ","), "epoch": ("epoch", ".2f"), "loss": ("loss", ".3f")}
     columns["eval_loss"] = ("held-out loss", ".3f")
     columns |= {f"eval_{name}": figure for name, figure in figures.items() if not name.endswith("loss")}
-    columns |= {"learning_rate": ("learning rate", ".2e"), "tokens_per_second": ("tokens a second", ",.0f")}
+    columns |= {"learning_rate": ("learning rate", ".2e"), "tokens_per_second": ("tokens/s", ",.0f")}
     rows = _thin(rows_of(history), best_step)
     if not rows:
         return []
@@ -92,11 +103,6 @@ def table_of(history: Sequence[dict], best_step: int | None, figures: dict[str, 
     }
     marked = [f"{mark:2}{line}".rstrip() for mark, line in zip(marks, table.splitlines(), strict=True)]
     return marked + [f"{mark} {note}" for mark, note in notes.items() if mark in used]
-
-
-def format_metric(value: float, form: str) -> str:
-    """Format a number as ``form`` says, but without hundreds of digits."""
-    return f"{value:.2e}" if abs(value) >= 1e12 else f"{value:{form}}"
 
 
 def _marks_of(rows: Sequence[dict], best_step: int | None, resumed: Sequence[int]) -> list[str]:

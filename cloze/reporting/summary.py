@@ -7,8 +7,8 @@ from pathlib import Path
 from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.models.loading import describe_model
-from cloze.objectives.metrics import Objective
-from cloze.reporting.history import format_metric, table_of
+from cloze.objectives.metrics import Objective, figures_of, format_metric
+from cloze.reporting.history import adds_to_live_table, table_of
 from cloze.reporting.model_card import write_model_card
 from cloze.system.output import format_lines
 from cloze.system.storage import CURVES
@@ -24,12 +24,14 @@ def finish(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSpli
     """Log what was trained and how it went, write the model card, and push to the Hub, each if asked for."""
     task, training_args = context.task, context.training_args
     samples = task.predict_samples(trainer, splits.samples) if splits.samples else {}
+    samples = {title: examples for title, examples in samples.items() if examples}
     if trainer.is_world_process_zero() and splits.samples:
         history, best_step = trainer.state.log_history, trainer.state.best_global_step
         stats = {"model": describe_model(trainer.model, context.model_args), **splits.stats}
         lines = summarise_run(history, metrics, stats, training_args.output_dir, task.objectives)
         figures = figures_of(task.objectives)
-        log_summary(lines, samples, table_of(history, best_step, figures) if "train_loss" in metrics else [])
+        shows_table = "train_loss" in metrics and adds_to_live_table(history, best_step)
+        log_summary(lines, samples, table_of(history, best_step, figures) if shows_table else [])
         if "train_loss" in metrics:
             card = Path(training_args.output_dir) / "README.md"
             draw_curves(history, best_step, figures, card.parent / CURVES)
@@ -55,15 +57,6 @@ def check_written(trainer: PretrainingTrainer) -> None:
         f"{names} cannot be written to {output_dir} ({next(iter(trainer.unwritten.values()))}), all else of the run is "
         f"there: {cure}"
     )
-
-
-def figures_of(objectives: dict[str, Objective]) -> dict[str, tuple[str, str]]:
-    """Return title and format of what is reported of an evaluation, by the metric's name."""
-    return {
-        f"{prefix}{name}": (title, form)
-        for prefix, objective in objectives.items()
-        for title, name, form in objective.figures
-    }
 
 
 def draw_curves(
@@ -117,5 +110,4 @@ def log_summary(lines: dict[str, str], samples: dict[str, list[str]], table: Seq
         logger.info("\n%s", "\n".join(table))
     logger.info("\n%s", format_lines(lines))
     for title, examples in samples.items():
-        if examples:
-            logger.info("\n%s:\n%s\n", title, "\n".join(f"  {line}" for line in examples))
+        logger.info("\n%s:\n%s\n", title, "\n".join(f"  {line}" for line in examples))

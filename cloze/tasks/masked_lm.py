@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-import numpy as np
 from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -14,7 +13,8 @@ from cloze.data.collators import MaskingCollator, Padding
 from cloze.data.context import DataContext
 from cloze.data.splits import DatasetSplits, make_splits
 from cloze.errors import UserError
-from cloze.inference.fill_mask import fill_samples
+from cloze.inference.fill_mask import guess_words
+from cloze.inference.predictions import name_samples
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.objectives.task import Task
@@ -65,8 +65,9 @@ class MaskedLM(Task):
         )
 
     def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
-        words = fill_samples(trainer.model, trainer.processing_class, samples, 5, np.random.default_rng(0))
-        return {"Words hidden from the model, and its guesses": words}
+        right, wrong = guess_words(trainer.model, trainer.processing_class, samples, num_right=3, num_wrong=2)
+        words = f"{name_samples(trainer)} words"
+        return {f"Surest right guesses of {words}": right, f"Surest wrong guesses of {words}": wrong}
 
     def describe_settings(self, data_args: MaskingArguments) -> list[str]:
         return [

@@ -12,6 +12,7 @@ from cloze.data.nsp import make_pairs
 from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.inference.next_sentence import judge_samples
+from cloze.inference.predictions import name_samples
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.objectives.task import Task
 
@@ -37,8 +38,9 @@ class NextSentence(Task):
         return make_pairs(context)
 
     def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
-        judgements = judge_samples(trainer.model, trainer.processing_class, samples, 4)
-        return {"Pairs, and how likely the model holds their order": judgements}
+        right, wrong = judge_samples(trainer.model, trainer.processing_class, samples)
+        pairs = f"{name_samples(trainer)} pairs"
+        return {f"Surest right guesses on {pairs}": right, f"Surest wrong guesses on {pairs}": wrong}
 
     def describe_settings(self, data_args: PairArguments) -> list[str]:
         kind = "swapped" if data_args.pair_objective == "sop" else "random"

@@ -19,6 +19,7 @@ from cloze.system.storage import CURVES, RECIPE
 from cloze.training import checkpoints
 from cloze.training.context import RunContext, make_collator, make_model, padding_of
 from cloze.training.dry_run import describe_cache, dry_run
+from cloze.training.live_table import show_live_table
 from cloze.training.output_dir import can_resume, check_disk
 from cloze.training.trackers import guard_trackers
 from cloze.training.trainer import PretrainingTrainer
@@ -60,6 +61,7 @@ def make_trainer(context: RunContext, model: PreTrainedModel, splits: DatasetSpl
 def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
     """Train and evaluate as the trainer's arguments say, save the model and upstream's files, return all metrics."""
     args, metrics = trainer.args, {}
+    show_live_table(trainer)
     if args.do_train:
         check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
     recipe = Path(args.output_dir) / RECIPE

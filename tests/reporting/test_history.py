@@ -2,7 +2,8 @@
 
 import pytest
 
-from cloze.reporting.history import _thin, evaluations_of, format_metric, resumed_steps, rows_of, table_of
+from cloze.objectives.metrics import format_metric
+from cloze.reporting.history import _thin, adds_to_live_table, evaluations_of, resumed_steps, rows_of, table_of
 
 FIGURES = {"perplexity": ("masked perplexity", ",.2f"), "accuracy": ("masked accuracy", ".1%")}
 
@@ -61,8 +62,8 @@ def test_history_row_has_what_was_logged_since_the_row_before():
 
 def test_history_table_has_the_logged_values():
     assert table_of(HISTORY, 8, FIGURES) == [
-        "                      held-out      masked    masked  learning    tokens",
-        "  step  epoch   loss      loss  perplexity  accuracy      rate  a second",
+        "                      held-out      masked    masked  learning",
+        "  step  epoch   loss      loss  perplexity  accuracy      rate  tokens/s",
         "     0   0.00            7.000       10.00      0.0%",
         "     4   0.50  6.250     6.000       10.00     25.0%  3.00e-05",
         "*>   8   1.00            5.000       10.00     50.0%",
@@ -84,6 +85,15 @@ def test_history_table_without_evaluations_has_a_row_per_log():
 
 def test_history_of_an_empty_log_has_no_table():
     assert table_of([{"step": 3, "train_loss": 6.0}], None, FIGURES) == []
+
+
+@pytest.mark.parametrize(
+    ("logs", "best", "more", "adds"),
+    [(19, None, [], False), (20, None, [], True), (1, 4, [], True), (1, None, [{"step": 0, "resumed": True}], True)],
+)
+def test_history_table_adds_to_live_table(logs, best, more, adds):
+    """As it marks the best evaluation, has what came before the run was resumed, and shortens a long run."""
+    assert adds_to_live_table([*[log(step, 5.0) for step in range(logs)], evaluation(9, 5.0), *more], best) == adds
 
 
 @pytest.mark.parametrize("best", [None, 0, 1, 500, 1234, 9_998, 9_999])

@@ -7,8 +7,8 @@ import matplotlib
 import numpy as np
 import pytest
 
+from cloze.objectives.metrics import figures_of
 from cloze.reporting.plots import POINTS, comparison_of, curves_of, save
-from cloze.reporting.summary import figures_of
 from cloze.tasks.masked_lm import MASKED_LM
 from cloze.tasks.next_sentence import NEXT_SENTENCE
 from cloze.tasks.pretraining import PRETRAINING

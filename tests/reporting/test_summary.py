@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePrediction, AutoModelForPreTraining
 
-from cloze.inference.fill_mask import fill_samples, is_word
+from cloze.inference import predictions
+from cloze.inference.fill_mask import CONTEXT, guess_words, is_word, spread_words
 from cloze.inference.next_sentence import judge_samples
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.reporting.summary import log_summary, summarise_run
@@ -126,19 +127,95 @@ def test_samples_hide_whole_words_only(kind, tokenizers):
     assert all(len(word) > 3 for word in words)
 
 
-def test_samples_show_the_right_word_first_for_a_perfect_model(checkpoint, tokenizers):
-    """The model is made to answer every question with the one word."""
-    tokenizer, model = tokenizers["wordpiece"], AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
-    ids = np.array(tokenizer("the light of the moon, the light of the sun")["input_ids"])
-    light = int(tokenizer.convert_tokens_to_ids("light"))
+@pytest.fixture
+def light_model(checkpoint, tokenizers):
+    """A model that takes every hidden word for "light"."""
+    model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
     with torch.no_grad():
-        model.cls.predictions.bias[light] = 100.0
-    lines = fill_samples(model, tokenizer, [{"input_ids": ids}], 5, np.random.default_rng(0))
-    for question, answer in (line.split("\n") for line in lines):
-        assert question.count("[MASK]") == 1
-        assert answer.strip().startswith("light 100%, ")
-    truths = sorted(line.rpartition(": ")[2] for line in lines)
-    assert truths == ["light)", "light)", "moon)"], "every word once, though there is one example only"
+        model.cls.predictions.bias[int(tokenizers["wordpiece"].convert_tokens_to_ids("light"))] = 100.0
+    return model
+
+
+def encode_samples(tokenizer, *texts):
+    return [{"input_ids": np.array(tokenizer(text)["input_ids"])} for text in texts]
+
+
+LIGHT_TEXTS = ("light of the moon", "the light of the sun", "from the moon", "light from the", "with it", "that it is")
+
+
+def test_guesses_are_parted_into_right_and_wrong(light_model, tokenizers):
+    """Each word once, though "light" and "moon" are in two texts."""
+    tokenizer = tokenizers["wordpiece"]
+    right, wrong = guess_words(light_model, tokenizer, encode_samples(tokenizer, *LIGHT_TEXTS), 3, 2)
+    assert [line.split("\n")[0] for line in right] == ["[MASK] of the moon"]
+    assert right[0].split("\n")[1].startswith("    light 100%, ")
+    assert right[0].endswith("   (the text has: light)")
+    assert [line.rpartition(": ")[2] for line in wrong] == ["from)", "with)"]
+    assert all(line.count("[MASK]") == 1 and "    light 100%, " in line for line in wrong)
+
+
+def test_guesses_without_a_right_one_are_mistakes(light_model, tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    texts = ("the moon", "from it", "with it", "that is", "this is", "they are", "which of")
+    right, wrong = guess_words(light_model, tokenizer, encode_samples(tokenizer, *texts), 3, 2)
+    assert right == []
+    assert len(wrong) == 5
+
+
+def test_guesses_come_from_the_surest(checkpoint, tokenizers):
+    """The same as by hand, one text at a time."""
+    tokenizer = tokenizers["wordpiece"]
+    model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert")).eval()
+    texts = ("the moon", "from it", "with it", "that is", "this is", "they are", "which of")
+    _, wrong = guess_words(model, tokenizer, encode_samples(tokenizer, *texts), 3, 2)
+    chances = {}
+    for example in encode_samples(tokenizer, *texts):
+        ids = torch.tensor(example["input_ids"])
+        place = next(place for place in range(1, len(ids) - 1) if is_word(tokenizer, ids.numpy(), place))
+        truth, ids[place] = tokenizer.decode(ids[place]), tokenizer.mask_token_id
+        best = model(input_ids=ids[None]).logits[0, place].softmax(-1).max(-1)
+        if tokenizer.decode(best.indices).isalpha():
+            chances[truth] = best.values.item()
+    expected = sorted(chances, key=lambda truth: -chances[truth])[:5]
+    assert [line.rpartition(": ")[2][:-1] for line in wrong] == expected
+
+
+def test_guesses_prefer_words_to_punctuation(checkpoint, tokenizers):
+    """Of two that are wrong, the surer one is shown only where no guess is a word."""
+    tokenizer = tokenizers["wordpiece"]
+    model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
+    with torch.no_grad():
+        model.cls.predictions.bias[int(tokenizer.convert_tokens_to_ids("."))] = 100.0
+    _, wrong = guess_words(model, tokenizer, encode_samples(tokenizer, "the moon"), 3, 2)
+    assert ". 100%" in wrong[0]
+
+
+def test_guessed_words_stand_apart(tokenizers):
+    """So far that the context shown of one has no other hidden word."""
+    tokenizer = tokenizers["wordpiece"]
+    ids = np.array(tokenizer("the moon and the light " * 20)["input_ids"])
+    positions = spread_words(tokenizer, ids)
+    assert len(positions) > 3
+    assert min(np.diff(positions)) > CONTEXT
+    assert all(is_word(tokenizer, ids, position) for position in positions)
+
+
+def test_long_context_is_cut_at_words(light_model, tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    examples = encode_samples(tokenizer, "moon " * 10 + "unquestionably from the light " + "moon " * 20)
+    right, wrong = guess_words(light_model, tokenizer, examples, 3, 2)
+    contexts = [line.split("\n")[0] for line in right + wrong]
+    assert any(text.startswith("... ") for text in contexts)
+    assert all(text.endswith(" ...") for text in contexts[:1])
+    assert not any(text.startswith("... ##") for text in contexts)
+
+
+def test_samples_are_bounded(monkeypatch):
+    monkeypatch.setattr(predictions, "MAX_SAMPLE_TOKENS", 100)
+    examples = [{"input_ids": np.zeros(40), "number": number} for number in range(5)]
+    assert [example["number"] for example in predictions.within_budget(examples)] == [0, 2, 4]
+    assert len(predictions.within_budget([{"input_ids": np.zeros(400)}] * 2)) == 1, "at least one"
+    assert predictions.within_budget(examples[:2]) == examples[:2]
 
 
 # Pairs that are shown
@@ -163,22 +240,21 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("family", ["bert", "albert", "fnet"])
-def test_samples_alternate_next_and_random_pairs(family, pair_checkpoint, tokenizers):
-    """The text of both without special tokens, the model's own probability, and the truth."""
+def test_surest_pairs_are_the_models_own(family, pair_checkpoint, tokenizers):
+    """The text of both without special tokens, the model's own probability, and the truth; one pair of each label."""
     tokenizer = tokenizers["unigram" if family == "albert" else "wordpiece"]
-    model = AutoModelForPreTraining.from_pretrained(pair_checkpoint(family))
+    model = AutoModelForPreTraining.from_pretrained(pair_checkpoint(family)).eval()
     examples = make_pairs(tokenizer, TEXTS)
-    lines = judge_samples(model, tokenizer, examples, 3)
-    expected = []
-    for number in (2, 0, 3):
-        example = examples[number]
+    expected = {True: {}, False: {}}
+    for (a, b, label), example in zip(TEXTS, examples, strict=True):
         inputs = {name: torch.tensor(example[name])[None] for name in ("input_ids", "token_type_ids")}
         chance = SENTENCE_PAIRS.logits_of(model(**inputs)).softmax(-1)[0, 0].item()
-        a, b, label = TEXTS[number]
         truth = ("they are in order", "they are not")[label]
-        expected.append(f"{a} | {b}\n    in order: {chance:.0%}   ({truth})")
-    assert lines == expected
-    assert len(judge_samples(model, tokenizer, examples, 99)) == 4, "as many of each"
+        line = f"{a} | {b}\n    in order: {chance:.0%}   ({truth})"
+        found = expected[(chance > 0.5) == (label == 0)]
+        found[label] = max(found.get(label, (0,)), (max(chance, 1 - chance), line))
+    shown = [[line for _, line in sorted(found.values(), reverse=True)] for found in expected.values()]
+    assert list(judge_samples(model, tokenizer, examples)) == shown
 
 
 def test_samples_show_probability_of_is_next(pair_checkpoint, tokenizers):
@@ -187,13 +263,14 @@ def test_samples_show_probability_of_is_next(pair_checkpoint, tokenizers):
     tokenizer = tokenizers["wordpiece"]
     model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
     examples = make_pairs(tokenizer, TEXTS)
-    for bias, chance in (([0.0, 99.0], "0%"), ([99.0, 0.0], "100%")):
+    truths = ("(they are in order)", "(they are not)")
+    for bias, chance, (in_order, random) in (([0.0, 99.0], "0%", (1, 0)), ([99.0, 0.0], "100%", (0, 1))):
         with torch.no_grad():
             model.cls.seq_relationship.bias[:] = torch.tensor(bias)
-        lines = judge_samples(model, tokenizer, examples, 4)
-        assert all(f"in order: {chance}   (" in line for line in lines)
-    truths = [line.rpartition("   ")[2] for line in lines]
-    assert truths == ["(they are in order)", "(they are not)"] * 2
+        guesses = judge_samples(model, tokenizer, examples)
+        assert all(len(lines) == 1 and f"in order: {chance}   (" in lines[0] for lines in guesses)
+        assert guesses[in_order][0].endswith(truths[0])
+        assert guesses[random][0].endswith(truths[1])
 
 
 def test_samples_shorten_pairs_around_their_border(pair_checkpoint, tokenizers):
@@ -206,13 +283,16 @@ def test_samples_shorten_pairs_around_their_border(pair_checkpoint, tokenizers):
     for example in examples:
         for name in ("input_ids", "token_type_ids"):
             example[name] = np.concatenate([example[name][:1], example[name][32:95], example[name][-1:]])
-    for line in judge_samples(model, tokenizer, examples, 2):
+    right, wrong = judge_samples(model, tokenizer, examples)
+    lines = right + wrong
+    assert len(lines) == 2
+    for line in lines:
         a, b = line.split("\n")[0].split(" | ")
         assert a.split() == ["the"] * 23
         assert b.split() == ["the"] * 24
 
 
-def test_samples_have_titles_only_where_not_empty(caplog):
+def test_samples_have_titles(caplog):
     caplog.set_level("INFO", logger="cloze")
-    log_summary({"pair loss": "0.500", "saved in": "out"}, {"Pairs": ["a | b", "c | d"], "Words": []})
+    log_summary({"pair loss": "0.500", "saved in": "out"}, {"Pairs": ["a | b", "c | d"]})
     assert caplog.messages == ["\n  Pair loss  0.500\n  Saved in   out", "\nPairs:\n  a | b\n  c | d\n"]

@@ -437,13 +437,13 @@ def test_pair_scripts_train_on_a_stream(script, argv, train, out):
 def test_pair_report_shows_counts_and_lengths(train, out):
     printed = train("nsp", "--do_eval", "--max_steps", 1, "--pair_strategy", "sentence")
     lines = {line.partition(": ")[0]: line for line in printed.splitlines()}
-    # 57 articles with 618 to 628 sentences: all but the last of each begin a pair.
-    assert "57 of 60 documents" in lines["Training text"]
+    # 342 articles: all sentences but the last of each begin a pair.
+    assert "342 of 360 documents" in lines["Training text"]
     pairs, sentences = (
         int(lines["Training examples"].split(": ")[1].split(f" {word}")[0].split(" of ")[-1].replace(",", ""))
         for word in ("pairs", "sentences")
     )
-    assert pairs == sentences - 57
+    assert pairs == sentences - 342
     assert "IsNext" in lines["Held-out examples"]
     assert "% of 48" in lines["Training examples"]
     assert "of the tokens cut off" in lines["Training examples"]
@@ -451,7 +451,7 @@ def test_pair_report_shows_counts_and_lengths(train, out):
     assert lines["A pair of label 1, B is random"].count("[SEP]") == 2
     assert "Pair accuracy" in printed
     before = next(entry for entry in history(out) if entry["step"] == 0)
-    assert f"     0   0.00         {before['eval_loss']:8.3f}  {before['eval_accuracy']:8.1%}  " in printed
+    assert f"\nheld-out     0    0.00  {before['eval_loss']:6.3f}  {before['eval_accuracy']:8.1%}  " in printed
     assert_drawn(out)
     assert "in order: " in printed
 

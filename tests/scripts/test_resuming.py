@@ -742,7 +742,7 @@ CODES = [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
 def test_signal_takes_effect_after_the_step_and_saves_a_checkpoint(number, code, uninterrupted, tmp_path):
     log, out = tmp_path / "log", tmp_path / "out"
     process = start(*command(SAMPLE, out), log=log)
-    wait_for(log, lambda printed: printed.count("'loss'") > 4, process)
+    wait_for(log, lambda printed: printed.count("\ntrain ") > 4, process)
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode == code
@@ -798,9 +798,9 @@ def test_five_random_kills_resume_exactly(uninterrupted, tmp_path):
             while process.is_alive() and not (out / checkpoints.STAGING_DIR).exists():
                 time.sleep(0.001)
         else:
-            begun = log.read_text().count("'loss'") if log.exists() else 0
+            begun = log.read_text().count("\ntrain ") if log.exists() else 0
             steps = begun + rng.randrange(1, 6)
-            wait_for(log, lambda printed, steps=steps: printed.count("'loss'") >= steps, process)
+            wait_for(log, lambda printed, steps=steps: printed.count("\ntrain ") >= steps, process)
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL

@@ -76,7 +76,7 @@ def test_second_run_ends_and_one_after_a_kill_resumes(tmp_path, out):
     argv = ("run_mlm", *flags(tmp_path), "--do_train", *workers)
     logs = [tmp_path / name for name in ("first", "second", "third")]
     first = start(*argv, "--max_steps", 100000, log=logs[0])
-    wait_for(logs[0], "'loss': ", first)
+    wait_for(logs[0], "\ntrain ", first)
     second = start(*argv, "--max_steps", 4, log=logs[1])
     second.join()
     assert second.exitcode == 2
@@ -93,7 +93,7 @@ def test_second_run_ends_and_one_after_a_kill_resumes(tmp_path, out):
     first.kill()
     first.join()
     third = start(*argv, "--max_steps", 100000, log=logs[2])
-    wait_for(logs[2], "'loss': ", third)
+    wait_for(logs[2], "\ntrain ", third)
     third.kill()
     worker.kill()
     assert "Going on from" in logs[2].read_text()

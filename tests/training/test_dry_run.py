@@ -561,7 +561,7 @@ def test_corpus_prepared_on_a_cpu_is_used_on_a_gpu(flags, scratch, out, tmp_path
     assert f"Prepared, in {tmp_path / 'cache' / 'cloze'} (" in printed
     for fact in (
         "Tokenizer: BertTokenizer, 300 tokens",
-        "Training text: 57 of 60",
+        "Training text: 342 of 360",
         "Held-out examples: ",
         "An example: ",
     ):
