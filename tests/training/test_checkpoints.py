@@ -225,7 +225,7 @@ def test_folders_of_another_user_are_errors():
         )
         out.chmod(0o777)
         assert as_nobody(lambda: prepare_output_dir(arguments(out), None)).startswith(
-            f"{out / 'checkpoint-20' / 'SHA256SUMS'} cannot be read (Permission denied): ask its owner for read permission"
+            f"{out / 'checkpoint-20' / 'SHA256SUMS'} cannot be read (Permission denied): ask its owner for"
         )
         assert as_nobody(lambda: remove(out / "checkpoint-10")).startswith(
             f"{out / 'checkpoint-10'} cannot be deleted (Permission denied): delete it, or ask its owner"
