@@ -15,7 +15,8 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from cloze.errors import UserError
 from cloze.system.signals import exit_code, exit_immediately
-from cloze.training.run_length import restore_hyperparameters
+from cloze.training.base import BaseTrainer
+from cloze.training.run_length import find_position, restore_hyperparameters
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ class StopCallback(TrainerCallback):
     def __init__(self, hours: float | None, device: torch.device):
         self.limit, self.device = hours and 3600 * hours, device
         self.received, self.signal, self.evaluation_due, self.to_the_end = 0, 0, False, False
-        self.started, self.seconds_before = None, 0.0
+        self.started: float | None = None
+        self.seconds_before = 0.0
         # The first step with a NaN or infinite loss, or 0; kept on the device, so that no step has to wait for it.
         self.bad_step = torch.zeros((), device=device)
 
@@ -143,8 +145,8 @@ class ResumeCallback(TrainerCallback):
     The Trainer takes the whole run for one epoch (see ``ResumableTrainer.set_initial_training_values``).
     """
 
-    def __init__(self, trainer: Trainer):
-        self.trainer, self.ended = trainer, True
+    def __init__(self, trainer: BaseTrainer, stop_callback: StopCallback):
+        self.trainer, self.stop_callback, self.ended = trainer, stop_callback, True
 
     def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
         """Restore what the Trainer does not, and stop at once if the run is already complete."""
@@ -161,11 +163,12 @@ class ResumeCallback(TrainerCallback):
                 # The Trainer saves the state of a callback only if the checkpoint has one.
                 state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
         self._restore_best_evaluation(args, state)
-        restore_hyperparameters(optimizer, lr_scheduler, trainer)
+        share_of_time = self.stop_callback.share_of_time(progress.seconds)
+        position = find_position(args, progress, trainer.length_before, share_of_time)
+        restore_hyperparameters(optimizer, lr_scheduler, trainer.hyperparameters, position)
         if progress.evaluation_due:
             self._make_up_evaluation(state, control)
-        time_is_up = trainer.stop_callback.share_of_time(progress.seconds) == 1
-        if state.global_step >= state.max_steps or trainer.stopped_early or time_is_up:
+        if state.global_step >= state.max_steps or trainer.stopped_early or share_of_time == 1:
             control.should_training_stop = True
         else:
             # For readers of trainer_state.json; trackers count their own steps.
@@ -178,7 +181,7 @@ class ResumeCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         """Set the epoch, and at its end request what the strategies ask for."""
         stream, is_last = self.trainer.stream, state.global_step >= state.max_steps
-        state.epoch = self.trainer.stop_callback.share_done(state) if stream.epoch is None else stream.epoch
+        state.epoch = self.stop_callback.share_done(state) if stream.epoch is None else stream.epoch
         self.ended = stream.ends_epoch or is_last
         if self.ended:
             # The last step is always logged.
@@ -225,7 +228,8 @@ class ResumeCallback(TrainerCallback):
             # The checkpoint exists; saved again now, it would have the wrong random-number states.
             args.save_strategy = SaveStrategy.STEPS
         # Private: public hooks evaluate only after a step.
-        self.trainer._maybe_log_save_evaluate(None, None, self.trainer.model, None, state.epoch, None, None)
+        model, no_loss = self.trainer.model, torch.zeros(())
+        self.trainer._maybe_log_save_evaluate(no_loss, None, model, None, state.epoch, None, 0.0)
         args.save_strategy = save_strategy
         if state.best_global_step == state.global_step:
             state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import chain, cycle, islice
 from pathlib import Path
 from statistics import median
@@ -67,7 +68,7 @@ def dry_run(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSpl
 
 
 class Measured(Exception):  # noqa: N818 - not an error
-    """Leave the Trainer before its first step, with what was measured."""
+    """Leave the Trainer before its first step."""
 
 
 def try_training(trainer: PretrainingTrainer, context: RunContext) -> dict[str, str]:
@@ -76,18 +77,20 @@ def try_training(trainer: PretrainingTrainer, context: RunContext) -> dict[str, 
     Training ends there; trackers and progress bars do not start.
     """
 
+    lines: dict[str, str] = {}
+
     class MeasureCallback(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
             trainer.is_loading = False
-            raise Measured(measure_training(trainer, context))
+            lines.update(measure_training(trainer, context))
+            raise Measured
 
     for callback in list(trainer.callback_handler.callbacks):
         trainer.remove_callback(callback)
     trainer.add_callback(MeasureCallback)
-    try:
+    with suppress(Measured):
         trainer.train(resume_from_checkpoint=context.checkpoint and str(context.checkpoint))
-    except Measured as measured:
-        return measured.args[0]
+    return lines
 
 
 def measure_training(trainer: PretrainingTrainer, context: RunContext) -> dict[str, str]:
@@ -96,14 +99,14 @@ def measure_training(trainer: PretrainingTrainer, context: RunContext) -> dict[s
     stream, steps_an_epoch = trainer.stream, trainer.steps_in_epoch
     done = trainer.progress.step
     if isinstance(stream, TextStream):
-        candidates, ordinary = stream_batches(trainer, context.max_seq_length)
-        tokens = np.mean([count_tokens(batch) for batch in ordinary]) * args.gradient_accumulation_steps
+        candidates, ordinary = stream_batches(trainer, stream, context.max_seq_length)
+        tokens = float(np.mean([count_tokens(batch) for batch in ordinary])) * args.gradient_accumulation_steps
         counted = f"{steps:,}"
     else:
         # Measure a whole epoch, though the run may resume in the middle of one.
         stream.sampler.set_epoch(0)
         candidates, ordinary = longest_batches(stream.sampler), ordinary_batches(stream.sampler)
-        total = int(trainer.train_dataset.lengths(0).sum())
+        total = int(stream.sampler.examples.lengths(0).sum())
         tokens = total / steps_an_epoch / args.world_size
         counted = f"{steps:,}; {steps_an_epoch:,} per epoch of {total:,} tokens"
     memories = [estimate_memory(trainer, batch, available) for batch in candidates]
@@ -160,9 +163,11 @@ def ordinary_batches(batches: ResumableBatchSampler) -> list[list[dict]]:
     return [examples_of(batches, number) for number in order[ranks.astype(int)]]
 
 
-def stream_batches(trainer: PretrainingTrainer, length: int) -> tuple[list[list[dict]], list[list[dict]]]:
+def stream_batches(
+    trainer: PretrainingTrainer, stream: TextStream, length: int
+) -> tuple[list[list[dict]], list[list[dict]]]:
     """Return a batch of examples of the maximum length, and the first batches of the stream."""
-    ordinary = [batch for batch, _ in islice(trainer.stream.batches.batches_of(0), TIMED)]
+    ordinary = [batch for batch, _ in islice(stream.batches.batches_of(0), TIMED)]
     budget = trainer.args.max_tokens_per_batch
     size = trainer.batch_settings().batch_size if budget is None else budget // length
     examples = islice(cycle(chain.from_iterable(ordinary)), size)

@@ -9,6 +9,7 @@ import psutil
 import torch
 from accelerate.utils import send_to_device
 from accelerate.utils.memory import should_reduce_batch_size
+from transformers.training_args import OptimizerNames
 
 from cloze.errors import UserError
 from cloze.system.storage import gigabytes
@@ -75,7 +76,8 @@ def optimizer_values(trainer: PretrainingTrainer) -> float:
         optimizer = optimizer_class([matrix], **settings)
         optimizer.step()
     except Exception as error:  # optimizers for whole models raise anything
-        logger.info("Memory of --optim %s estimated as Adam's: %s", trainer.args.optim.value, error)
+        name = OptimizerNames(trainer.args.optim).value
+        logger.info("Memory of --optim %s estimated as Adam's: %s", name, error)
         return 2
     state = [value for value in optimizer.state[matrix].values() if torch.is_tensor(value) and value.numel() > 1]
     return sum(value.nbytes for value in state) / matrix.nbytes

@@ -81,7 +81,9 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
         if length != length_of(settings_in(earlier)):
             check_length(length, checkpoint)
         changes = differences(recipe, earlier)
-        check_states(changes, {settings_in(each).get("lr_scheduler_type") for each in (recipe, earlier)}, asked)
+        check_states(
+            changes, {settings_in(each).get("lr_scheduler_type", "linear") for each in (recipe, earlier)}, asked
+        )
         for change in changes:
             logger.warning("setting changed since %s: %s", checkpoint, change)
         return checkpoint

@@ -5,21 +5,23 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
+from cloze.config.arguments import TrainingArguments
 from cloze.config.recipes import settings_in
 from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings
 from cloze.errors import UserError
 from cloze.system.storage import RECIPE
-from cloze.training.callbacks import ResumeCallback, Stopped
+from cloze.training.callbacks import ResumeCallback, StopCallback, Stopped
 from cloze.training.checkpoints import Progress
 from cloze.training.run_length import find_max_steps, hyperparameters_of, length_of
 from cloze.training.saving import SavingTrainer
-from cloze.training.stream import PreparedStream, TextStream, loader_settings, open_stream
+from cloze.training.stream import loader_settings, open_stream
 
 
 class ResumableTrainer(SavingTrainer):
@@ -33,20 +35,15 @@ class ResumableTrainer(SavingTrainer):
         **kwargs: further arguments of the Trainer.
 
     Attributes:
-        progress: the progress of the checkpoint, or of a new run.
-        length_before: the length of the run that saved the checkpoint, if any.
-        stream: the train stream (training.stream).
         loss_sum: the sum of the losses since the last log, on the device.
         running: other sums since the last log, on the device.
         last_logged: the step of the last log.
         total_loss: the sum of the losses of all steps up to the last log.
-        hyperparameters: the optimizer's settings by parameter group, before a checkpoint is loaded.
-        started: the time at which training started, plus the time of evaluations since.
     """
 
     def __init__(
         self,
-        args,
+        args: TrainingArguments,
         padding: Padding,
         checkpoint: Path | None = None,
         texts: Sequence[list[list] | None] = (None, None),
@@ -58,24 +55,15 @@ class ResumableTrainer(SavingTrainer):
             self.length_before = length_of(settings_in((checkpoint / RECIPE).read_text(encoding="utf-8")))
         self.loss_sum, self.running = torch.zeros((), device=args.device), torch.zeros(0, device=args.device)
         self.started = 0.0
-        callbacks, self.early_stopping = [ResumeCallback(self)], None
+        stop_callback = StopCallback(args.max_train_hours, args.device)
+        callbacks: list[TrainerCallback] = [ResumeCallback(self, stop_callback)]
+        self.early_stopping = None
         if args.early_stopping_patience is not None:
             self.early_stopping = EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold)
             callbacks.append(self.early_stopping)
         # A stream resumes from its state: there are no batches to skip.
         args.ignore_data_skip = True
-        super().__init__(args=args, callbacks=callbacks, **kwargs)
-
-    @property
-    def stopped_early(self) -> bool:
-        """Return whether early stopping has run out of patience."""
-        stopping = self.early_stopping
-        return stopping is not None and stopping.early_stopping_patience_counter >= stopping.early_stopping_patience
-
-    @property
-    def length_changed(self) -> bool:
-        """Return whether the run resumes with another length than the checkpoint's."""
-        return self.length_before not in (None, length_of(self.args.resolved))
+        super().__init__(args=args, stop_callback=stop_callback, callbacks=callbacks, **kwargs)
 
     def batch_settings(self) -> BatchSettings:
         """Return the batch settings of the arguments."""
@@ -90,7 +78,7 @@ class ResumableTrainer(SavingTrainer):
             args.max_tokens_per_batch,
         )
 
-    def get_train_dataloader(self) -> PreparedStream | TextStream:
+    def get_train_dataloader(self) -> Any:
         """Return the train stream, which the Trainer uses as a data loader.
 
         Raises:
@@ -113,12 +101,14 @@ class ResumableTrainer(SavingTrainer):
         settings = loader_settings(args) | {"collate_fn": self.data_collator, "drop_last": args.dataloader_drop_last}
         return self.accelerator.prepare(DataLoader(dataset, args.eval_batch_size, **settings))
 
-    get_test_dataloader = get_eval_dataloader
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """Return a loader as for evaluations."""
+        return self.get_eval_dataloader(test_dataset)
 
     def set_initial_training_values(self, args, dataloader):
         """Let the Trainer take the whole run for one epoch, so that it neither ends an epoch nor skips batches."""
         self.steps_in_epoch = dataloader.steps_in_epoch or args.max_steps
-        max_steps = find_max_steps(self, self.steps_in_epoch)
+        max_steps = find_max_steps(args, self.progress, self.length_before, self.stream.epoch, self.steps_in_epoch)
         self.num_epochs = math.ceil(max_steps / self.steps_in_epoch if args.max_steps > 0 else args.num_train_epochs)
         batch_size = self.get_total_train_batch_size(args)
         samples, batches = max_steps * batch_size, max_steps * args.gradient_accumulation_steps

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from cloze.data.samplers import EpochDataset
 from cloze.data.splits import DatasetSplits
 from cloze.models.flops import count_flops
 from cloze.system.processes import on_first_process
@@ -20,6 +21,7 @@ from cloze.training import checkpoints
 from cloze.training.context import RunContext, make_collator, make_model, padding_of
 from cloze.training.dry_run import describe_cache, dry_run
 from cloze.training.output_dir import can_resume, check_disk
+from cloze.training.saving import replaced
 from cloze.training.trackers import guard_trackers
 from cloze.training.trainer import PretrainingTrainer
 
@@ -60,7 +62,8 @@ def make_trainer(context: RunContext, model: PreTrainedModel, splits: DatasetSpl
 
 def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
     """Train and evaluate as the arguments say, save the model and the metrics, and return all metrics."""
-    args, metrics = trainer.args, {}
+    args = trainer.args
+    metrics: dict[str, float] = {}
     if args.do_train:
         check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
     recipe = Path(args.output_dir) / RECIPE
@@ -108,11 +111,10 @@ def trackers_open(trainer: PretrainingTrainer) -> Iterator[None]:
     """Close trackers after the last evaluation: MLflow and Trackio would log it to a second run."""
     guard_trackers(trainer)
     handler = trainer.callback_handler
-    end, handler.on_train_end = handler.on_train_end, lambda args, state, control: control
-    yield
-    handler.on_train_end = end
+    with replaced(handler, on_train_end=lambda args, state, control: control):
+        yield
     if trainer.args.do_train:
-        end(trainer.args, trainer.state, trainer.control)
+        handler.on_train_end(trainer.args, trainer.state, trainer.control)
 
 
 def evaluate(trainer: PretrainingTrainer) -> dict[str, float]:
@@ -145,7 +147,7 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     trainer.stop_callback.check_losses(args.output_dir)
     trainer.save_model()
     whole = {name: result.metrics[name] for name in ("epoch", "train_loss")}
-    if hasattr(trainer.train_dataset, "__len__"):
+    if isinstance(trainer.train_dataset, EpochDataset):
         whole["train_samples"] = len(trainer.train_dataset)
     if trainer.state.global_step == trainer.progress.step:
         logger.info("Training is already complete: %s is the last step", checkpoint)

@@ -2,31 +2,34 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
 from accelerate.utils import gather_object
-from transformers import Trainer
+from transformers import TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from cloze.config.arguments import TrainingArguments
 from cloze.errors import UserError
 from cloze.system.signals import exit_code, handling_signals
 from cloze.system.storage import RECIPE
 from cloze.training import checkpoints
+from cloze.training.base import BaseTrainer
 from cloze.training.callbacks import StopCallback
 from cloze.training.checkpoints import Progress
 
 logger = logging.getLogger(__name__)
 
 
-class SavingTrainer(Trainer):
+class SavingTrainer(BaseTrainer):
     """Write checkpoints to a staging folder, move complete ones into place, and then exit if a signal came.
 
     Args:
         args: the training arguments.
+        stop_callback: the callback that ends training, added last.
         recipe: the settings as a recipe, saved in checkpoints.
         callbacks: callbacks to add.
         **kwargs: further arguments of the Trainer.
@@ -36,14 +39,21 @@ class SavingTrainer(Trainer):
         is_loading: whether a checkpoint is being loaded; errors are then reported as user errors.
     """
 
-    def __init__(self, args, recipe: str = "", callbacks=(), **kwargs):
-        self.recipe, self.unwritten, self.is_loading = recipe, {}, False
-        self.stop_callback = StopCallback(args.max_train_hours, args.device)
-        super().__init__(args=args, callbacks=[*callbacks, self.stop_callback], **kwargs)
+    def __init__(
+        self,
+        args: TrainingArguments,
+        stop_callback: StopCallback,
+        recipe: str = "",
+        callbacks: Sequence[TrainerCallback] = (),
+        **kwargs,
+    ):
+        self.recipe, self.stop_callback, self.is_loading = recipe, stop_callback, False
+        self.unwritten: dict[str, str] = {}
+        super().__init__(args=args, callbacks=[*callbacks, stop_callback], **kwargs)
         # At the end, the Trainer would delete checkpoints, even the newest.
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """Train.
 
         Raises:
@@ -51,7 +61,7 @@ class SavingTrainer(Trainer):
         """
         self.is_loading = resume_from_checkpoint is not None
         try:
-            return super().train(resume_from_checkpoint, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         except (RuntimeError, ValueError, KeyError, AttributeError, UnpicklingError) as error:
             if not self.is_loading:
                 raise

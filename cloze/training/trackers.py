@@ -5,12 +5,13 @@ import importlib
 import logging
 from collections.abc import Callable
 
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 
 from cloze.config.arguments import TrainingArguments
 from cloze.errors import UserError
 from cloze.system.processes import on_first_process
+from cloze.training.base import BaseTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,8 @@ def check_login(training_args: TrainingArguments) -> None:
 
     Other trackers are not checked: some need no login, the rest cannot be checked without starting a run.
     """
-    if "wandb" not in training_args.report_to or training_args.prepare_only:
+    trackers = training_args.report_to or []
+    if "wandb" not in trackers or training_args.prepare_only:
         return
     is_first = training_args.process_index == 0  # also initializes the process group
     problem = on_first_process(find_wandb_problem)
@@ -28,7 +30,7 @@ def check_login(training_args: TrainingArguments) -> None:
         return
     if not reports_to_all(training_args):
         raise UserError(f"--report_to wandb: {problem}: run wandb login, or set WANDB_MODE=offline, or drop it")
-    training_args.report_to = [name for name in training_args.report_to if name != "wandb"]
+    training_args.report_to = [name for name in trackers if name != "wandb"]
     if is_first:
         warn_of_left_out("wandb", problem)
 
@@ -44,9 +46,10 @@ def find_wandb_problem() -> str | None:
     return "not logged in"
 
 
-def guard_trackers(trainer: Trainer) -> None:
+def guard_trackers(trainer: BaseTrainer) -> None:
     """Report errors of trackers as user errors; with ``--report_to all``, drop the tracker with a warning."""
-    kinds = {kind: name for name in trainer.args.report_to for kind in get_reporting_integration_callbacks([name])}
+    trackers = trainer.args.report_to or []
+    kinds = {kind: name for name in trackers for kind in get_reporting_integration_callbacks([name])}
     for callback in trainer.callback_handler.callbacks:
         if type(callback) in kinds:
             # These set up a tracker; on_log does if nothing is trained.
@@ -54,7 +57,7 @@ def guard_trackers(trainer: Trainer) -> None:
                 setattr(callback, event, guarded(getattr(callback, event), trainer, callback, kinds[type(callback)]))
 
 
-def guarded(event: Callable, trainer: Trainer, callback: TrainerCallback, name: str) -> Callable:
+def guarded(event: Callable, trainer: BaseTrainer, callback: TrainerCallback, name: str) -> Callable:
     """Wrap an event of a tracker's callback to report its errors."""
 
     @functools.wraps(event)

@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.errors import HTTPError
 from transformers import EvalPrediction, get_scheduler
 
+from cloze.config.arguments import TrainingArguments
 from cloze.data.collators import IGNORED
 from cloze.errors import UserError
 from cloze.models.flops import Flops, peak_flops
@@ -24,8 +25,10 @@ class PretrainingTrainer(ResumableTrainer):
     and does not divide by the number of micro-batches (huggingface/transformers#47688).
 
     Args:
+        args: the training arguments.
         objectives: the objectives by the prefix of their metrics: ``{"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}``.
         flops: FLOPs of the model's forward, for the MFU.
+        **kwargs: further arguments of the Trainer.
 
     Attributes:
         scores: the scores of the last evaluation, by objective prefix and name, [examples] each.
@@ -34,7 +37,7 @@ class PretrainingTrainer(ResumableTrainer):
     # compute_loss normalizes over the whole step: the Trainer must not divide by the number of micro-batches.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, args, objectives: dict[str, Objective], flops: Flops | None = None, **kwargs):
+    def __init__(self, args: TrainingArguments, objectives: dict[str, Objective], flops: Flops | None = None, **kwargs):
         try:
             super().__init__(args=args, compute_metrics=self.summarise, **kwargs)
             self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -114,7 +117,8 @@ class PretrainingTrainer(ResumableTrainer):
         """Return the metrics of each objective, and the sum of their losses; none if an objective has no targets."""
         self.scores = {
             prefix: {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
-            for prefix, scores in prediction.predictions.items()
+            # The Trainer passes on what prediction_step returns as logits, a dict.
+            for prefix, scores in prediction.predictions.items()  # type: ignore[union-attr]
         }
         metrics = {"loss": 0.0}
         for prefix, objective in self.objectives.items():
@@ -144,7 +148,7 @@ class PretrainingTrainer(ResumableTrainer):
         if self.is_fsdp_enabled:
             # Between the two, accelerate shards embeddings and head apart from the other layers, and torch refuses
             # that for heads like BERT's, which share a bias. If it finds neither, they join the root module's shard.
-            self.model.get_input_embeddings = self.model.get_output_embeddings = lambda: None
+            vars(self.model).update(get_input_embeddings=lambda: None, get_output_embeddings=lambda: None)
         return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps, optimizer=None):
@@ -161,7 +165,9 @@ class PretrainingTrainer(ResumableTrainer):
         super()._issue_warnings_after_load(load_result)
 
 
-def check_scheduler(args) -> None:
+def check_scheduler(args: TrainingArguments) -> None:
     """Raise the error of the scheduler for bad arguments now, not after an hour of loading."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
+    kwargs = args.lr_scheduler_kwargs
+    assert not isinstance(kwargs, str), "the arguments have parsed it"
+    get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)

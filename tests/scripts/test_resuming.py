@@ -998,7 +998,9 @@ def test_full_disk_at_the_model_keeps_the_earlier_model(train, reference, tmp_pa
         patched.setattr(PretrainingTrainer, "_save", full)
         code, _, errors = train(tmp_path, "blocks", "--resume_from_checkpoint", tmp_path / "checkpoint-3")
     assert code == 2
-    assert re.fullmatch(r"error: .*model cannot be written .*No space left.*: make room and run it again.*\n", errors)
+    assert re.fullmatch(
+        r"error: .*model cannot be written .*No space left.*: free disk space and run again; .*\n", errors
+    )
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert not (tmp_path / checkpoints.STAGING_DIR / "model").exists()
     assert train(tmp_path, "blocks")[0] == 0
@@ -1115,7 +1117,9 @@ def test_full_disk_at_the_start_is_one_line(train, tmp_path):
     with full_disk():
         code, _, errors = train(tmp_path / "out", "blocks")
     assert code == 2
-    assert re.search(r"recipe\.yaml cannot be written \(.*File too large.*\): about .* make room", errors)
+    assert re.search(
+        r"recipe\.yaml cannot be written \(.*File too large.*\): about .* free disk space and run again", errors
+    )
     assert errors.count("\n") == 1
 
 

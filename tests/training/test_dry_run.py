@@ -158,15 +158,18 @@ def test_estimated_memory_counts_ddp_buckets(dry_run, reckoned, monkeypatch):
     assert memory.without_batch(trainer) == Memory(weights=100, gradients=200, optimizer=200)
 
 
-def test_unknown_optimizer_memory_is_estimated_as_adam(monkeypatch):
+def test_unknown_optimizer_memory_is_estimated_as_adam(caplog):
+    caplog.set_level("INFO")
+
     def refuse(*_):
         raise ValueError("it wants a whole model")
 
-    args = SimpleNamespace(device=torch.device("cpu"), optim=SimpleNamespace(value="strange"))
+    args = SimpleNamespace(device=torch.device("cpu"), optim="lomo")
     trainer = SimpleNamespace(
         model=SimpleNamespace(dtype=torch.float32), args=args, get_optimizer_cls_and_kwargs=refuse
     )
     assert memory.optimizer_values(trainer) == 2
+    assert "Memory of --optim lomo estimated as Adam's: it wants a whole model" in caplog.text
 
 
 @pytest.mark.parametrize("count", [1, 7])
