@@ -236,7 +236,7 @@ MISTAKES = [
         "budget below an example",
         "--max_tokens_per_batch 31 --max_seq_length 32",
         "--max_tokens_per_batch 31 is less than --max_seq_length 32, the longest example",
-        "give 32 or more",
+        "raise it to 32 or more",
     ),
     Case(
         "budget and search",
@@ -244,7 +244,7 @@ MISTAKES = [
         "--auto_find_batch_size lowers the batch size",
         "drop one",
     ),
-    Case("no budget", "--max_tokens_per_batch 0", "--max_tokens_per_batch 0 is less than", "give 66 or more"),
+    Case("no budget", "--max_tokens_per_batch 0", "--max_tokens_per_batch 0 is less than", "raise it to 66 or more"),
     Case("negative learning rate", "--learning_rate -1", "--learning_rate -1", "0 or more"),
     Case("negative workers", "--dataloader_num_workers -1", "--dataloader_num_workers -1", "0 or more"),
     Case("labels smoothed away", "--label_smoothing_factor 3", "--label_smoothing_factor 3", "between 0 and 1"),
@@ -301,7 +301,7 @@ MISTAKES = [
         "give 0 or more",
     ),
     Case("no such checkpoint", "--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere", "checkpoint-"),
-    Case("no checkpoint yet", "--resume_from_checkpoint True", "--resume_from_checkpoint", "leave the flag out"),
+    Case("no checkpoint yet", "--resume_from_checkpoint True", "--resume_from_checkpoint", "drop the flag"),
 ]
 
 TEXT = "--train_file words.txt --do_train"
