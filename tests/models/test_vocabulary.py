@@ -171,7 +171,7 @@ def test_resized_model_resumes_exactly_and_predicts(checkpoint, longer, run_mlm_
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert run_mlm_script(*argv, "--output_dir", whole)[0] == 0
     shutil.copytree(whole / "checkpoint-1", resumed / "checkpoint-1")
-    assert f"Going on from {resumed}/checkpoint-1" in run_mlm_script(*argv, "--output_dir", resumed)[1]
+    assert f"Resuming from {resumed}/checkpoint-1" in run_mlm_script(*argv, "--output_dir", resumed)[1]
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     trained = load_trained(str(whole), TASKS)
     assert trained.model.config.vocab_size == len(trained.tokenizer) == 502

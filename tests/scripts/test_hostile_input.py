@@ -127,7 +127,7 @@ def test_checkpoint_recipe_has_the_same_limits():
 
 
 def test_checkpoint_with_invalid_length_is_an_error():
-    with pytest.raises(UserError, match=r"recipe.yaml of the checkpoint: max_steps 'many' is not a number"):
+    with pytest.raises(UserError, match=r"the checkpoint's recipe.yaml: max_steps 'many' is not a number"):
         length_of(settings_in("max_steps: many"))
 
 

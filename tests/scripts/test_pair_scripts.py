@@ -193,7 +193,7 @@ def test_pair_run_resumes_exactly(strategy, flags, train, out, texts, tmp_path):
         stop = max(step for step in range(3, 36, 3) if epoch < whole[step - 1]["epoch"] < epoch + 1)
         for step in range(stop + 3, 37, 3):
             (out / f"checkpoint-{step}").rename(tmp_path / f"{epoch}-{step}")  # as if killed after ``stop``
-        assert f"Going on from {out / f'checkpoint-{stop}'}" in train(*argv, text=tmp_path / "text.txt")
+        assert f"Resuming from {out / f'checkpoint-{stop}'}" in train(*argv, text=tmp_path / "text.txt")
         again = [entry for entry in history(out) if "loss" in entry]
         assert [[entry[key] for key in keys] for entry in again] == [[entry[key] for key in keys] for entry in whole]
         final = load_file(out / "model.safetensors")

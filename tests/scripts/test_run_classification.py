@@ -232,7 +232,7 @@ def test_training_with_a_new_head_resumes_exactly(train, classifier, out, tmp_pa
     assert "NEW WEIGHTS" in train(*settings, *model[2:], model=model[:2])
     whole = load_file(out / "model.safetensors")
     shutil.rmtree(out / "checkpoint-3")
-    assert "Going on from" in train(*settings, *model[2:], model=model[:2])
+    assert "Resuming from" in train(*settings, *model[2:], model=model[:2])
     assert all(torch.equal(weights, whole[name]) for name, weights in load_file(out / "model.safetensors").items())
 
 
@@ -338,7 +338,7 @@ def test_killed_comparison_resumes_exactly(train, checkpoint, out, tmp_path, mon
     # Five steps, three, of which the last was lost, three more, five.
     assert len(taken) == 9 + 3 + 5
     assert printed.count("It is over: accuracy") == 1
-    assert "Going on from" in printed
+    assert "Resuming from" in printed
     assert compared(out)["models"] == compared(tmp_path / "whole")["models"]
 
 
@@ -365,7 +365,7 @@ def test_comparison_repeats_a_killed_run_without_checkpoints(train, checkpoint, 
         with pytest.raises(Killed):
             train(*settings, model=models)
     assert (out / "a" / "seed-42" / "model.safetensors").exists()
-    with pytest.raises(AssertionError, match="a/seed-42 holds a model already"):
+    with pytest.raises(AssertionError, match="a/seed-42 already contains a model"):
         train(*settings, "--learning_rate", "1e-3", model=models)
     train(*settings, model=models)
     assert len(compared(out)["models"]) == 2
@@ -389,7 +389,7 @@ def test_comparison_stopped_by_a_signal_resumes(saving, train, checkpoint, out, 
         train(*settings, model=models)
     assert taken == [str(out / "a" / "seed-42")]
     assert not list(out.glob("*/*/outcome.json"))
-    assert ("Nothing is left to train" in train(*settings, model=models)) == (saving == "steps")
+    assert ("Training is already complete" in train(*settings, model=models)) == (saving == "steps")
     assert len(compared(out)["models"]) == 2
 
 
@@ -413,7 +413,7 @@ def test_signal_stops_evaluation_or_prediction_at_its_next_batch(task, script, t
         patch.setattr(PretrainingTrainer, "prediction_step", signalled)
         code, printed, errors = script(*argv)
     assert (code, errors, len(batches)) == (75, "", 2)
-    assert "Evaluation stopped by a signal: running again repeats it" in printed
+    assert "Evaluation stopped by a signal: run the same command again to repeat it" in printed
     assert not list((tmp_path / "told").glob("*predict*"))
     assert script(*argv)[0] == 0
 
@@ -424,7 +424,7 @@ def throw(error):
 
 def test_comparison_dry_run_leaves_no_files(train, checkpoint, out):
     models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
-    assert train("--dry_run", model=models).count("A dry run: nothing was trained") == 2
+    assert train("--dry_run", model=models).count("Dry run: nothing was trained") == 2
     assert not out.exists()
 
 

@@ -195,7 +195,7 @@ def test_fewer_examples_than_processes_are_an_error(run_mlm_script, checkpoint, 
         "--model_name_or_path", checkpoint("bert"), "--train_file", tmp_path / "text.txt", "--line_by_line",
         "--do_train", "--max_steps", 1, "--output_dir", out,
     )  # fmt: skip
-    assert (code, errors) == (2, "error: 2 examples for 3 processes: give more text, or use fewer\n")
+    assert (code, errors) == (2, "error: 2 examples for 3 processes: give more text, or use fewer processes\n")
 
 
 def test_data_seed_determines_the_order(train, monkeypatch):
@@ -223,7 +223,9 @@ def test_process_uses_one_gpu(caplog):
         caplog.clear()
         start_process(data_args, training_args)
         assert training_args.n_gpu == 1
-        assert ("ONE GPU: 2 are there" in caplog.text) == (count == 2)
+        assert ("2 GPUs visible, 1 in use: launch with accelerate launch --num_processes 2" in caplog.text) == (
+            count == 2
+        )
 
 
 @pytest.mark.parametrize(
@@ -372,14 +374,14 @@ def test_mlm_run_resumes_exactly(flags, train, out, texts, tmp_path):
     assert flags == ["--streaming"] or (whole[9]["epoch"] > 1 and whole[9]["epoch"] % 1)
     (out / "checkpoint-12").rename(tmp_path / "checkpoint-12")  # as if killed after step 10
     printed = train(*argv, text=tmp_path / "text.txt")
-    assert f"Going on from {out / 'checkpoint-10'}" in printed
+    assert f"Resuming from {out / 'checkpoint-10'}" in printed
     steps = [entry for entry in whole if "loss" in entry]
     assert [entry["loss"] for entry in history(out) if "loss" in entry] == [entry["loss"] for entry in steps]
     again = load_file(out / "model.safetensors")
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     # There is nothing to do any more, and nothing is overwritten with the figures of doing nothing.
     results, card = (out / "train_results.json").read_text(), (out / "README.md").read_text()
-    assert "Nothing is left to train" in train(*argv, text=tmp_path / "text.txt")
+    assert "Training is already complete" in train(*argv, text=tmp_path / "text.txt")
     assert ((out / "train_results.json").read_text(), (out / "README.md").read_text()) == (results, card)
 
 
@@ -387,7 +389,7 @@ def test_finished_epochs_are_not_repeated_on_resuming(train, out):
     argv = ["--num_train_epochs", 1, "--max_train_samples", 64, "--lr_scheduler_type", "constant"]
     train(*argv)
     weights, kept = (out / "model.safetensors").read_bytes(), sorted(out.glob("checkpoint-*"))
-    assert "Nothing is left to train" in train(*argv)
+    assert "Training is already complete" in train(*argv)
     assert (out / "model.safetensors").read_bytes() == weights
     assert sorted(out.glob("checkpoint-*")) == kept == [out / "checkpoint-8"]
 

@@ -96,7 +96,7 @@ def test_second_run_ends_and_one_after_a_kill_resumes(tmp_path, out):
     wait_for(logs[2], "\ntrain ", third)
     third.kill()
     worker.kill()
-    assert "Going on from" in logs[2].read_text()
+    assert "Resuming from" in logs[2].read_text()
     assert "is in use by" not in logs[2].read_text()
 
 

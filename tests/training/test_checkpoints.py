@@ -184,7 +184,7 @@ def test_unreadable_checkpoint_of_another_user_is_not_damaged(denied, out, monke
 
     monkeypatch.setattr(builtins, "open", refuse)
     for asked in (None, str(out / "checkpoint-20")):
-        with pytest.raises(UserError, match=rf"^{path} cannot be read \(Permission denied\): have its owner make it"):
+        with pytest.raises(UserError, match=rf"^{path} cannot be read \(Permission denied\): ask its owner for read"):
             prepare_output_dir(arguments(out, resume_from_checkpoint=asked), keep=None)
     assert steps_in(out) == [10, 20]
 
@@ -225,10 +225,10 @@ def test_folders_of_another_user_are_errors():
         )
         out.chmod(0o777)
         assert as_nobody(lambda: prepare_output_dir(arguments(out), None)).startswith(
-            f"{out / 'checkpoint-20' / 'SHA256SUMS'} cannot be read (Permission denied): have its owner"
+            f"{out / 'checkpoint-20' / 'SHA256SUMS'} cannot be read (Permission denied): ask its owner for"
         )
         assert as_nobody(lambda: remove(out / "checkpoint-10")).startswith(
-            f"{out / 'checkpoint-10'} cannot be deleted (Permission denied): delete it yourself, or have its owner"
+            f"{out / 'checkpoint-10'} cannot be deleted (Permission denied): delete it, or ask its owner"
         )
         assert steps_in(out) == [10, 20]
     finally:
@@ -267,7 +267,9 @@ def test_requested_checkpoint_is_resumed(out):
 def test_invalid_checkpoint_path_is_an_error(resume, out):
     make(out, 10, complete=False)
     resume = resume if resume == "True" else str(out / resume)
-    with pytest.raises(UserError, match=r"--resume_from_checkpoint.* (is no checkpoint|holds no checkpoint)"):
+    with pytest.raises(
+        UserError, match=r"--resume_from_checkpoint.* (is corrupt or not a checkpoint|contains no checkpoint)"
+    ):
         prepare_output_dir(arguments(out, resume_from_checkpoint=resume), keep=None)
 
 
@@ -295,7 +297,7 @@ def test_processes_inspect_output_dir_at_the_same_time(out):
 def test_finished_model_is_not_overwritten(file, out):
     make(out)
     (out / file).write_text("weights")
-    with pytest.raises(UserError, match=r"holds a model already.*--overwrite_output_dir"):
+    with pytest.raises(UserError, match=r"already contains a model.*--overwrite_output_dir"):
         prepare_output_dir(arguments(out), keep=None)
     assert (out / file).read_text() == "weights"
     assert prepare_output_dir(arguments(out, do_train=False, do_eval=True), keep=None) is None
@@ -460,12 +462,12 @@ def test_check_disk_warns_or_refuses_by_free_space(settings, keep, least, enough
     """A checkpoint is three times the weights, and one more than is kept is written before the oldest goes."""
     training_args, disk = arguments(out, **settings), SimpleNamespace(free=least - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: disk)
-    with pytest.raises(UserError, match=f"--output_dir {out}: .* of disk are free"):
+    with pytest.raises(UserError, match=f"--output_dir {out}: .* of disk space are free"):
         check_disk(training_args, keep, 1000)
     for disk.free in (least, max(least, enough - 1), enough):
         caplog.clear()
         check_disk(training_args, keep, 1000)
-        assert ("DISK: " in caplog.text) == (disk.free < enough)
+        assert ("low disk space: " in caplog.text) == (disk.free < enough)
 
 
 def test_check_disk_asks_the_system_by_default(out):
@@ -484,9 +486,9 @@ def test_pruned_checkpoints_count_as_free_disk(out, monkeypatch):
         (checkpoint / "model.safetensors").write_bytes(bytes(8000 - others))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=11_000))
     check_disk(arguments(out, overwrite_output_dir=True), 2, 1000)
-    with pytest.raises(UserError, match="of disk are free"):
+    with pytest.raises(UserError, match="of disk space are free"):
         check_disk(arguments(out), 2, 1000)
     # 16 bytes a parameter, of 27,000 bytes.
     check_disk(arguments(out, overwrite_output_dir=True), 2, 27_000 // 16)
-    with pytest.raises(UserError, match="of disk are free"):
+    with pytest.raises(UserError, match="of disk space are free"):
         check_disk(arguments(out, overwrite_output_dir=True), 2, 27_000 // 16 + 1)

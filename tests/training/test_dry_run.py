@@ -158,15 +158,18 @@ def test_estimated_memory_counts_ddp_buckets(dry_run, reckoned, monkeypatch):
     assert memory.without_batch(trainer) == Memory(weights=100, gradients=200, optimizer=200)
 
 
-def test_unknown_optimizer_memory_is_estimated_as_adam(monkeypatch):
+def test_unknown_optimizer_memory_is_estimated_as_adam(caplog):
+    caplog.set_level("INFO")
+
     def refuse(*_):
         raise ValueError("it wants a whole model")
 
-    args = SimpleNamespace(device=torch.device("cpu"), optim=SimpleNamespace(value="strange"))
+    args = SimpleNamespace(device=torch.device("cpu"), optim="lomo")
     trainer = SimpleNamespace(
         model=SimpleNamespace(dtype=torch.float32), args=args, get_optimizer_cls_and_kwargs=refuse
     )
     assert memory.optimizer_values(trainer) == 2
+    assert "Memory of --optim lomo estimated as Adam's: it wants a whole model" in caplog.text
 
 
 @pytest.mark.parametrize("count", [1, 7])
@@ -204,11 +207,11 @@ def test_recipe_is_printed_as_the_run_writes_it(script, out, tmp_path):
 
 def test_dry_run_reports_time_disk_and_cache(dry_run, out, tmp_path):
     told = dry_run("--max_steps", 10, "--do_eval", "--cache_dir", tmp_path / "cache")
-    assert re.fullmatch(r"about \S+ (s|minutes|hours|days), without evaluating and saving", told["Time"])
+    assert re.fullmatch(r"about \S+ (s|minutes|hours|days), without evaluations and saving", told["Time"])
     assert re.fullmatch(r"at most about \S+ s each", told["Evaluation"])
     weights = 4 * 14_372
     # Two checkpoints and a third before the oldest goes, of thrice the weights, and the model.
-    assert told["Disk"].startswith(f"about {3 * 3 * weights / 1e6 + weights / 1e6:.1f} MB at most")
+    assert told["Disk"].startswith(f"at most about {3 * 3 * weights / 1e6 + weights / 1e6:.1f} MB, of ")
     assert str(out) in told["Disk"]
     size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file())
     assert told["Cache"].startswith(f"{tmp_path / 'cache' / 'cloze'} ({size / 1e6:.1f} MB, ")
@@ -218,9 +221,9 @@ def test_dry_run_reports_time_disk_and_cache(dry_run, out, tmp_path):
 def test_dry_run_reports_the_resumed_checkpoint(dry_run, script, out):
     assert script("--max_steps", 4, "--save_steps", 2)[0] == 0
     told = dry_run("--max_steps", 4)
-    assert told["Steps"].endswith(f"; going on from step 4, {out / 'checkpoint-4'}")
+    assert told["Steps"].endswith(f"; resuming at step 4, from {out / 'checkpoint-4'}")
     assert told["Time"].startswith("about 0 s")
-    assert "going on" not in dry_run("--max_steps", 4, "--overwrite_output_dir")["Steps"]
+    assert "resuming" not in dry_run("--max_steps", 4, "--overwrite_output_dir")["Steps"]
 
 
 def test_dry_run_of_a_stream_uses_full_length_examples(dry_run, tmp_path, monkeypatch):
@@ -388,7 +391,7 @@ def test_dry_run_meets_the_errors_of_the_run(name, script, monkeypatch, out):
     [
         ([], "halve --per_device_train_batch_size 8 and double --gradient_accumulation_steps 1"),
         (["--max_tokens_per_batch", 64], "halve --max_tokens_per_batch 64, or lower --max_seq_length"),
-        (["--per_device_train_batch_size", 1], "lower --max_seq_length, or take a smaller model"),
+        (["--per_device_train_batch_size", 1], "lower --max_seq_length, or use a smaller model"),
     ],
     ids=str,
 )
@@ -462,7 +465,7 @@ def test_batch_beyond_memory_is_refused_before_the_trial(script, monkeypatch, re
     code, _, errors = script(*flags)
     assert code == 2
     assert re.search(
-        r"about [\d.]+ MB a device \(weights .*\) for the longest batch, but [\d.]+ MB there: halve", errors
+        r"the longest batch needs about [\d.]+ MB per device \(weights .*\), but [\d.]+ MB are available: halve", errors
     )
     assert sizes == [1, 2]
 
@@ -485,7 +488,7 @@ def test_sharded_weights_are_refused_by_dry_run(script, monkeypatch):
     monkeypatch.setattr(training, "dry_run", share_out)
     code, _, errors = script("--dry_run")
     assert code == 2
-    assert "--dry_run does not know weights that are shared out" in errors
+    assert "--dry_run does not support FSDP or DeepSpeed" in errors
 
 
 # What is left behind
@@ -525,7 +528,7 @@ def test_dry_run_removes_only_new_empty_folders(tmp_path):
 
 def test_dry_run_does_not_write_to_the_hub(dry_run, monkeypatch):
     monkeypatch.setattr(PretrainingTrainer, "init_hf_repo", lambda self: pytest.fail("a repository is made"))
-    assert dry_run("--push_to_hub")["Hub"].startswith("not tried")
+    assert dry_run("--push_to_hub")["Hub"] == "not checked: that would create the repository"
 
 
 # --prepare_only
@@ -558,7 +561,7 @@ def test_corpus_prepared_on_a_cpu_is_used_on_a_gpu(flags, scratch, out, tmp_path
         monkeypatch.setattr(training, name, lambda *_: pytest.fail("a model is loaded"))
     code, printed, errors = scratch("--prepare_only", *flags, "--output_dir", out)
     assert code == 0, errors
-    assert f"Prepared, in {tmp_path / 'cache' / 'cloze'} (" in printed
+    assert f"Prepared the data in {tmp_path / 'cache' / 'cloze'} (" in printed
     for fact in (
         "Tokenizer: BertTokenizer, 300 tokens",
         "Training text: 342 of 360",
@@ -594,7 +597,7 @@ def test_prepare_only_works_in_every_script(run_nsp_script, run_pretraining_scri
             "--do_train", "--prepare_only", "--output_dir", out,
         )  # fmt: skip
         assert code == 0, errors
-        assert "Prepared, in " in printed
+        assert "Prepared the data in " in printed
     assert not out.exists()
 
 

@@ -91,7 +91,7 @@ def test_a_stream_is_resumed_after_any_step(steps_done):
 
 
 def test_fewer_examples_than_processes_are_refused():
-    with pytest.raises(UserError, match="10 examples for 11 processes: give more text, or use fewer"):
+    with pytest.raises(UserError, match="10 examples for 11 processes: give more text, or use fewer processes"):
         stream_of(world_size=11)
 
 
