@@ -29,7 +29,14 @@ class Blocks:
         word_starts: whether a word begins at each token, [total], or None.
     """
 
-    def __init__(self, tokens, spans, template: Template, max_seq_length: int, word_starts=None):
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        spans: np.ndarray,
+        template: Template,
+        max_seq_length: int,
+        word_starts: np.ndarray | None = None,
+    ):
         self.tokens, self.spans, self.template, self.word_starts = tokens, spans, template, word_starts
         self.max_tokens = template.max_tokens(max_seq_length)
         self.separator = np.array(template.separator, dtype=np.int64)
@@ -79,7 +86,15 @@ class Lines:
     without a token are skipped. The other arguments are the same as for ``Blocks``, with lines instead of documents.
     """
 
-    def __init__(self, tokens, spans, template: Template, max_seq_length: int, word_starts=None, truncate=False):
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        spans: np.ndarray,
+        template: Template,
+        max_seq_length: int,
+        word_starts: np.ndarray | None = None,
+        truncate: bool = False,
+    ):
         self.tokens, self.template, self.word_starts = tokens, template, word_starts
         max_tokens = template.max_tokens(max_seq_length)
         lengths = spans[:, 1] - spans[:, 0]
@@ -104,8 +119,10 @@ class Lines:
         return example
 
 
-class BlockBuilder(ExampleBuilder):
+class BlockBuilder(ExampleBuilder[Blocks | Lines]):
     """Cut documents into blocks, or into lines with ``line_by_line``; nothing is random, so all epochs are equal."""
+
+    data_args: DataTrainingArguments
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, data_args: DataTrainingArguments):
         super().__init__(tokenizer, max_seq_length, data_args)

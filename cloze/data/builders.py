@@ -1,16 +1,19 @@
 """Define the interface that turns the documents of a split into examples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import DataArguments, MaskingArguments
 from cloze.data.collators import special_ids
+from cloze.data.samplers import Examples
 from cloze.errors import UserError
 from cloze.tokenization.token_cache import TokenizedCorpus
+
+ExamplesT = TypeVar("ExamplesT", bound=Examples)
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Split:
         return f"{count:,}{part} documents, {tokens}, from {self.name} ({sentences}, {unknown})"
 
 
-class ExampleBuilder(ABC):
+class ExampleBuilder(ABC, Generic[ExamplesT]):
     """Turn tokenized documents into the examples of an objective.
 
     Args:
@@ -54,22 +57,23 @@ class ExampleBuilder(ABC):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, data_args: DataArguments):
         self.max_seq_length, self.data_args = max_seq_length, data_args
-        masks = isinstance(data_args, MaskingArguments)
-        self.special, self.with_words = special_ids(tokenizer) if masks else [], masks and data_args.whole_word_mask
+        self.special, self.with_words = [], False
+        if isinstance(data_args, MaskingArguments):
+            self.special, self.with_words = special_ids(tokenizer), data_args.whole_word_mask
 
     @abstractmethod
-    def build(self, split: Split, epoch: int | None) -> Sequence:
+    def build(self, split: Split, epoch: int | None) -> ExamplesT:
         """Return the examples of an epoch, or of evaluation if it is None; raise UserError if there are none."""
 
     @abstractmethod
-    def build_chunk(self, split: Split, rng: np.random.Generator) -> Sequence:
+    def build_chunk(self, split: Split, rng: np.random.Generator) -> ExamplesT:
         """Return the examples of one chunk of a stream; there may be none."""
 
     @abstractmethod
-    def describe(self, split: Split, examples: Sequence, limit: int | None) -> str:
+    def describe(self, split: Split, examples: ExamplesT, limit: int | None) -> str:
         """Describe the first ``limit`` examples in one line."""
 
-    def check_maskable(self, split: Split, examples: Sequence, limit: int | None) -> None:
+    def check_maskable(self, split: Split, examples: Examples, limit: int | None) -> None:
         """Raise UserError if tokens have to be masked, and every token of the examples is special."""
         numbers = range(min(len(examples), limit or len(examples)))
         if self.special and all(np.isin(examples[number]["input_ids"], self.special).all() for number in numbers):

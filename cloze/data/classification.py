@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from cloze.config.classification_arguments import ClassificationArguments
 from cloze.data.collators import IGNORED
 from cloze.data.context import DataContext
 from cloze.data.labelled_texts import LabelledText, check_labels, digest_of, find_classes, read_splits
@@ -18,7 +19,7 @@ from cloze.errors import UserError
 from cloze.tokenization.checks import check_known, count_unknown
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.properties import unknown_id
-from cloze.tokenization.templates import pair_template_of, template_of
+from cloze.tokenization.templates import PairTemplate, Template, pair_template_of, template_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class LabelledExamples:
         label_name: str = "label",
     ):
         self.pairs, self.with_types, self.label_name = len(texts[0].texts) == 2, with_types, label_name
-        self.template = pair_template_of(tokenizer) if self.pairs else template_of(tokenizer)
+        self.template: Template | PairTemplate = pair_template_of(tokenizer) if self.pairs else template_of(tokenizer)
         documents = (text.texts for text in texts)
         self.ids = [[ids for ids, _ in document] for document in encode(documents, tokenizer, with_words=False)]
         self.digest = digest_of(texts)
@@ -74,39 +75,42 @@ class LabelledExamples:
 
     def __getitem__(self, number: int) -> dict:
         texts = [ids[:kept] for ids, kept in zip(self.ids[number], self.kept[number], strict=True)]
-        if not self.pairs:
+        if isinstance(self.template, Template):
             return self.template.example(texts, int(number)) | {self.label_name: self.labels[number]}
-        example = self.template.example(*texts, self.labels[number], int(number))
+        first, second = texts
+        example = self.template.example(first, second, self.labels[number], int(number))
         example[self.label_name] = example.pop("next_sentence_label")
         if not self.with_types:
             del example["token_type_ids"]
         return example
 
 
-def make_labelled(context: DataContext) -> DatasetSplits:
+def make_labelled(context: DataContext[ClassificationArguments]) -> DatasetSplits:
     """Read the labelled texts, set their classes in the config, and make examples.
 
     Held-out texts and subsets are the same for every ``--seed``, so runs with different seeds are comparable.
     """
-    config, corpora = context.config, context.corpora
-    texts, training, evaluation = read_splits(corpora, context.data_args, context.do_eval, context.data_seed)
+    config, names = context.config, [corpus.name for corpus in context.corpora if corpus is not None]
+    texts, training, evaluation = read_splits(context.corpora, context.data_args, context.do_eval, context.data_seed)
     if context.do_train:
+        assert texts is not None
         # All texts count: a rare class may be missing from the texts that are left to train on.
-        set_classes(config, find_classes(texts, corpora[0].name))
+        set_classes(config, find_classes(texts, names[0]))
     else:
         check_trained(config, config.name_or_path)
     splits = DatasetSplits()
     if context.do_train:
-        examples = _add_examples(splits, "training texts", training, corpora[0].name, context)
+        assert training is not None
+        examples = _add_examples(splits, "training texts", training, names[0], context)
         splits.train = EpochDataset(partial(_same_in_all_epochs, examples))
     if context.do_eval:
-        name = (corpora[1] or corpora[0]).name
-        splits.validation = longest_first(_add_examples(splits, "held-out texts", evaluation, name, context))
+        assert evaluation is not None
+        splits.validation = longest_first(_add_examples(splits, "held-out texts", evaluation, names[-1], context))
     log_stats(splits)
     if splits.samples:
         label, ids = splits.samples[0]["label"], splits.samples[0]["input_ids"]
-        name = dict(enumerate(numbers_of_classes(config))).get(label, "unknown")
-        logger.info("Text of class %s: %s", name, context.tokenizer.decode(ids)[:300])
+        class_name = dict(enumerate(numbers_of_classes(config))).get(label, "unknown")
+        logger.info("Text of class %s: %s", class_name, context.tokenizer.decode(ids)[:300])
     return splits
 
 
@@ -147,18 +151,18 @@ def set_classes(config: PretrainedConfig, classes: list[str]) -> None:
     config.problem_type = "single_label_classification"
 
 
-def check_trained(config: PretrainedConfig, name: str) -> None:
+def check_trained(config: PretrainedConfig, name: str | None) -> None:
     """Raise UserError for a model that is not trained for single-label classification."""
     classifies = any(architecture.endswith("ForSequenceClassification") for architecture in config.architectures or [])
-    one_of_several = config.problem_type in (None, "single_label_classification") and config.num_labels > 1
+    one_of_several = config.problem_type in (None, "single_label_classification") and (config.num_labels or 0) > 1
     if not (classifies and one_of_several):
         raise UserError(f"{name or 'a new model'} is not a trained text classifier: add --do_train")
 
 
 def numbers_of_classes(config: PretrainedConfig) -> dict[str, int]:
     """Return the number of each class of a model; a class without a name is called by its number."""
-    names = {number: config.id2label[number] for number in sorted(config.id2label)}
-    return {str(number) if name == f"LABEL_{number}" else name: number for number, name in names.items()}
+    names = sorted((int(number), name) for number, name in (config.id2label or {}).items())
+    return {str(number) if name == f"LABEL_{number}" else name: number for number, name in names}
 
 
 def describe(texts: list[LabelledText], examples: LabelledExamples, max_seq_length: int) -> str:

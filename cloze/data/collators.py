@@ -55,6 +55,7 @@ class MaskingCollator(DataCollatorForLanguageModeling):
       O(length) memory.
 
     Attributes:
+        mlm_probability: share of the tokens to predict in training.
         seed: of the masks in training.
         eval_mlm_probability: share of the tokens that evaluations predict.
         whole_words: mask whole words in training.
@@ -64,6 +65,7 @@ class MaskingCollator(DataCollatorForLanguageModeling):
         special: whether each id is special, bool [vocabulary].
     """
 
+    mlm_probability: float = 0.15
     seed: int = 0
     eval_mlm_probability: float = 0.15
     whole_words: bool = False
@@ -78,7 +80,7 @@ class MaskingCollator(DataCollatorForLanguageModeling):
         self.special = np.isin(np.arange(ids[-1] + 1), special_ids(self.tokenizer))
         self.ordinary_ids = ids[~self.special[ids]]
 
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def torch_call(self, examples: list[Any]) -> dict[str, torch.Tensor]:
         """Return the masked batch; examples with an epoch are masked for training, others for evaluation."""
         batch = pad(examples, self.tokenizer.pad_token_id, self.padding)
         input_ids, real = batch["input_ids"], batch["attention_mask"].astype(bool)

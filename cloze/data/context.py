@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import DataArguments
 from cloze.text.corpus import Corpus
 
+ArgumentsT = TypeVar("ArgumentsT", bound=DataArguments)
+
 
 @dataclass(frozen=True)
-class DataContext:
+class DataContext(Generic[ArgumentsT]):
     """Hold the inputs of every example builder.
 
     Attributes:
@@ -27,7 +30,7 @@ class DataContext:
         max_seq_length: most tokens in an example, including special tokens.
     """
 
-    data_args: DataArguments
+    data_args: ArgumentsT
     do_train: bool
     do_eval: bool
     shuffle_seed: int

@@ -15,7 +15,7 @@ import numpy as np
 from cloze.config.classification_arguments import ClassificationArguments
 from cloze.errors import UserError
 from cloze.text.columns import choose_column, text_in
-from cloze.text.corpus import Corpus, FileCorpus, split_documents
+from cloze.text.corpus import Corpus, FileCorpus, HubCorpus, split_documents
 from cloze.text.decoding import file_format
 from cloze.text.files import find_files
 from cloze.text.readers import read_rows
@@ -60,6 +60,7 @@ def read_splits(
     texts, evaluation = (None if corpus is None else read_labelled(corpus, data_args) for corpus in corpora)
     training = texts
     if do_eval and evaluation is None:
+        assert texts is not None
         training, evaluation = divide(texts, data_args.validation_split_percentage, rng)
     training = sample(training, data_args.max_train_samples, rng)
     return texts, training, sample(evaluation, data_args.max_eval_samples, eval_rng)
@@ -67,7 +68,8 @@ def read_splits(
 
 def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[LabelledText]:
     """Return the texts of a corpus except empty ones; raise UserError for a missing label, or if all are empty."""
-    texts, empty = [], []
+    texts: list[LabelledText] = []
+    empty: list[LabelledText] = []
     for text, _ in labelled_texts(corpus, data_args):
         (empty if text.is_empty else texts).append(text)
     if not texts:
@@ -87,6 +89,7 @@ def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[La
 
 def read_test_texts(data_args: ClassificationArguments) -> list[Row]:
     """Return the rows of the test file, with or without labels; raise UserError if no row has a text."""
+    assert data_args.test_file is not None
     files = find_files([data_args.test_file], "--test_file")
     corpus = FileCorpus(files, data_args.text_column, data_args.reader_settings)
     label_column = data_args.other_columns[0]
@@ -109,7 +112,7 @@ def labelled_texts(
         data_args: the data settings.
         has_labels: require a column of labels in tables, and take the label of a .txt file from its name.
     """
-    if not isinstance(corpus, FileCorpus):
+    if isinstance(corpus, HubCorpus):
         rows = ((f"{corpus.name}, row {number}", row) for number, row in enumerate(corpus.read_rows(0)))
         feature = corpus.rows.features.get(data_args.other_columns[0])
         names = feature.names if isinstance(feature, datasets.ClassLabel) else None
@@ -134,7 +137,7 @@ def _texts_of_table(
 ) -> Iterator[tuple[LabelledText, dict[str, Any]]]:
     """Yield the text of each row, and the row; ``names`` are the names of numbered classes."""
     label_column, *pair = data_args.other_columns
-    columns = []
+    columns: list[str] = []
     for where, row in rows:
         if has_labels and label_column not in row:
             raise UserError(f"{where}: no column {label_column}: give --label_column NAME (columns: {', '.join(row)})")
@@ -174,7 +177,8 @@ def divide(
     texts: list[LabelledText], percentage: float, rng: np.random.Generator
 ) -> tuple[list[LabelledText], list[LabelledText]]:
     """Split texts at random; return the texts to train on, and the held-out texts."""
-    return tuple([texts[number] for number in part] for part in split_documents(len(texts), percentage, rng))
+    training, held_out = split_documents(len(texts), percentage, rng)
+    return [texts[number] for number in training], [texts[number] for number in held_out]
 
 
 def sample(texts: list[LabelledText] | None, count: int | None, rng: np.random.Generator) -> list[LabelledText] | None:
@@ -186,7 +190,7 @@ def sample(texts: list[LabelledText] | None, count: int | None, rng: np.random.G
 
 def find_classes(texts: list[LabelledText], name: str) -> list[str]:
     """Return the labels that occur, sorted, as numbers if they are numbers; raise UserError for a single label."""
-    counts = Counter(text.label for text in texts)
+    counts = Counter(text.label for text in texts if text.label is not None)
     if len(counts) == 1:
         raise UserError(
             f"{name}: all texts have the label {next(iter(counts))}: give texts of two classes or more, or the right "
@@ -198,8 +202,7 @@ def find_classes(texts: list[LabelledText], name: str) -> list[str]:
             len(counts),
             len(texts),
         )
-    numbers = all(re.fullmatch(r"-?\d+", label) for label in counts)
-    return sorted(counts, key=int if numbers else None)
+    return sorted(counts, key=int) if all(re.fullmatch(r"-?\d+", label) for label in counts) else sorted(counts)
 
 
 def check_labels(texts: list[LabelledText], classes: Sequence[str]) -> None:

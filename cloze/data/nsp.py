@@ -21,12 +21,14 @@ LABELS = {
 }
 
 
-class PairBuilder(ExampleBuilder):
+class PairBuilder(ExampleBuilder[Pairs]):
     """Draw new pairs of sentences in each epoch, and the same pairs in all evaluations, whatever the seed.
 
     Args:
         seed: of the pairs, together with the epoch.
     """
+
+    data_args: PairArguments
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, data_args: PairArguments, seed: int):
         super().__init__(tokenizer, max_seq_length, data_args)
@@ -83,7 +85,7 @@ class PairBuilder(ExampleBuilder):
         return ", ".join(stats)
 
 
-def make_pairs(context: DataContext) -> DatasetSplits:
+def make_pairs(context: DataContext[PairArguments]) -> DatasetSplits:
     """Return the pairs to train and to evaluate on, and log the first pair with each label."""
     tokenizer, data_args = context.tokenizer, context.data_args
     splits = make_splits(context, PairBuilder(tokenizer, context.max_seq_length, data_args, context.shuffle_seed))

@@ -86,7 +86,15 @@ class Pairs:
         word_starts: whether a word begins at each token, [total], or None.
     """
 
-    def __init__(self, tokens, spans, labels, template: PairTemplate, cut, word_starts=None):
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        spans: np.ndarray,
+        labels: np.ndarray,
+        template: PairTemplate,
+        cut: np.ndarray,
+        word_starts: np.ndarray | None = None,
+    ):
         self.tokens, self.spans, self.labels, self.template = tokens, spans, labels, template
         self.cut, self.word_starts = cut, word_starts
 
@@ -161,7 +169,7 @@ def draw_segments(
     - If nothing follows A, for example because a random B replaced the last sentence, B has to be random. A later pair
       then becomes IsNext instead, to keep the requested share of random pairs.
     """
-    offsets, documents = memoryview(sentences.offsets), memoryview(sentences.documents)
+    offsets, documents = sentences.offsets.data, sentences.documents.data
     uniform = _uniforms(rng)
     found, labels = array("q"), array("b")
     probability, owed = settings.random_probability, 0.0
@@ -198,7 +206,7 @@ def draw_segments(
     return np.array(found, np.int64).reshape(-1, 4), np.array(labels)
 
 
-def _run_end(offsets, first: int, last: int, target: int) -> int:
+def _run_end(offsets: memoryview, first: int, last: int, target: int) -> int:
     """Return the end of a run of two or more sentences from ``first``, at ``target`` tokens or the document's end."""
     end = bisect_left(offsets, offsets[first] + target, min(first + 2, last), last)
     if last - end == 1:

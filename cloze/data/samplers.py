@@ -2,9 +2,22 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler, Subset
+
+
+class Examples(Protocol):
+    """Hold examples of token ids."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Return the number of tokens in each example, including special tokens, [examples]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> dict[str, Any]: ...
 
 
 class EpochDataset(Dataset):
@@ -20,7 +33,7 @@ class EpochDataset(Dataset):
         size: examples and tokens of the first epoch, which identify the text.
     """
 
-    def __init__(self, draw: Callable[[int], Sequence], limit: int | None = None):
+    def __init__(self, draw: Callable[[int], Examples], limit: int | None = None):
         self.draw, self.limit = draw, limit
         self.epoch, self.examples = 0, draw(0)
         lengths = self.lengths(0)
@@ -31,7 +44,7 @@ class EpochDataset(Dataset):
         """Return the number of examples in the first epoch."""
         return self.length
 
-    def examples_for_epoch(self, epoch: int) -> Sequence:
+    def examples_for_epoch(self, epoch: int) -> Examples:
         """Return the examples of an epoch; the most recent epoch is kept in memory."""
         if epoch != self.epoch:
             self.epoch, self.examples = epoch, self.draw(epoch)
@@ -99,7 +112,7 @@ class ResumableBatchSampler(Sampler):
     ):
         self.examples, self.settings, self.seed, self.rank = examples, settings, seed, rank
         self.padded_lengths = padded_lengths
-        self.epoch = None
+        self.epoch = -1  # no epoch is drawn yet
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, history: Sequence[tuple[BatchSettings, int]] = ()) -> None:
@@ -141,7 +154,8 @@ class ResumableBatchSampler(Sampler):
         """Return whether other settings and the present ones take the same examples in the first ``steps`` steps."""
         if settings == self.settings:
             return True
-        return np.array_equal(*(self._taken(left, lengths, each, steps) for each in (settings, self.settings)))
+        taken = self._taken(left, lengths, settings, steps)
+        return np.array_equal(taken, self._taken(left, lengths, self.settings, steps))
 
     @property
     def num_steps(self) -> int:
@@ -167,9 +181,11 @@ class ResumableBatchSampler(Sampler):
             yield [(self.epoch, number) for number in self.order[begin:end].tolist()]
 
 
-def longest_first(examples: Sequence, limit: int | None = None) -> Subset:
+def longest_first(examples: Examples, limit: int | None = None) -> Subset:
     """Sort the first ``limit`` examples by descending length, to reduce padding."""
-    return Subset(examples, np.argsort(-examples.lengths[:limit], kind="stable"))
+    order = np.argsort(-examples.lengths[:limit], kind="stable")
+    # Subset takes any sequences, though it is annotated with Dataset and Sequence.
+    return Subset(examples, order)  # type: ignore[arg-type]
 
 
 def draw_batches(
@@ -231,10 +247,10 @@ def _batches_by_tokens(
     """
     order = _longest_first(order, lengths)
     fitting = np.maximum(settings.max_tokens // lengths[order], 1).tolist()
-    bounds = [0]
-    while bounds[-1] < len(order):
-        bounds.append(min(bounds[-1] + fitting[bounds[-1]], len(order)))
-    bounds = np.array(bounds)
+    ends = [0]
+    while ends[-1] < len(order):
+        ends.append(min(ends[-1] + fitting[ends[-1]], len(order)))
+    bounds: np.ndarray = np.array(ends)
     for _ in range(-(len(bounds) - 1) % settings.processes):
         # All processes need the same number of batches: split the batch with the most examples.
         sizes = np.diff(bounds)

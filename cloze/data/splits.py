@@ -3,7 +3,6 @@
 import copy
 import logging
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from cloze.data.builders import ExampleBuilder, Split
 from cloze.data.context import DataContext
-from cloze.data.samplers import EpochDataset, longest_first
+from cloze.data.samplers import EpochDataset, Examples, longest_first
 from cloze.data.streaming import Document, StreamedExamples, cut_chunks
 from cloze.errors import UserError
-from cloze.text.corpus import read_documents, split_documents
+from cloze.text.corpus import Corpus, read_documents, split_documents
 from cloze.tokenization.checks import MOST_UNKNOWN, check_known, check_whole_words
 from cloze.tokenization.encoding import CHUNK_CHARS, Encoder, own_encoder
 from cloze.tokenization.nanotoken import faster_encoder
@@ -51,7 +50,7 @@ class DatasetSplits:
     stats: dict[str, str] = field(default_factory=dict)
     samples: list[dict] = field(default_factory=list)
 
-    def describe(self, name: str, split: Split, examples: Sequence, builder: ExampleBuilder, limit: int | None) -> None:
+    def describe(self, name: str, split: Split, examples: Examples, builder: ExampleBuilder, limit: int | None) -> None:
         """Add statistics of the first ``limit`` examples of a split, and replace the samples by some of them."""
         self.stats |= {f"{name} text": str(split), f"{name} examples": builder.describe(split, examples, limit)}
         self.samples = _first(examples, limit)
@@ -64,9 +63,8 @@ def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
     validation corpus is prepared.
     """
     check_language(context.data_args.language)
-    streams = context.data_args.streaming and context.do_train
-    # A stream is not prepared.
-    prepared = replace(context, corpora=(None, context.corpora[1])) if streams else context
+    streamed = context.corpora[0] if context.data_args.streaming and context.do_train else None
+    prepared = context if streamed is None else replace(context, corpora=(None, context.corpora[1]))
     training, validation = _prepare(prepared, builder)
     splits = DatasetSplits()
     if training is not None:
@@ -78,8 +76,8 @@ def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
         examples = builder.build(validation, None)
         splits.validation = longest_first(examples, limit)
         splits.describe("held-out", validation, examples, builder, limit)
-    if streams:
-        _stream_train(splits, context, builder)
+    if streamed is not None:
+        _stream_train(splits, streamed, context, builder)
     log_stats(splits)
     return splits
 
@@ -90,16 +88,16 @@ def log_stats(splits: DatasetSplits) -> None:
         logger.info("%s: %s", name.capitalize(), text)
 
 
-def _first(examples: Sequence, limit: int | None) -> list[dict]:
+def _first(examples: Examples, limit: int | None) -> list[dict]:
     return [examples[number] for number in range(min(MAX_SAMPLES, limit or MAX_SAMPLES, len(examples)))]
 
 
-def _stream_train(splits: DatasetSplits, context: DataContext, builder: ExampleBuilder) -> None:
+def _stream_train(splits: DatasetSplits, corpus: Corpus, context: DataContext, builder: ExampleBuilder) -> None:
     """Add the training examples of a stream to the splits.
 
     The first documents are tokenized and checked now, to report errors before the model is loaded.
     """
-    corpus, limit = context.corpora[0], context.data_args.max_train_samples
+    limit = context.data_args.max_train_samples
     # A copy, because another thread tokenizes the stream, and the tokenizer's settings cannot change meanwhile.
     encoder = own_encoder(copy.deepcopy(context.tokenizer), builder.with_words)
     chunks = ChunkBuilder(corpus.name, builder, encoder, context.data_args.language, unknown_id(context.tokenizer))
@@ -145,7 +143,7 @@ class ChunkBuilder:
         corpus = tokenize(documents, self.builder.granularity, self.encoder, self.language, self.unknown)
         return Split(self.name, corpus, None)
 
-    def __call__(self, documents: list[list[str]], rng: np.random.Generator) -> Sequence:
+    def __call__(self, documents: list[list[str]], rng: np.random.Generator) -> Examples:
         """Return the examples of documents, each a list of lines; warn if most of their tokens are unknown."""
         split = self.tokenize(documents)
         if split.corpus.unknown_share > MOST_UNKNOWN:
@@ -181,15 +179,16 @@ def _prepare(context: DataContext, builder: ExampleBuilder) -> tuple[Split | Non
     )
     splits = [None if corpus is None else Split(corpus.name, prepare_one(corpus), None) for corpus in context.corpora]
     for source, split in zip(context.corpora, splits, strict=True):
-        if split is not None:
+        if source is not None and split is not None:
             check_known(split.corpus.unknown_share, read_documents(source), source.name, context.tokenizer)
             if with_words:
                 check_words(split.corpus, context.tokenizer)
     training, validation = splits
     if context.do_eval and validation is None:
+        assert training is not None
         rng = np.random.default_rng(context.shuffle_seed)
         parts = hold_out(training.corpus, data_args.validation_split_percentage, rng, builder.min_documents)
-        training, validation = (replace(training, documents=documents) for documents in parts)
+        training, validation = replace(training, documents=parts[0]), replace(training, documents=parts[1])
     return training if context.do_train else None, validation
 
 
@@ -215,6 +214,7 @@ def hold_out(
 
 def check_words(corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase) -> None:
     """Warn if the "words" are sentences or single characters, because the script has no spaces."""
+    assert corpus.word_starts is not None
     sample = corpus.word_starts[:1_000_000]
     num_words = max(1, int(sample.sum()))
     tokens_per_word = len(sample) / num_words

@@ -5,7 +5,7 @@ Shard assignments determine which chunks a data-loader worker makes.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from cloze.data.samplers import BatchSettings, draw_batches
+from cloze.data.samplers import BatchSettings, Examples, draw_batches
 from cloze.errors import UserError
 from cloze.text.corpus import Corpus
 
@@ -96,7 +96,7 @@ class StreamedExamples:
     """
 
     corpus: Corpus
-    make: Callable[[list[list[str]], np.random.Generator], Sequence]
+    make: Callable[[list[list[str]], np.random.Generator], Examples]
     at_least: int = 1
     limit: int | None = None
     chunk: int = CHUNK_CHARS
@@ -124,7 +124,7 @@ class DrawnChunk:
     """
 
     assignment: ShardAssignment
-    examples: Sequence
+    examples: Examples
     first: int
     order: np.ndarray
     spans: np.ndarray
@@ -228,7 +228,7 @@ class StreamedBatches(IterableDataset):
             if own and len(lengths):
                 taken = assignment.batches if number == assignment.chunk else 0
                 # A partly taken chunk keeps the batches that were drawn before.
-                settings = BatchSettings(**assignment.settings) if taken else self.settings
+                settings = BatchSettings(**assignment.settings) if taken and assignment.settings else self.settings
                 begin = replace(assignment, position=first.position, document=first.number, chunk=number, seen=seen)
                 begin = replace(begin, batches=taken, settings=asdict(settings))
                 yield DrawnChunk(begin, examples, _first_number(first), *self._draw(lengths, settings, rng))
@@ -266,7 +266,9 @@ class StreamedBatches(IterableDataset):
 
 def cut_chunks(documents: Iterator[Document], characters: int, at_least: int) -> Iterator[list[Document]]:
     """Yield chunks of at least ``at_least`` documents and ``characters`` characters; the last takes a small rest."""
-    before, chunk, size = [], [], 0
+    before: list[Document] = []
+    chunk: list[Document] = []
+    size = 0
     for document in documents:
         chunk.append(document)
         size += sum(map(len, document.lines))

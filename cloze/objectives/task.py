@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, ClassVar
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from cloze.config.data_arguments import DataArguments
 from cloze.data.collators import Padding, collate
 from cloze.data.context import DataContext
 from cloze.data.splits import DatasetSplits
@@ -33,7 +33,7 @@ class Task(ABC):
     auto_model: type
     model_types: tuple[str, ...]
     instead: str
-    objectives: dict[str, Objective]
+    objectives: ClassVar[dict[str, Objective]]
     takes_positions: bool = False
     renews_head: bool = False
     pipeline_tag: str | None = None
@@ -65,8 +65,8 @@ class Task(ABC):
         Every process calls it, because with FSDP no process has the whole model.
         """
 
-    def describe_settings(self, data_args: DataArguments) -> list[str]:
-        """Describe the task's settings in sentences, for the model card."""
+    def describe_settings(self, data_args: Any) -> list[str]:
+        """Describe the settings of the task, a DataArguments, in sentences for the model card."""
         return []
 
     def usage(self, folder: str) -> str:
