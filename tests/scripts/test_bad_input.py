@@ -375,14 +375,14 @@ PAIRS = [
     Case(
         "stream of one document",
         "--train_file one.txt --streaming --max_steps 1",
-        "one.txt: a random sentence comes",
+        "one.txt: fewer than two documents have text",
         "--pair_objective sop",
     ),
     Case(
         "stream of sentences, not documents",
         "--train_file sentences.txt --sentence_per_line --streaming --max_steps 1",
         "sentences.txt: no document has two sentences",
-        "leave out --sentence_per_line",
+        "drop --sentence_per_line",
     ),
     Case("none random", "--nsp_probability 0", "--nsp_probability 0.0", "above 0 and below 1"),
     Case("all random", "--nsp_probability 1", "--nsp_probability 1.0", "above 0 and below 1"),
@@ -392,12 +392,12 @@ PAIRS = [
     Case("blocks of pairs", "--line_by_line", "unknown argument --line_by_line", "--help lists the flags"),
     Case("unknown script", "--train_file cuneiform.txt", "cuneiform.txt: 100.0% of the tokens", "--tokenizer_name"),
     # NVIDIA/DeepLearningExamples#421: no random sentence comes from A's own document.
-    Case("one document", "--train_file one.txt", "one.txt: a random sentence comes", "--pair_objective sop"),
+    Case("one document", "--train_file one.txt", "one.txt: fewer than two documents have text", "--pair_objective sop"),
     Case(
         "sentences, not documents",
         "--train_file sentences.txt --sentence_per_line",
         "sentences.txt: no document has two sentences",
-        "leave out --sentence_per_line",
+        "drop --sentence_per_line",
     ),
     Case(
         "too few to hold out",

@@ -427,7 +427,7 @@ def test_pair_scripts_train_on_a_stream(script, argv, train, out):
     assert 0 < results(out)["eval_loss"] < 12
     assert "3 more files, streamed" in printed
     assert "pairs of" in next(line for line in printed.splitlines() if line.startswith("Training examples"))
-    assert "A pair of label 1, B is random" in printed
+    assert "Pair with label 1, B is random" in printed
 
 
 # What is understood, and said
@@ -447,8 +447,8 @@ def test_pair_report_shows_counts_and_lengths(train, out):
     assert "IsNext" in lines["Held-out examples"]
     assert "% of 48" in lines["Training examples"]
     assert "of the tokens cut off" in lines["Training examples"]
-    assert lines["A pair of label 0, B follows A"].count("[SEP]") == 2
-    assert lines["A pair of label 1, B is random"].count("[SEP]") == 2
+    assert lines["Pair with label 0, B follows A"].count("[SEP]") == 2
+    assert lines["Pair with label 1, B is random"].count("[SEP]") == 2
     assert "Pair accuracy" in printed
     before = next(entry for entry in history(out) if entry["step"] == 0)
     assert f"\nheld-out     0    0.00  {before['eval_loss']:6.3f}  {before['eval_accuracy']:8.1%}  " in printed
@@ -464,14 +464,15 @@ def test_one_sentence_documents_are_reported(train, tmp_path, texts):
         "nsp", "--pair_objective", "sop", "--max_steps", 1, "--overwrite_output_dir", text=tmp_path / "text.txt"
     )
     assert "7 documents of one sentence left out" in printed
-    assert "A pair of label 1, A follows B" in printed
+    assert "Pair with label 1, A follows B" in printed
 
 
 def test_too_many_random_pairs_are_warned_about(train, tmp_path, texts):
     """Of 150 documents of one sentence, all pairs are random; one of 20 sentences cannot make up for it."""
     (tmp_path / "text.txt").write_text("\n\n".join([*texts[:150], "\n".join(texts[150:170])]))
-    assert "RANDOM PAIRS: " in train("nsp", "--max_steps", 1, text=tmp_path / "text.txt")
-    assert "RANDOM PAIRS: " not in train("nsp", "--max_steps", 1, "--overwrite_output_dir")
+    warned = "% of the pairs are random, but --nsp_probability is 0.5"
+    assert warned in train("nsp", "--max_steps", 1, text=tmp_path / "text.txt")
+    assert "of the pairs are random" not in train("nsp", "--max_steps", 1, "--overwrite_output_dir")
 
 
 def test_sentence_order_needs_one_document_only(train, tmp_path, texts, out):

@@ -142,7 +142,7 @@ def test_unknown_test_label_is_an_error_before_training(script, checkpoint, out,
         "--max_steps", 1, "--do_predict", "--test_file", tmp_path / "other.csv", "--output_dir", out,
     )  # fmt: skip
     assert code == 2
-    assert "other.csv, line 3: the label sailing is not one that is trained" in errors
+    assert "other.csv, line 3: unknown label sailing, the model's classes are" in errors
     assert not (out / "model.safetensors").exists()
 
 
@@ -491,7 +491,7 @@ def test_pretraining_on_the_text_improves_accuracy_beyond_noise(script, run_mlm_
         ("--model_name_or_path bert --train_file cuneiform.csv", "cuneiform.csv: 100.0% of the tokens are [UNK]"),
         ("--model_name_or_path bert --validation_file cuneiform.csv --train_file table.csv", "cuneiform.csv: 100.0%"),
         ("--model_name_or_path bert --label_column kind --train_file table.csv", "no column kind"),
-        ("--model_name_or_path bert --train_file table.csv --validation_file other.csv", "the label c is not one that"),
+        ("--model_name_or_path bert --train_file table.csv --validation_file other.csv", "unknown label c, the model"),
     ],
 )
 def test_classification_user_error_is_one_line(argv, culprit, script, checkpoint, tmp_path, monkeypatch):

@@ -115,7 +115,7 @@ def test_nan_model_neither_evaluates_nor_predicts(run_mlm_script, checkpoint, ou
     for task in (("--do_eval",), ("--do_predict", "--test_file", tmp_path / "lines.txt")):
         code, _, errors = run_mlm_script(*argv, *task)
         assert code == 2
-        assert "error: the model gives NaN or infinity for some texts" in errors
+        assert "error: the model outputs NaN or infinity for some texts" in errors
         assert errors.count("\n") == 1
     assert not (out / "predictions.jsonl").exists()
 
@@ -426,8 +426,8 @@ def test_new_modernbert_is_saved(train, out):
 def test_unequal_document_lengths_are_warned_about(train, texts, tmp_path):
     """A stray blank line makes two documents of a file of lines."""
     (tmp_path / "text.txt").write_text("\n".join([*texts[:90], "", *texts[90:180]]))
-    assert "HELD OUT: " in train("--do_eval", "--max_steps", 1, text=tmp_path / "text.txt")
-    assert "HELD OUT: " not in train("--do_eval", "--max_steps", 1, "--overwrite_output_dir")
+    assert "warning: held-out documents have " in train("--do_eval", "--max_steps", 1, text=tmp_path / "text.txt")
+    assert "held-out documents have " not in train("--do_eval", "--max_steps", 1, "--overwrite_output_dir")
 
 
 @pytest.mark.curves
@@ -500,4 +500,4 @@ def test_whole_word_masking_without_spaces_is_warned_about(train, tmp_path):
     (tmp_path / "text.txt").write_text("春眠不覺曉處處聞啼鳥夜來風雨聲花落知多少\n" * 50, encoding="utf-8")
     tokenizer_from_text = ("--model_type", "roberta", "--config_overrides", TINY, "--vocab_size", 300)
     printed = train("--whole_word_mask", "--max_steps", 1, model=tokenizer_from_text, text=tmp_path / "text.txt")
-    assert "WHOLE WORDS" in printed
+    assert "warning: --whole_word_mask masks whole sentences" in printed
