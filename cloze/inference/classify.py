@@ -1,4 +1,4 @@
-"""Predict the classes of texts of the user's own."""
+"""Predict the classes of the user's texts."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from cloze.training.trainer import PretrainingTrainer
 def predict_classes(
     trainer: PretrainingTrainer, rows: list[Row], examples: LabelledExamples, context: DataContext
 ) -> None:
-    """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
+    """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics if rows have labels."""
     warn_of_unknown(examples.unknown_share, "--test_file", context.tokenizer)
     by_length = longest_first(examples)
     output = trainer.predict(by_length, metric_key_prefix="predict")
