@@ -144,8 +144,10 @@ def read_masked_texts(context: DataContext) -> list[tuple[str | None, dict[str, 
     Raises:
         UserError: for a file without text, a text without a mask, or a ``top_k`` above the vocabulary size.
     """
-    data_args: DataTrainingArguments = context.data_args
-    test_file, tokenizer = data_args.test_file, context.tokenizer
+    data_args, tokenizer = context.data_args, context.tokenizer
+    assert isinstance(data_args, DataTrainingArguments)
+    test_file = data_args.test_file
+    assert test_file is not None, "--do_predict needs it"
     if data_args.top_k > context.config.vocab_size:
         raise UserError(
             f"--top_k {data_args.top_k} is more than the vocabulary's {context.config.vocab_size:,} tokens: lower it"
@@ -223,7 +225,7 @@ def fill_samples(
 def is_word(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, position: int) -> bool:
     """Return whether a token is a word, not too short, and not part of a longer one."""
     spans = (position - 1, position + 1), (position, position + 1), (position, position + 2)
-    before, word, after = (tokenizer.decode(ids[start:stop]).strip() for start, stop in spans)
+    before, word, after = (str(tokenizer.decode(ids[start:stop])).strip() for start, stop in spans)
     # In scripts with an alphabet the shortest words say little.
     long_enough = word.isalpha() and (len(word) > 3 or not word.isascii())
     return (

@@ -12,7 +12,7 @@ from cloze.data.classification import LabelledExamples
 from cloze.data.labelled_texts import LabelledText, Row, label_in
 from cloze.data.pairs import IS_NEXT, IS_RANDOM
 from cloze.errors import UserError
-from cloze.inference.predictions import save_predictions
+from cloze.inference.predictions import predict_scores, save_predictions
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.text.columns import text_in
 from cloze.text.decoding import file_format
@@ -36,6 +36,7 @@ def read_pairs(data_args: NextSentenceArguments) -> list[Row]:
         UserError: for plain text, a missing column, a wrong label, or a table without pairs.
     """
     test_file = data_args.test_file
+    assert test_file is not None, "--do_predict needs it"
     files = find_files([test_file], "--test_file")
     if any(file_format(path) == ".txt" for path in files):
         raise UserError(
@@ -80,13 +81,12 @@ def predict_pairs(trainer: PretrainingTrainer, rows: list[Row], max_seq_length: 
         logger.warning(
             "%d of %d pairs exceed %d tokens and are truncated", examples.num_cut, len(pairs), max_seq_length
         )
-    output = trainer.predict(examples, metric_key_prefix="predict")
-    (scores,) = output.predictions.values()
+    scores, metrics = predict_scores(trainer, examples)
     predictions = [
         {"is_next_probability": 1 - share, "not_next_probability": share, "prediction": int(share > 0.5)}
         for share in scores["probability"].tolist()
     ]
-    save_predictions(trainer, f"Classified {len(pairs):,} pairs", rows, predictions, output.metrics)
+    save_predictions(trainer, f"Classified {len(pairs):,} pairs", rows, predictions, metrics)
 
 
 def encode_pairs(

@@ -5,12 +5,22 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cloze.objectives.metrics import finite
 from cloze.training.checkpoints import replacing
 from cloze.training.run import going_on_without, save_metrics
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
+
+
+def predict_scores(trainer: PretrainingTrainer, examples: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Return the scores of the trainer's only objective, [examples] each, and the metrics of examples with labels."""
+    # Any: transformers declares arrays, but the Trainer passes the dictionaries of prediction_step through.
+    output: Any = trainer.predict(examples, metric_key_prefix="predict")
+    (scores,) = output.predictions.values()
+    return scores, output.metrics
 
 
 def save_predictions(

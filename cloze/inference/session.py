@@ -82,6 +82,7 @@ def load_trained(name: str, tasks: Sequence[Task]) -> TrainedModel:
         config = load_config(model_args, tasks[-1])
         task = task_of(config, name, tasks)
         tokenizer = load_tokenizer(model_args, None)
+        assert tokenizer is not None, "model_name_or_path is set"
         length = check_model(config, tokenizer, task, None, trust_remote_code=False, dtype="float32")
         new_tokens = find_new_tokens(model_args, config, tokenizer)
         ensure_template(tokenizer, config.model_type)

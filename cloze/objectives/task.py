@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from cloze.config.data_arguments import DataArguments
 from cloze.data.collators import Padding, collate
@@ -30,7 +31,7 @@ class Task(ABC):
 
     title: str
     head: str
-    auto_model: type
+    auto_model: type[_BaseAutoModelClass]
     model_types: tuple[str, ...]
     instead: str
     objectives: dict[str, Objective]

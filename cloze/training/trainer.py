@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 from huggingface_hub.errors import HTTPError
-from transformers import EvalPrediction, get_scheduler
+from transformers import EvalPrediction, PreTrainedTokenizerBase, get_scheduler
 
 from cloze.data.collators import IGNORED
 from cloze.errors import UserError
@@ -33,6 +33,7 @@ class PretrainingTrainer(ResumableTrainer):
 
     # The loss below is normalised over the whole step, so that the Trainer must not divide it by the micro-batches.
     loss_is_scaled_for_ga = True
+    processing_class: PreTrainedTokenizerBase
 
     def __init__(self, args, objectives: dict[str, Objective], flops: Flops | None = None, **kwargs):
         try:
