@@ -150,7 +150,8 @@ def read_masked_texts(context: DataContext) -> list[tuple[str | None, dict[str, 
     assert test_file is not None, "--do_predict needs it"
     if data_args.top_k > context.config.vocab_size:
         raise UserError(
-            f"--top_k {data_args.top_k} is more than the vocabulary's {context.config.vocab_size:,} tokens: lower it"
+            f"--top_k {data_args.top_k} is more than the {context.config.vocab_size:,} tokens of the vocabulary: "
+            "lower it"
         )
     rows = []
     for path in find_files([test_file], "--test_file"):

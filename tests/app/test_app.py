@@ -380,7 +380,7 @@ def test_bars_and_messages_escape_html():
         ([], "the following arguments are required: MODEL: see --help"),
         (["{before}", "--prot", "1"], "unrecognized arguments: --prot 1: see --help"),
         (["{before}", "--port", "many"], "argument --port: invalid int value: 'many'"),
-        (["nowhere"], "nowhere: no model found: give a folder"),
+        (["nowhere"], "nowhere: no model: give a folder"),
         (["{before}", "--port", "{taken}"], "--port {taken}: Cannot find empty port"),
         (["{before}", "--port", "99999"], "--port 99999: "),
     ],
@@ -396,5 +396,5 @@ def test_app_reports_wrong_command_lines(argv, problem, models):
 def test_app_process_exits_with_2_and_one_line(tmp_path):
     process = subprocess.run([sys.executable, app.__file__, tmp_path], capture_output=True, text=True)
     assert process.returncode == 2
-    assert process.stderr.startswith(f"error: {tmp_path}: no model found: give a folder with a config.json")
+    assert process.stderr.startswith(f"error: {tmp_path}: no model: give a folder with a config.json")
     assert process.stderr.count("\n") == 1

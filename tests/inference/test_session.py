@@ -84,7 +84,7 @@ def test_checkpoint_with_missing_head_weights_is_refused(saved):
 
 
 def test_loading_errors_name_no_flags_of_other_scripts(saved, tmp_path):
-    with pytest.raises(UserError, match=r"^nowhere: no model found: give a folder with a config.json"):
+    with pytest.raises(UserError, match=r"^nowhere: no model: give a folder with a config.json"):
         load_trained("nowhere", TASKS)
     GPT2Config(n_layer=1, n_embd=8, n_head=1).save_pretrained(tmp_path / "gpt2")
     with pytest.raises(UserError, match=f"^{tmp_path}/gpt2: gpt2 has no masked-language-modelling head: use an enco"):

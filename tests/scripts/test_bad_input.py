@@ -426,12 +426,7 @@ FILLINGS = [
         "for the hidden word",
     ),
     Case("nothing told", "--test_file hidden.txt --top_k 0", "--top_k 0 is less than 1", "how many tokens"),
-    Case(
-        "more than all",
-        "--test_file hidden.txt --top_k 501",
-        "--top_k 501 is more than the vocabulary's 500 tokens",
-        "lower it",
-    ),
+    Case("more than all", "--test_file hidden.txt --top_k 501", "--top_k 501 is more than the 500 tokens", "lower it"),
     Case("lines for nothing", "--test_file hidden.txt --do_predict False --do_eval", "without --do_predict", "drop"),
 ]
 

@@ -470,7 +470,7 @@ def test_pretraining_on_the_text_improves_accuracy_beyond_noise(script, run_mlm_
     [
         ("--compare_with bert", "--compare_with bert: one model cannot be compared"),
         ("--compare_with bert a/bert", "two models are called the same (bert, bert)"),
-        ("--compare_with bert other=nowhere", "--model_name_or_path nowhere: no model found"),
+        ("--compare_with bert other=nowhere", "--model_name_or_path nowhere: no model"),
         ("--model_name_or_path bert --compare_with other=bert --do_predict --test_file x.csv", "--do_predict is for"),
         ("--model_type bert --compare_with bert", "--model_type builds a new model: give --config_name"),
         ("--compare_with one=bert lr=1", "--compare_with lr=1: give it a name, as NAME=PATH"),
