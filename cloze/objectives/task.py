@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from cloze.data.collators import Padding, collate
 from cloze.data.context import DataContext
@@ -30,7 +31,7 @@ class Task(ABC):
 
     title: str
     head: str
-    auto_model: type
+    auto_model: type[_BaseAutoModelClass]
     model_types: tuple[str, ...]
     instead: str
     objectives: ClassVar[dict[str, Objective]]

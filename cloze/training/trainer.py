@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 from huggingface_hub.errors import HTTPError
-from transformers import EvalPrediction, get_scheduler
+from transformers import EvalPrediction, PreTrainedTokenizerBase, get_scheduler
 
 from cloze.config.arguments import TrainingArguments
 from cloze.data.collators import IGNORED
@@ -36,6 +36,7 @@ class PretrainingTrainer(ResumableTrainer):
 
     # compute_loss normalizes over the whole step: the Trainer must not divide by the number of micro-batches.
     loss_is_scaled_for_ga = True
+    processing_class: PreTrainedTokenizerBase
 
     def __init__(self, args: TrainingArguments, objectives: dict[str, Objective], flops: Flops | None = None, **kwargs):
         try:

@@ -282,7 +282,7 @@ MISTAKES = [
         "tokenizer without mask", "--tokenizer_name no_mask", "no mask token", "name its mask_token in tokenizer_config"
     ),
     Case(
-        "tokenizer without pad", "--tokenizer_name no_pad", "no padding token", "name its pad_token in tokenizer_config"
+        "tokenizer without pad", "--tokenizer_name no_pad", "no padding token", "set pad_token in its tokenizer_config"
     ),
     Case(
         "no special tokens",
@@ -419,11 +419,11 @@ PREDICTIONS = [
     Case("pairs as text", "--test_file pairs.txt", "--test_file pairs.txt", "give a table"),
     Case("surrogate", "--test_file half_pair.jsonl", "half_pair.jsonl, line 1 contains an unpaired", "as UTF-8"),
     Case("no second text", "--test_file one_column.csv", "no column sentence_b", "columns: sentence_a, label"),
-    Case("empty second text", "--test_file no_text.csv", "no_text.csv holds no pairs", "each row lacks a text"),
-    Case("number for a text", "--test_file number.jsonl", "line 1: sentence_b is no text", "every pair needs two"),
-    Case("label of 2", "--test_file three.csv", "label '2' is neither 0", "leave unknown ones empty"),
+    Case("empty second text", "--test_file no_text.csv", "no_text.csv has no pairs", "every row lacks a text"),
+    Case("number for a text", "--test_file number.jsonl", "line 1: sentence_b is not text", "each pair needs two"),
+    Case("label of 2", "--test_file three.csv", "label '2' is neither 0", "leave unknown labels empty"),
     Case("label that may mean next", "--test_file boolean.jsonl", "boolean.jsonl, line 1: label True", "leave unknown"),
-    Case("no pairs there", "--test_file no_pairs.csv", "no_pairs.csv holds no pairs", "it is empty"),
+    Case("no pairs there", "--test_file no_pairs.csv", "no_pairs.csv has no pairs", "it is empty"),
 ]
 
 # Of run_mlm.py alone; nothing is trained but filled in.
@@ -431,7 +431,7 @@ FILLED = "--model_name_or_path bert --do_predict "
 FILLINGS = [
     Case("no lines given", "", "--do_predict needs a file", "--test_file FILE"),
     Case("lines missing", "--test_file nowhere.txt", "--test_file: nowhere.txt not found", "check the path"),
-    Case("no line there", "--test_file blank.txt", "--test_file blank.txt holds no line", "give texts with [MASK]"),
+    Case("no line there", "--test_file blank.txt", "--test_file blank.txt has no text", "give texts with [MASK]"),
     Case("nothing hidden", "--test_file unhidden.txt", "unhidden.txt, line 3: no [MASK]", "for the hidden word"),
     Case(
         "no text column",

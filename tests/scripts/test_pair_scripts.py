@@ -488,7 +488,7 @@ def test_sentence_order_needs_one_document_only(train, tmp_path, texts, out):
 def test_new_head_weights_are_reported(train, checkpoint, tmp_path):
     """From a masked language model the pooler and the second head are new, from a bare encoder both heads."""
     printed = train("pretraining", "--max_steps", 1, model=checkpoint("bert"))
-    (line,) = [line for line in printed.splitlines() if line.startswith("NEW WEIGHTS")]
+    (line,) = [line for line in printed.splitlines() if line.startswith("warning: new weights, not loaded from")]
     assert "bert.pooler.dense.weight" in line
     assert "cls.seq_relationship.weight" in line
     assert "cls.predictions" not in line
@@ -518,7 +518,7 @@ def test_user_pairs_are_judged(scripts, pair_checkpoint, out, tmp_path):
         "--max_seq_length", 48, "--per_device_eval_batch_size", 3, "--output_dir", out,
     )  # fmt: skip
     assert (code, errors) == (0, "")
-    assert "1 of 4 pairs exceed 48 tokens" in printed
+    assert "1 of 4 pairs exceed 48 tokens and are truncated" in printed
     lines = judgements(out)
     assert [line["label"] for line in lines] == [0, 1, 1, None, None, 1]
     assert [(line["row"], line["id"]) for line in lines] == [(number, f"number {number}") for number in range(6)]
@@ -551,7 +551,7 @@ def test_pair_with_an_empty_text_is_not_judged(scripts, pair_checkpoint, out, tm
         "--output_dir", out,
     )  # fmt: skip
     assert code == 2
-    assert "pairs.csv, line 2: the tokenizer finds no token in one of the texts" in errors
+    assert "pairs.csv, line 2: the tokenizer finds no token in one of the two texts" in errors
     assert not (out / "predictions.jsonl").exists()
 
 
@@ -562,5 +562,5 @@ def test_user_pairs_without_labels_are_judged(scripts, pair_checkpoint, out, tmp
     assert (code, errors) == (0, "")
     assert judgements(out)[0]["label"] is None
     assert not (out / "predict_results.json").exists()
-    assert "Judged 1 pairs" in printed
+    assert "Classified 1 pairs" in printed
     assert "warning: --test_file: 9.1% of the tokens are [UNK]: the tokenizer" in printed

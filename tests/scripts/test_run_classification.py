@@ -216,8 +216,8 @@ def test_classification_head_is_kept_for_equal_classes_only(trained, labels, is_
     set_classes(config, sorted(labels))
     model = load_model(model_args, config, CLASSIFICATION, seed=1)
     assert bool((model.classifier.weight == 0.5).all()) == is_kept
-    assert ("NEW WEIGHTS" in caplog.text) != is_kept
-    assert is_kept or "have to be trained: classifier.bias, classifier.weight" in caplog.text
+    assert ("new weights, not loaded from" in caplog.text) != is_kept
+    assert is_kept or "must be trained: classifier.bias, classifier.weight" in caplog.text
     assert config.id2label == (dict(enumerate(trained)) if is_kept else dict(enumerate(sorted(labels))))
     # As the library initializes it, and nothing else.
     assert is_kept or 0 < model.classifier.weight.std() < 0.05
@@ -229,7 +229,7 @@ def test_training_with_a_new_head_resumes_exactly(train, classifier, out, tmp_pa
     write_csv(tmp_path / "two.csv", [("the moon", "up"), ("the sea", "down")] * 10)
     model = ("--model_name_or_path", classifier("cats", "dogs"), "--train_file", tmp_path / "two.csv")
     settings = ("--max_steps", 3, "--save_steps", 2)
-    assert "NEW WEIGHTS" in train(*settings, *model[2:], model=model[:2])
+    assert "new weights, not loaded from" in train(*settings, *model[2:], model=model[:2])
     whole = load_file(out / "model.safetensors")
     shutil.rmtree(out / "checkpoint-3")
     assert "Resuming from" in train(*settings, *model[2:], model=model[:2])

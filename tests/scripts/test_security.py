@@ -161,7 +161,7 @@ def test_remote_code_runs_only_if_trusted(file, auto_map, run, with_code, trace)
     assert not trace.exists()
     assert "REMOTE CODE" not in printed
     if file == "config.json":
-        assert_one_line(code, errors, f"--model_name_or_path {model} comes with code of its own", "--trust_remote_code")
+        assert_one_line(code, errors, f"--model_name_or_path {model} needs custom Python code", "--trust_remote_code")
     else:
         assert code == 0, "tokenizer.json is enough"
     _, printed, errors = run("--model_name_or_path", model, "--trust_remote_code")
