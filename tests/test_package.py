@@ -10,6 +10,7 @@ import tomllib
 import zipfile
 
 import pytest
+from hatchling.build import build_wheel
 
 from tests.utils import ROOT
 
@@ -102,9 +103,8 @@ def test_commands_are_functions_of_the_package():
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
-    hatchling = pytest.importorskip("hatchling.build")
     monkeypatch.chdir(ROOT)
-    return tmp_path / hatchling.build_wheel(str(tmp_path))
+    return tmp_path / build_wheel(str(tmp_path))
 
 
 def test_the_wheel_has_scripts_recipes_and_sample_inside_the_package(wheel):
