@@ -31,9 +31,9 @@ OTHER_FLAGS = {
     *("rdzv_backend", "rdzv_endpoint", "no-python", "standalone", "master_addr", "master_port"),
     *("target", "no-deps", "no-index", "upgrade", "editable", "extra-index-url"),
     *("requeue", "signal", "time", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "wrap", "export"),
-    *("help", "version", "logdir"),
-    # Misspelt, in an example of the error.
-    "lerning_rate",
+    *("help", "version", "logdir", "preserve-status", "quiet"),
+    # Any flag, and a misspelt one, in an example of the error.
+    *("flag", "lerning_rate"),
 }
 FOLDERS = ("recipes", "benchmarks", "cloze", "sample", "tests", "docs")
 PATH = re.compile(rf"(?<![\w/.~-])(?:{'|'.join(FOLDERS)})/[\w./*-]*[\w/*]")
