@@ -1,13 +1,13 @@
 """Run the commands of the documentation that are marked as quick: ``python -m docs.check_commands [PAGE ...]``.
 
 The pages are README.md, CONTRIBUTING.md, recipes/README.md and docs/*.md, unless others are named. A code block, fenced
-or indented, is quick if the line before it, blank lines aside, is ``<!-- quick -->``. Each line of a quick block is a
-command; a line that ends in a backslash continues on the next one. Blank lines and comments are skipped. Output of a
-command has no place in a quick block.
+or indented, is quick if the line before it, blank lines aside, is ``<!-- quick -->``. A quick block is a bash script:
+commands, continued by backslashes, loops, comments; output of a command has no place in it.
 
-The commands run in the order of pages and lines, each in a bash of its own, in a scratch copy of the checkout that they
-share: a command may use what an earlier one wrote. They have no access to the Hub, and ``python`` is the one that runs
-this script. A command that fails, or takes longer than TIMEOUT, is reported with file and line, and the exit code is 1.
+The blocks run in the order of pages and lines, in a scratch copy of the checkout that they share: a command may use
+what an earlier one wrote. They have no access to the Hub, and ``python`` is the one that runs this script. The first
+command that fails ends its block; it is reported with file and line, and the exit code is 1. A block that takes longer
+than TIMEOUT fails with exit code 124.
 """
 
 import os
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,15 +27,14 @@ TIMEOUT = 900  # seconds
 SHOWN = 20
 
 
-def quick_commands(text: str) -> Iterator[tuple[int, str]]:
-    """Yield line number and text of each command in the quick blocks of a page."""
+def quick_blocks(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the number of the first line, and the text, of each quick block of a page."""
     lines = text.splitlines()
     number = 0
     while number < len(lines):
         if lines[number].strip() == MARK:
-            begin, end = _block(lines, number + 1)
-            yield from _commands(lines, begin, end)
-            number = end
+            begin, number = _block(lines, number + 1)
+            yield begin + 1, textwrap.dedent("\n".join(lines[begin:number])).rstrip()
         number += 1
 
 
@@ -53,18 +53,6 @@ def _block(lines: list[str], start: int) -> tuple[int, int]:
     return start, end
 
 
-def _commands(lines: list[str], begin: int, end: int) -> Iterator[tuple[int, str]]:
-    number = begin
-    while number < end:
-        first = number
-        while lines[number].endswith("\\") and number + 1 < end:
-            number += 1
-        command = "\n".join(line.strip() for line in lines[first : number + 1])
-        if command and not command.startswith("#"):
-            yield first + 1, command
-        number += 1
-
-
 def copy_checkout(target: Path) -> None:
     """Copy the files that git tracks or would add, with their times, and link the environment of ``make``."""
     listed = subprocess.run(
@@ -81,8 +69,8 @@ def copy_checkout(target: Path) -> None:
         (target / ".venv").symlink_to((ROOT / ".venv").resolve())
 
 
-def run_commands(pages: list[Path], folder: Path) -> int:
-    """Run the quick commands of the pages in a folder; return how many failed."""
+def run_blocks(pages: list[Path], folder: Path) -> int:
+    """Run the quick blocks of the pages in a folder; return how many failed."""
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(folder / ".huggingface"),
@@ -90,39 +78,44 @@ def run_commands(pages: list[Path], folder: Path) -> int:
     }
     count = failed = 0
     for page in pages:
-        for line, command in quick_commands(page.read_text()):
-            count += 1
+        for line, script in quick_blocks(page.read_text()):
+            name = f"{os.path.relpath(page, ROOT)}:{line}"
             start = time.monotonic()
-            code, output = _run(command, folder, environment)
-            print(f"{os.path.relpath(page, ROOT)}:{line}: {command}", f"({time.monotonic() - start:.0f} s)", flush=True)
-            if code:
+            error, output = _run(script, line, folder, environment)
+            print(f"{name} ({time.monotonic() - start:.0f} s)", textwrap.indent(script, "    "), sep="\n", flush=True)
+            count += 1
+            if error:
                 failed += 1
-                print(*output.splitlines()[-SHOWN:], f"error: {os.path.relpath(page, ROOT)}:{line}: {code}", sep="\n")
-    print(f"{count - failed} of {count} quick commands succeeded")
+                print(*output.splitlines()[-SHOWN:], f"error: {os.path.relpath(page, ROOT)}:{error}", sep="\n")
+    print(f"{count - failed} of {count} quick blocks succeeded")
     return failed
 
 
-def _run(command: str, folder: Path, environment: dict[str, str]) -> tuple[str, str]:
-    """Run a command; return what went wrong, empty if nothing did, and its output."""
-    try:
+def _run(script: str, line: int, folder: Path, environment: dict[str, str]) -> tuple[str, str]:
+    """Run the block at ``line``; return line and reason of a failure, empty if there is none, and the output."""
+    # In the trap, $LINENO counts from this line of the script.
+    trap = f"set -eEo pipefail; trap 'echo $? $((LINENO + {line - 2})) >&3' ERR\n"
+    with tempfile.TemporaryFile("w+") as failure:
+        # timeout ends all that the block started, with exit code 124.
+        command = ["timeout", str(TIMEOUT), "bash", "-c", f"exec 3>&{failure.fileno()}; {trap}{script}"]
         result = subprocess.run(
-            ["bash", "-c", command],
-            cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", timeout=TIMEOUT,
+            command, cwd=folder, env=environment, pass_fds=[failure.fileno()], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        return f"the command took longer than {TIMEOUT} seconds", os.fsdecode(error.stdout or b"")
-    return f"the command failed with exit code {result.returncode}" if result.returncode else "", result.stdout
+        failure.seek(0)
+        # By default, as where bash is ended: the block's.
+        code, number = [result.returncode, line, *failure.read().split()][-2:]
+    return f"{number}: the command failed with exit code {code}" if result.returncode else "", result.stdout
 
 
 def main() -> None:
-    """Run the quick commands of the pages named on the command line, or of all."""
+    """Run the quick blocks of the pages named on the command line, or of all."""
     pages = [Path(name).resolve() for name in sys.argv[1:]]
     names = ["README.md", "CONTRIBUTING.md", "recipes/README.md"]
     pages = pages or [ROOT / name for name in names] + sorted((ROOT / "docs").glob("*.md"))
     with tempfile.TemporaryDirectory(prefix="cloze-docs-") as folder:
         copy_checkout(Path(folder))
-        sys.exit(run_commands(pages, Path(folder)) > 0)
+        sys.exit(run_blocks(pages, Path(folder)) > 0)
 
 
 if __name__ == "__main__":

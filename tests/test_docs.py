@@ -15,7 +15,8 @@ import run_nsp
 import run_pretraining
 from cloze.config.deprecated_flags import DROPPED, RENAMED, REPLACED
 from cloze.config.parser import settings_of
-from docs.check_commands import quick_commands, run_commands
+from docs import check_commands
+from docs.check_commands import MARK, quick_blocks, run_blocks
 from tests.utils import ROOT
 
 PAGES = [
@@ -163,7 +164,7 @@ def test_anchors_are_those_of_github():
     assert anchors_of(text) == {"a---flag-and-more", "a", "a-1"}
 
 
-def test_quick_commands_are_the_lines_of_marked_blocks():
+def test_quick_blocks_are_the_marked_ones():
     text = """
 ```bash
 not marked
@@ -179,23 +180,36 @@ echo three
 ```
 <!-- quick -->
 
-    echo four
+    for i in 1 2; do
+        echo $i
 
-    echo five
+    done
 text
 """
-    commands = [(8, "echo one \\\ntwo"), (11, "echo three"), (15, "echo four"), (17, "echo five")]
-    assert [(line - 1, command) for line, command in quick_commands(text)] == commands
+    blocks = [(8, "# a comment\necho one \\\n    two\n\necho three"), (16, "for i in 1 2; do\n    echo $i\n\ndone")]
+    assert list(quick_blocks(text)) == blocks
     with pytest.raises(ValueError, match="line 1: no code block follows"):
-        list(quick_commands("<!-- quick -->\ntext"))
+        list(quick_blocks("<!-- quick -->\ntext"))
 
 
-def test_quick_commands_share_a_folder_and_fail_with_file_and_line(tmp_path, capfd):
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [
+        ("true", ""),
+        ("false\nrm file", "8: the command failed with exit code 1"),
+        ("for i in 1; do\n  (exit 7)\ndone\nrm file", "9: the command failed with exit code 7"),
+        ("(exit 3) | cat\nrm file", "8: the command failed with exit code 3"),
+        ("exit 4", "5: the command failed with exit code 4"),
+        ("sleep 60 & wait", "5: the command failed with exit code 124"),
+    ],
+)
+def test_quick_blocks_share_a_folder_and_fail_with_file_and_line(last, error, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(check_commands, "TIMEOUT", 5)
     page = tmp_path / "page.md"
-    page.write_text("# A\n\n<!-- quick -->\n```\necho $HF_HUB_OFFLINE > file\ncat file && false\nrm file\n```\n")
-    assert run_commands([page], tmp_path) == 1
+    first = f"# A\n\n{MARK}\n```\na=$HF_HUB_OFFLINE\necho $a \\\n    > file\n"
+    page.write_text(f"{first}{last}\n```\n{MARK}\n```\ncat file\n```\n")
+    assert run_blocks([page], tmp_path) == bool(error)
     printed = capfd.readouterr().out
-    assert "1\nerror: " in printed
-    assert "page.md:6: the command failed with exit code 1" in printed
-    assert "2 of 3 quick commands succeeded" in printed
-    assert not (tmp_path / "file").exists()
+    assert (f"page.md:{error}\n" in printed) == bool(error)
+    assert f"{2 - bool(error)} of 2 quick blocks succeeded" in printed
+    assert (tmp_path / "file").read_text() == "1\n"
