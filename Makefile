@@ -17,6 +17,7 @@ test-all: .venv/installed-test-app
 lint: .venv/installed-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 # The site, in site/; warnings are errors.
 docs: .venv/installed-docs
