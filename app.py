@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         from cloze.inference.page import serve_page
     except ImportError as error:
-        raise UserError(f"{error}: run pip install -r requirements-app.txt") from None
+        raise UserError(f"{error}: run pip install -r requirements-app.txt, or pip install 'cloze[app]'") from None
     from transformers.utils.logging import disable_progress_bar
 
     from cloze.inference.session import load_trained, short_names

@@ -19,6 +19,7 @@ from cloze.config.deprecated_flags import update_flags
 from cloze.config.flag_help import format_flags
 from cloze.config.recipes import MAX_CHARACTERS, RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
 from cloze.errors import UserError
+from cloze.system.bundled import find_bundled
 
 # Flags of files that the scripts open themselves.
 TEXT_FILES = ("train_file", "validation_file", "test_file")
@@ -68,6 +69,7 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
     namespace = _parse_recipe_and_flags(parser, list(argv), known)
     _check_values(namespace)
     _check_dicts(namespace, known)
+    namespace.train_file = namespace.train_file and [find_bundled(name) for name in namespace.train_file]
     try:
         model_args, data_args, training_args = parser.parse_dict(vars(namespace))
     except SETTINGS_ERRORS as error:
@@ -93,7 +95,7 @@ def _known_settings(types: Sequence[type]) -> dict[str, type]:
 def _parse_recipe_and_flags(parser: Parser, argv: list[str], known: dict[str, type]) -> argparse.Namespace:
     recipe_argv: list[str] = []
     if argv and not argv[0].startswith("-"):
-        recipe = argv.pop(0)
+        recipe = find_bundled(argv.pop(0))
         recipe_argv, nulls = recipe_to_argv(recipe, known)
         parser.set_defaults(**nulls)
         try:  # alone first: errors name the recipe, not the command line

@@ -542,13 +542,17 @@ def test_json_array_read_in_chunks_equals_json_loads(tmp_path, monkeypatch):
             text = text[:place] + mistake + text[place + rng.integers(3) :]
         path.write_text(text)
         try:
-            expected = json.loads(text)
+            expected = [json.loads(text)]
         except json.JSONDecodeError as error:
-            expected = f"{path}, line {error.lineno}: not JSON ({error.msg})"
+            expected = [f"{path}, line {error.lineno}: not JSON ({error.msg})"]
+            # Python 3.13 names it, at the comma; between rows, the reader says what earlier versions do.
+            if error.msg == "Illegal trailing comma before end of array":
+                line = text.count("\n", 0, text.index("]", error.pos)) + 1
+                expected.append(f"{path}, line {line}: not JSON (Expecting value)")
         for chunk in (1, 2, 7, 20, 10**6):
             monkeypatch.setattr(decoding, "CHUNK_CHARS", chunk)
             try:
                 found = list(json_rows._read_array(path, ReaderSettings()))
             except UserError as error:
                 found = str(error).partition(": the file")[0]
-            assert found == expected, (text, chunk)
+            assert found in expected, (text, chunk)
