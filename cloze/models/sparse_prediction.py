@@ -133,7 +133,7 @@ def _known_place(model: PreTrainedModel) -> str | None:
     if place is None or not type(model).__module__.startswith("transformers.models."):
         return None
     layers = model.config.num_hidden_layers
-    # The first layer may differ, as DeBERTa's convolution does; feed-forward chunks must divide the positions.
+    # A first layer may differ, as with DeBERTa's convolution; feed-forward chunks must divide the positions.
     if layers == 1 or getattr(model.config, "chunk_size_feed_forward", 0):
         return None
     return place.format(last=layers - 1)

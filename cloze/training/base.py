@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Subset
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from cloze.config.arguments import TrainingArguments
 from cloze.data.samplers import EpochDataset
@@ -36,6 +36,7 @@ class BaseTrainer(Trainer):
     model: PreTrainedModel
     model_wrapped: nn.Module
     optimizer: Optimizer
+    processing_class: PreTrainedTokenizerBase
     data_collator: Callable[[list[dict]], dict[str, Any]]
     train_dataset: EpochDataset | StreamedExamples
     eval_dataset: Subset

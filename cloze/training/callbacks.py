@@ -76,7 +76,7 @@ class StopCallback(TrainerCallback):
         """Return the fraction of the time limit, or without one of all steps, that is over."""
         return state.global_step / state.max_steps if self.limit is None else self.share_of_time(self.seconds)
 
-    def ask(self) -> torch.Tensor:
+    def reduce_state(self) -> torch.Tensor:
         """Return the maximum over processes of signal, first bad step and seconds of training, [3], on the device."""
         # From unpinned memory, the copy could wait for all work queued on the device.
         own = torch.tensor([self.received, 0.0, self.seconds], pin_memory=self.device.type == "cuda")
@@ -91,7 +91,7 @@ class StopCallback(TrainerCallback):
     ) -> None:
         """Raise Stopped in all processes if one of them has received a signal; waits for all of them."""
         # A single process need not wait for its device.
-        number = int(self.ask()[0]) if dist.is_initialized() else self.received
+        number = int(self.reduce_state()[0]) if dist.is_initialized() else self.received
         if number and (number == signal.SIGINT or not self.to_the_end):
             self.signal = number
             logger.info(message)
@@ -99,7 +99,7 @@ class StopCallback(TrainerCallback):
 
     def check_losses(self, output_dir: str, bad_step: float | None = None) -> None:
         """Raise UserError for a NaN or infinite loss; without ``bad_step``, waits for the device and all processes."""
-        bad_step = self.ask()[1].item() if bad_step is None else bad_step
+        bad_step = self.reduce_state()[1].item() if bad_step is None else bad_step
         if bad_step:
             raise UserError(
                 f"NaN or infinite loss at step {bad_step:.0f}: lower --learning_rate, raise --warmup_steps, or use "
@@ -110,16 +110,16 @@ class StopCallback(TrainerCallback):
         """On a GPU, start to collect what happened up to the previous step."""
         if self.device.type == "cuda":
             # At the end of the step, this would wait for the device.
-            self.answer = self.ask().to("cpu", non_blocking=True)
-            self.answered = torch.cuda.current_stream().record_event()
+            self.reduced_state = self.reduce_state().to("cpu", non_blocking=True)
+            self.state_copied = torch.cuda.current_stream().record_event()
 
     def on_optimizer_step(self, args, state, control, lr_scheduler=None, **kwargs):
         """Check losses, take up a signal, and move the schedule to the time that has passed."""
         if self.device.type == "cuda":
-            self.answered.synchronize()
+            self.state_copied.synchronize()
         else:
-            self.answer = self.ask()
-        number, bad_step, seconds = self.answer.tolist()
+            self.reduced_state = self.reduce_state()
+        number, bad_step, seconds = self.reduced_state.tolist()
         self.check_losses(args.output_dir, bad_step)
         self.signal = int(number)
         if self.limit is not None:
@@ -167,7 +167,7 @@ class ResumeCallback(TrainerCallback):
         position = find_position(args, progress, trainer.length_before, share_of_time)
         restore_hyperparameters(optimizer, lr_scheduler, trainer.hyperparameters, position)
         if progress.evaluation_due:
-            self._make_up_evaluation(state, control)
+            self._run_postponed_evaluation(state, control)
         if state.global_step >= state.max_steps or trainer.stopped_early or share_of_time == 1:
             control.should_training_stop = True
         else:
@@ -220,7 +220,7 @@ class ResumeCallback(TrainerCallback):
             return True
         return any(entry.get(f"eval_{metric.removeprefix('eval_')}") == best for entry in state.log_history)
 
-    def _make_up_evaluation(self, state, control) -> None:
+    def _run_postponed_evaluation(self, state, control) -> None:
         """Run the evaluation that a signal postponed, as the Trainer does after a step."""
         args = self.trainer.args
         control.should_evaluate, save_strategy = True, args.save_strategy

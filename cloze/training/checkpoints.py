@@ -58,12 +58,12 @@ def check_readable(checkpoint: Path) -> None:
                 open(path, "rb").close()
 
 
-def aside(output_dir: str, name: str) -> Path:
+def staging_folder(output_dir: str, name: str) -> Path:
     """Return the staging folder of a checkpoint or of the final model; nothing in it counts (transformers#35782)."""
     return Path(output_dir) / STAGING_DIR / name
 
 
-def final(folder: Path) -> Path:
+def final_path(folder: Path) -> Path:
     """Return the final path of a staged checkpoint."""
     return folder.parent.parent / folder.name
 
@@ -71,7 +71,7 @@ def final(folder: Path) -> Path:
 def complete(folder: Path) -> None:
     """Sync a staged checkpoint to disk and move it to its final path."""
     storage.seal(folder, CHECKSUMS)
-    checkpoint = final(folder)
+    checkpoint = final_path(folder)
     if os.path.lexists(checkpoint):  # corrupt, of an earlier run, or a dangling link
         remove(checkpoint)
     storage.rename(folder, checkpoint)

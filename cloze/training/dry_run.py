@@ -76,7 +76,6 @@ def try_training(trainer: PretrainingTrainer, context: RunContext) -> dict[str, 
 
     Training ends there; trackers and progress bars do not start.
     """
-
     lines: dict[str, str] = {}
 
     class MeasureCallback(TrainerCallback):
@@ -111,8 +110,8 @@ def measure_training(trainer: PretrainingTrainer, context: RunContext) -> dict[s
         counted = f"{steps:,}; {steps_an_epoch:,} per epoch of {total:,} tokens"
     memories = [estimate_memory(trainer, batch, available) for batch in candidates]
     memory, longest = max(zip(memories, candidates, strict=True), key=lambda pair: pair[0].total)
-    a_token, a_step = time_training(trainer, longest, ordinary)
-    seconds = a_token * tokens + a_step
+    token_seconds, step_seconds = time_training(trainer, longest, ordinary)
+    seconds = token_seconds * tokens + step_seconds
     rate = tokens * args.world_size / seconds
     left = f"about {readable(seconds * max(steps - done, 0))}, without evaluations and saving"
     if args.max_train_hours is not None:
@@ -198,9 +197,9 @@ def time_training(trainer: PretrainingTrainer, longest: list[dict], ordinary: li
     # The second pass takes the most memory, as the optimizer's state exists by then, and is warmed up.
     for _ in range(2):
         pass_through(longest)
-        a_step = seconds_of(trainer, update)
+        step_seconds = seconds_of(trainer, update)
     times = [seconds_of(trainer, pass_through, batch) / count_tokens(batch) for batch in ordinary]
-    return median(times), a_step
+    return median(times), step_seconds
 
 
 def time_evaluation(trainer: PretrainingTrainer) -> float:

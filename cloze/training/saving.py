@@ -76,7 +76,7 @@ class SavingTrainer(BaseTrainer):
         """Save to a folder that is renamed when complete (transformers#35782); prune by step (transformers#26961)."""
         args, step = self.args, self.state.global_step
         self.stop_callback.check_losses(args.output_dir)
-        folder = checkpoints.aside(args.output_dir, f"checkpoint-{step}")
+        folder = checkpoints.staging_folder(args.output_dir, f"checkpoint-{step}")
         save_only_model = args.save_only_model and not self.stop_callback.signal
         progress = None if save_only_model else self.find_progress()
         save = partial(super()._save_checkpoint, model, trial)
@@ -86,7 +86,7 @@ class SavingTrainer(BaseTrainer):
         self._write_together(self._complete, folder, save_only_model, by_all=False)
         if args.push_to_hub:
             # Private: the Trainer would have pushed the staging folder.
-            self._push_from_checkpoint(str(checkpoints.final(folder)))
+            self._push_from_checkpoint(str(checkpoints.final_path(folder)))
         if self.stop_callback.signal:
             logger.info("Stopped by a signal after step %d: checkpoint saved; run the same command to resume", step)
             sys.exit(exit_code(self.stop_callback.signal))
@@ -116,7 +116,7 @@ class SavingTrainer(BaseTrainer):
     def save_model(self, output_dir=None, _internal_call=False):
         """Save the model; in ``args.output_dir``, the default, it is complete or absent."""
         args = self.args
-        folder = checkpoints.aside(args.output_dir, "model") if output_dir is None else Path(output_dir)
+        folder = checkpoints.staging_folder(args.output_dir, "model") if output_dir is None else Path(output_dir)
         save_only_model = output_dir is None or args.save_only_model
         self._write_together(partial(self._write_model, super().save_model), folder, save_only_model)
         if output_dir is None:
