@@ -35,7 +35,7 @@ from cloze.training.checkpoints import STAGING_DIR, list_checkpoints  # noqa: E4
 
 # Figures of speed, and those of the last start alone: all others have to be the same.
 SPEEDS = ("_per_second", "runtime", "non_padding_fraction", "mfu", "train_tokens")
-TROUBLE = ("Traceback", "error:", "skipping corrupt")
+TROUBLE = ("Traceback", "error:", "corrupt")
 
 
 def main() -> None:

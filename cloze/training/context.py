@@ -77,9 +77,8 @@ def set_up(
     corpora = find_texts(model_args, data_args, training_args)
     if checkpoint is not None:
         check_texts(Progress.read(checkpoint).texts, corpora)
-    for corpus in corpora:
-        if corpus is not None:
-            log_columns(corpus, data_args.other_columns)
+    for corpus in (each for each in corpora if each is not None):
+        log_columns(corpus, data_args.other_columns)
     config = load_config(model_args, task)
     tokenizer = load_tokenizer(model_args, checkpoint)
     if tokenizer is None:
