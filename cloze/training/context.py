@@ -82,11 +82,11 @@ def set_up(
     config = load_config(model_args, task)
     tokenizer = load_tokenizer(model_args, checkpoint)
     if tokenizer is None:
-        corpus = corpora[0] or corpora[1]
-        if corpus is None:
+        first = corpora[0] or corpora[1]
+        if first is None:
             raise UserError("no text to train a tokenizer on, and no model: give --model_name_or_path PATH")
         tokenizer = train_tokenizer(
-            corpus,
+            first,
             config.model_type,
             model_args.vocab_size,
             model_args.do_lower_case,
