@@ -77,17 +77,16 @@ def set_up(
     corpora = find_texts(model_args, data_args, training_args)
     if checkpoint is not None:
         check_texts(Progress.read(checkpoint).texts, corpora)
-    for corpus in corpora:
-        if corpus is not None:
-            log_columns(corpus, data_args.other_columns)
+    for corpus in (each for each in corpora if each is not None):
+        log_columns(corpus, data_args.other_columns)
     config = load_config(model_args, task)
     tokenizer = load_tokenizer(model_args, checkpoint)
     if tokenizer is None:
-        corpus = corpora[0] or corpora[1]
-        if corpus is None:
+        first = corpora[0] or corpora[1]
+        if first is None:
             raise UserError("no text to train a tokenizer on, and no model: give --model_name_or_path PATH")
         tokenizer = train_tokenizer(
-            corpus,
+            first,
             config.model_type,
             model_args.vocab_size,
             model_args.do_lower_case,

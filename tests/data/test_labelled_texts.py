@@ -1,4 +1,4 @@
-"""Labelled texts: what is read of files and data sets, what classes there are, and the examples made of them."""
+"""Test reading labelled texts from files and data sets, their classes, and their examples."""
 
 import json
 from decimal import Decimal
@@ -73,7 +73,7 @@ def test_column_flags_select_label_and_second_text(tmp_path):
 
 
 def test_label_column_is_not_taken_for_the_text(tmp_path):
-    """Of two columns of strings, the other one is the text."""
+    """Of two string columns, the one without labels is the text."""
     (tmp_path / "two.csv").write_text("headline,label\nA goal,Sports\n")
     assert read(tmp_path / "two.csv")[0].texts == ("A goal",)
 
@@ -155,7 +155,7 @@ def test_labels_are_words_or_integers(value):
 
 
 def test_empty_labelled_texts_are_counted_and_skipped(tmp_path, caplog):
-    """Of pairs, where one of the two is; they need no label."""
+    """In pairs, one empty text is enough; rows without text need no label."""
     (tmp_path / "table.csv").write_text('text,other,label\na,b,x\n"",b,y\nc," ",\n" ","",y\nd,e,y\n')
     corpus = FileCorpus((tmp_path / "table.csv",))
     found = read_labelled(corpus, ClassificationArguments(text_pair_column="other"))
@@ -171,7 +171,7 @@ def test_empty_labelled_texts_are_counted_and_skipped(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["table.parquet", "table.jsonl", "table.csv"])
 def test_prediction_rows_keep_all_columns(name, tmp_path):
-    """An empty text is no text to predict; a label may be missing, be a number, or have no name."""
+    """An empty text is not predicted; a label may be missing, a number, or without a name."""
     columns = {
         "id": [7, 8, 9],
         "text": ["A goal", " " if "csv" in name else None, "A vote"],
@@ -205,7 +205,7 @@ def test_unknown_label_is_an_error_with_its_place(tmp_path):
 
 
 def test_blank_labels_are_missing_and_unnamed_classes_are_numbered(tmp_path):
-    """LABEL_1 is what transformers calls class 1 that has no name; LABEL_x is a name, and so is MY_LABEL_1."""
+    """transformers names class 1 without a name LABEL_1; LABEL_x and MY_LABEL_1 are names."""
     (tmp_path / "table.csv").write_text('text,label\na,LABEL_1\nb," "\nc,LABEL_x\nd, e \nf,MY_LABEL_1\n')
     assert [text.label for text in read(tmp_path / "table.csv")] == ["1", None, "LABEL_x", "e", "MY_LABEL_1"]
 
@@ -252,7 +252,7 @@ def test_checkpoint_with_the_same_classes_keeps_their_order():
 
 
 def test_multi_label_checkpoint_becomes_single_label(tmp_path):
-    """Else a pipeline would give other probabilities."""
+    """Otherwise a pipeline would give other probabilities."""
     config = BertConfig(num_labels=2, problem_type="multi_label_classification")
     set_classes(config, ["0", "1"])
     assert config.problem_type == "single_label_classification"
