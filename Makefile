@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: quickstart test test-all lint
+.PHONY: quickstart test test-all lint docs check-docs
 
 # Trains a small BERT from scratch on the bundled sample: two CPU cores, minutes, no network once installed.
 quickstart: .venv/installed
@@ -17,6 +17,16 @@ test-all: .venv/installed-test-app
 lint: .venv/installed-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# The site, in site/; warnings are errors.
+docs: .venv/installed-docs
+	.venv/bin/python -m docs.make_flags
+	.venv/bin/python -m mkdocs build --strict --quiet
+
+# Runs the commands of the documentation that are marked as quick, offline, in a copy of the checkout.
+check-docs: .venv/installed-test
+	.venv/bin/python -m docs.check_commands
 
 .venv/installed: requirements.txt
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -29,4 +39,8 @@ lint: .venv/installed-test
 
 .venv/installed-test-app: .venv/installed-test requirements-app.txt requirements-test-app.txt
 	.venv/bin/python -m pip install -q -r requirements-test-app.txt
+	touch $@
+
+.venv/installed-docs: .venv/installed requirements-docs.txt
+	.venv/bin/python -m pip install -q -r requirements-docs.txt
 	touch $@

@@ -3,12 +3,12 @@
 
     python app.py results/quickstart-mlm
 
-Two models, folders or Hub names, for example before and after training:
+Compare any models, such as before and after training, by folder or Hub name:
 
     python app.py bert-base-uncased results/adapted
 
-The page uses the first free port from 7860, or --port. Only this machine can open it, unless --share creates a public
-link. It needs gradio: pip install -r requirements-app.txt
+The page is visible on this machine only, unless --share creates a public link.
+It needs gradio: pip install -r requirements-app.txt
 """
 
 import argparse
@@ -31,27 +31,27 @@ from cloze.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Raise UserError for arguments that cannot be parsed."""
+    """Report errors of the command line as UserError."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise UserError with a hint at --help."""
+        """Raise UserError with argparse's message."""
         raise UserError(f"{message}: see --help")
 
 
 def main(argv: Sequence[str]) -> None:
     """Load the models and serve the page until the process ends."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder or Hub name of a trained model")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="trained model: a folder or a Hub name")
     parser.add_argument("--port", type=int, help="port of the page (default: the first free one from 7860)")
-    parser.add_argument("--share", action="store_true", help="create a public link through a Gradio server")
+    parser.add_argument("--share", action="store_true", help="create a public link through a server of Gradio")
     args = parser.parse_args(argv)
     check_docstrings()
 
-    # Imported here because they take seconds; --help and errors in flags do not wait for them.
+    # Imported late: Gradio and models take seconds, which --help and wrong flags need not wait for.
     try:
         from cloze.inference.page import serve_page
     except ImportError as error:
-        raise UserError(f"{error}: pip install -r requirements-app.txt") from None
+        raise UserError(f"{error}: run pip install -r requirements-app.txt, or pip install 'cloze[app]'") from None
     from transformers.utils.logging import disable_progress_bar
 
     from cloze.inference.session import load_trained, short_names
@@ -61,13 +61,13 @@ def main(argv: Sequence[str]) -> None:
 
     disable_progress_bar()
     tasks = (PRETRAINING, NEXT_SENTENCE, MASKED_LM)
-    models = {shown: load_trained(name, tasks) for shown, name in short_names(args.models).items()}
+    models = {short: load_trained(name, tasks) for short, name in short_names(args.models).items()}
     serve_page(models, args.port, args.share)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, exit_immediately)
-    # Exits as servers do on SIGTERM, and lets Gradio close the public link.
+    # Exits through Python, which lets Gradio close the public link.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     secrets = find_secrets(sys.argv[1:])
     start_logging(secrets)
@@ -75,5 +75,5 @@ if __name__ == "__main__":
         with errors_in_one_line(secrets):
             main(sys.argv[1:])
     finally:
-        # Python's shutdown takes a while.
+        # Python takes a while to exit.
         ignore_signals()

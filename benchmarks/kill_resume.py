@@ -35,7 +35,7 @@ from cloze.training.checkpoints import STAGING_DIR, list_checkpoints  # noqa: E4
 
 # Figures of speed, and those of the last start alone: all others have to be the same.
 SPEEDS = ("_per_second", "runtime", "non_padding_fraction", "mfu", "train_tokens")
-TROUBLE = ("Traceback", "error:", "BROKEN:")
+TROUBLE = ("Traceback", "error:", "corrupt")
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
         "kills": len(kills),
         "of them in a save": sum(kill["saving"] for kill in kills),
         "of them before a step": sum(not start.first for start in starts[: len(kills)]),
-        "starts that went on": f"{sum(start.went_on() for start in resumed)} of {len(resumed)}",
+        "starts that went on": f"{sum(start.has_resumed() for start in resumed)} of {len(resumed)}",
         "steps done twice, a kill": mean(float(kill["lost"]) for kill in kills) if kills else None,
         "s to the first new step": mean(start.first for start in resumed) if resumed else None,
         "the same of the whole run": whole.first,
@@ -131,8 +131,8 @@ class Start:
             process.wait()
         self.lines()
 
-    def went_on(self) -> bool:
-        return f"Going on from {self.out}/checkpoint-{self.newest};".encode() in self.printed
+    def has_resumed(self) -> bool:
+        return f"Resuming from {self.out}/checkpoint-{self.newest};".encode() in self.printed
 
     def problems(self) -> list[str]:
         texts = {log.name: log.read_text() for log in self.logs}
@@ -140,7 +140,7 @@ class Start:
         codes = {process.returncode for process in self.processes}
         if codes not in ({0}, {-signal.SIGKILL}):
             found.append(f"{self.logs[0].name}: exit codes {codes}")
-        if self.newest and self.first and not self.went_on():
+        if self.newest and self.first and not self.has_resumed():
             found.append(f"{self.logs[0].name}: did not go on from checkpoint-{self.newest}")
         return found
 

@@ -146,5 +146,5 @@ for signal in TERM USR1; do
 done
 until_state "$job" COMPLETED 240
 report "run_mlm.py, two nodes" "$job" COMPLETED 0:0 2
-grep -E "Stopped|Going on from|Training loss|Masked perplexity" "$folder/$job.log" || true
+grep -E "Stopped|Resuming from|Training loss|Masked perplexity" "$folder/$job.log" || true
 exit "$failures"

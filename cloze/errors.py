@@ -1,5 +1,8 @@
-"""Define UserError, and nothing else."""
+"""Define the error that a script reports in one line."""
 
 
 class UserError(Exception):
-    """End a script with exit code 2 and one line on stderr that says what happened, where, and what to do."""
+    """Report a problem that the user can solve: what happened, where, and what to do.
+
+    A script ends with exit code 2 and this message in one line on stderr.
+    """

@@ -1,4 +1,4 @@
-"""What a command line costs until an error of the user is found, and what no script starts without."""
+"""Test how fast a wrong flag is reported, and that python -OO is an error."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ LEAST_ARGV = ["--model_name_or_path=model", "--train_file=text.txt", "--do_train
 
 
 def test_settings_are_read_before_the_libraries_of_models_and_data_are_imported():
-    """Else --help and a wrong flag take three times as long."""
+    """With those libraries, --help and a wrong flag take three times as long."""
     code = (
         "import sys, run_classification, run_mlm, run_nsp, run_pretraining\n"
         "try: run_mlm.run_script(run_mlm.main, ['--model_type=bert', '--train_file=x', '--do_train', '--seed=-1'])\n"
@@ -31,9 +31,9 @@ def test_settings_are_read_before_the_libraries_of_models_and_data_are_imported(
 
 
 def test_python_without_docstrings_is_one_line_error(monkeypatch, capsys, tmp_path):
-    """As transformers shows a traceback under python -OO, when it builds a model; asserts may be left out.
+    """Under python -OO, transformers fails with a traceback when it builds a model. Python -O works.
 
-    Without a process, whose first start would compile all libraries anew.
+    The test starts no process: it would compile all libraries first.
     """
     monkeypatch.chdir(tmp_path)  # where the default output_dir is locked
     called = []

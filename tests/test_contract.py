@@ -15,7 +15,7 @@ from cloze.training.trainer import PretrainingTrainer
 
 # Name -> parameters; None is an attribute that Trainer.__init__ assigns. At most five.
 PRIVATE = {
-    "_save_checkpoint": "(self, model, trial)",  # saving.py: written aside, renamed once it is complete
+    "_save_checkpoint": "(self, model, trial)",  # saving.py: written to a staging folder, renamed when complete
     "_push_from_checkpoint": "(self, checkpoint_folder)",  # saving.py: pushes the renamed folder
     "_maybe_log_save_evaluate": (  # callbacks.py: the evaluation that was due when a run was stopped
         "(self, tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate=None)"

@@ -1,10 +1,9 @@
-"""Hold the settings of model and training as dataclasses, with the checks that need nothing else."""
+"""Define the settings of model and training as dataclasses, and check each alone."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -14,12 +13,10 @@ from cloze.errors import UserError
 from cloze.system.processes import waiting_for_processes
 
 SAMPLING = ("random", "sequential", "group_by_length")
-# max_steps of a run that ends by time: never reached, it is the resolution of the schedule.
+# max_steps of a run that ends by time: the schedule's resolution, never reached.
 TIMED_STEPS = 10**9
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
-# Fields of settings that are null or false by default.
-optional, switch = partial(HfArg, default=None), partial(HfArg, default=False)
-# Settings that ask for a GPU, with their values where there is none.
+# Settings that need a GPU, with their values for a machine without one.
 WITHOUT_GPU = {
     "use_cpu": True,
     "bf16": False,
@@ -32,8 +29,23 @@ WITHOUT_GPU = {
 }
 
 
-def check(settings: object, names: list[str], is_valid: Callable[[Any], bool], problem: str) -> None:
-    """Raise UserError for the first of these settings that is neither null nor valid."""
+def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
+    """Return a dataclass field that the parser turns into a flag with this default and text of --help."""
+    return HfArg(default=default, help=help, metadata={} if choices is None else {"choices": choices})
+
+
+def optional(help: str, choices: Sequence[str] | None = None) -> Any:
+    """Return the field of a flag that is null by default."""
+    return option(None, help, choices)
+
+
+def switch(help: str) -> Any:
+    """Return the field of a flag that is false by default."""
+    return option(False, help)
+
+
+def check(settings: object, names: list[str], is_valid: Callable[[Any], object], problem: str) -> None:
+    """Raise UserError for the first of the named settings that is neither null nor valid."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and not is_valid(value):
@@ -42,45 +54,57 @@ def check(settings: object, names: list[str], is_valid: Callable[[Any], bool], p
 
 @dataclass
 class ModelArguments:
-    """Say which model to adapt, or to build from scratch."""
+    """Select the model to adapt, or to train from scratch."""
 
     model_name_or_path: str | None = optional(
-        help="Checkpoint to adapt: a folder or a Hub name. Leave out to train from scratch."
+        help="Checkpoint to adapt: a folder or a Hub name. Omit it to train from scratch."
     )
     model_type: str | None = optional(
         help="Architecture to train from scratch: bert, distilbert, roberta, electra, ..."
     )
     config_overrides: str | None = optional(
-        help="From scratch only: changes to the default config, as hidden_size=256,..."
+        help="Changes to the default config of --model_type, such as hidden_size=256,num_hidden_layers=4."
     )
-    config_name: str | None = optional(help="Config, if not that of model_name_or_path.")
+    config_name: str | None = optional(help="Folder or Hub name of the config. Default: --model_name_or_path.")
     tokenizer_name: str | None = optional(
-        help="Tokenizer, if not that of model_name_or_path. From scratch, one is trained without it."
+        help="Folder or Hub name of the tokenizer. Default: --model_name_or_path; from scratch, a tokenizer is "
+        "trained on the corpus."
     )
-    vocab_size: int = HfArg(default=30_522, help="Size of a tokenizer trained from the corpus.")
-    do_lower_case: bool = switch(help="Lower-case the text in a WordPiece tokenizer trained from the corpus.")
-    cache_dir: str | None = optional(help="Where downloads and prepared corpora are kept.")
-    use_fast_tokenizer: bool = HfArg(default=True, help="Use a tokenizer of the tokenizers library.")
-    model_revision: str = HfArg(default="main", help="Branch, tag or commit of a Hub model.")
-    token: str | None = optional(help="Hub token; never written to logs or files.")
-    trust_remote_code: bool = switch(help="Run code that a Hub model brings along.")
-    dtype: str = HfArg(
-        default="float32", help="Precision the weights are loaded and trained in.", metadata={"choices": DTYPES}
+    vocab_size: int = option(
+        30_522, help="Size of a tokenizer trained on the corpus, in tokens. The default is BERT's."
+    )
+    do_lower_case: bool = switch(help="Lower-case the text in a WordPiece tokenizer trained on the corpus.")
+    cache_dir: str | None = optional(
+        help="Folder for downloads and prepared corpora. Default: the caches of the Hugging Face libraries."
+    )
+    use_fast_tokenizer: bool = option(True, help="Use the Rust tokenizer of the tokenizers library.")
+    model_revision: str = option("main", help="Branch, tag or commit of a Hub model.")
+    token: str | None = optional(help="Hub token for downloads; never written to logs or files.")
+    trust_remote_code: bool = switch(help="Run Python code from the model's repository. Not allowed in a recipe.")
+    dtype: str = option(
+        "float32",
+        help="Precision of the weights in memory. float32 by default, whatever the checkpoint has, because 16-bit "
+        "weights lose small updates; auto takes the checkpoint's, as transformers does.",
+        choices=DTYPES,
     )
 
     def __post_init__(self):
         from_scratch = self.model_name_or_path is None
         if from_scratch and self.model_type is None and self.config_name is None:
-            raise UserError("no model: give --model_name_or_path PATH to adapt one, or --model_type bert from scratch")
+            raise UserError(
+                "no model: give --model_name_or_path PATH to adapt one, or --model_type bert to train from scratch"
+            )
         if not from_scratch and self.model_type is not None:
-            raise UserError("--model_type builds a new model, --model_name_or_path adapts one: give one of the two")
+            raise UserError("--model_type and --model_name_or_path exclude each other: train from scratch, or adapt")
         if self.config_overrides is not None and (not from_scratch or self.config_name is not None):
-            raise UserError("--config_overrides changes a model built with --model_type only: drop it, or the path")
-        check(self, ["vocab_size"], lambda n: n >= 100, "is too small: give at least 100, 8000 to 50000 is usual")
+            raise UserError(
+                "--config_overrides works only with --model_type: drop it, or --model_name_or_path and --config_name"
+            )
+        check(self, ["vocab_size"], lambda n: n >= 100, "is too small: give at least 100; 8000 to 50000 is usual")
 
     @property
     def hub_arguments(self) -> dict:
-        """Return the arguments of ``from_pretrained`` that configs, tokenizers and models share."""
+        """Return the arguments common to ``from_pretrained`` of configs, tokenizers and models."""
         return {
             "cache_dir": self.cache_dir,
             "revision": self.model_revision,
@@ -91,45 +115,53 @@ class ModelArguments:
 
 @dataclass
 class TrainingArguments(transformers.TrainingArguments):
-    """Extend those of transformers, with defaults that do not fill the disk or the log file."""
+    """Extend the training arguments of transformers by flags, checks and safer defaults."""
 
-    save_total_limit: int | None = HfArg(
-        default=2, help="Checkpoints kept: the newest, and the best if there is one. null keeps all."
+    if TYPE_CHECKING:
+        # Never null after upstream's __post_init__.
+        output_dir: str = ""
+
+    save_total_limit: int | None = option(
+        2,
+        help="Checkpoints to keep: the newest, and the best if one is tracked. The default saves disk space; "
+        "transformers keeps all, and so does null in a recipe.",
     )
-    logging_first_step: bool = HfArg(default=True, help="Log the first step too.")
-    # Upstream's type lets the parser take but one.
-    report_to: list[str] | None = HfArg(
-        default=None, help="Trackers to report to: tensorboard, wandb, trackio, mlflow, ..., or all."
+    logging_first_step: bool = option(True, help="Log the first step too, so that curves begin there.")
+    # The parser takes a single value for upstream's type.
+    report_to: list[str] | None = optional(
+        help="Trackers: tensorboard, wandb, trackio, mlflow, ..., or all. Default: none."
     )
-    overwrite_output_dir: bool = switch(help="Start afresh: the checkpoints in output_dir are removed.")
-    train_sampling_strategy: str = HfArg(
-        default="group_by_length",
-        help="group_by_length: examples of similar length share a batch, and steps are shuffled; random; or "
-        "sequential. Of a stream, within a chunk of its text.",
-        metadata={"choices": list(SAMPLING)},
+    overwrite_output_dir: bool = switch(help="Delete the checkpoints in --output_dir and start from the beginning.")
+    train_sampling_strategy: str = option(
+        "group_by_length",
+        help="Order of training examples. group_by_length puts examples of similar length into a batch and shuffles "
+        "the batches (of a stream, within a chunk): less padding than random, the default of transformers.",
+        choices=SAMPLING,
     )
     max_tokens_per_batch: int | None = optional(
-        help="Tokens in a batch of a device, padding included, in place of per_device_train_batch_size: many "
-        "short examples or few long ones."
+        help="Tokens in a training batch of one device, padding included, in place of "
+        "--per_device_train_batch_size: many short examples or few long ones."
     )
     max_train_hours: float | None = optional(
-        help="Train for so many hours, evaluations and saves included, whatever the epochs, with the schedule "
-        "laid over that time; preparation, and the last evaluation, come on top."
+        help="Hours to train for, evaluations and saves included, in place of epochs or steps; the learning-rate "
+        "schedule is stretched over them. Preparation and the final evaluation come on top."
     )
     early_stopping_patience: int | None = optional(
-        help="Stop after N evaluations in a row without improvement of metric_for_best_model (default: loss)."
+        help="Stop after this number of evaluations in a row without improvement of --metric_for_best_model."
     )
-    early_stopping_threshold: float = HfArg(
-        default=0.0, help="With early_stopping_patience: how much better counts as an improvement."
+    early_stopping_threshold: float = option(
+        0.0, help="With --early_stopping_patience: smallest change of the metric that counts as an improvement."
     )
-    logging_nan_inf_filter: bool = switch(help="Has no effect: a NaN or infinite loss ends the run.")
+    logging_nan_inf_filter: bool = switch(
+        help="Has no effect: a NaN or infinite loss ends the run. transformers hides such losses by default."
+    )
     dry_run: bool = switch(
-        help="Check all that the run needs, try its longest batch, estimate its time; train nothing."
+        help="Check the whole run without training: try its longest batch, estimate memory, disk and time."
     )
-    prepare_only: bool = switch(help="Prepare tokenizer and text in the cache, and stop; needs no GPU.")
-    # The settings before transformers derives others from them, for recipe.yaml.
+    prepare_only: bool = switch(help="Prepare tokenizer and text in the cache, then exit. Needs no GPU.")
+    # The settings for recipe.yaml, before transformers derives others from them.
     resolved: dict = field(default_factory=dict, init=False, repr=False)
-    # Whether this is a run of --compare_with.
+    # Whether --compare_with started this run.
     compared: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self):
@@ -145,17 +177,18 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.prepare_only:
             vars(self).update(WITHOUT_GPU)
         if self.dry_run:
-            # The Trainer would make the repository.
+            # The Trainer would create the repository.
             self.push_to_hub = False
-        # Before upstream's, which imports half of transformers to find the device.
+        # First, as upstream's checks import half of transformers to find the device.
         self._check_values()
         with waiting_for_processes():
             super().__post_init__()
         self.eval_do_concat_batches = True
-        # The collator needs the example's number, which no model's forward takes.
+        # The collator needs the example's number, which is not an argument of forward.
         self.remove_unused_columns = False
-        # Every process reads its own part of a stream; dispatched from the first one, masks would not differ.
-        self.accelerator_config.dispatch_batches = False
+        # Each process reads its own shard of a stream; batches dispatched by the first would repeat its masks.
+        # By now, upstream's __post_init__ has built an AcceleratorConfig.
+        self.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
         self.dataloader_pin_memory &= torch.accelerator.is_available()
 
     def _check_values(self) -> None:
@@ -174,15 +207,15 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.max_tokens_per_batch is not None and self.train_sampling_strategy != "group_by_length":
             raise UserError("--max_tokens_per_batch needs --train_sampling_strategy group_by_length: drop one of them")
         if self.max_tokens_per_batch is not None and self.auto_find_batch_size:
-            raise UserError("--auto_find_batch_size lowers the batch size, --max_tokens_per_batch has none: drop one")
+            raise UserError("--auto_find_batch_size and --max_tokens_per_batch exclude each other: drop one of them")
 
     def _stretch_schedule(self) -> None:
         """Stretch the learning-rate schedule over max_train_hours, by a number of steps that is never reached."""
-        check(self, ["max_train_hours"], lambda hours: hours > 0, "is no time: give a number above 0")
+        check(self, ["max_train_hours"], lambda hours: hours > 0, "is not positive: give hours, such as 8 or 0.5")
         if self.max_steps > 0:
-            raise UserError("--max_train_hours ends training by time, --max_steps by steps: give one of them")
+            raise UserError("--max_train_hours and --max_steps exclude each other: drop one of them")
         if self.warmup_steps >= 1:
-            raise UserError(f"--warmup_steps {self.warmup_steps}: with --max_train_hours give a share of it, as 0.06")
+            raise UserError(f"--warmup_steps {self.warmup_steps}: with --max_train_hours give a fraction, such as 0.06")
         for name in ("logging_steps", "eval_steps", "save_steps"):
             if 0 < (getattr(self, name) or 0) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: with --max_train_hours give a number of steps")
@@ -191,36 +224,36 @@ class TrainingArguments(transformers.TrainingArguments):
     def _check_early_stopping(self) -> None:
         if self.early_stopping_patience is None:
             if self.early_stopping_threshold:
-                raise UserError("--early_stopping_threshold goes with --early_stopping_patience N: add it")
+                raise UserError("--early_stopping_threshold needs --early_stopping_patience N: add it")
             return
         check(self, ["early_stopping_patience"], lambda n: n >= 1, "is less than 1")
         check(self, ["early_stopping_threshold"], lambda n: n >= 0, "is negative: give 0 or more")
         if self.eval_strategy == "no":
-            raise UserError("--early_stopping_patience counts evaluations: add --eval_strategy epoch, or steps")
+            raise UserError("--early_stopping_patience needs evaluations: add --eval_strategy epoch, or steps")
         if self.metric_for_best_model is None:
             self.metric_for_best_model = "loss"
 
     def __getstate__(self) -> dict:
-        """Leave out the token: the Trainer pickles its arguments into what it pushes to the Hub."""
+        """Leave out the token, as the Trainer pushes the pickled arguments to the Hub."""
         return vars(self) | {"hub_token": None}
 
     @property
     def device(self) -> torch.device:
-        """Leave out the number of the CPU: transformers 5.17 asks torch to load checkpoints to "cpu:0"."""
+        """Return the device, without an index for the CPU: transformers 5.17 cannot load checkpoints to "cpu:0"."""
         device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
 
     @property
     def visible_gpus(self) -> int:
-        """Return how many GPUs the process could use."""
+        """Return the number of GPUs that the process sees."""
         return super().n_gpu
 
     @property
     def n_gpu(self) -> int:
-        """Return 1 at most: DataParallel, the Trainer's use of more, would scatter flat positions of masked tokens."""
+        """Return at most 1: with more, the Trainer's DataParallel would scatter flat positions of masked tokens."""
         return min(self.visible_gpus, 1)
 
     @property
     def shuffle_seed(self) -> int:
-        """Return the seed of the held-out split and of the order of examples; masks are drawn by ``seed``."""
+        """Return the seed of the held-out split and of the order of examples; ``seed`` draws the masks."""
         return self.seed if self.data_seed is None else self.data_seed

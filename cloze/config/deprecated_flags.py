@@ -1,11 +1,11 @@
-"""Replace flags of earlier versions by today's, with a warning."""
+"""Replace old flags by current ones, with a warning."""
 
 import logging
 from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
-# Flags of earlier versions of transformers and of upstream's scripts, and what they are called today.
+# Old names of flags of transformers and of upstream's scripts -> current names.
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
     "warmup_ratio": "warmup_steps",
@@ -21,35 +21,35 @@ RENAMED = {
     "eval_data_file": "validation_file",
     "block_size": "max_seq_length",
 }
-# Switches of old that are a value of another flag today: its name, and the values for on and off.
+# Old switches -> the flag that replaces it, and its values for on and off.
 REPLACED = {
     "group_by_length": ("train_sampling_strategy", "group_by_length", "random"),
     "adafactor": ("optim", "adafactor", "adamw_torch_fused"),
     "evaluate_during_training": ("eval_strategy", "steps", "no"),
 }
-# Flags that do nothing any more, and why that is no loss.
+# Flags without effect -> why they are not needed.
 DROPPED = {
-    "logging_dir": "set the variable TENSORBOARD_LOGGING_DIR",
+    "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
     "save_safetensors": "weights are always saved as safetensors",
-    "low_cpu_mem_usage": "loading always does that",
-    "use_mps_device": "the device is found by itself",
-    "mlm": "run_mlm.py does nothing else",
-    "past_index": "no encoder here uses it",
-    "ray_scope": "hyperparameters are not searched here",
+    "low_cpu_mem_usage": "models are always loaded that way",
+    "use_mps_device": "the device is detected",
+    "mlm": "run_mlm.py has no other objective",
+    "past_index": "encoders do not use it",
+    "ray_scope": "the scripts do not search hyperparameters",
     "mp_parameters": "it was for one vendor's library",
-    "tpu_num_cores": "the launcher knows",
+    "tpu_num_cores": "the launcher sets it",
     "include_inputs_for_metrics": "the metrics here need no inputs",
-    "use_ipex": "the package has come to its end",
+    "use_ipex": "the package is discontinued",
     "jit_mode_eval": "use --torch_compile",
-    "fp16_opt_level": "torch's own half precision is used",
-    "fp16_backend": "torch's own is used",
-    "half_precision_backend": "torch's own is used",
+    "fp16_opt_level": "PyTorch's mixed precision is used",
+    "fp16_backend": "PyTorch's mixed precision is used",
+    "half_precision_backend": "PyTorch's mixed precision is used",
 }
 
 
 def update_flags(argv: Sequence[str]) -> list[str]:
-    """Return the command line with old flags replaced by today's, and log a warning for each."""
-    groups: list[list[str]] = []  # each flag with the values behind it
+    """Return the command line with old flags replaced by current ones; log a warning for each."""
+    groups: list[list[str]] = []  # each flag with its values
     for argument in argv:
         if argument.startswith("--") or not groups:
             groups.append([argument])
@@ -63,18 +63,16 @@ def _update_flag(argument: str, *values: str) -> list[str]:
     name = flag.removeprefix("--").replace("-", "_")
     words = [word.lower() for word in (value, *values) if word]
     if name in DROPPED:
-        logger.warning("--%s is no longer needed and ignored: %s", name, DROPPED[name])
+        logger.warning("--%s is ignored: %s", name, DROPPED[name])
         return []
     if name in REPLACED:
         today, on, off = REPLACED[name]
         logger.warning("--%s is now --%s %s", name, today, on)
         return [f"--{today}={off if words in (['false'], ['no'], ['0']) else on}"]
     if name == "use_auth_token" and words in ([], ["true"], ["false"]):
-        logger.warning("--use_auth_token is now --token; without one, that of `hf auth login` is used")
+        logger.warning("--use_auth_token is now --token, by default the token of `hf auth login`")
         return []
     if name in RENAMED:
         logger.warning("--%s is now --%s", name, RENAMED[name])
         return [f"--{RENAMED[name]}{equals}{value}", *values]
-    if name == "overwrite_output_dir":
-        logger.warning("--overwrite_output_dir is gone from transformers; here it removes old checkpoints")
     return [argument, *values]

@@ -9,57 +9,71 @@ import os
 import reprlib
 import typing
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from transformers import HfArgumentParser
 
 from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataArguments, check_together
 from cloze.config.deprecated_flags import update_flags
+from cloze.config.flag_help import format_flags
 from cloze.config.recipes import MAX_CHARACTERS, RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
 from cloze.errors import UserError
+from cloze.system.bundled import find_bundled
 
-# Settings that name files which the scripts open themselves.
+# Flags of files that the scripts open themselves.
 TEXT_FILES = ("train_file", "validation_file", "test_file")
-# Whole numbers beyond it fit no tensor, nor what counts steps and bytes.
+# Larger integers do not fit into tensors and counters.
 MAX_NUMBER = 2**63
-# What transformers raises for settings that it takes for wrong, or cannot read.
+# What transformers raises for invalid settings.
 SETTINGS_ERRORS = (ValueError, TypeError, OverflowError, RecursionError, OSError, ImportError, NotImplementedError)
 
 
-class Parser(HfArgumentParser):
-    """Raise UserError for what cannot be parsed."""
+DESCRIPTION = """
+RECIPE.yaml is a YAML or JSON file of the flags below. Flags on the command line override it.
+A flag without a type is a switch, off by default: --flag turns it on, --flag false turns it off.
+"""
 
-    def error(self, message):
+
+class Parser(HfArgumentParser):
+    """Raise UserError for what cannot be parsed, and show the flags in groups."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError in place of printing the usage."""
         raise UserError(message.removeprefix("argument "))
+
+    def format_help(self) -> str:
+        """Return the text of --help."""
+        return f"{self.format_usage()}{DESCRIPTION}\n{format_flags(self.dataclass_types)}"
 
 
 def settings_of(main: Callable) -> list[type]:
-    """Return the dataclasses of a script's settings, which the annotations of its main() name."""
+    """Return the dataclasses of a script's settings: the annotations of its main()."""
     hints = typing.get_type_hints(main)
     return [hints[name] for name in inspect.signature(main).parameters]
 
 
 def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
-    """Resolve ``[RECIPE] --flag value ...`` into dataclasses of these types, values coerced by the fields' types.
+    """Parse ``[RECIPE] --flag value ...`` into dataclasses of these types, with values of the fields' types.
 
     Raises:
-        UserError: for unknown flags, values of another type, and settings that are wrong one by one or together.
+        UserError: for unknown flags, and for invalid values, alone or together.
     """
     parser = Parser(
-        types,
-        allow_abbrev=False,  # so that misspelt flags are found
+        types,  # type: ignore[arg-type]  # no class fits the declared NewType
+        allow_abbrev=False,  # misspelt flags are errors
         usage="%(prog)s [RECIPE.yaml] [--flag value ...]",
-        description="Settings come from the recipe, a YAML or JSON file of the flags below; the command line wins.",
     )
     known = _known_settings(types)
     defaults = vars(parser.parse_args([]))
     namespace = _parse_recipe_and_flags(parser, list(argv), known)
     _check_values(namespace)
     _check_dicts(namespace, known)
+    namespace.train_file = namespace.train_file and [find_bundled(name) for name in namespace.train_file]
     try:
         model_args, data_args, training_args = parser.parse_dict(vars(namespace))
     except SETTINGS_ERRORS as error:
-        # transformers checks its own settings, and says in the message which flag is wrong.
+        # The message names the flag.
         raise UserError(f"{error}") from None
     names = [field.name for field in dataclasses.fields(training_args) if field.init and not is_token(field.name)]
     settings = {name: getattr(namespace, name) for name in names}
@@ -70,8 +84,8 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
 
 
 def _known_settings(types: Sequence[type]) -> dict[str, type]:
-    """Return every setting's name and declared type, which the parser takes apart in the fields."""
-    known = {}
+    """Return the name and declared type of every setting; the parser changes the types in the fields."""
+    known: dict[str, type] = {}
     for dtype in types:
         hints = typing.get_type_hints(dtype)
         known |= {field.name: hints[field.name] for field in dataclasses.fields(dtype) if field.init}
@@ -79,12 +93,12 @@ def _known_settings(types: Sequence[type]) -> dict[str, type]:
 
 
 def _parse_recipe_and_flags(parser: Parser, argv: list[str], known: dict[str, type]) -> argparse.Namespace:
-    recipe_argv = []
+    recipe_argv: list[str] = []
     if argv and not argv[0].startswith("-"):
-        recipe = argv.pop(0)
+        recipe = find_bundled(argv.pop(0))
         recipe_argv, nulls = recipe_to_argv(recipe, known)
         parser.set_defaults(**nulls)
-        try:  # alone first, so that an error names the recipe and not the command line
+        try:  # alone first: errors name the recipe, not the command line
             parser.parse_args(recipe_argv)
         except UserError as error:
             raise UserError(f"{recipe}: {error}") from None
@@ -92,16 +106,16 @@ def _parse_recipe_and_flags(parser: Parser, argv: list[str], known: dict[str, ty
     if unknown and unknown[0].endswith(RECIPE_SUFFIXES):
         raise UserError(f"{unknown[0]}: a recipe is the first argument, before the flags")
     if unknown:
-        # Without what is behind a =, which may be a secret.
+        # Without the value, which may be a secret.
         name = unknown[0].partition("=")[0]
         raise UserError(f"unknown argument {name}{did_you_mean(name, known, prefix='--')}")
     return namespace
 
 
 def _check_values(namespace: argparse.Namespace) -> None:
-    """Raise UserError for numbers that nothing can be counted or trained with, and text that is not UTF-8.
+    """Raise UserError for huge numbers, NaN, and text that is not UTF-8.
 
-    Libraries cannot write such text; the names of text files may be of it.
+    Libraries cannot write such text. Names of text files may contain it.
     """
     for name, value in vars(namespace).items():
         if isinstance(value, int) and abs(value) >= MAX_NUMBER:
@@ -110,18 +124,18 @@ def _check_values(namespace: argparse.Namespace) -> None:
             raise UserError(f"--{name} {value} is not a number: give one")
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and name not in TEXT_FILES and any("\ud800" <= char <= "\udfff" for char in text):
-                raise UserError(f"--{name} {text!a} is not UTF-8: rename what it stands for")
+                raise UserError(f"--{name} {text!a} is not UTF-8: rename the file, folder or model")
 
 
 def _check_dicts(namespace: argparse.Namespace, known: dict[str, type]) -> None:
-    """Raise UserError for JSON that transformers could not read; it would not say of which flag."""
+    """Raise UserError with the flag for JSON that transformers cannot read."""
     for name, value in vars(namespace).items():
         kinds = {typing.get_origin(kind) or kind for kind in typing.get_args(known[name])}
         if not (isinstance(value, str) and {dict, str} <= kinds):
             continue
-        # In place of a dict, the path of one.
+        # The value may be the path of a JSON file.
         if os.path.exists(value) and not (os.path.isfile(value) and os.path.getsize(value) <= MAX_CHARACTERS):
-            raise UserError(f"--{name} {value} is not a file of JSON of at most {MAX_CHARACTERS:,} bytes")
+            raise UserError(f"--{name} {value} is not a JSON file of at most {MAX_CHARACTERS:,} bytes")
         if value.startswith("{"):
             try:
                 json.loads(value)
@@ -130,12 +144,12 @@ def _check_dicts(namespace: argparse.Namespace, known: dict[str, type]) -> None:
 
 
 def _check_reporting(report_to: Sequence[str]) -> None:
-    """Raise UserError for a tracker that is not installed; transformers would show a traceback, later."""
+    """Raise UserError for a tracker that is not installed, before transformers shows a traceback."""
     if not report_to:
         return
-    # Takes as long to import as all that is imported before.
+    # This import takes as long as all others so far.
     from transformers.integrations import get_available_reporting_integrations
 
     for name in report_to:
         if name not in get_available_reporting_integrations():
-            raise UserError(f"--report_to {name} is not installed or not known: pip install {name}, or drop the flag")
+            raise UserError(f"--report_to {name} is not installed or unknown: pip install {name}, or drop the flag")

@@ -1,11 +1,11 @@
-"""Redact tokens of the Hub and of other services in logs and error lines."""
+"""Redact tokens of the Hub and other services in logs and error messages."""
 
 import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
 
-# Tokens of the Hub are also found by their form, in case they were given in another way than find_secrets knows.
+# Finds tokens of the Hub that find_secrets does not know.
 HUB_TOKEN = re.compile(r"\bhf_\w{16,}")
 MIN_SECRET_CHARS = 8
 
@@ -17,24 +17,26 @@ def find_secrets(argv: Sequence[str]) -> set[str]:
         flag, equals, value = argument.partition("=")
         if flag.startswith("--") and flag.endswith("token"):
             secrets.add(value if equals else following)
-    # Switched on or off, as by --use_auth_token true, or no secret at all.
+    # Shorter values are not secrets, such as --use_auth_token true.
     return {secret for secret in secrets if len(secret) >= MIN_SECRET_CHARS}
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """Replace secrets and tokens of the Hub in a text by ***."""
+    """Return the text with secrets and tokens of the Hub replaced by ***."""
     for secret in secrets:
         text = text.replace(secret, "***")
     return HUB_TOKEN.sub("***", text)
 
 
 class RedactingFormatter(logging.Formatter):
-    """Format messages, with "warning: " in front of warnings; redact secrets and escape what is not UTF-8."""
+    """Prefix warnings with "warning: ", redact secrets, and escape characters that UTF-8 cannot encode."""
 
     def __init__(self, secrets: Iterable[str]):
         super().__init__()
         self.secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return redact(level + super().format(record), self.secrets).encode(errors="backslashreplace").decode()
+        """Return the line of a record."""
+        # The package logs at level ERROR only what all processes have to report; the run continues.
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        return redact(prefix + super().format(record), self.secrets).encode(errors="backslashreplace").decode()

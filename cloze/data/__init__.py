@@ -1,1 +1,1 @@
-"""Make examples of token ids, and batches of examples."""
+"""Turn token ids into examples, and examples into batches."""

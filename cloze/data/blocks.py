@@ -1,8 +1,8 @@
-"""Cut token ids into examples of at most max_seq_length. No token is lost.
+"""Cut token ids into examples of at most max_seq_length, without losing a token.
 
-Two ways to cut: ``Blocks`` runs documents together, ``Lines`` keeps lines apart. Both are sequences of examples
-``{"input_ids": int64 [length], "example": its number}``, and ``"word_starts": bool [length]`` where words are known.
-An example is cut out of the token file when it is asked for; nothing is copied or stored.
+``Blocks`` joins documents, ``Lines`` keeps lines apart. Both are sequences of examples ``{"input_ids": int64 [length],
+"example": int}``, with ``"word_starts": bool [length]`` if words are known. An example is cut from the token file on
+access; nothing is copied in advance.
 """
 
 import math
@@ -17,23 +17,30 @@ from cloze.tokenization.templates import Template, template_of
 
 
 class Blocks:
-    """Join documents with a separator between them, and cut them every ``max_tokens``; the last block is short.
+    """Join documents with separators, and cut the result every ``max_tokens``; the last block may be shorter.
 
-    With 3 tokens at most and the separator 9, the documents [1 2] [3 4 5 6] become [1 2 9] [3 4 5] [6].
+    With ``max_tokens`` 3 and the separator 9, the documents [1 2] [3 4 5 6] become [1 2 9] [3 4 5] [6].
 
     Args:
         tokens: ids of the whole corpus, [total].
-        spans: where each document to use begins and ends in them, [documents, 2].
+        spans: begin and end of each selected document in ``tokens``, [documents, 2].
         template: the special tokens.
-        max_seq_length: tokens in a block, special ones included.
+        max_seq_length: tokens in a block, including special tokens.
         word_starts: whether a word begins at each token, [total], or None.
     """
 
-    def __init__(self, tokens, spans, template: Template, max_seq_length: int, word_starts=None):
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        spans: np.ndarray,
+        template: Template,
+        max_seq_length: int,
+        word_starts: np.ndarray | None = None,
+    ):
         self.tokens, self.spans, self.template, self.word_starts = tokens, spans, template, word_starts
         self.max_tokens = template.max_tokens(max_seq_length)
         self.separator = np.array(template.separator, dtype=np.int64)
-        # Where each document ends in the joined text, its separator counted; the last one has none.
+        # End of each document in the joined text, including its separator; the last document has no separator.
         self.ends = np.cumsum(spans[:, 1] - spans[:, 0] + len(self.separator))
         self.total = int(self.ends[-1]) - len(self.separator) if len(spans) else 0
 
@@ -42,7 +49,7 @@ class Blocks:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Count the tokens in each example, special ones included, [examples]."""
+        """Return the number of tokens in each example, including special tokens, [examples]."""
         starts = np.arange(0, self.total, self.max_tokens)
         lengths = np.minimum(self.max_tokens, self.total - starts)
         return lengths + self.template.num_special
@@ -50,14 +57,14 @@ class Blocks:
     def __getitem__(self, number: int) -> dict:
         if number >= len(self):
             raise IndexError(number)
-        example = self.template.example(self.pieces(number, self.tokens, self.separator), int(number))
+        example = self.template.example(self._pieces(number, self.tokens, self.separator), int(number))
         if self.word_starts is not None:
-            pieces = self.pieces(number, self.word_starts, np.ones_like(self.separator))
+            pieces = self._pieces(number, self.word_starts, np.ones_like(self.separator))
             example["word_starts"] = self.template.word_starts(pieces)
         return example
 
-    def pieces(self, number: int, values: np.ndarray, separator: np.ndarray) -> list[np.ndarray]:
-        """Return the values of a block, and of the separators in it, document by document."""
+    def _pieces(self, number: int, values: np.ndarray, separator: np.ndarray) -> list[np.ndarray]:
+        """Return a block's values, document by document, with the separators between documents."""
         start, stop, found = number * self.max_tokens, min((number + 1) * self.max_tokens, self.total), []
         document = int(np.searchsorted(self.ends, start, side="right"))
         while start < stop:
@@ -73,13 +80,21 @@ class Blocks:
 
 
 class Lines:
-    """Make each line an example; one longer than ``max_tokens`` is split into several, or cut off with ``truncate``.
+    """Make each line an example; split a line longer than ``max_tokens``, or cut it off with ``truncate``.
 
-    With 3 tokens at most, the lines [1 2] [3 4 5 6] become [1 2] [3 4 5] [6]; truncated, [1 2] [3 4 5].
-    Arguments as those of Blocks, with lines for documents. Lines without a token are left out.
+    With ``max_tokens`` 3, the lines [1 2] [3 4 5 6] become [1 2] [3 4 5] [6], or [1 2] [3 4 5] with ``truncate``. Lines
+    without a token are skipped. The other arguments are the same as for ``Blocks``, with lines instead of documents.
     """
 
-    def __init__(self, tokens, spans, template: Template, max_seq_length: int, word_starts=None, truncate=False):
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        spans: np.ndarray,
+        template: Template,
+        max_seq_length: int,
+        word_starts: np.ndarray | None = None,
+        truncate: bool = False,
+    ):
         self.tokens, self.template, self.word_starts = tokens, template, word_starts
         max_tokens = template.max_tokens(max_seq_length)
         lengths = spans[:, 1] - spans[:, 0]
@@ -93,7 +108,7 @@ class Lines:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Count the tokens in each example, special ones included, [examples]."""
+        """Return the number of tokens in each example, including special tokens, [examples]."""
         return self.ends - self.begins + self.template.num_special
 
     def __getitem__(self, number: int) -> dict:
@@ -104,8 +119,10 @@ class Lines:
         return example
 
 
-class BlockBuilder(ExampleBuilder):
-    """Cut documents into blocks, or lines with ``line_by_line``: the same in all epochs, as nothing is drawn."""
+class BlockBuilder(ExampleBuilder[Blocks | Lines]):
+    """Cut documents into blocks, or into lines with ``line_by_line``; nothing is random, so all epochs are equal."""
+
+    data_args: DataTrainingArguments
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, data_args: DataTrainingArguments):
         super().__init__(tokenizer, max_seq_length, data_args)
@@ -113,16 +130,17 @@ class BlockBuilder(ExampleBuilder):
         self.granularity = "line" if data_args.line_by_line else "document"
 
     def build(self, split: Split, epoch: int | None) -> Blocks | Lines:
-        """Return the examples of a split; UserError if there are none."""
+        """Return the examples of a split; raise UserError if there are none."""
         examples = self.build_chunk(split)
         if not len(examples):
             raise UserError(
-                "the tokenizer finds no token in the documents to use: give more text, or hold out more of it"
+                f"{split.name}: the tokenizer finds no token in the selected documents: give more text, or change "
+                "--validation_split_percentage"
             )
         return examples
 
     def build_chunk(self, split: Split, rng: np.random.Generator | None = None) -> Blocks | Lines:
-        """Return the examples of a split, if any."""
+        """Return the examples of a split; there may be none."""
         corpus = split.corpus
         arguments = corpus.tokens, corpus.spans(split.documents), self.template, self.max_seq_length, corpus.word_starts
         if self.data_args.line_by_line:
@@ -130,7 +148,7 @@ class BlockBuilder(ExampleBuilder):
         return Blocks(*arguments)
 
     def describe(self, split: Split, examples: Blocks | Lines, limit: int | None) -> str:
-        """Say how many examples there are, and how long."""
+        """Describe the number and the length of the first ``limit`` examples."""
         self.check_maskable(split, examples, limit)
         kind = "lines" if self.data_args.line_by_line else "blocks"
         lengths = examples.lengths[:limit]

@@ -1,21 +1,30 @@
-"""Define what makes examples out of the documents of a split."""
+"""Define the interface that turns the documents of a split into examples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import DataArguments, MaskingArguments
 from cloze.data.collators import special_ids
+from cloze.data.samplers import Examples
 from cloze.errors import UserError
 from cloze.tokenization.token_cache import TokenizedCorpus
+
+ExamplesT = TypeVar("ExamplesT", bound=Examples)
 
 
 @dataclass
 class Split:
-    """Name the documents of a corpus to train on, or to evaluate on; all of them if ``documents`` is None."""
+    """Select the documents of a corpus to train or to evaluate on.
+
+    Attributes:
+        name: of the corpus.
+        corpus: the tokenized corpus.
+        documents: numbers of the selected documents, [documents]; None selects all.
+    """
 
     name: str
     corpus: TokenizedCorpus
@@ -30,16 +39,17 @@ class Split:
         return f"{count:,}{part} documents, {tokens}, from {self.name} ({sentences}, {unknown})"
 
 
-class ExampleBuilder(ABC):
-    """Make the examples of an objective out of tokenized documents.
+class ExampleBuilder(ABC, Generic[ExamplesT]):
+    """Turn tokenized documents into the examples of an objective.
 
     Args:
-        data_args: tokens of the examples are to be masked if they are ``MaskingArguments``.
+        data_args: ``MaskingArguments`` if tokens of the examples will be masked.
 
     Attributes:
-        granularity: what documents are tokenized as: ``document``, ``line``, ``sentence`` or ``sentence_per_line``.
-        min_documents: documents that examples need.
-        with_words: whether examples need to know where words begin.
+        granularity: unit of tokenization: ``document``, ``line``, ``sentence`` or ``sentence_per_line``.
+        min_documents: smallest number of documents that gives examples.
+        special: ids of tokens that are never masked; empty if nothing is masked.
+        with_words: whether examples need the positions where words begin.
     """
 
     granularity: str
@@ -47,26 +57,27 @@ class ExampleBuilder(ABC):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, data_args: DataArguments):
         self.max_seq_length, self.data_args = max_seq_length, data_args
-        masks = isinstance(data_args, MaskingArguments)
-        self.special, self.with_words = special_ids(tokenizer) if masks else [], masks and data_args.whole_word_mask
+        self.special, self.with_words = [], False
+        if isinstance(data_args, MaskingArguments):
+            self.special, self.with_words = special_ids(tokenizer), data_args.whole_word_mask
 
     @abstractmethod
-    def build(self, split: Split, epoch: int | None) -> Sequence:
-        """Return the examples of an epoch, with their ``lengths``; of evaluation if it is None; UserError if none."""
+    def build(self, split: Split, epoch: int | None) -> ExamplesT:
+        """Return the examples of an epoch, or of evaluation if it is None; raise UserError if there are none."""
 
     @abstractmethod
-    def build_chunk(self, split: Split, rng: np.random.Generator) -> Sequence:
-        """Return the examples of some documents of a stream, if any."""
+    def build_chunk(self, split: Split, rng: np.random.Generator) -> ExamplesT:
+        """Return the examples of one chunk of a stream; there may be none."""
 
     @abstractmethod
-    def describe(self, split: Split, examples: Sequence, limit: int | None) -> str:
-        """Say what the examples are, of which the first ``limit`` are used."""
+    def describe(self, split: Split, examples: ExamplesT, limit: int | None) -> str:
+        """Describe the first ``limit`` examples in one line."""
 
-    def check_maskable(self, split: Split, examples: Sequence, limit: int | None) -> None:
-        """Raise UserError if tokens are to be masked, and none of the examples' can be."""
+    def check_maskable(self, split: Split, examples: Examples, limit: int | None) -> None:
+        """Raise UserError if tokens have to be masked, and every token of the examples is special."""
         numbers = range(min(len(examples), limit or len(examples)))
         if self.special and all(np.isin(examples[number]["input_ids"], self.special).all() for number in numbers):
             raise UserError(
-                f"{split.name}: nothing can be predicted, as all tokens are special ones, such as [UNK]: give more "
-                "text, or a model or --tokenizer_name for such text"
+                f"{split.name}: nothing can be predicted, because every token is special, such as [UNK]: give more "
+                "text, or a model or --tokenizer_name for this text"
             )

@@ -1,4 +1,4 @@
-"""Make the examples of a classifier out of labelled texts, and describe them."""
+"""Turn labelled texts into the examples of a classifier, and describe them."""
 
 import logging
 from collections import Counter
@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from cloze.config.classification_arguments import ClassificationArguments
 from cloze.data.collators import IGNORED
 from cloze.data.context import DataContext
 from cloze.data.labelled_texts import LabelledText, check_labels, digest_of, find_classes, read_splits
@@ -18,31 +19,32 @@ from cloze.errors import UserError
 from cloze.tokenization.checks import check_known, count_unknown
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.properties import unknown_id
-from cloze.tokenization.templates import pair_template_of, template_of
+from cloze.tokenization.templates import PairTemplate, Template, pair_template_of, template_of
 
 logger = logging.getLogger(__name__)
 
-# Classes whose share is reported.
+# Most classes whose share is reported.
 LISTED_CLASSES = 10
 
 
 class LabelledExamples:
-    """Hold texts as examples ``{"input_ids": int64 [length], "label": a class or -100, "example": its number}``.
+    """Hold texts as examples ``{"input_ids": int64 [length], "label": a class or -100, "example": int}``.
 
-    Pairs may have ``"token_type_ids"``, int64 [length], too. A text that is too long is cut at its end, of a pair the
-    longer one.
+    Pairs may also have ``"token_type_ids"``, int64 [length]. Long texts are cut at the end; in a pair, the longer text
+    is cut first.
 
     Args:
-        texts: each one text, or two.
+        texts: single texts or pairs.
         classes: the number of each label.
+        max_seq_length: most tokens in an example, including special tokens.
         with_types: whether pairs have ``"token_type_ids"``.
-        label_name: of the label in an example.
+        label_name: key of the label in an example.
 
     Attributes:
-        cut: tokens that were cut off.
-        num_cut: texts, or pairs, that were cut.
-        unknown_share: of the tokens.
-        digest: by which the texts are known again.
+        cut: number of tokens cut off.
+        num_cut: number of texts or pairs that were cut.
+        unknown_share: share of unknown tokens, 0 to 1.
+        digest: identifies texts and labels across runs.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class LabelledExamples:
         label_name: str = "label",
     ):
         self.pairs, self.with_types, self.label_name = len(texts[0].texts) == 2, with_types, label_name
-        self.template = pair_template_of(tokenizer) if self.pairs else template_of(tokenizer)
+        self.template: Template | PairTemplate = pair_template_of(tokenizer) if self.pairs else template_of(tokenizer)
         documents = (text.texts for text in texts)
         self.ids = [[ids for ids, _ in document] for document in encode(documents, tokenizer, with_words=False)]
         self.digest = digest_of(texts)
@@ -73,50 +75,53 @@ class LabelledExamples:
 
     def __getitem__(self, number: int) -> dict:
         texts = [ids[:kept] for ids, kept in zip(self.ids[number], self.kept[number], strict=True)]
-        if not self.pairs:
+        if isinstance(self.template, Template):
             return self.template.example(texts, int(number)) | {self.label_name: self.labels[number]}
-        example = self.template.example(*texts, self.labels[number], int(number))
+        first, second = texts
+        example = self.template.example(first, second, self.labels[number], int(number))
         example[self.label_name] = example.pop("next_sentence_label")
         if not self.with_types:
             del example["token_type_ids"]
         return example
 
 
-def make_labelled(context: DataContext) -> DatasetSplits:
-    """Read the labelled texts, find their classes, which the config is given, and make examples of them.
+def make_labelled(context: DataContext[ClassificationArguments]) -> DatasetSplits:
+    """Read the labelled texts, set their classes in the config, and make examples.
 
-    What is held out, and a sample of the texts, are the same for every ``--seed``, so that runs can be compared.
+    Held-out texts and subsets are the same for every ``--seed``, so runs with different seeds are comparable.
     """
-    config, corpora = context.config, context.corpora
-    texts, training, evaluation = read_splits(corpora, context.data_args, context.do_eval, context.data_seed)
+    config, names = context.config, [corpus.name for corpus in context.corpora if corpus is not None]
+    texts, training, evaluation = read_splits(context.corpora, context.data_args, context.do_eval, context.data_seed)
     if context.do_train:
-        # Of all texts: a class may be so rare that it is held out, or not drawn.
-        set_classes(config, find_classes(texts, corpora[0].name))
+        assert texts is not None
+        # All texts count: a rare class may be missing from the texts that are left to train on.
+        set_classes(config, find_classes(texts, names[0]))
     else:
         check_trained(config, config.name_or_path)
     splits = DatasetSplits()
     if context.do_train:
-        examples = _add_examples(splits, "training texts", training, corpora[0].name, context)
+        assert training is not None
+        examples = _add_examples(splits, "training texts", training, names[0], context)
         splits.train = EpochDataset(partial(_same_in_all_epochs, examples))
     if context.do_eval:
-        name = (corpora[1] or corpora[0]).name
-        splits.validation = longest_first(_add_examples(splits, "held-out texts", evaluation, name, context))
+        assert evaluation is not None
+        splits.validation = longest_first(_add_examples(splits, "held-out texts", evaluation, names[-1], context))
     log_stats(splits)
     if splits.samples:
         label, ids = splits.samples[0]["label"], splits.samples[0]["input_ids"]
-        name = dict(enumerate(numbers_of_classes(config))).get(label, "no known class")
-        logger.info("A text of %s: %s", name, context.tokenizer.decode(ids)[:300])
+        class_name = dict(enumerate(numbers_of_classes(config))).get(label, "unknown")
+        logger.info("Text of class %s: %s", class_name, context.tokenizer.decode(ids)[:300])
     return splits
 
 
 def _add_examples(
     splits: DatasetSplits, title: str, texts: list[LabelledText], name: str, context: DataContext
 ) -> LabelledExamples:
-    """Return texts as examples; add to the splits what they are made of, and samples."""
+    """Return texts as examples; add their description and samples to the splits."""
     examples = examples_of(texts, context)
     check_known(examples.unknown_share, (text.texts for text in texts), name, context.tokenizer)
     splits.stats[title] = describe(texts, examples, context.max_seq_length)
-    # From all over, as the first ones may all be of one class.
+    # Spread evenly: the first texts may all have the same class.
     numbers = np.linspace(0, len(examples) - 1, min(MAX_SAMPLES, len(examples))).astype(int)
     splits.samples = [examples[number] for number in numbers]
     return examples
@@ -127,7 +132,7 @@ def _same_in_all_epochs(examples: LabelledExamples, epoch: int) -> LabelledExamp
 
 
 def examples_of(texts: list[LabelledText], context: DataContext) -> LabelledExamples:
-    """Return texts as examples; UserError for a label that the model does not know."""
+    """Return texts as examples; raise UserError for a label that the model does not know."""
     classes = numbers_of_classes(context.config)
     check_labels(texts, list(classes))
     with_types = getattr(context.config, "type_vocab_size", 0) > 1
@@ -135,33 +140,33 @@ def examples_of(texts: list[LabelledText], context: DataContext) -> LabelledExam
 
 
 def set_classes(config: PretrainedConfig, classes: list[str]) -> None:
-    """Give the config the classes, in its own order if it has the same: its head then knows them already.
+    """Set the classes in the config; keep its order, and so its trained head, if it has the same classes.
 
-    A head for other classes, even as many, is made anew when the model is loaded (models.loading).
+    With other classes, the head is initialized again when the model is loaded (models.loading).
     """
     if set(numbers_of_classes(config)) != set(classes):
         config.id2label = dict(enumerate(classes))
         config.label2id = {label: number for number, label in enumerate(classes)}
-    # The checkpoint may have been for numbers, or for several classes of a text.
+    # The checkpoint may be for regression or multi-label classification.
     config.problem_type = "single_label_classification"
 
 
-def check_trained(config: PretrainedConfig, name: str) -> None:
-    """Raise UserError for a model that was not trained to give each text one of several classes."""
+def check_trained(config: PretrainedConfig, name: str | None) -> None:
+    """Raise UserError for a model that is not trained for single-label classification."""
     classifies = any(architecture.endswith("ForSequenceClassification") for architecture in config.architectures or [])
-    one_of_several = config.problem_type in (None, "single_label_classification") and config.num_labels > 1
+    one_of_several = config.problem_type in (None, "single_label_classification") and (config.num_labels or 0) > 1
     if not (classifies and one_of_several):
-        raise UserError(f"{name or 'a new model'} was not trained to tell classes of texts apart: add --do_train")
+        raise UserError(f"{name or 'a new model'} is not a trained text classifier: add --do_train")
 
 
 def numbers_of_classes(config: PretrainedConfig) -> dict[str, int]:
-    """Return the number of each class of a model; those without names of their own are called by their numbers."""
-    names = {number: config.id2label[number] for number in sorted(config.id2label)}
-    return {str(number) if name == f"LABEL_{number}" else name: number for number, name in names.items()}
+    """Return the number of each class of a model; a class without a name is called by its number."""
+    names = sorted((int(number), name) for number, name in (config.id2label or {}).items())
+    return {str(number) if name == f"LABEL_{number}" else name: number for number, name in names}
 
 
 def describe(texts: list[LabelledText], examples: LabelledExamples, max_seq_length: int) -> str:
-    """Say how many texts of which classes there are, how long they are, and what was cut off."""
+    """Describe the texts' number, classes and length, and the share of tokens cut off."""
     counts = Counter(text.label for text in texts).most_common()
     shares = ", ".join(f"{label} {count / len(texts):.0%}" for label, count in counts[:LISTED_CLASSES])
     more = f" and {len(counts) - LISTED_CLASSES} more classes" * (len(counts) > LISTED_CLASSES)

@@ -1,4 +1,4 @@
-"""Mask tokens to predict (Devlin et al., 2018, section 3.1), reproducibly example by example."""
+"""Pad examples to batches, and mask tokens to predict (Devlin et al., 2018, section 3.1), reproducibly by example."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,18 +8,18 @@ import torch
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 IGNORED = -100
-# Of the tokens to predict, those masked and those replaced at random (Devlin et al., 2018); the rest is unchanged.
+# Shares of the tokens to predict that are masked, and that are replaced at random; the others stay unchanged.
 BERT_SHARES = (0.8, 0.1)
 
 
 @dataclass(frozen=True)
 class Padding:
-    """Decide how long batches are: as their longest example, rounded up to a multiple, for few shapes.
+    """Set the padded length of batches: their longest example, rounded up to a multiple to limit the shapes.
 
     Attributes:
-        multiple: what lengths are rounded up to.
-        longest: what no batch exceeds, for the model has no more positions.
-        fixed: all batches are of the ``longest`` length.
+        multiple: lengths are rounded up to a multiple of this.
+        longest: the greatest padded length, since the model has no more positions; None sets no limit.
+        fixed: pad every batch to ``longest``.
     """
 
     multiple: int = 1
@@ -27,7 +27,7 @@ class Padding:
     fixed: bool = False
 
     def padded_lengths(self, lengths: np.ndarray) -> np.ndarray:
-        """Return how long batches are by the lengths of their longest examples."""
+        """Return the padded lengths of batches whose longest examples have these lengths, [batches]."""
         if self.fixed:
             return np.full_like(lengths, self.longest)
         padded = -(-lengths // self.multiple) * self.multiple
@@ -39,19 +39,33 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     """Pad examples to a batch and mask it.
 
     ``[{"input_ids": [2, 7, 8, 3], "example": 0, "epoch": 1}, ...]`` becomes ``{"input_ids", "attention_mask",
-    "labels"}``, int64 [batch, length], where labels are -100 but for the tokens to predict, as in
-    ``input_ids [[2, 4, 8, 3]]``, ``labels [[-100, 7, -100, -100]]``. ``masked_positions`` are the flat positions of
-    those tokens, as ``[1, 0, 0, ...]``: their number is rounded up, for few shapes, with some that have no label. Pairs
-    keep their ``token_type_ids`` and ``next_sentence_label``.
+    "labels"}``, int64 [batch, length]; labels are -100 except at tokens to predict: ``input_ids [[2, 4, 8, 3]]``,
+    ``labels [[-100, 7, -100, -100]]``. ``masked_positions`` holds the flat positions of these tokens, ``[1, 0, 0,
+    ...]``, filled up with positions without a label to limit the shapes. Pairs keep their ``token_type_ids`` and
+    ``next_sentence_label``.
 
-    What differs from the parent: masks depend on (seed, epoch, example) alone, wherever the example is collated;
-    examples without an epoch are those of evaluations, and have the same masks for ever, whatever the seed and the
-    settings of training, so that runs can be compared: single tokens at ``eval_mlm_probability``, of which 80 % are
-    masked, 10 % random and 10 % unchanged, as in BERT; random replacements are never special tokens
-    (huggingface/transformers#15342); whole words keep the shares of masked, random and unchanged tokens, which the
-    parent sets to 100 % masked, and take O(length) memory.
+    Differences from the parent:
+
+    - Masks depend on (seed, epoch, example) only, not on the batch or the process.
+    - Examples without an epoch belong to evaluations. Their masks never change, so runs with different seeds and
+      training settings are comparable: single tokens at ``eval_mlm_probability``, with BERT's shares of 80 % masked,
+      10 % random and 10 % unchanged.
+    - Random replacements are never special tokens (huggingface/transformers#15342).
+    - Whole words keep the shares of masked, random and unchanged tokens; the parent masks all of them. They take
+      O(length) memory.
+
+    Attributes:
+        mlm_probability: share of the tokens to predict in training.
+        seed: of the masks in training.
+        eval_mlm_probability: share of the tokens that evaluations predict.
+        whole_words: mask whole words in training.
+        padding: of the batches.
+        positions_multiple: the number of ``masked_positions`` is a multiple of this.
+        ordinary_ids: ids that may replace a token at random.
+        special: whether each id is special, bool [vocabulary].
     """
 
+    mlm_probability: float = 0.15
     seed: int = 0
     eval_mlm_probability: float = 0.15
     whole_words: bool = False
@@ -66,7 +80,8 @@ class MaskingCollator(DataCollatorForLanguageModeling):
         self.special = np.isin(np.arange(ids[-1] + 1), special_ids(self.tokenizer))
         self.ordinary_ids = ids[~self.special[ids]]
 
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def torch_call(self, examples: list[Any]) -> dict[str, torch.Tensor]:
+        """Return the masked batch; examples with an epoch are masked for training, others for evaluation."""
         batch = pad(examples, self.tokenizer.pad_token_id, self.padding)
         input_ids, real = batch["input_ids"], batch["attention_mask"].astype(bool)
         trains = "epoch" in examples[0]
@@ -94,20 +109,23 @@ class MaskingCollator(DataCollatorForLanguageModeling):
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids of tokens that are never masked, and never stand for others."""
-    # Some tokenizers, as ModernBERT's, mark tokens special that no attribute such as sep_token names.
+    """Return the ids of tokens that are never masked, and never replace others."""
+    # Some tokenizers, such as ModernBERT's, have special tokens that no attribute such as sep_token names.
     marked = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
     return [*tokenizer.all_special_ids, *marked]
 
 
 def collate(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[str, torch.Tensor]:
-    """Pad examples to a batch without masking it; keys as those of ``pad``."""
+    """Pad examples to a batch without masking it; the keys are those of ``pad``."""
     return {name: torch.from_numpy(values) for name, values in pad(examples, pad_id, padding).items()}
 
 
 def pad(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[str, np.ndarray]:
-    """Pad examples to ``{"input_ids", "attention_mask"}``, int64 [batch, length], and if they have them
-    ``"token_type_ids"`` [batch, length], ``"next_sentence_label"`` and ``"label"`` [batch]."""
+    """Pad examples to ``{"input_ids", "attention_mask"}``, int64 [batch, length].
+
+    If the examples have them, ``"token_type_ids"`` [batch, length] and ``"next_sentence_label"`` or ``"label"`` [batch]
+    are added.
+    """
     lengths = np.array([len(example["input_ids"]) for example in examples])
     width = int(padding.padded_lengths(lengths.max()))
     batch = {
@@ -125,9 +143,9 @@ def pad(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[s
 
 
 def example_rng(seed: int, epoch: int | None, example: int) -> np.random.Generator:
-    """Return the generator of one example in one epoch; without an epoch, the one of its evaluation.
+    """Return the random generator of an example in an epoch, or in evaluations if the epoch is None.
 
-    Philox is a counter-based generator (Salmon et al., 2011): any stream of it is reached at once.
+    Philox is a counter-based generator (Salmon et al., 2011): it reaches any stream in constant time.
     """
     key, stream = ((0, 0), 0) if epoch is None else ((seed, 1), epoch)
     return np.random.Generator(np.random.Philox(key=key, counter=(0, example, stream, 0)))
@@ -149,18 +167,20 @@ def mask_tokens(
     Args:
         input_ids: int64 [batch, length].
         maskable: bool [batch, length], false on padding and special tokens.
-        draws: uniform in [0, 1), [3, batch, length]: which tokens are chosen, what is done with them, random tokens.
-        mlm_probability: chance of a token, or of a word, to be chosen.
-        mask_replace_prob: of those, the share replaced by ``mask_id``.
-        random_replace_prob: of those, the share replaced by one of ``ordinary_ids``; the rest is left as it is.
-        word_starts: bool [batch, length], if whole words are to be chosen.
+        draws: uniform in [0, 1), [3, batch, length]: for the choice of tokens, their treatment, and their replacement.
+        mlm_probability: probability that a token, or a word, is chosen.
+        mask_replace_prob: share of chosen tokens replaced by ``mask_id``.
+        random_replace_prob: share of chosen tokens replaced by one of ``ordinary_ids``; the others stay unchanged.
+        mask_id: id of the mask token.
+        ordinary_ids: ids that may replace a token at random, [ordinary].
+        word_starts: whether a word begins at each token, bool [batch, length], to choose whole words; else None.
 
     Returns:
-        The new ids and the labels, -100 where nothing is to be predicted, both int64 [batch, length].
+        The new ids, and the labels with -100 where nothing is predicted, both int64 [batch, length].
     """
     choice, action, replacement = draws
     if word_starts is not None:
-        # Every token of a word shares the draw of the word's first.
+        # Every token of a word uses the draw of the word's first token.
         first = np.maximum.accumulate(np.where(word_starts, np.arange(input_ids.shape[1]), 0), axis=1)
         choice = np.take_along_axis(choice, first, axis=1)
     chosen = maskable & (choice < mlm_probability)
@@ -172,9 +192,9 @@ def mask_tokens(
 
 
 def masked_positions(labels: np.ndarray, multiple: int) -> np.ndarray:
-    """Return the flat positions of the labels that are not -100, filled up with others to a multiple.
+    """Return the flat positions of the labels that are not -100, padded with other positions to a multiple.
 
-    There is at least one multiple, and at most all positions.
+    The result has at least one multiple, and at most all positions.
     """
     flat = labels.ravel()
     positions = np.flatnonzero(flat != IGNORED)

@@ -1,33 +1,36 @@
-"""Hold what examples are made of, and for what."""
+"""Collect the inputs of every example builder."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import DataArguments
 from cloze.text.corpus import Corpus
 
+ArgumentsT = TypeVar("ArgumentsT", bound=DataArguments)
+
 
 @dataclass(frozen=True)
-class DataContext:
-    """Hold what every example builder is made from.
+class DataContext(Generic[ArgumentsT]):
+    """Hold the inputs of every example builder.
 
     Attributes:
-        data_args: the settings of the data.
-        do_train: whether there are examples to train on.
-        do_eval: whether there are examples to evaluate on.
-        shuffle_seed: of what is held out, and of what is drawn anew for each epoch.
-        data_seed: of what stays the same when ``--seed`` changes.
-        overwrite_cache: whether this process tokenizes again what is prepared already.
-        cache: the folder of prepared corpora and trained tokenizers.
-        corpora: the training and the validation corpus, each if asked for.
+        data_args: the data settings.
+        do_train: whether training examples are needed.
+        do_eval: whether evaluation examples are needed.
+        shuffle_seed: seed of the held-out documents, and of everything that is drawn again in each epoch.
+        data_seed: seed of everything that stays the same when ``--seed`` changes.
+        overwrite_cache: whether this process tokenizes again although a prepared corpus exists.
+        cache: folder of prepared corpora and trained tokenizers.
+        corpora: the training and the validation corpus, None if not needed.
         config: of the model.
         tokenizer: of the model.
-        max_seq_length: tokens in an example, as asked for or as the model takes at most.
+        max_seq_length: most tokens in an example, including special tokens.
     """
 
-    data_args: DataArguments
+    data_args: ArgumentsT
     do_train: bool
     do_eval: bool
     shuffle_seed: int

@@ -1,4 +1,4 @@
-"""Make pairs of the sentences of corpora, anew each epoch, and describe them."""
+"""Build sentence pairs from corpora for each epoch, and describe them."""
 
 import logging
 
@@ -21,12 +21,14 @@ LABELS = {
 }
 
 
-class PairBuilder(ExampleBuilder):
-    """Pair sentences: anew each epoch, or once for all evaluations, which are the same for every seed.
+class PairBuilder(ExampleBuilder[Pairs]):
+    """Draw new pairs of sentences in each epoch, and the same pairs in all evaluations, whatever the seed.
 
     Args:
-        seed: of the pairs, with the epoch.
+        seed: of the pairs, together with the epoch.
     """
+
+    data_args: PairArguments
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, data_args: PairArguments, seed: int):
         super().__init__(tokenizer, max_seq_length, data_args)
@@ -40,23 +42,23 @@ class PairBuilder(ExampleBuilder):
             short_probability=data_args.short_seq_probability,
         )
         self.granularity = "sentence_per_line" if data_args.sentence_per_line else "sentence"
-        # A random sentence needs another document to come from, on each side.
+        # A random B comes from another document of the same split.
         self.min_documents = 1 if swap else 2
 
     def build(self, split: Split, epoch: int | None) -> Pairs:
-        """Return the pairs of an epoch; UserError if there are none."""
+        """Return the pairs of an epoch; raise UserError if there are none."""
         count = "" if split.documents is None else f"{len(split.documents):,} of the documents of "
         check_sentences(sentences_of(split), self.settings, count + split.name)
-        # Not the generator of the order, which is that of (seed, epoch).
+        # The order of the batches is drawn from (seed, epoch).
         return self.build_chunk(split, np.random.default_rng(0 if epoch is None else (self.seed, epoch, 1)))
 
     def build_chunk(self, split: Split, rng: np.random.Generator) -> Pairs:
-        """Return the pairs of a split, if any."""
+        """Return the pairs of a split; there may be none."""
         corpus = split.corpus
         return draw_pairs(corpus.tokens, sentences_of(split), self.template, self.settings, rng, corpus.word_starts)
 
     def describe(self, split: Split, examples: Pairs, limit: int | None) -> str:
-        """Say how many pairs of what kind there are, how full they are, and what was lost; warn of too many random."""
+        """Describe the number, kinds and length of the pairs, and the tokens lost; warn of too many random pairs."""
         self.check_maskable(split, examples, limit)
         sentences = sentences_of(split)
         lengths, labels, cut = examples.lengths[:limit], examples.labels[:limit], examples.cut[:limit]
@@ -72,8 +74,8 @@ class PairBuilder(ExampleBuilder):
         ]
         if random_share > probability + 0.05 and len(labels) > 100:
             logger.warning(
-                "RANDOM PAIRS: %.0f %% of the pairs, though --nsp_probability is %g: too few sentences have a next one "
-                "in their document; see that blank lines stand between documents only",
+                "%.0f %% of the pairs are random, but --nsp_probability is %g, because too few sentences have a next "
+                "sentence in their document: use blank lines only between documents",
                 100 * random_share,
                 probability,
             )
@@ -83,31 +85,31 @@ class PairBuilder(ExampleBuilder):
         return ", ".join(stats)
 
 
-def make_pairs(context: DataContext) -> DatasetSplits:
-    """Return the pairs to train and to evaluate on, and log the first one of each label."""
+def make_pairs(context: DataContext[PairArguments]) -> DatasetSplits:
+    """Return the pairs to train and to evaluate on, and log the first pair with each label."""
     tokenizer, data_args = context.tokenizer, context.data_args
     splits = make_splits(context, PairBuilder(tokenizer, context.max_seq_length, data_args, context.shuffle_seed))
     for label, meaning in LABELS[data_args.pair_objective].items():
         pair = next((pair for pair in splits.samples if pair["next_sentence_label"] == label), None)
         if pair is not None:
-            logger.info("A pair of label %d, %s: %s", label, meaning, tokenizer.decode(pair["input_ids"])[:400])
+            logger.info("Pair with label %d, %s: %s", label, meaning, tokenizer.decode(pair["input_ids"])[:400])
     return splits
 
 
 def sentences_of(split: Split) -> Sentences:
-    """Return the sentences of a split that have a token."""
+    """Return the sentences of a split that have at least one token."""
     return Sentences.of(split.corpus.spans(split.documents), split.corpus.counts(split.documents))
 
 
 def check_sentences(sentences: Sentences, settings: PairSettings, name: str) -> None:
-    """Raise UserError for text that holds no pairs of both kinds."""
+    """Raise UserError if the text cannot give pairs of both labels."""
     if not settings.swap and sentences.num_documents < 2:
         raise UserError(
-            f"{name}: a random sentence comes from another document, and there is but one with text: put blank lines "
-            "between documents, give more text or a --validation_file, or use --pair_objective sop"
+            f"{name}: fewer than two documents have text, but a random sentence comes from another document: put blank "
+            "lines between documents, give more text or a --validation_file, or use --pair_objective sop"
         )
     if np.diff(sentences.documents).max(initial=0) < 2:
         raise UserError(
-            f"{name}: no document has two sentences, so that none follows another: put blank lines between "
-            "documents, not sentences, leave out --sentence_per_line, or give more text or a --validation_file"
+            f"{name}: no document has two sentences: put blank lines between documents, not between sentences, drop "
+            "--sentence_per_line, or give more text or a --validation_file"
         )

@@ -1,7 +1,7 @@
 """Draw pairs A/B of sentences for next sentence prediction (Devlin et al., 2018, sections 3.1 and A.2).
 
 A pair is ``{"input_ids": int64 [length], "token_type_ids": int64 [length], "next_sentence_label": 0 or 1, "example":
-its number}``, cut out of the token file when it is asked for: drawing pairs decides about positions only.
+int}``. Drawing pairs chooses positions only; a pair is cut from the token file on access.
 """
 
 from array import array
@@ -18,12 +18,12 @@ IS_NEXT, IS_RANDOM = 0, 1
 
 @dataclass(frozen=True)
 class Sentences:
-    """Hold the sentences of the documents to pair, none of them empty.
+    """Hold the non-empty sentences of the documents to pair.
 
     Attributes:
-        begins: where each sentence begins in the tokens of the corpus, [sentences].
-        offsets: tokens in the sentences before each one, and in all, [sentences + 1].
-        documents: where each document begins in the sentences, and the end, [documents + 1].
+        begins: position of each sentence in the tokens of the corpus, [sentences].
+        offsets: number of tokens in the sentences before each one, then in all sentences, [sentences + 1].
+        documents: number of each document's first sentence, then the number of sentences, [documents + 1].
     """
 
     begins: np.ndarray
@@ -32,7 +32,12 @@ class Sentences:
 
     @classmethod
     def of(cls, spans: np.ndarray, counts: np.ndarray) -> "Sentences":
-        """Take the sentences' spans in the tokens [sentences, 2], and how many each document has [documents]."""
+        """Select the non-empty sentences.
+
+        Args:
+            spans: begin and end of each sentence in the tokens, [sentences, 2].
+            counts: number of sentences in each document, [documents].
+        """
         lengths = spans[:, 1] - spans[:, 0]
         filled = lengths > 0
         document_of = np.repeat(np.arange(len(counts)), counts)[filled]
@@ -43,6 +48,7 @@ class Sentences:
 
     @property
     def num_documents(self) -> int:
+        """Count the documents that have a sentence."""
         return len(self.documents) - 1
 
     def __len__(self) -> int:
@@ -51,14 +57,14 @@ class Sentences:
 
 @dataclass(frozen=True)
 class PairSettings:
-    """Say how pairs are drawn.
+    """Configure how pairs are drawn.
 
     Attributes:
-        max_tokens: of A and B together.
+        max_tokens: most tokens in A and B together.
         strategy: ``segment`` or ``sentence``.
-        swap: B follows A, or the two are swapped (Lan et al., 2019), instead of B being random.
-        random_probability: share of pairs with a random B, or swapped.
-        short_probability: share of segment pairs that are shorter than ``max_tokens``, at random.
+        swap: negative pairs have A and B swapped (Lan et al., 2019), instead of a random B.
+        random_probability: share of negative pairs.
+        short_probability: share of segment pairs that get a random length below ``max_tokens``.
     """
 
     max_tokens: int
@@ -73,14 +79,22 @@ class Pairs:
 
     Args:
         tokens: ids of the whole corpus, [total].
-        spans: where A begins and ends in them, and B, [pairs, 4].
-        labels: 0 where B follows A, else 1, [pairs].
+        spans: begin and end of A, then of B, in ``tokens``, [pairs, 4].
+        labels: 0 if B follows A, else 1, [pairs].
         template: the special tokens.
-        cut: tokens of each pair that did not fit and were cut off, [pairs].
+        cut: number of tokens cut off each pair to make it fit, [pairs].
         word_starts: whether a word begins at each token, [total], or None.
     """
 
-    def __init__(self, tokens, spans, labels, template: PairTemplate, cut, word_starts=None):
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        spans: np.ndarray,
+        labels: np.ndarray,
+        template: PairTemplate,
+        cut: np.ndarray,
+        word_starts: np.ndarray | None = None,
+    ):
         self.tokens, self.spans, self.labels, self.template = tokens, spans, labels, template
         self.cut, self.word_starts = cut, word_starts
 
@@ -89,7 +103,7 @@ class Pairs:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Count the tokens in each pair, special ones included, [pairs]."""
+        """Return the number of tokens in each pair, including special tokens, [pairs]."""
         return self.spans[:, 1] - self.spans[:, 0] + self.spans[:, 3] - self.spans[:, 2] + self.template.num_special
 
     def __getitem__(self, number: int) -> dict:
@@ -109,8 +123,11 @@ def draw_pairs(
     rng: np.random.Generator,
     word_starts: np.ndarray | None = None,
 ) -> Pairs:
-    """Pair all sentences anew. A random B is of another document, drawn uniformly, and starts at a random sentence;
-    where there is no other, there are no pairs."""
+    """Draw new pairs of all sentences.
+
+    A random B comes from another document, drawn uniformly, and starts at a random sentence. With a single document,
+    the result is empty.
+    """
     draw = draw_segments if settings.strategy == "segment" else draw_neighbours
     if sentences.num_documents < (1 if settings.swap else 2):
         runs, labels = np.empty((0, 4), np.int64), np.empty(0, np.int8)
@@ -119,20 +136,20 @@ def draw_pairs(
     if settings.swap:
         swapped = labels == IS_RANDOM
         runs[swapped] = runs[swapped][:, [2, 3, 0, 1]]
-    # Tokens of A and of B before cutting, and after.
+    # Number of tokens in A and in B, before and after cutting.
     lengths = sentences.offsets[runs[:, [1, 3]]] - sentences.offsets[runs[:, [0, 2]]]
     kept = fit(lengths, settings.max_tokens)
     cut = lengths - kept
-    # Each token goes from the front or the end, with equal chance, lest the model always sees beginnings.
+    # Each token is cut from the front or the end with equal probability, so the model sees more than beginnings.
     begins = sentences.begins[runs[:, [0, 2]]] + rng.binomial(cut, 0.5)
     spans = np.stack([begins[:, 0], begins[:, 0] + kept[:, 0], begins[:, 1], begins[:, 1] + kept[:, 1]], axis=1)
     return Pairs(tokens, spans, labels, template, cut.sum(1), word_starts)
 
 
 def fit(lengths: np.ndarray, max_tokens: int) -> np.ndarray:
-    """Return the lengths of A and B, [pairs, 2], cut to ``max_tokens`` in all: the longer one first, B if equal.
+    """Cut the lengths of A and B, [pairs, 2], to ``max_tokens`` together: the longer one first, B if equal.
 
-    With at most 9 tokens, (10, 3) becomes (6, 3), and (10, 10) becomes (5, 4).
+    With ``max_tokens`` 9, (10, 3) becomes (6, 3), and (10, 10) becomes (5, 4).
     """
     a, b = lengths.T
     a = np.minimum(a, np.maximum(max_tokens - b, (max_tokens + 1) // 2))
@@ -142,15 +159,17 @@ def fit(lengths: np.ndarray, max_tokens: int) -> np.ndarray:
 def draw_segments(
     sentences: Sentences, settings: PairSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw runs of sentences as (A's first, its end, B's first, its end), [pairs, 4], and labels, [pairs].
+    """Draw runs of sentences; return the first sentence and the end of A, then of B, [pairs, 4], and labels, [pairs].
 
-    As in google-research/bert's create_pretraining_data.py, a run of sentences of ``max_tokens`` is cut in two at a
-    random sentence; if B is random, what it displaced begins the next run. What differs: whether a run is short is
-    drawn for each run, not for a whole document, which may be a book; no run leaves the last sentence of its document
-    alone; and where nothing follows A all the same, as where a random B has displaced the last sentence, so that B has
-    to be random again, a later pair is made IsNext for it: the share of random B stays as asked for.
+    As in google-research/bert's create_pretraining_data.py, a run of sentences with ``max_tokens`` is cut in two at a
+    random sentence; if B is random, the sentences that it replaces begin the next run. Differences:
+
+    - Short lengths are drawn for each run, not for a whole document, which may be a book.
+    - No run leaves the last sentence of its document alone.
+    - If nothing follows A, for example because a random B replaced the last sentence, B has to be random. A later pair
+      then becomes IsNext instead, to keep the requested share of random pairs.
     """
-    offsets, documents = memoryview(sentences.offsets), memoryview(sentences.documents)
+    offsets, documents = sentences.offsets.data, sentences.documents.data
     uniform = _uniforms(rng)
     found, labels = array("q"), array("b")
     probability, owed = settings.random_probability, 0.0
@@ -187,11 +206,11 @@ def draw_segments(
     return np.array(found, np.int64).reshape(-1, 4), np.array(labels)
 
 
-def _run_end(offsets, first: int, last: int, target: int) -> int:
-    """Find where a run of at least two sentences from ``first`` on has ``target`` tokens, or the document ends."""
+def _run_end(offsets: memoryview, first: int, last: int, target: int) -> int:
+    """Return the end of a run of two or more sentences from ``first``, at ``target`` tokens or the document's end."""
     end = bisect_left(offsets, offsets[first] + target, min(first + 2, last), last)
     if last - end == 1:
-        # The last sentence would be alone: it gets company, or joins.
+        # The last sentence would be alone: give it one sentence of this run, or add it to the run.
         end += -1 if end - first > 2 else 1
     return end
 
@@ -199,7 +218,10 @@ def _run_end(offsets, first: int, last: int, target: int) -> int:
 def draw_neighbours(
     sentences: Sentences, settings: PairSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one sentence each, as ``draw_segments`` gives them: all with a next one, with it or with a random one."""
+    """Draw pairs of single sentences; the result has the form of ``draw_segments``.
+
+    Every sentence with a next one is an A. A sentence that is alone in its document is an A with a random B.
+    """
     counts = np.diff(sentences.documents)
     document_of = np.repeat(np.arange(len(counts)), counts)
     has_next = np.append(document_of[1:] == document_of[:-1], False)
@@ -207,7 +229,7 @@ def draw_neighbours(
     a = np.flatnonzero(has_next if settings.swap else has_next | alone)
     forced = alone[a]
     free = len(a) - forced.sum()
-    # Fewer of those that have the choice are random, the more of the others must be.
+    # The share of random pairs stays as requested: each forced one reduces the probability of the others.
     probability = (settings.random_probability * len(a) - forced.sum()) / max(free, 1)
     is_random = forced | (rng.random(len(a)) < probability)
     b = a + 1
@@ -219,6 +241,6 @@ def draw_neighbours(
 
 
 def _uniforms(rng: np.random.Generator) -> Iterator[float]:
-    """Yield random numbers in [0, 1), one by one at a tenth of the price."""
+    """Yield random numbers in [0, 1); drawing them in blocks takes a tenth of the time of single calls."""
     while True:
         yield from rng.random(4096).tolist()

@@ -1,43 +1,57 @@
-"""Draw which examples share a batch, and the order of batches, from (seed, epoch), however many processes."""
+"""Draw batches and their order from (seed, epoch), for any number of processes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler, Subset
 
 
-class EpochDataset(Dataset):
-    """Give examples by (epoch, number), marked with the epoch, on which their masks depend.
+class Examples(Protocol):
+    """Hold examples of token ids."""
 
-    That the epoch comes with the number, and not from a ``set_epoch`` here, makes it right in data-loader workers that
-    outlive an epoch.
+    @property
+    def lengths(self) -> np.ndarray:
+        """Return the number of tokens in each example, including special tokens, [examples]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> dict[str, Any]: ...
+
+
+class EpochDataset(Dataset):
+    """Return examples by (epoch, number), and add the epoch, on which their masks depend.
+
+    The epoch is part of the key, and not set here, because data-loader workers may outlive an epoch.
 
     Args:
-        draw: gives the examples of an epoch: a sequence with ``lengths``. Their number may vary.
-        limit: take the first ``limit`` examples of each epoch.
+        draw: returns the examples of an epoch; their number may differ between epochs.
+        limit: use only the first ``limit`` examples of each epoch.
+
+    Attributes:
+        size: examples and tokens of the first epoch, which identify the text.
     """
 
-    def __init__(self, draw: Callable[[int], Sequence], limit: int | None = None):
+    def __init__(self, draw: Callable[[int], Examples], limit: int | None = None):
         self.draw, self.limit = draw, limit
         self.epoch, self.examples = 0, draw(0)
         lengths = self.lengths(0)
         self.length = len(lengths)
-        # Examples and tokens of the first epoch, by which the text is known again.
         self.size = [self.length, int(lengths.sum())]
 
     def __len__(self) -> int:
         """Return the number of examples in the first epoch."""
         return self.length
 
-    def examples_for_epoch(self, epoch: int) -> Sequence:
-        """Return the examples of an epoch; those of the last one asked for are kept."""
+    def examples_for_epoch(self, epoch: int) -> Examples:
+        """Return the examples of an epoch; the most recent epoch is kept in memory."""
         if epoch != self.epoch:
             self.epoch, self.examples = epoch, self.draw(epoch)
         return self.examples
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """Return the number of tokens in each example of an epoch."""
+        """Return the number of tokens in each example of an epoch, [examples]."""
         return self.examples_for_epoch(epoch).lengths[: self.limit]
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
@@ -47,15 +61,15 @@ class EpochDataset(Dataset):
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Say how batches are made.
+    """Configure how batches are drawn.
 
     Attributes:
-        strategy: group_by_length: examples of similar length; random; or sequential, in the order of the text.
+        strategy: ``group_by_length`` (examples of similar length), ``random``, or ``sequential`` (order of the text).
         batch_size: examples in a batch of one process, unless ``max_tokens`` is given.
         accumulation: batches of one process in an optimizer step.
-        processes: how many processes share the batches, in turn.
-        drop_last: leave out what fills no optimizer step.
-        max_tokens: tokens in a batch, padding included; group_by_length only.
+        processes: number of processes, which take batches in turn.
+        drop_last: drop the last batches if they do not fill an optimizer step.
+        max_tokens: most tokens in a batch, including padding; for ``group_by_length`` only.
     """
 
     strategy: str
@@ -67,22 +81,25 @@ class BatchSettings:
 
     @property
     def batches_per_step(self) -> int:
+        """Return the batches of all processes in an optimizer step."""
         return self.accumulation * self.processes
 
 
 class ResumableBatchSampler(Sampler):
-    """Give one process's batches of (epoch, number); those of all processes have every example of an epoch once.
+    """Yield one process's batches, lists of (epoch, number); all processes together take each example once per epoch.
 
-    Their order is drawn from (seed, epoch). The processes take them in turn, each the same number.
+    The order is drawn from (seed, epoch). The processes take batches in turn, and each takes the same number.
 
-    An epoch can be resumed in its middle, which is reached by index. Its history is a list of segments, each a number
-    of optimizer steps taken with some settings. Where the settings now, as with another number of processes, do not
-    give the steps of the last segment, what is left of the epoch is drawn anew.
+    An epoch can be resumed at any optimizer step without replaying earlier batches. Its history is a list of segments:
+    settings, and the number of steps taken with them. If the present settings, for example another number of processes,
+    do not reproduce the steps of the last segment, the rest of the epoch is drawn again.
 
     Args:
-        examples: what is sampled from.
-        padded_lengths: of lengths, how long a batch is padded whose longest example is of that length.
-        rank: the number of this process.
+        examples: the examples to sample.
+        settings: how batches are drawn.
+        padded_lengths: maps the lengths of longest examples to the padded lengths of their batches.
+        seed: of the order.
+        rank: number of this process.
     """
 
     def __init__(
@@ -95,14 +112,14 @@ class ResumableBatchSampler(Sampler):
     ):
         self.examples, self.settings, self.seed, self.rank = examples, settings, seed, rank
         self.padded_lengths = padded_lengths
-        self.epoch = None
+        self.epoch = -1  # no epoch is drawn yet
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, history: Sequence[tuple[BatchSettings, int]] = ()) -> None:
-        """Draw the batches of an epoch; nothing changes if it is the present one, and no history of it is given."""
+        """Draw the batches of an epoch; do nothing for the present epoch without a history."""
         if epoch == self.epoch and not history:
             return
-        # Examples and batches are drawn here, before data-loader workers are forked, which then share them.
+        # Drawn here, before data-loader workers are forked, so the workers share examples and batches.
         self.epoch, self.segments, self.steps_done = epoch, [], 0
         lengths = self.padded_lengths(self.examples.lengths(epoch))
         left = np.arange(len(lengths))
@@ -116,16 +133,16 @@ class ResumableBatchSampler(Sampler):
         self.order, self.spans = self._draw(left, lengths, self.settings)
 
     def _draw(self, left: np.ndarray, lengths: np.ndarray, settings: BatchSettings) -> tuple[np.ndarray, np.ndarray]:
-        """Draw batches, as draw_batches does, of what is left of the epoch after the segments."""
-        # Too few for all processes: some are taken twice.
+        """Draw batches of the examples left after the segments; return the order and spans of ``draw_batches``."""
+        # With fewer examples than processes, some are taken twice.
         left = np.resize(left, max(len(left), settings.processes))
-        # Pairs are drawn from (seed, epoch, 1).
+        # Starts at 2: pairs are drawn from (seed, epoch, 1).
         segment = (1 + len(self.segments),) if self.segments else ()
         order, spans = draw_batches(lengths[left], settings, np.random.default_rng((self.seed, self.epoch, *segment)))
         return left[order], spans
 
     def _taken(self, left: np.ndarray, lengths: np.ndarray, settings: BatchSettings, steps: int) -> np.ndarray:
-        """Return which of all examples the first ``steps`` of what is left take, bool [examples]."""
+        """Return whether each example is taken by the first ``steps`` steps of the rest, bool [examples]."""
         order, spans = self._draw(left, lengths, settings)
         begins, ends = spans[: steps * settings.batches_per_step].T
         inside = np.bincount(begins, minlength=len(order) + 1) - np.bincount(ends, minlength=len(order) + 1)
@@ -134,24 +151,25 @@ class ResumableBatchSampler(Sampler):
         return taken
 
     def _same_steps(self, left: np.ndarray, lengths: np.ndarray, settings: BatchSettings, steps: int) -> bool:
-        """Return whether the first ``steps`` steps by other settings equal those by the present settings."""
+        """Return whether other settings and the present ones take the same examples in the first ``steps`` steps."""
         if settings == self.settings:
             return True
-        return np.array_equal(*(self._taken(left, lengths, each, steps) for each in (settings, self.settings)))
+        taken = self._taken(left, lengths, settings, steps)
+        return np.array_equal(taken, self._taken(left, lengths, self.settings, steps))
 
     @property
     def num_steps(self) -> int:
-        """Return the optimizer steps of the epoch since its last segment, those done included."""
+        """Return the optimizer steps since the last segment of the epoch, including the steps already done."""
         return -(-len(self.spans) // self.settings.batches_per_step)
 
     def position_after(self, steps: int) -> tuple[int, list[tuple[BatchSettings, int]]]:
-        """Return the epoch to continue with after ``steps`` more, and its history."""
+        """Return the epoch to resume after ``steps`` more steps, and its history."""
         if self.steps_done + steps == self.num_steps:
             return self.epoch + 1, []
         return self.epoch, [*self.segments, (self.settings, self.steps_done + steps)]
 
     def fraction_done(self, steps: int) -> float:
-        """Return which part of the epoch is over after ``steps`` more, from 0 to 1."""
+        """Return the fraction of the epoch, 0 to 1, that is done after ``steps`` more steps."""
         return self._fraction_before + (1 - self._fraction_before) * (self.steps_done + steps) / self.num_steps
 
     def __len__(self) -> int:
@@ -163,17 +181,19 @@ class ResumableBatchSampler(Sampler):
             yield [(self.epoch, number) for number in self.order[begin:end].tolist()]
 
 
-def longest_first(examples: Sequence, limit: int | None = None) -> Subset:
-    """Sort the examples, the first ``limit`` of them, by length, so that a batch has little padding."""
-    return Subset(examples, np.argsort(-examples.lengths[:limit], kind="stable"))
+def longest_first(examples: Examples, limit: int | None = None) -> Subset:
+    """Sort the first ``limit`` examples by descending length, to reduce padding."""
+    order = np.argsort(-examples.lengths[:limit], kind="stable")
+    # Subset takes any sequences, though it is annotated with Dataset and Sequence.
+    return Subset(examples, order)  # type: ignore[arg-type]
 
 
 def draw_batches(
     lengths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order of the examples, [examples], and where in it each batch begins and ends, [batches, 2].
+    """Return the order of the examples, [examples], and the begin and end of each batch in it, [batches, 2].
 
-    An optimizer step is made of ``accumulation * processes`` batches, one after the other, the last step of fewer.
+    An optimizer step takes ``accumulation * processes`` consecutive batches; the last step may have fewer.
     """
     order = np.arange(len(lengths)) if settings.strategy == "sequential" else rng.permutation(len(lengths))
     if settings.max_tokens is None:
@@ -182,8 +202,8 @@ def draw_batches(
 
 
 def _longest_first(order: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the order sorted by length; examples of the same length stay in their order, which is random."""
-    # Numbers of 16 bits are sorted in linear time.
+    """Sort the order by descending length; examples of equal length keep their random order."""
+    # numpy sorts 16-bit integers in linear time.
     dtype = np.min_scalar_type(-int(lengths.max(initial=1)))
     return order[np.argsort(-lengths[order].astype(dtype), kind="stable")]
 
@@ -193,15 +213,15 @@ def _batches_by_number(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw batches of ``batch_size`` examples.
 
-    Which examples make up an optimizer step depends on their number alone, not on how it is cut into batches. Grouped
-    by length, those of a step are of similar length, and the steps are shuffled. The last step, of what is left, is of
-    any length: else it would always have the shortest examples, or the longest.
+    The examples of an optimizer step depend on their number only, not on how the step is cut into batches. Grouped by
+    length, a step has examples of similar length, and the steps are shuffled. The last, incomplete step has examples of
+    any length; otherwise it would always have the shortest or the longest ones.
     """
     grouped = settings.strategy == "group_by_length"
     step = settings.batch_size * settings.batches_per_step
     left = len(order) % step
     if 0 < left < settings.processes and len(order) > step and not settings.drop_last:
-        left += step  # too few for all processes: they join a step
+        left += step  # too few for all processes: join them with a full step
     full, rest = np.split(order, [len(order) - left])
     steps = np.arange(len(full) // step)
     if grouped:
@@ -220,19 +240,19 @@ def _batches_by_number(
 def _batches_by_tokens(
     order: np.ndarray, lengths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw batches of as many examples of similar length as fit into ``max_tokens``, in random order.
+    """Draw batches of similar length, with as many examples as fit into ``max_tokens``, in random order.
 
-    Each is as wide as its first example, the longest, so that batches of a width have the same number of examples. An
+    A batch is padded to its first, longest example, so batches of equal padded length have equally many examples. An
     optimizer step has batches of any length.
     """
     order = _longest_first(order, lengths)
     fitting = np.maximum(settings.max_tokens // lengths[order], 1).tolist()
-    bounds = [0]
-    while bounds[-1] < len(order):
-        bounds.append(min(bounds[-1] + fitting[bounds[-1]], len(order)))
-    bounds = np.array(bounds)
+    ends = [0]
+    while ends[-1] < len(order):
+        ends.append(min(ends[-1] + fitting[ends[-1]], len(order)))
+    bounds: np.ndarray = np.array(ends)
     for _ in range(-(len(bounds) - 1) % settings.processes):
-        # One more batch is needed for all processes to have the same number: the one of most examples makes two.
+        # All processes need the same number of batches: split the batch with the most examples.
         sizes = np.diff(bounds)
         largest = sizes.argmax()
         if sizes[largest] > 1:
@@ -240,5 +260,5 @@ def _batches_by_tokens(
     spans = rng.permutation(np.stack([bounds[:-1], bounds[1:]], axis=1))
     if settings.drop_last and len(spans) >= settings.batches_per_step:
         return order, spans[: len(spans) // settings.batches_per_step * settings.batches_per_step]
-    # Where no batch has two examples to split, some are taken twice.
+    # If no batch has two examples to split, some batches are taken twice.
     return order, np.concatenate([spans, spans[: -len(spans) % settings.processes]])

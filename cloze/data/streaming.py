@@ -1,11 +1,11 @@
 """Make training examples while the text is read, in bounded memory.
 
-A chunk is some documents in a row, enough to be a small corpus: its examples are made as those of a prepared corpus,
-and its batches are drawn from all of them. Which chunks a worker makes is said by its shard assignments.
+A chunk is a run of consecutive documents, used like a small prepared corpus: batches are drawn from all its examples.
+Shard assignments determine which chunks a data-loader worker makes.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -14,35 +14,36 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from cloze.data.samplers import BatchSettings, draw_batches
+from cloze.data.samplers import BatchSettings, Examples, draw_batches
 from cloze.errors import UserError
 from cloze.text.corpus import Corpus
 
 logger = logging.getLogger(__name__)
 
 # Characters in a chunk, about half a million tokens: thousands of examples to shuffle and to group by length, made in
-# a second or two. A worker has one chunk in use, one being made, and the text of the one after.
+# a second or two. A worker holds one chunk in use, one in preparation, and the text of the next.
 CHUNK_CHARS = 2_000_000
 
 Item = TypeVar("Item")
 
-# Of a worker, fit for JSON: its number among the workers of all processes, its assignments that are not done, as
-# dictionaries, and the next epoch of which it takes one: {"worker": 0, "assignments": [{"epoch": 2, ...}], "epoch": 3}.
+# State of a worker, JSON-serializable: its number among the workers of all processes, its unfinished assignments, and
+# the next epoch to take an assignment from: {"worker": 0, "assignments": [{"epoch": 2, ...}], "epoch": 3}.
 State = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ShardAssignment:
-    """Name part number ``part`` of ``parts`` of an epoch, and where in it to resume.
+    """Assign part number ``part`` of ``parts`` of an epoch to a worker, with the position to resume at.
 
-    A part is some shards of the text, such as files, or, where those are too few, every n-th chunk.
+    A part is a set of shards of the text, such as files, or every n-th chunk if there are fewer shards than parts.
 
     Attributes:
-        position: where the shard in which the next chunk begins stands in the order of what is read.
+        position: index, in the order of reading, of the shard where the next chunk begins.
         document: number of the chunk's first document in that shard.
-        chunk: number of the chunk in what is read, those of other parts counted.
-        seen: examples made of the chunks before.
-        batches: how many of the chunk's are taken, and ``settings``, how they are drawn (samplers.BatchSettings).
+        chunk: number of the chunk in the order of reading, including chunks of other parts.
+        seen: number of examples in the chunks before.
+        batches: number of the chunk's batches already taken.
+        settings: the fields of the BatchSettings that the chunk's batches are drawn with.
     """
 
     epoch: int
@@ -57,18 +58,16 @@ class ShardAssignment:
 
     @classmethod
     def of(cls, worker: int, workers: int, epoch: int) -> "ShardAssignment":
-        """Return that of one of the workers of all processes.
-
-        The parts go round, so that where the text is too short for all, each worker has some in one epoch or another.
-        """
+        """Return a worker's assignment; parts rotate between epochs, so each worker gets some of a short text."""
         return cls(epoch, (worker + epoch) % workers, workers)
 
 
 def redistribute(states: list[list[State]] | None, processes: int, workers: int) -> list[list[State]]:
-    """Return what each worker of each process begins with, [processes, workers]: from the start, or after ``states``.
+    """Return the initial state of each worker of each process, [processes, workers].
 
-    If they are as many as before, each takes back its own. Otherwise the assignments that are left are distributed in
-    turn, and all continue with the first epoch of which no assignment was begun.
+    Without ``states``, workers start from the beginning; with ``states`` of the same shape, each resumes its own.
+    Otherwise the unfinished assignments are distributed in turn, and all workers continue with the first epoch that no
+    worker has begun.
     """
     workers = max(workers, 1)
     if states is not None and [len(own) for own in states] == [workers] * processes:
@@ -81,36 +80,35 @@ def redistribute(states: list[list[State]] | None, processes: int, workers: int)
         left += [*state["assignments"], *map(asdict, behind)]
     left.sort(key=lambda assignment: assignment["epoch"])
     count = processes * workers
-    dealt = [{"worker": number, "assignments": left[number::count], "epoch": epoch} for number in range(count)]
-    return [dealt[first : first + workers] for first in range(0, count, workers)]
+    initial = [{"worker": number, "assignments": left[number::count], "epoch": epoch} for number in range(count)]
+    return [initial[first : first + workers] for first in range(0, count, workers)]
 
 
 @dataclass(frozen=True)
 class StreamedExamples:
-    """Say what to stream.
+    """Configure a stream of examples.
 
     Attributes:
-        corpus: the text.
-        make: of some documents, each a list of lines, and a generator, the examples: a sequence with ``lengths``.
-        at_least: documents that ``make`` needs.
-        limit: take the first ``limit`` examples of each epoch, in the order of the text.
+        make: returns the examples of documents, each a list of lines, given a random generator.
+        at_least: smallest number of documents that ``make`` accepts.
+        limit: use only the first ``limit`` examples of each epoch, in the order of the text.
         chunk: characters in a chunk.
     """
 
     corpus: Corpus
-    make: Callable[[list[list[str]], np.random.Generator], Sequence]
+    make: Callable[[list[list[str]], np.random.Generator], Examples]
     at_least: int = 1
     limit: int | None = None
     chunk: int = CHUNK_CHARS
 
     @property
     def size(self) -> list[int]:
-        """Return shards and bytes of the text, by which it is known again."""
+        """Return the number of shards and of bytes of the text, which identify it."""
         return [self.corpus.num_shards, self.corpus.num_bytes]
 
 
 class Document(NamedTuple):
-    """Hold a document's lines, and where it stands: ``shard`` is at ``position`` in the order of its assignment."""
+    """Hold a document's lines, its number in its shard, and the shard's position in the order of the assignment."""
 
     position: int
     shard: int
@@ -120,39 +118,43 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class DrawnChunk:
-    """Hold a chunk's batches: ``order`` and ``spans`` of ``draw_batches``, and the ``first`` example's number among all
-    of the text. ``assignment`` is where the chunk begins, and how many of its batches are taken."""
+    """Hold a chunk's examples, the number of the first one in the whole text, and the result of ``draw_batches``.
+
+    The assignment gives the chunk's position, and the number of its batches already taken.
+    """
 
     assignment: ShardAssignment
-    examples: Sequence
+    examples: Examples
     first: int
     order: np.ndarray
     spans: np.ndarray
 
     def batch(self, number: int) -> list[dict]:
+        """Return the examples of a batch."""
         positions = self.order[slice(*self.spans[number])].tolist()
         epoch = self.assignment.epoch
         return [self.examples[position] | {"example": self.first + position, "epoch": epoch} for position in positions]
 
 
 class StreamedBatches(IterableDataset):
-    """Give batches without an end: every example of an epoch once, in an order drawn from (seed, epoch).
+    """Yield batches without end: each example once per epoch, in an order drawn from (seed, epoch).
 
-    Each item is a batch, a list of examples with their "epoch" and "example", and ``(worker, state)``: the number of
-    the data-loader worker in its process, and where it goes on after this batch, fit for JSON.
+    Each item is a batch, a list of examples with "epoch" and "example", and ``(worker, state)``: the number of the
+    data-loader worker in its process, and its state after this batch.
 
     Args:
-        examples: what to stream.
-        settings: how batches are made; those of one process do not depend on accumulation and processes.
-        padded_lengths: of lengths, how long a batch is padded whose longest example is of that length.
+        examples: the stream.
+        settings: how batches are drawn; accumulation, processes and drop_last are ignored.
+        padded_lengths: maps the lengths of longest examples to the padded lengths of their batches.
         seed: of the order, and of pairs.
-        rank: the number of this process, of ``processes``.
-        workers: data-loader workers of a process.
-        states: where to go on: a list for each process of the states of its workers. That of ``redistribute``.
+        rank: number of this process.
+        processes: number of processes.
+        workers: data-loader workers of each process.
+        states: to resume from, as for ``redistribute``.
 
     Attributes:
-        states: where each worker of this process begins. To save the stream, replace each by the worker's newest state,
-            and begin with the worker whose turn is next: as many workers as before take them in this order.
+        states: initial state of each worker of this process. To save the stream, save each worker's newest state,
+            starting with the worker whose turn is next, since workers resume in this order.
     """
 
     def __init__(
@@ -173,18 +175,20 @@ class StreamedBatches(IterableDataset):
         shards = examples.corpus.num_shards
         if shards < self.parts and examples.limit is None:
             logger.warning(
-                "SHARDS: the training text is in %d files or shards, fewer than the %d workers of all processes, so "
-                "that each reads the whole: split it into %d files, or lower --dataloader_num_workers",
+                "training text has %d files or shards, fewer than the %d workers of all processes, and each worker "
+                "reads all of it: split it into %d files, or lower --dataloader_num_workers",
                 shards,
                 self.parts,
                 self.parts,
             )
 
     def __iter__(self) -> Iterator[tuple[list[dict], tuple[int, State]]]:
+        """Yield the batches of the data-loader worker that iterates."""
         info = get_worker_info()
         return self.batches_of(0 if info is None else info.id)
 
     def batches_of(self, worker: int) -> Iterator[tuple[list[dict], tuple[int, State]]]:
+        """Yield the batches of one worker of this process, each with its number and its state after the batch."""
         begin = self.states[worker]
         for chunk, assignments, epoch in _prefetch(self._chunks_from(begin)):
             for number in range(chunk.assignment.batches, len(chunk.spans)):
@@ -193,7 +197,7 @@ class StreamedBatches(IterableDataset):
                 yield chunk.batch(number), (worker, state)
 
     def _chunks_from(self, state: State) -> Iterator[tuple[DrawnChunk, list[ShardAssignment], int]]:
-        """Yield a worker's chunks without an end, the assignments left after the chunk's own, and the next epoch."""
+        """Yield a worker's chunks without end, each with the assignments after its own, and the next epoch."""
         assignments, epoch = [ShardAssignment(**each) for each in state["assignments"]], state["epoch"]
         while True:
             if not assignments:
@@ -203,7 +207,7 @@ class StreamedBatches(IterableDataset):
                 yield chunk, assignments, epoch
 
     def _chunks_of(self, assignment: ShardAssignment) -> Iterator[DrawnChunk]:
-        """Yield an assignment's chunks, those without an example left out."""
+        """Yield the chunks of an assignment; skip chunks without an example."""
         source, seen = self.examples, assignment.seen
         divided = self._divides_shards(assignment)
         chunks = cut_chunks(self._documents(assignment), source.chunk, source.at_least)
@@ -213,8 +217,8 @@ class StreamedBatches(IterableDataset):
                 continue
             if len(chunk) < source.at_least:
                 raise UserError(
-                    f"{source.corpus.name}: a random sentence comes from another document, and a worker's part of the "
-                    "files has but one: lower --dataloader_num_workers, put more documents into a file, or drop "
+                    f"{source.corpus.name}: a worker's files have only one document, but a random sentence comes from "
+                    "another document: lower --dataloader_num_workers, put more documents into each file, or drop "
                     "--streaming"
                 )
             first = chunk[0]
@@ -223,18 +227,11 @@ class StreamedBatches(IterableDataset):
             lengths = examples.lengths[: None if source.limit is None else source.limit - seen]
             if own and len(lengths):
                 taken = assignment.batches if number == assignment.chunk else 0
-                # A chunk that is partly taken goes on as it was drawn.
-                settings = BatchSettings(**assignment.settings) if taken else self.settings
-                position = replace(
-                    assignment,
-                    position=first.position,
-                    document=first.number,
-                    chunk=number,
-                    seen=seen,
-                    batches=taken,
-                    settings=asdict(settings),
-                )
-                yield DrawnChunk(position, examples, _first_number(first), *self._draw(lengths, settings, rng))
+                # A partly taken chunk keeps the batches that were drawn before.
+                settings = BatchSettings(**assignment.settings) if taken and assignment.settings else self.settings
+                begin = replace(assignment, position=first.position, document=first.number, chunk=number, seen=seen)
+                begin = replace(begin, batches=taken, settings=asdict(settings))
+                yield DrawnChunk(begin, examples, _first_number(first), *self._draw(lengths, settings, rng))
             seen += len(lengths)
             if seen == source.limit:
                 return
@@ -242,19 +239,19 @@ class StreamedBatches(IterableDataset):
     def _draw(
         self, lengths: np.ndarray, settings: BatchSettings, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the order of a chunk's examples, and its batches, which are of about the same number of examples.
+        """Return the order of a chunk's examples, and the spans of its batches, of about equal size.
 
-        Else each chunk would leave a rest, a batch of perhaps one example that weighs as much as any other.
+        Otherwise each chunk would end with a small batch, perhaps of one example, with the weight of a full batch.
         """
         count = -(-len(lengths) // settings.batch_size)
         return draw_batches(self.padded_lengths(lengths), replace(settings, batch_size=-(-len(lengths) // count)), rng)
 
     def _divides_shards(self, assignment: ShardAssignment) -> bool:
-        """Return whether each part has shards of its own: none has where the first N examples of the text are taken."""
+        """Return whether each part has its own shards; with a limit, every worker reads the text from its start."""
         return self.examples.limit is None and self.examples.corpus.num_shards >= assignment.parts
 
     def _documents(self, assignment: ShardAssignment) -> Iterator[Document]:
-        """Yield the documents that the assignment has to read, from where it resumes."""
+        """Yield the documents that the assignment reads, from its position on."""
         corpus = self.examples.corpus
         order = list(range(corpus.num_shards))
         if self.settings.strategy != "sequential" and self.examples.limit is None:
@@ -268,8 +265,10 @@ class StreamedBatches(IterableDataset):
 
 
 def cut_chunks(documents: Iterator[Document], characters: int, at_least: int) -> Iterator[list[Document]]:
-    """Yield documents in a row, ``at_least`` N, of N ``characters`` or more; a small rest joins the last chunk."""
-    before, chunk, size = [], [], 0
+    """Yield chunks of at least ``at_least`` documents and ``characters`` characters; the last takes a small rest."""
+    before: list[Document] = []
+    chunk: list[Document] = []
+    size = 0
     for document in documents:
         chunk.append(document)
         size += sum(map(len, document.lines))
@@ -283,15 +282,15 @@ def cut_chunks(documents: Iterator[Document], characters: int, at_least: int) ->
 
 
 def _first_number(document: Document) -> int:
-    """Return the number of the first example of the chunk that begins with the document, below 2**63.
+    """Return the number, below 2**63, of the first example in the chunk that begins with the document.
 
-    Masks depend on it, and the others' follow it. A chunk has room for a million examples, a shard for 2**28 documents.
+    Masks depend on it. Numbers do not overlap for up to 2**20 examples in a chunk and 2**28 documents in a shard.
     """
     return ((document.shard << 48) + (document.number << 20)) % 2**63
 
 
 def _prefetch(items: Iterator[Item]) -> Iterator[Item]:
-    """Yield the items, each made in a thread while the one before is in use, so that training need not wait for it."""
+    """Yield the items; a thread prepares the next item while one is in use."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(next, items, None)
         while (item := future.result()) is not None:

@@ -1,1 +1,1 @@
-"""Predict with a trained model, for texts of the user's own."""
+"""Predict with a trained model on the user's texts."""

@@ -1,4 +1,4 @@
-"""Predict the classes of texts of the user's own."""
+"""Predict the classes of the user's texts."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from cloze.data.classification import LabelledExamples, numbers_of_classes
 from cloze.data.context import DataContext
 from cloze.data.labelled_texts import Row
 from cloze.data.samplers import longest_first
-from cloze.inference.predictions import save_predictions
+from cloze.inference.predictions import predict_scores, save_predictions
 from cloze.objectives.classification import classes_of
 from cloze.tokenization.checks import warn_of_unknown
 from cloze.training.trainer import PretrainingTrainer
@@ -18,11 +18,10 @@ from cloze.training.trainer import PretrainingTrainer
 def predict_classes(
     trainer: PretrainingTrainer, rows: list[Row], examples: LabelledExamples, context: DataContext
 ) -> None:
-    """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
+    """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics if rows have labels."""
     warn_of_unknown(examples.unknown_share, "--test_file", context.tokenizer)
     by_length = longest_first(examples)
-    output = trainer.predict(by_length, metric_key_prefix="predict")
-    (scores,) = output.predictions.values()
+    scores, metrics = predict_scores(trainer, by_length)
     scores = {name: values[np.argsort(by_length.indices)] for name, values in scores.items()}
     _, found = classes_of(scores)
     names = list(numbers_of_classes(context.config))
@@ -30,7 +29,7 @@ def predict_classes(
         {"prediction": names[number], "probabilities": dict(zip(names, probabilities, strict=True))}
         for number, probabilities in zip(found.tolist(), scores["probabilities"].tolist(), strict=True)
     ]
-    save_predictions(trainer, f"Classified {len(predictions):,} texts", rows, predictions, output.metrics)
+    save_predictions(trainer, f"Classified {len(predictions):,} texts", rows, predictions, metrics)
 
 
 @torch.no_grad()
@@ -38,6 +37,7 @@ def classify_samples(trainer: PretrainingTrainer, examples: Sequence[dict]) -> l
     """Return texts, each with the model's best two classes and the true one."""
     model, tokenizer = trainer.model.eval(), trainer.processing_class
     names = model.config.id2label
+    assert names is not None
     lines = []
     for example in examples:
         batch = {name: values.to(model.device) for name, values in trainer.data_collator([example]).items()}

@@ -1,4 +1,4 @@
-"""Fill in [MASK] in texts of the user's own."""
+"""Predict the words behind [MASK] in the user's texts."""
 
 import logging
 import re
@@ -29,9 +29,9 @@ from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
 
-# How a hidden word is written, whatever the tokenizer's own mask token is.
+# Marks a hidden word in the user's texts, whatever the tokenizer's mask token.
 MASK = "[MASK]"
-# Lines that are logged; the file has them all.
+# Most texts to log; the file has all.
 MAX_LOGGED = 20
 # Tokens of context shown on each side of a word that is filled in.
 CONTEXT = 12
@@ -40,7 +40,7 @@ MAX_GUESSES = 5
 
 
 class Filling(NamedTuple):
-    """Hold a token in place of a mask, as it reads, and its probability among all tokens."""
+    """Hold a predicted token as readable text, and its probability."""
 
     token: str
     probability: float
@@ -48,12 +48,12 @@ class Filling(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """Hold a piece of a text, and the masks to fill in it.
+    """Hold a part of a text, and the masks to fill in it.
 
     Attributes:
-        text: number of the text.
-        ids: without special tokens around them, int64 [length].
-        positions: of the masks in these, ascending, [masks].
+        text: index of the text.
+        ids: token ids without special tokens, int64 [length].
+        positions: positions of the masks in ``ids``, ascending, [masks].
     """
 
     text: int
@@ -70,15 +70,17 @@ def fill_masks(
     max_seq_length: int,
     batch_size: int = 8,
 ) -> list[list[list[Filling]]]:
-    """Return the likeliest tokens for each mask of each text, best first: texts x masks x top_k.
+    """Return the most probable tokens for each mask of each text, best first: texts x masks x top_k.
 
-    Where a text is longer than ``max_seq_length``, each mask is filled from a window of that length around it.
+    In a text longer than ``max_seq_length``, each mask is filled from a window of that length around it.
 
     Args:
-        model: whose forward takes ``masked_positions``; see sparse_prediction.predict_masked_positions.
-        texts: with [MASK], or the tokenizer's own mask token, for each hidden word.
-        max_seq_length: tokens that the model sees at once, special ones included.
-        batch_size: texts, or windows, in a forward.
+        model: a model whose forward takes ``masked_positions`` (models.sparse_prediction).
+        tokenizer: the model's tokenizer.
+        texts: texts with [MASK] or the tokenizer's mask token for each hidden word.
+        top_k: number of tokens for each mask.
+        max_seq_length: length of the model's input in tokens, including special tokens.
+        batch_size: number of windows in a batch.
     """
     model.eval()
     template, padding = template_of(tokenizer), padding_for(model, max_seq_length)
@@ -88,7 +90,7 @@ def fill_masks(
         for number, [(ids, _)] in enumerate(encode(documents, tokenizer, with_words=False))
         for window in windows_of(number, ids, tokenizer.mask_token_id, template.max_tokens(max_seq_length))
     ]
-    # The longest first: what does not fit into memory is met at once.
+    # Longest first: a batch too large for memory fails at once.
     order = sorted(range(len(windows)), key=lambda number: -len(windows[number].ids))
     filled: dict[int, list[list[Filling]]] = {}
     for begin in range(0, len(order), batch_size):
@@ -111,16 +113,16 @@ def fill_masks(
 
 
 def with_own_mask(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Put the tokenizer's mask token in place of [MASK], without the space before.
+    """Replace [MASK] and the space before it by the tokenizer's mask token.
 
-    That belongs to the hidden token, as in the byte-level and SentencePiece tokens that the model was trained on.
+    Byte-level and SentencePiece tokens contain the space before a word, so the space is part of the hidden token.
     """
     own = tokenizer.mask_token
     return re.sub(rf"\s*({re.escape(MASK)}|{re.escape(own)})", lambda _: own, text)
 
 
 def windows_of(text: int, ids: np.ndarray, mask_id: int, max_tokens: int) -> list[Window]:
-    """Return the whole text if it has at most ``max_tokens``, else for each mask that many tokens around it."""
+    """Return the whole text if it has at most ``max_tokens``, else a window of that length around each mask."""
     positions = np.flatnonzero(ids == mask_id)
     if len(ids) <= max_tokens:
         return [Window(text, ids, positions)]
@@ -132,18 +134,21 @@ def windows_of(text: int, ids: np.ndarray, mask_id: int, max_tokens: int) -> lis
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """Return a token as text, without the mark of a word's beginning; unchanged if it is only part of a character."""
-    text = tokenizer.decode([token_id]).strip()
-    return text if text and "\ufffd" not in text else tokenizer.convert_ids_to_tokens(token_id)
+    """Return a token as text, without the mark of a word's beginning; unchanged if it is part of a character."""
+    text = str(tokenizer.decode([token_id])).strip()
+    return text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(token_id))
 
 
 def read_masked_texts(context: DataContext) -> list[tuple[str | None, dict[str, Any]]]:
-    """Return each row of ``test_file`` with its text, None where that is empty.
+    """Return each row of ``test_file`` with its text, None if the text is empty.
 
-    UserError for a text without a mask, and for a ``top_k`` out of reach.
+    Raises:
+        UserError: for a file without text, a text without a mask, or a ``top_k`` above the vocabulary size.
     """
-    data_args: DataTrainingArguments = context.data_args
-    test_file, tokenizer = data_args.test_file, context.tokenizer
+    data_args, tokenizer = context.data_args, context.tokenizer
+    assert isinstance(data_args, DataTrainingArguments)
+    test_file = data_args.test_file
+    assert test_file is not None, "--do_predict needs it"
     if data_args.top_k > context.config.vocab_size:
         raise UserError(
             f"--top_k {data_args.top_k} is more than the {context.config.vocab_size:,} tokens of the vocabulary: "
@@ -156,22 +161,22 @@ def read_masked_texts(context: DataContext) -> list[tuple[str | None, dict[str, 
             column = column or choose_column(row, data_args.text_column, str(path))
             text = text_in(row, column, where).strip()
             if text and tokenizer.mask_token not in with_own_mask(text, tokenizer):
-                raise UserError(f"{where}: no {MASK} in it: write {MASK} for the hidden word")
+                raise UserError(f"{where}: no {MASK} in the text: write {MASK} for the hidden word")
             rows.append((text or None, row))
     if not any(text for text, _ in rows):
-        raise UserError(f"--test_file {test_file} holds no line: give texts with {MASK} for a hidden word")
+        raise UserError(f"--test_file {test_file} has no text: give texts with {MASK} for each hidden word")
     return rows
 
 
 def predict_words(
     trainer: PretrainingTrainer, rows: list[tuple[str | None, dict[str, Any]]], top_k: int, max_seq_length: int
 ) -> None:
-    """Write predictions.jsonl to output_dir, in the order of the rows, and log the first of them."""
+    """Write predictions.jsonl to output_dir, in the order of the rows, and log the first MAX_LOGGED texts."""
     texts, tokenizer = [text for text, _ in rows if text], trainer.processing_class
     (encoded,) = encode([[with_own_mask(text, tokenizer) for text in texts]], tokenizer, with_words=False)
     ids = np.concatenate([ids for ids, _ in encoded])
     warn_of_unknown(count_unknown(ids, unknown_id(tokenizer)) / max(1, len(ids)), "--test_file", tokenizer)
-    # By every process, though one writes: with FSDP, none has the whole model.
+    # Every process predicts, and the first one writes: with FSDP, no process holds the whole model.
     batch_size = trainer.args.per_device_eval_batch_size
     fillings = fill_masks(trainer.model, tokenizer, texts, top_k, max_seq_length, batch_size)
     if not trainer.is_world_process_zero():
@@ -179,9 +184,9 @@ def predict_words(
     for text, masks in list(zip(texts, fillings, strict=True))[:MAX_LOGGED]:
         guesses = (", ".join(f"{token} {probability:.0%}" for token, probability in mask) for mask in masks)
         logger.info("\n  %s%s", " ".join(text.split()), "".join(f"\n    {line}" for line in guesses))
-    more = f", {len(texts) - MAX_LOGGED:,} of them more than shown" if len(texts) > MAX_LOGGED else ""
+    logged = f" ({MAX_LOGGED} shown)" if len(texts) > MAX_LOGGED else ""
     predictions = [{"fillings": [[filling._asdict() for filling in mask] for mask in masks]} for masks in fillings]
-    save_predictions(trainer, f"\nFilled in {len(texts):,} lines{more}", rows, predictions, {})
+    save_predictions(trainer, f"\nFilled in {len(texts):,} lines{logged}", rows, predictions, {})
 
 
 @torch.no_grad()
@@ -190,8 +195,8 @@ def guess_words(
 ) -> tuple[list[str], list[str]]:
     """Return the words that the model guesses right and wrong with the highest probability, each in its context.
 
-    Each example is seen once, with some of its words hidden: no two of them in the context that is shown of one. A
-    word is shown once. Where nothing is right, there are as many mistakes instead.
+    Each example is seen once, with some of its long words hidden, so far apart that the context shown has one of them.
+    A word is shown once. Where nothing is right, there are as many mistakes instead.
     """
     model.eval()
     guesses = []
@@ -255,19 +260,21 @@ class WordGuess(NamedTuple):
 
 
 def spread_words(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[int]:
-    """Return positions of words in an example, each more than ``CONTEXT`` tokens after the one before."""
-    positions = []
-    for position in range(1, len(ids) - 1):
-        is_near = positions and position - positions[-1] <= CONTEXT
-        if not is_near and is_word(tokenizer, ids, position):
+    """Return positions of an example's longest words, more than ``CONTEXT`` tokens apart, ascending."""
+    words = [position for position in range(1, len(ids) - 1) if is_word(tokenizer, ids, position)]
+    # Long words say more about what was learnt than "that" and "with" do.
+    words.sort(key=lambda position: -len(tokenizer.decode([ids[position]]).strip()))
+    positions: list[int] = []
+    for position in words:
+        if all(abs(position - other) > CONTEXT for other in positions):
             positions.append(position)
-    return positions
+    return sorted(positions)
 
 
 def is_word(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, position: int) -> bool:
     """Return whether a token is a word, not too short, and not part of a longer one."""
     spans = (position - 1, position + 1), (position, position + 1), (position, position + 2)
-    before, word, after = (tokenizer.decode(ids[start:stop]).strip() for start, stop in spans)
+    before, word, after = (str(tokenizer.decode(ids[start:stop])).strip() for start, stop in spans)
     # In scripts with an alphabet the shortest words say little.
     long_enough = word.isalpha() and (len(word) > 3 or not word.isascii())
     return (

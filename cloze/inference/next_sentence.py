@@ -1,4 +1,4 @@
-"""Predict whether texts follow each other, in pairs of the user's own."""
+"""Predict whether the second text follows the first in the user's pairs."""
 
 import logging
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from cloze.data.classification import LabelledExamples
 from cloze.data.labelled_texts import LabelledText, Row, label_in
 from cloze.data.pairs import IS_NEXT, IS_RANDOM
 from cloze.errors import UserError
-from cloze.inference.predictions import save_predictions, surest, within_budget
+from cloze.inference.predictions import predict_scores, save_predictions, surest, within_budget
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.text.columns import text_in
 from cloze.text.decoding import file_format
@@ -29,66 +29,76 @@ CONTEXT = 24
 
 
 def read_pairs(data_args: NextSentenceArguments) -> list[Row]:
-    """Return the rows of a table, each with its pair, None where a text is empty.
+    """Return each row of ``test_file`` with its pair, None if a text is empty.
 
-    The columns are sentence_a, sentence_b and, if known, label.
+    The columns are sentence_a, sentence_b and, optionally, label.
+
+    Raises:
+        UserError: for plain text, a missing column, a wrong label, or a table without pairs.
     """
     test_file = data_args.test_file
+    assert test_file is not None, "--do_predict needs it"
     files = find_files([test_file], "--test_file")
     if any(file_format(path) == ".txt" for path in files):
-        raise UserError(f"--test_file {test_file}: give a table, .csv .tsv .json .jsonl .parquet, with a column a text")
+        raise UserError(
+            f"--test_file {test_file}: pairs need two columns, sentence_a and sentence_b: give a table, .csv .tsv "
+            ".json .jsonl .parquet"
+        )
     rows = []
     for where, row in chain.from_iterable(read_rows(path, data_args.reader_settings) for path in files):
         pair = pair_of(row, where)
         rows.append((None if pair.is_empty else pair, row | {"label": pair.label and int(pair.label)}))
     if not any(pair for pair, _ in rows):
-        raise UserError(f"--test_file {test_file} holds no pairs: it is empty, or each row lacks a text")
+        raise UserError(f"--test_file {test_file} has no pairs: it is empty, or every row lacks a text")
     return rows
 
 
 def pair_of(row: dict, where: str) -> LabelledText:
-    """Return the pair in a row of a table, of label "0" if B follows A, "1" if not, None if that is not known."""
+    """Return the pair in a row of a table; its label is "0" if B follows A, "1" if not, None if unknown."""
     for column in ("sentence_a", "sentence_b"):
         if column not in row:
-            raise UserError(f"{where}: no column {column} (columns: {', '.join(row)}): rename those of the two texts")
+            raise UserError(
+                f"{where}: no column {column} (columns: {', '.join(row)}): name the two texts sentence_a and sentence_b"
+            )
         if not isinstance(row[column], str | None):
-            raise UserError(f"{where}: {column} is no text: every pair needs two")
-    # Not True or "true", which could mean the opposite: that B follows.
+            raise UserError(f"{where}: {column} is not text: each pair needs two texts")
+    # True is refused: it could mean that B follows.
     label = label_in(row.get("label"), "label", where)
     if label not in (None, "0", "1"):
         found = row["label"]
-        raise UserError(f"{where}: label {found!r} is neither 0 (B follows A) nor 1 (not): leave unknown ones empty")
+        raise UserError(
+            f"{where}: label {found!r} is neither 0 (B follows A) nor 1 (B does not): leave unknown labels empty"
+        )
     texts = tuple(text_in(row, column, where) for column in ("sentence_a", "sentence_b"))
     return LabelledText(texts, label, where)
 
 
 def predict_pairs(trainer: PretrainingTrainer, rows: list[Row], max_seq_length: int) -> None:
-    """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics where labels are known."""
+    """Write predictions.jsonl to output_dir, in the order of the rows; log and save metrics if rows have labels."""
     pairs = [pair for pair, _ in rows if pair]
     examples = encode_pairs(pairs, trainer.processing_class, max_seq_length)
     warn_of_unknown(examples.unknown_share, "--test_file", trainer.processing_class)
     if examples.num_cut:
         logger.warning(
-            "%d of %d pairs exceed %d tokens: their ends are cut off", examples.num_cut, len(pairs), max_seq_length
+            "%d of %d pairs exceed %d tokens and are truncated", examples.num_cut, len(pairs), max_seq_length
         )
-    output = trainer.predict(examples, metric_key_prefix="predict")
-    (scores,) = output.predictions.values()
+    scores, metrics = predict_scores(trainer, examples)
     predictions = [
         {"is_next_probability": 1 - share, "not_next_probability": share, "prediction": int(share > 0.5)}
         for share in scores["probability"].tolist()
     ]
-    save_predictions(trainer, f"Judged {len(pairs):,} pairs", rows, predictions, output.metrics)
+    save_predictions(trainer, f"Classified {len(pairs):,} pairs", rows, predictions, metrics)
 
 
 def encode_pairs(
     pairs: list[LabelledText], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
 ) -> LabelledExamples:
-    """Return pairs as examples; UserError for a text without a token."""
+    """Return pairs as examples; raise UserError for a text without tokens."""
     classes = {str(label): label for label in (IS_NEXT, IS_RANDOM)}
     examples = LabelledExamples(pairs, tokenizer, classes, max_seq_length, True, SENTENCE_PAIRS.labels)
     for pair, ids in zip(pairs, examples.ids, strict=True):
         if not all(map(len, ids)):
-            raise UserError(f"{pair.where}: the tokenizer finds no token in one of the texts: every pair needs two")
+            raise UserError(f"{pair.where}: the tokenizer finds no token in one of the two texts: write words in both")
     return examples
 
 

@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cloze.errors import UserError
 from cloze.inference.fill_mask import MASK
@@ -28,14 +29,14 @@ PAIRS = [
     ["Water boils at a lower temperature on a mountain.", "The second violin comes in after four bars."],
     ["The tide goes out twice a day.", "Then one can walk over the sand to the island."],
 ]
-# The names that a browser on this machine has for it, at any port, as one may be forwarded by ssh -L. To others' names,
-# which can be made to lead here (DNS rebinding), nothing is answered.
+# Accepted Host headers, with any port, as ssh -L may forward another. Others are refused: a foreign name may resolve to
+# this machine (DNS rebinding).
 HOSTS = ["127.0.0.1", "localhost"]
 SHARED_HOSTS = ["*.gradio.live"]
-# Gradio also serves files, relays other servers, and takes uploads and more; the page only asks models.
+# Gradio also serves files, proxies other servers and takes uploads; the page needs only predictions.
 REFUSED_PATHS = ("/gradio_api/file", "/gradio_api/proxy", "/monitoring")
 POST_PATHS = tuple(f"/gradio_api/{name}" for name in ("queue/join", "run/", "call/", "cancel", "reset"))
-# Not of the weights that Gradio takes: its file of the semi-bold one has a few letters only.
+# Not Gradio's own weights: its semi-bold font file lacks most letters.
 FONT = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))
 CSS = """
 .cloze-head h1 { font-size: 1.8rem; margin: 0.8rem 0; }
@@ -53,7 +54,7 @@ CSS = """
 
 
 def _fill_masks(models: dict[str, TrainedModel], name: str, text: str) -> str:
-    """Return the likeliest words for each mask of a text, as HTML."""
+    """Return the most probable words for each mask of a text, as HTML."""
     masks = fill_masks_in_text(models[name], text, TOP_K)
     titles = [MASK] if len(masks) == 1 else [f"{MASK} {number} of {len(masks)}" for number in range(1, len(masks) + 1)]
     return "".join(map(bars, titles, masks))
@@ -63,12 +64,12 @@ def _judge_pair(models: dict[str, TrainedModel], name: str, sentence_a: str, sen
     """Return the probability that B follows A, as HTML."""
     trained = models[name]
     probability, cut = judge_texts(trained, sentence_a, sentence_b)
-    note = message(f"More than {trained.max_seq_length:,} tokens: the ends were cut off.") if cut else ""
+    note = message(f"The pair exceeds {trained.max_seq_length:,} tokens and was truncated.") if cut else ""
     return bars("The second text", [("follows", 1 - probability), ("is from elsewhere", probability)]) + note
 
 
 def _or_message(answer: Callable[..., str], *inputs) -> str:
-    """Return the answer; for a UserError, its message as HTML."""
+    """Return the answer, or the message of a UserError as HTML."""
     try:
         return answer(*inputs)
     except UserError as error:
@@ -96,10 +97,10 @@ def build_page(models: dict[str, TrainedModel]) -> gr.Blocks:
     masked = [name for name, trained in models.items() if trained.predicts(MASKED_TOKENS)]
     paired = [name for name, trained in models.items() if trained.predicts(SENTENCE_PAIRS)]
     fill_in, judge = partial(_or_message, _fill_masks, models), partial(_or_message, _judge_pair, models)
-    facts = (f"<p><b>{html.escape(name)}</b> {html.escape(trained.stats)}</p>" for name, trained in models.items())
+    stats = (f"<p><b>{html.escape(name)}</b> {html.escape(trained.stats)}</p>" for name, trained in models.items())
     several = len(models) > 1
     with gr.Blocks(title="cloze", analytics_enabled=False) as page:
-        gr.HTML(f"<h1>What does the model know?</h1>{''.join(facts)}", elem_classes="cloze-head")
+        gr.HTML(f"<h1>What does the model know?</h1>{''.join(stats)}", elem_classes="cloze-head")
         if masked:
             with gr.Tab("Hidden words"):
                 model = gr.Dropdown(masked, label="Model", visible=several)
@@ -126,21 +127,24 @@ def build_page(models: dict[str, TrainedModel]) -> gr.Blocks:
 
 
 class OwnRequestsOnly:
-    """Refuse requests of other pages, and those that this page does not make, such as uploads."""
+    """Refuse requests from other pages, and requests that this page does not make, such as uploads."""
 
-    def __init__(self, app):
+    def __init__(self, app: ASGIApp):
         self.app = app
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on to the app, or answer it with status 403."""
         if scope["type"] == "http" and not _is_own(scope["method"], scope["path"], Headers(scope=scope)):
-            await PlainTextResponse("This page does not ask for that", status_code=403)(scope, receive, send)
+            await PlainTextResponse("Request refused: this page does not make it", status_code=403)(
+                scope, receive, send
+            )
         else:
             await self.app(scope, receive, send)
 
 
 def _is_own(method: str, path: str, headers: Mapping[str, str]) -> bool:
-    """Return whether the page makes requests of this kind."""
-    # Browsers send it along from other pages, and with all that is no mere reading.
+    """Return whether the page itself makes requests of this kind."""
+    # Browsers send Origin with requests from other pages, and with all but plain reads.
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != headers.get("host"):
         return False
@@ -154,17 +158,22 @@ def _masked_textbox() -> gr.Textbox:
 def _answer_on_submit(
     answer: Callable[..., str], texts: list[gr.Textbox], button: gr.Button, answers: dict[gr.Dropdown, gr.HTML]
 ) -> None:
-    """Show the answer of each model when the button is clicked or Enter is pressed in a text."""
+    """Show each model's answer when the button is clicked or Enter is pressed in a text."""
     for trigger in (button.click, *(text.submit for text in texts)):
         for model, shown in answers.items():
-            # One at a time in all tabs: during its forward, a model keeps the places of the masks.
+            # One question at a time, in all tabs together: a forward already uses all cores.
             trigger(
                 answer, [model, *texts], shown, show_progress="minimal", concurrency_id="models", concurrency_limit=1
             )
 
 
 def serve_page(models: dict[str, TrainedModel], port: int | None, share: bool) -> None:
-    """Serve the page on this machine until the process ends; with ``share``, through a public link as well.
+    """Serve the page on this machine until the process ends.
+
+    Args:
+        models: the models by display name.
+        port: the port; None for the first free one from 7860.
+        share: whether to create a public link, too.
 
     Raises:
         UserError: if the port cannot be used.
@@ -186,6 +195,6 @@ def serve_page(models: dict[str, TrainedModel], port: int | None, share: bool) -
             theme=gr.themes.Default(font=[FONT, "sans-serif"]),
         )
     except (OSError, OverflowError) as error:
-        raise UserError(f"--port {port}: {error}: give another one") from None
-    print(f"The page is at {link or url} (Ctrl-C ends it)", flush=True)
+        raise UserError(f"--port {port}: {error}: give another port") from None
+    print(f"The page is at {link or url} (press Ctrl-C to stop)", flush=True)
     page.block_thread()

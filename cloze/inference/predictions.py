@@ -1,10 +1,13 @@
-"""Write the file of predictions for the user's own texts."""
+"""Write predictions for the user's texts to a file."""
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cloze.objectives.metrics import finite
 from cloze.training.checkpoints import replacing
@@ -17,14 +20,10 @@ logger = logging.getLogger(__name__)
 MAX_SAMPLE_TOKENS = 8_192
 
 
-def within_budget(examples: Iterable[dict]) -> Iterator[dict]:
-    """Yield the first examples, up to ``MAX_SAMPLE_TOKENS`` tokens together, and at least one."""
-    tokens = 0
-    for example in examples:
-        tokens += len(example["input_ids"])
-        if tokens > MAX_SAMPLE_TOKENS and tokens > len(example["input_ids"]):
-            return
-        yield example
+def within_budget(examples: Sequence[dict]) -> Sequence[dict]:
+    """Return every n-th example: about ``MAX_SAMPLE_TOKENS`` tokens together, and at least one example."""
+    tokens = sum(len(example["input_ids"]) for example in examples)
+    return examples[:: max(1, math.ceil(tokens / MAX_SAMPLE_TOKENS))]
 
 
 def surest(guesses: Iterable[Any], count: int) -> list[Any]:
@@ -40,6 +39,14 @@ def name_samples(trainer: PretrainingTrainer) -> str:
     return "training" if trainer.eval_dataset is None else "held-out"
 
 
+def predict_scores(trainer: PretrainingTrainer, examples: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Return the scores of the trainer's only objective, [examples] each, and the metrics of examples with labels."""
+    # Any: transformers declares arrays, but the Trainer passes the dictionaries of prediction_step through.
+    output: Any = trainer.predict(examples, metric_key_prefix="predict")
+    (scores,) = output.predictions.values()
+    return scores, output.metrics
+
+
 def save_predictions(
     trainer: PretrainingTrainer,
     title: str,
@@ -47,21 +54,24 @@ def save_predictions(
     predictions: list[dict[str, Any]],
     metrics: dict[str, float],
 ) -> None:
-    """Write predictions.jsonl, a line for each row; log and save the metrics of those whose labels are known, if any.
+    """Write predictions.jsonl, one line per row; log and save the metrics if rows have labels.
 
     Args:
-        rows: what there is to predict of each row, None if nothing, and its columns.
-        predictions: of those that are not None.
+        trainer: the Trainer that has made the predictions.
+        title: beginning of the line to log.
+        rows: each row's input, None if there is nothing to predict, and its columns.
+        predictions: predictions for the inputs that are not None, in order.
+        metrics: metrics of the rows with labels; empty if there are none.
     """
     if not trainer.is_world_process_zero():
         return
     path = Path(trainer.args.output_dir) / "predictions.jsonl"
     found, nothing = iter(predictions), dict.fromkeys(predictions[0])
-    # Half a surrogate pair in a column that is not read is written as JSON can have it, escaped.
+    # An unpaired surrogate in another column is escaped, as JSON allows.
     with going_on_without(trainer, path.name), replacing(path, errors="backslashreplace") as file:
         for number, (item, row) in enumerate(rows):
             line = row | {"row": number} | (nothing if item is None else next(found))
-            # Dates and the like, which JSON lacks, as strings.
+            # str: for dates and other types that JSON lacks.
             file.write(json.dumps(finite(line), ensure_ascii=False, default=str) + "\n")
     without = f"; rows without text: {len(rows) - len(predictions):,}" if len(rows) > len(predictions) else ""
     logger.info("%s%s: %s", title, without, path)
@@ -69,4 +79,4 @@ def save_predictions(
         save_metrics(trainer, "predict", metrics)
         figures = {name: metrics.get(f"predict_{name}") for name in ("accuracy", "f1", "macro_f1", "loss", "is_next")}
         reported = (f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
-        logger.info("Those with a label: %s", ", ".join(reported))
+        logger.info("Rows with a label: %s", ", ".join(reported))

@@ -1,1 +1,1 @@
-"""Load or build models, resize their vocabulary, compute logits at masked positions only, count operations."""
+"""Load and build models, add tokens to their vocabulary, compute logits at masked positions only, count FLOPs."""

@@ -1,4 +1,4 @@
-"""Count the operations of a model's forward, and those a second that a device is capable of."""
+"""Count the FLOPs of a model's forward, and find a device's peak FLOPs per second."""
 
 import logging
 import re
@@ -17,8 +17,8 @@ from cloze.models.trials import quiet, trial_copy
 
 logger = logging.getLogger(__name__)
 
-# Dense matrix products, in 10^12 operations a second, from the makers' data sheets: of 16-bit numbers, of float32 with
-# the tensor cores' TF32, and of float32 without. A card's name has to contain the key; the first that fits is taken.
+# Dense matrix products in TFLOP/s, from the vendors' data sheets: 16-bit, float32 with TF32, float32 without TF32. The
+# first key that occurs in the GPU's name counts.
 PEAKS = {
     "B200": (2250, 1125, 75),
     "H200": (989, 494, 67),
@@ -36,18 +36,18 @@ PEAKS = {
     "T4": (65, 8.1, 8.1),
 }
 
-# Of the matrix products that are timed where no data sheet is known; no larger one follows one of LONG_ENOUGH seconds.
+# Matrix products to time on other devices, in ascending order, until one takes more than MIN_SECONDS.
 PRODUCT_SIZES = (128, 256, 512, 1024, 2048)
-LONG_ENOUGH = 0.05
+MIN_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Hold the operations of a model's forward, a multiplication and an addition counted as two: each example takes
-    ``per_example + per_token * length + per_square * length^2``, and each masked token ``per_label``.
+    """Hold the FLOPs of a model's forward; a multiply-add counts as two.
 
+    An example takes ``per_example + per_token * length + per_square * length^2``, and each masked token ``per_label``.
     For BERT with L layers of width d, feed-forward f, vocabulary V: per_token L(8 d^2 + 4 d f), per_square 4 d L,
-    per_label 2 d^2 + 2 d V; where positions are selected before the last layer's 4 d f, these are of per_label.
+    per_label 2 d^2 + 2 d V. If the last feed-forward sees masked positions only, its 4 d f moves to per_label.
     """
 
     per_example: float
@@ -56,23 +56,24 @@ class Flops:
     per_label: float
 
     def training(self, examples: int, tokens: int, squares: int, labels: int) -> float:
-        """Return the operations of training on real tokens, three times the forward's; ``squares`` are of lengths."""
+        """Return the FLOPs of training, three times the forward's; ``squares`` is the sum of squared lengths."""
         per_text = self.per_example * examples + self.per_token * tokens + self.per_square * squares
         return 3 * (per_text + self.per_label * labels)
 
 
 def count_flops(model: PreTrainedModel, masks: bool) -> Flops | None:
-    """Return what a model's forward takes, from texts of a few lengths; None where it does not run on those.
+    """Return the FLOPs of a model's forward, fitted to short texts; None if the model fails on short texts.
 
     Args:
-        model: takes ``masked_positions`` if it ``masks``. A copy is run, on the CPU.
+        model: the model; a copy runs on the CPU.
+        masks: whether the model predicts masked tokens and its forward takes ``masked_positions``.
     """
     trial = trial_copy(model).cpu()
-    # Length and masked positions: four equations of four unknowns.
+    # Length and number of masked positions: four equations for four unknowns.
     trials = [(4, 2), (8, 2), (16, 2), (8, 4)]
     try:
         counts = [_count_forward(trial, *sizes, masks) for sizes in trials]
-    except Exception as error:  # whatever a model does that is given so little
+    except Exception as error:  # models raise errors of any type here
         logger.debug("%s does not run on a short text: %r", type(model).__name__, error)
         return None
     equations = [[1, length, length**2, labels] for length, labels in trials]
@@ -85,7 +86,7 @@ def _count_forward(model: PreTrainedModel, length: int, labels: int, masks: bool
     inputs = {"input_ids": torch.zeros(1, length, dtype=torch.long)}
     if masks:
         inputs["masked_positions"] = torch.zeros(labels, dtype=torch.long)
-    # Of the kernels for attention, the counter does not know all; matrix products it does.
+    # The counter misses some fused attention kernels; MATH uses plain matrix products.
     with quiet(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(**inputs)
     return counter.get_total_flops()
@@ -93,10 +94,10 @@ def _count_forward(model: PreTrainedModel, length: int, labels: int, masks: bool
 
 @cache
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the operations a second of the device's data sheet, or else those measured of a large matrix product."""
+    """Return the device's peak FLOPs per second: from the data sheet, else measured with matrix products."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        # Where --tf32 or --torch_compile have set this, torch refuses to read allow_tf32 (pytorch#166387).
+        # After --tf32 or --torch_compile have set this, torch refuses to read allow_tf32 (pytorch#166387).
         tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
         column = 0 if dtype != torch.float32 else 1 if tf32 else 2
         found = next((peaks for key, peaks in PEAKS.items() if re.search(rf"\b{key}\b", name)), None)
@@ -106,19 +107,19 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _measure_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the operations a second of matrix products, of the first size that takes long enough to be timed."""
-    # With a generator of its own: that of training must not depend on whether this was measured.
+    """Return the FLOPs per second of the first matrix product that takes long enough to time."""
+    # Its own generator: the random numbers of training must not depend on this measurement.
     generator = torch.Generator(device).manual_seed(0)
     for size in PRODUCT_SIZES:
         a, b = torch.rand(2, size, size, device=device, dtype=dtype, generator=generator)
         seconds = min(_time_product(a, b) for _ in range(4))  # the first one warms up
-        if seconds > LONG_ENOUGH:
+        if seconds > MIN_SECONDS:
             break
     return 2 * size**3 / seconds
 
 
 def _time_product(a: torch.Tensor, b: torch.Tensor) -> float:
     start = time.perf_counter()
-    # As a layer does it: a CPU computes a plain product of float16 number by number, which took minutes.
+    # Not a @ b: a CPU computes that element by element in float16, which took minutes.
     linear(a, b)[0, 0].item()  # waits for the device
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Inspect a config's model without its weights: whether it can be built, its memory, its positions."""
+"""Inspect the model of a config without loading weights: whether it can be built, its memory, its positions."""
 
 import inspect
 import itertools
@@ -14,33 +14,37 @@ from cloze.errors import UserError
 from cloze.objectives.task import Task
 from cloze.system.storage import gigabytes
 
-# Limit of a model built on the meta device: torch makes some 20,000 modules a second. A layer has about 15.
+# torch builds some 20,000 modules a second, and a layer has about 15.
 MAX_MODULES = 50_000
 
 
 def build_on_meta(config: PretrainedConfig, task: Task, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Build the model without memory for its weights, to inspect it before anything is loaded; or raise UserError."""
+    """Build the model without memory for its weights, to inspect it before loading.
+
+    Raises:
+        UserError: if the config is invalid.
+    """
     try:
         if getattr(config, "num_hidden_layers", 1) < 1:
             raise ValueError(f"{config.num_hidden_layers} layers")
         with torch.device("meta"), _limit_modules():
             return task.auto_model.from_config(config, trust_remote_code=trust_remote_code)
-    # torch and the models raise IndexError, AssertionError and more for values out of place.
+    # torch and the models raise errors of many types for invalid settings.
     except Exception as error:
-        # Of torch's, what follows is where in torch it is.
+        # torch appends the place in its C++ code.
         problem = str(error).partition("Exception raised from")[0]
         raise UserError(
-            f"the config builds no {config.model_type} model: {problem}: check {_settings_place(config)}"
+            f"cannot build a {config.model_type} model from this config: {problem}: check {_settings_source(config)}"
         ) from None
 
 
-def _settings_place(config: PretrainedConfig) -> str:
-    """Return where the settings of a config are the user's to change."""
+def _settings_source(config: PretrainedConfig) -> str:
+    """Return where users change the config's settings."""
     return "its config.json" if config.name_or_path else "--config_overrides"
 
 
 def _limit_modules() -> RemovableHandle:
-    """Return a context in which ValueError is raised when a model of more than MAX_MODULES modules is built."""
+    """Return a context that raises ValueError while it builds a model of more than MAX_MODULES modules."""
     count = itertools.count(1)
 
     def refuse_too_many(*_) -> None:
@@ -51,22 +55,28 @@ def _limit_modules() -> RemovableHandle:
 
 
 def check_memory(model: PreTrainedModel, dtype: str) -> None:
-    """Raise UserError if the weights of a model on the meta device are larger than the machine's memory."""
+    """Raise UserError if the weights of a model on the meta device exceed the machine's memory.
+
+    Args:
+        model: the model.
+        dtype: precision of the weights, such as float32, or auto for the config's.
+    """
     precision = (model.config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
+    assert isinstance(precision, torch.dtype)
     weights, memory = model.num_parameters(), psutil.virtual_memory().total
     size = weights * precision.itemsize + sum(buffer.nbytes for buffer in model.buffers())
     if size > memory:
         raise UserError(
-            f"the config asks for {weights:,} parameters ({gigabytes(size)}), this machine has {gigabytes(memory)} of "
-            f"memory: check {_settings_place(model.config)}, or take a smaller model"
+            f"the model has {weights:,} parameters ({gigabytes(size)}), but this machine has {gigabytes(memory)} of "
+            f"memory: check {_settings_source(model.config)}, or use a smaller model"
         )
 
 
 def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | None:
-    """Return how many tokens the model can tell apart by position, or None where it sets no limit.
+    """Return the longest sequence that the model's position embeddings allow, None if there is no limit.
 
-    RoBERTa and its kin number positions from padding_idx + 1, so that of 514 only 512 are of use
-    (huggingface/transformers#10832); it shows in the padding_idx of the embedding.
+    RoBERTa and its relatives number positions from padding_idx + 1: 512 of 514 are usable
+    (huggingface/transformers#10832).
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
@@ -76,9 +86,9 @@ def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | N
 
 
 def uses_attention_mask(model: PreTrainedModel) -> bool:
-    """Return whether the model tells padding from text.
+    """Return whether the model takes an attention mask.
 
-    FNet has no attention mask, its Fourier transform mixes padding in: only with padding of equal length does its loss
-    not depend on which examples share a batch.
+    FNet does not: its Fourier transform mixes padding with text. Its loss is independent of the batch only if all
+    examples are padded to the same length.
     """
     return "attention_mask" in inspect.signature(model.forward).parameters

@@ -1,4 +1,4 @@
-"""Load config and model, or make new ones, with checks in place of device-side asserts."""
+"""Load config and model, or create new ones, with checks in place of device-side asserts."""
 
 import copy
 import difflib
@@ -30,12 +30,16 @@ from cloze.tokenization.properties import required_vocab_size
 
 logger = logging.getLogger(__name__)
 
-# Where neither the model nor the tokenizer sets a limit, as upstream has it.
-LONGEST_BY_DEFAULT = 1024
+# Upper limit of the default sequence length, as upstream has it.
+MAX_DEFAULT_LENGTH = 1024
 
 
 def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
-    """Return the checkpoint's config, or the default one of ``model_type`` with ``config_overrides``; or UserError."""
+    """Return the checkpoint's config, or the default config of ``model_type`` with ``config_overrides``.
+
+    Raises:
+        UserError: if there is no config, if it is invalid, or if its model cannot have the task's head.
+    """
     name = model_args.config_name or model_args.model_name_or_path
     if name is None:
         config = _new_config(model_args)
@@ -46,14 +50,15 @@ def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
             if path is not None:
                 check_settings(read_json(path))
             config = AutoConfig.from_pretrained(name, **model_args.hub_arguments)
-        # For settings of other types than a config has, transformers raises TypeError to AttributeError.
+        # transformers raises errors of many types for settings of a wrong type.
         except Exception as error:
             if "trust_remote_code" in str(error):
                 raise UserError(
-                    f"{flag} {name} comes with code of its own: read it, and give --trust_remote_code to let it run"
+                    f"{flag} {name} needs custom Python code, which is not run by default: review it, and give "
+                    "--trust_remote_code"
                 ) from None
             raise UserError(
-                f"{flag} {name}: no model: give a folder with a config.json, or a name on the Hub ({str(error)[:150]})"
+                f"{flag} {name}: no model: give a folder with a config.json, or a Hub name ({str(error)[:150]})"
             ) from None
     own_code = getattr(config, "auto_map", {})
     if config.model_type not in task.model_types and task.auto_model.__name__ not in own_code:
@@ -62,23 +67,25 @@ def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
 
 
 def _new_config(model_args: ModelArguments) -> PretrainedConfig:
-    if model_args.model_type not in CONFIG_MAPPING:
-        close = difflib.get_close_matches(model_args.model_type, CONFIG_MAPPING.keys(), n=1)
-        hint = f"did you mean {close[0]}?" if close else "bert, distilbert, roberta, electra, ... are known"
-        raise UserError(f"--model_type {model_args.model_type} is not known: {hint}")
-    config = CONFIG_MAPPING[model_args.model_type]()
+    model_type = model_args.model_type
+    assert model_type is not None, "ModelArguments needs a type if there is no checkpoint"
+    if model_type not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(model_type, CONFIG_MAPPING.keys(), n=1)
+        hint = f"did you mean {close[0]}?" if close else "give bert, distilbert, roberta, electra, ..."
+        raise UserError(f"--model_type {model_type} is unknown: {hint}")
+    config = CONFIG_MAPPING[model_type]()
     if model_args.config_overrides:
         overrides = dict(pair.partition("=")[::2] for pair in model_args.config_overrides.split(","))
         for name in overrides:
             if not hasattr(config, name):
                 close = difflib.get_close_matches(name, config.to_dict(), n=1)
                 hint = f": did you mean {close[0]}?" if close else ""
-                raise UserError(f"--config_overrides: {model_args.model_type} has no setting {name!r}{hint}")
+                raise UserError(f"--config_overrides: {model_type} has no setting {name!r}{hint}")
         try:
             check_settings(typed(overrides))
             config.update_from_string(model_args.config_overrides)
-            # Made anew, as some settings are derived from others: the layer types of ModernBERT from their number.
-            config = CONFIG_MAPPING[model_args.model_type](**{name: getattr(config, name) for name in overrides})
+            # A new config: some settings depend on others, such as ModernBERT's layer types on the number of layers.
+            config = CONFIG_MAPPING[model_type](**{name: getattr(config, name) for name in overrides})
             check_settings(config.to_dict())
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
@@ -90,7 +97,7 @@ def _new_config(model_args: ModelArguments) -> PretrainedConfig:
 def sync_config_with_tokenizer(
     config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, overrides: str | None = None
 ) -> None:
-    """Give a new model the tokenizer's vocabulary, unless the overrides set another size, and special tokens."""
+    """Set the tokenizer's vocabulary size, unless ``overrides`` sets it, and special tokens in a new config."""
     if "vocab_size" not in [pair.partition("=")[0] for pair in (overrides or "").split(",")]:
         config.vocab_size = required_vocab_size(tokenizer)
     for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
@@ -106,22 +113,30 @@ def check_model(
     trust_remote_code: bool,
     dtype: str | None = None,
 ) -> int:
-    """Raise UserError for what would fail inside the model, and return the sequence length to use.
+    """Check that config, tokenizer and task fit together, and return the sequence length to use.
 
     Args:
-        dtype: the precision of the weights, which have to fit into memory; None if they are not loaded.
+        config: the model's config.
+        tokenizer: the model's tokenizer.
+        task: the task to train or predict.
+        max_seq_length: requested length in tokens; None for the default, at most ``MAX_DEFAULT_LENGTH``.
+        trust_remote_code: whether the model's own code may run.
+        dtype: precision of the weights, to check that they fit into memory; None if they are not loaded.
+
+    Raises:
+        UserError: if something would fail inside the model.
     """
     task.check(config, tokenizer)
     if tokenizer.pad_token_id is None:
         name = type(tokenizer).__name__
         raise UserError(
-            f"the tokenizer ({name}) has no padding token: name its pad_token in tokenizer_config.json, or use that of "
-            "a masked language model"
+            f"the tokenizer ({name}) has no padding token: set pad_token in its tokenizer_config.json, or use a masked "
+            "language model's tokenizer"
         )
-    # A checkpoint is given weights for the tokens that it lacks.
+    # A checkpoint gets weights for additional tokens (models.vocabulary).
     if required_vocab_size(tokenizer) > config.vocab_size and not config.name_or_path:
         raise UserError(
-            f"the tokenizer has {required_vocab_size(tokenizer):,} tokens, the model's vocabulary "
+            f"the tokenizer has {required_vocab_size(tokenizer):,} tokens, but the model's vocabulary only "
             f"{config.vocab_size:,}: leave vocab_size out of --config_overrides"
         )
     model = build_on_meta(config, task, trust_remote_code)
@@ -129,7 +144,7 @@ def check_model(
         check_memory(model, dtype)
     positions = count_positions(model, config)
     if max_seq_length is None:
-        return min(positions or LONGEST_BY_DEFAULT, tokenizer.model_max_length, LONGEST_BY_DEFAULT)
+        return min(positions or MAX_DEFAULT_LENGTH, tokenizer.model_max_length, MAX_DEFAULT_LENGTH)
     if positions and max_seq_length > positions:
         raise UserError(
             f"--max_seq_length {max_seq_length} is more than the model's {positions} positions: lower it"
@@ -146,13 +161,20 @@ def load_model(
     new_tokens: Sequence[NewToken] = (),
     only_predicts: bool = False,
 ) -> PreTrainedModel:
-    """Return the checkpoint's model with the task's head, or a new one; log which weights are new.
+    """Return the checkpoint's model with the task's head, or a new model; log which weights are new.
 
     Args:
-        new_tokens: those to give weights to, beyond the vocabulary of the checkpoint.
-        only_predicts: whether predictions are made without training: a new head is a UserError then.
+        model_args: the model settings.
+        config: the model's config.
+        task: the task that determines the head.
+        seed: seed of new weights.
+        new_tokens: tokens to add to the checkpoint's vocabulary.
+        only_predicts: whether the model predicts without training.
+
+    Raises:
+        UserError: if the weights cannot be loaded, or if a model that ``only_predicts`` is not trained.
     """
-    # Again: what is prepared before, or found in a cache, may have taken random numbers.
+    # Seed again: the state depends on whether the corpus was prepared or read from a cache.
     set_seed(seed)
     dtype = model_args.dtype if model_args.dtype == "auto" else getattr(torch, model_args.dtype)
     name = model_args.model_name_or_path
@@ -166,14 +188,14 @@ def load_model(
         model, missing = load_weights(model_args, config, task, dtype)
         if missing and only_predicts:
             raise UserError(
-                f"--model_name_or_path {name}: weights of the {task.title} are missing ({shorten(missing, 4)}), and "
-                "--do_predict trains none: add --do_train, or give a model that was trained with this script"
+                f"--model_name_or_path {name}: weights of the {task.title} are missing ({shorten(missing, 4)}): add "
+                "--do_train, or give a model that was trained with this script"
             )
         if task.renews_head:
-            missing = _renew_head(model, missing, model_args, task)
+            missing = _renew_head(model, missing, name, model_args, task)
         if missing:
             logger.warning(
-                "NEW WEIGHTS: %s does not hold these, they start from random values and have to be trained: %s",
+                "new weights, not loaded from %s, start from random values and must be trained: %s",
                 name,
                 shorten(missing, 10),
             )
@@ -182,25 +204,28 @@ def load_model(
     return model
 
 
-def _renew_head(model: PreTrainedModel, missing: list[str], model_args: ModelArguments, task: Task) -> list[str]:
-    """Initialize the head if the checkpoint's is for other classes, and return the names of all new weights."""
-    checkpoint = AutoConfig.from_pretrained(model_args.model_name_or_path, **model_args.hub_arguments)
+def _renew_head(
+    model: PreTrainedModel, missing: list[str], name: str, model_args: ModelArguments, task: Task
+) -> list[str]:
+    """Initialize the head if the checkpoint has other classes, and return the names of all new weights."""
+    checkpoint = AutoConfig.from_pretrained(name, **model_args.hub_arguments)
     if checkpoint.id2label == model.config.id2label:
         return missing
-    # Of another number of classes, they are new already.
+    # For another number of classes, the loader has already initialized the weights.
     names = set(_class_weights(model.config, task, model_args.trust_remote_code)).difference(missing)
     if names:
-        kept = {name: weights for name, weights in model.state_dict().items() if name not in names}
+        kept = {key: weights for key, weights in model.state_dict().items() if key not in names}
         with quiet():
             new = type(model).from_pretrained(None, config=copy.deepcopy(model.config), state_dict=kept)
-        model.load_state_dict({name: new.state_dict()[name] for name in names}, strict=False)
+        model.load_state_dict({key: new.state_dict()[key] for key in names}, strict=False)
     return sorted({*missing, *names})
 
 
 def _class_weights(config: PretrainedConfig, task: Task, trust_remote_code: bool) -> list[str]:
     """Return the names of the weights whose size depends on the number of classes."""
     larger = copy.deepcopy(config)
-    larger.num_labels += 1
+    assert config.num_labels is not None, "the data builder has set the classes"
+    larger.num_labels = config.num_labels + 1
     shapes, others = (
         {name: weights.shape for name, weights in build_on_meta(each, task, trust_remote_code).state_dict().items()}
         for each in (config, larger)
@@ -209,11 +234,12 @@ def _class_weights(config: PretrainedConfig, task: Task, trust_remote_code: bool
 
 
 def describe_model(model: PreTrainedModel, model_args: ModelArguments) -> str:
+    """Return the model's class, size and origin in one line."""
     origin = model_args.model_name_or_path or "scratch"
     return f"{type(model).__name__}, {model.num_parameters() / 1e6:.1f} million parameters, from {origin}"
 
 
 def code_sources(model_args: ModelArguments) -> list[str]:
-    """Return where code that --trust_remote_code lets run could come from."""
+    """Return the models and tokenizers whose code may run with --trust_remote_code."""
     names = (model_args.model_name_or_path, model_args.config_name, model_args.tokenizer_name)
     return [name for name in dict.fromkeys(names) if name] or ["the model"]

@@ -1,6 +1,6 @@
-"""Compute logits at masked positions only: what nothing is predicted from is left out.
+"""Compute logits at masked positions only.
 
-With 15 % of the tokens masked, that spares most of the head, half of a small model's work, and of the last layer's
+With 15 % of the tokens masked, this saves most of the head, half of a small model's work, and most of the last layer's
 feed-forward.
 """
 
@@ -17,10 +17,10 @@ from cloze.models.trials import quiet, trial_copy
 
 logger = logging.getLogger(__name__)
 
-# Tokens in the longest text that selecting is tried with; all logits of two such texts are computed.
-LONGEST_TRIAL = 1023
-# Where models of transformers select, by their class; a test compares it with the trial. Classes of which settings
-# change it, as MobileBERT's use_bottleneck, are left out.
+# Longest trial text, in tokens. A trial computes all logits of two such texts.
+MAX_TRIAL_LENGTH = 1023
+# Module after which each class selects positions; a test compares this with the trial. Classes in which settings change
+# the place, such as MobileBERT's use_bottleneck, are left out.
 KNOWN_PLACES = {
     "AlbertForMaskedLM": "albert",
     "AlbertForPreTraining": "albert",
@@ -37,23 +37,23 @@ KNOWN_PLACES = {
 }
 
 
-# The positions of each thread's calls. Reached from anywhere else than a global name, torch.compile cannot trace it.
+# The positions of each thread's calls. torch.compile can trace a thread-local only under a global name.
 _CALLS = threading.local()
 _NUMBERS = itertools.count()
 
 
 class SparsePrediction:
-    """Give a model's forward one more argument, ``masked_positions`` [positions], flat indices in [batch * length].
+    """Add the argument ``masked_positions`` [positions], flat indices in [batch * length], to a model's forward.
 
-    With it, the logits for masked tokens are [1, positions, vocabulary] instead of [batch, length, vocabulary].
-    Without it, and in all that is saved, the model is unchanged: the selection is made in hooks, which a wrapping by
-    DistributedDataParallel or torch.compile leaves in place. Calls in several threads don't see each other's positions.
+    With it, the logits for masked tokens are [1, positions, vocabulary] instead of [batch, length, vocabulary]. Without
+    it, and in saved files, the model is unchanged. Forward hooks select the positions; they keep working inside
+    DistributedDataParallel and torch.compile. Threads do not see each other's positions.
 
     Args:
-        model: whose forward it is.
-        logits: names that the model's output may have for the logits.
-        place: name of the module in whose output [batch, length, width] the positions are selected; empty for the
-            logits of the model itself.
+        model: the model.
+        logits: possible names of the logits in the model's output.
+        place: name of the module whose output [batch, length, width] is reduced to the positions; empty to select from
+            the model's logits.
     """
 
     def __init__(self, model: PreTrainedModel, logits: tuple[str, ...], place: str):
@@ -65,11 +65,11 @@ class SparsePrediction:
             model.base_model.register_forward_hook(self._keep_for_backward)
 
     def __setstate__(self, state: dict) -> None:
-        # A copy of the model has calls of its own.
+        # A copied model gets a key of its own.
         self._names, self._key = state["_names"], f"call_{next(_NUMBERS)}"
 
     def _set(self, given: torch.Tensor | None, positions: torch.Tensor | None) -> None:
-        """Set the positions given to the model, and those given to its base model, for this thread's call."""
+        """Store the positions of this thread's call: as given to the model, and as passed on to its base model."""
         setattr(_CALLS, self._key, (given, positions))
 
     def _get(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -80,7 +80,7 @@ class SparsePrediction:
         return args, kwargs
 
     def _use_positions(self, base_model, args):
-        # The base model, when it is called alone, is given none.
+        # If only the base model is called, there are no positions.
         given, _ = self._get()
         self._set(None, given)
 
@@ -97,10 +97,10 @@ class SparsePrediction:
         return output
 
     def _keep_for_backward(self, base_model, args, output):
-        """Set the positions again before a backward recomputes the layer that selects them (gradient checkpointing).
+        """Set the positions again before backward recomputes the layer that selects them (gradient checkpointing).
 
-        They travel with the graph, as other forwards may have run since, and as the backward may run in autograd's
-        thread: a hook of the hidden states' gradient runs in that thread, before the layers'.
+        Other forwards may have run since, and backward may run in autograd's thread. A gradient hook of the hidden
+        states runs in that thread, before backward reaches the layer.
         """
         _, positions = self._get()
         if output[0].requires_grad and not torch.compiler.is_compiling():
@@ -112,71 +112,71 @@ def _selected(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def predict_masked_positions(model: PreTrainedModel, logits: tuple[str, ...], max_seq_length: int) -> str:
-    """Let the model's forward take ``masked_positions``, and return the place where it selects; see SparsePrediction.
+    """Let the model's forward take ``masked_positions``, and return the place of the selection (SparsePrediction).
 
-    That is the earliest from which on the model treats each position by itself. It is known for the most frequent
-    architectures; of others, it is seen from the model at hand: with positions selected, all it gives has to be the
-    same as without. Where there is no such place, all logits are computed, and those at the positions taken.
+    The place is the earliest module after which the model treats each position on its own. It is known for common
+    architectures, and found by trial for others: outputs with and without selection must be equal. Without such a
+    place, the model computes all logits, and the masked positions are selected from them.
     """
     place = _known_place(model)
     if place is None:
         place = _find_place(model, logits, max_seq_length)
     if not place:
-        logger.info("%s needs logits at all positions: those at masked ones are taken of them", type(model).__name__)
+        logger.info("%s needs logits at all positions, not only at masked ones", type(model).__name__)
     SparsePrediction(model, logits, place)
     return place
 
 
 def _known_place(model: PreTrainedModel) -> str | None:
-    """Return the place of KNOWN_PLACES; None where the model's own code or its settings could change it."""
+    """Return the place from KNOWN_PLACES, or None if custom code or settings could change it."""
     place = KNOWN_PLACES.get(type(model).__name__)
     if place is None or not type(model).__module__.startswith("transformers.models."):
         return None
     layers = model.config.num_hidden_layers
-    # A single layer may do what others don't, as DeBERTa's first has a convolution; chunks must divide the positions.
+    # A first layer may differ, as with DeBERTa's convolution; feed-forward chunks must divide the positions.
     if layers == 1 or getattr(model.config, "chunk_size_feed_forward", 0):
         return None
     return place.format(last=layers - 1)
 
 
 def _find_place(model: PreTrainedModel, logits: tuple[str, ...], max_seq_length: int) -> str:
-    """Return the earliest place that a trial finds, or none for the logits of the model itself."""
-    # Once in float32: the copies of it share its weights.
+    """Return the earliest place that works in a trial, or an empty string for the model's logits."""
+    # Converted to float32 once: further copies share its weights.
     trial = trial_copy(model)
-    # Odd lengths, which some models pad inside, and a long one first, to which some attend in another way.
-    longest = (min(max_seq_length, LONGEST_TRIAL) - 1) | 1
+    # Odd lengths, as some models pad internally; a long text first, as some use another attention for it.
+    longest = (min(max_seq_length, MAX_TRIAL_LENGTH) - 1) | 1
     lengths = (longest, min(longest, 15))
     return next((place for place in _places(model) if _same_if_selected(trial, logits, place, lengths)), "")
 
 
 def _places(model: PreTrainedModel) -> Iterator[str]:
-    """Yield where to try, the earliest first: before the feed-forward of the last layer, and before the head."""
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    if layers:
-        longest = max(layers, key=lambda name: len(model.get_submodule(name)))
-        last = model.get_submodule(longest)[-1]
-        # What comes out of it has the residual added: of BERT and its kin, and of DistilBERT.
-        found = [name for name, _ in last.named_children() if name in ("attention", "sa_layer_norm")]
-        yield from (f"{longest}.{len(model.get_submodule(longest)) - 1}.{name}" for name in reversed(found))
+    """Yield the places to try, earliest first: before the last layer's feed-forward, and before the head."""
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    if lists:
+        name, layers = max(lists, key=lambda each: len(each[1]))
+        # Their output includes the residual connection: in BERT and its relatives, and in DistilBERT.
+        found = [child for child, _ in layers[-1].named_children() if child in ("attention", "sa_layer_norm")]
+        yield from (f"{name}.{len(layers) - 1}.{child}" for child in reversed(found))
     yield model.base_model_prefix
 
 
 def _same_if_selected(model: PreTrainedModel, logits: tuple[str, ...], place: str, lengths: tuple[int, ...]) -> bool:
-    """Return whether the model's outputs for texts of these lengths stay the same if this place selects positions."""
+    """Return whether selection at this place leaves the outputs for texts of these lengths unchanged."""
     trial = trial_copy(model)
     SparsePrediction(trial, logits, place)
     try:
         with quiet():
             return all(_same_outputs(trial, logits, length) for length in lengths)
-    except Exception as error:  # whatever a model does that has other positions than it expects
+    except Exception as error:  # models raise errors of any type for a wrong number of positions
         logger.debug("With positions selected in %s, %s fails: %r", place, type(model).__name__, error)
         return False
 
 
 @torch.no_grad()
 def _same_outputs(model: PreTrainedModel, logits: tuple[str, ...], length: int) -> bool:
-    """Return whether two texts give the same with positions and without; these are more than a text has."""
+    """Return whether two texts give the same outputs with and without positions."""
     ids = (torch.arange(2 * length, device=model.device) * 7 % model.config.vocab_size).view(2, length)
+    # More positions than a text has tokens.
     positions = torch.arange(1, 2 * length, 2, device=model.device)
     positions = torch.cat([positions, positions.new_zeros(3)])
     whole, selected = model(input_ids=ids), model(input_ids=ids, masked_positions=positions)
@@ -189,6 +189,6 @@ def _same_outputs(model: PreTrainedModel, logits: tuple[str, ...], length: int) 
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Return whether they differ by rounding alone: matrix products of other shapes add up in another order."""
+    """Return whether two tensors are equal up to rounding; matrix products of other shapes sum in another order."""
     tolerance = 1e3 * torch.finfo(a.dtype).eps * float(a.abs().max())
     return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=tolerance)

@@ -1,4 +1,4 @@
-"""Models to try things on: copies that share the weights, run without a warning."""
+"""Copy models for trial runs, and silence their warnings."""
 
 import copy
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from transformers.utils import logging as transformers_logging
 
 
 def trial_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy in float32 and evaluation mode, which takes no memory for weights that are float32 already.
+    """Return a copy in float32 and evaluation mode that shares all weights that are already float32.
 
-    A copy, as short texts make some models, as BigBird, change the way they attend for good. Its weights need no
-    gradients: torch's counter of operations fails on one that a layer takes as input, as in DeBERTa.
+    BigBird, for one, switches to another attention for good after a short text; only the copy does. The copy's weights
+    need no gradients: torch's FLOP counter fails on a weight with gradients that is a layer's input, as in DeBERTa.
     """
     shared = {id(weights): nn.Parameter(weights.detach(), requires_grad=False) for weights in model.parameters()}
     return copy.deepcopy(model, shared).float().eval()
@@ -21,7 +21,7 @@ def trial_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the warnings of transformers."""
+    """Silence the warnings of transformers within the context."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -1,4 +1,4 @@
-"""Add tokens that the checkpoint's vocabulary lacks: their weights are the mean of their pieces."""
+"""Extend a checkpoint's vocabulary: the weights of a new token are the mean over its pieces."""
 
 import json
 import logging
@@ -18,12 +18,12 @@ from cloze.tokenization.properties import plain_backend, required_vocab_size
 
 logger = logging.getLogger(__name__)
 
-# New tokens whose names are logged.
-LOGGED = 5
+# Most new tokens to log.
+MAX_LOGGED = 5
 
 
 class NewToken(NamedTuple):
-    """Hold a token beyond the model's vocabulary, and the ids that the model's own tokenizer gives its text."""
+    """Hold a token beyond the model's vocabulary, and the ids of its pieces in the model's own tokenizer."""
 
     text: str
     pieces: list[int]
@@ -34,7 +34,8 @@ def find_new_tokens(
 ) -> list[NewToken]:
     """Return the tokens beyond the checkpoint's vocabulary, in the order of their ids.
 
-    UserError if they were not added to the model's own tokenizer, but belong to another one.
+    Raises:
+        UserError: if the tokenizer is not the model's own with tokens added.
     """
     if model_args.model_name_or_path is None:
         return []
@@ -56,7 +57,7 @@ def find_new_tokens(
 
 
 def _own_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase | None:
-    """Return the checkpoint's own tokenizer if it has one."""
+    """Return the checkpoint's own tokenizer, None if it has none."""
     try:
         return load_tokenizer(replace(model_args, tokenizer_name=None), None)
     except UserError:
@@ -66,7 +67,7 @@ def _own_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase | None
 def _compare_vocabularies(
     own: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase, size: int, model_args: ModelArguments
 ) -> None:
-    """Raise UserError, or warn, if the ids stand for other tokens than those that the model was trained with."""
+    """Raise UserError or warn if ids stand for other tokens than in training."""
     ids = tokenizer.get_vocab()
     trained = {token: number for token, number in own.get_vocab().items() if number < size}
     changed = [token for token, number in trained.items() if ids.get(token) != number]
@@ -74,29 +75,28 @@ def _compare_vocabularies(
         raise _foreign_tokenizer(tokenizer, size, model_args)
     if 2 * len(changed) > len(trained):
         logger.warning(
-            "VOCABULARY: %s of the %s tokens of %s have another id, or none, in --tokenizer_name %s: the model's "
-            "embeddings are those of other tokens",
+            "--tokenizer_name %s does not fit the model's embeddings: %s of the %s tokens of %s have a different id or "
+            "none; leave the flag out, or train from scratch",
+            model_args.tokenizer_name,
             f"{len(changed):,}",
             f"{len(trained):,}",
             model_args.model_name_or_path,
-            model_args.tokenizer_name,
         )
 
 
 def _foreign_tokenizer(tokenizer: PreTrainedTokenizerBase, size: int, model_args: ModelArguments) -> UserError:
-    cure = "leave out --tokenizer_name" if model_args.tokenizer_name else "the longer one is for --tokenizer_name"
+    cure = "leave out --tokenizer_name" if model_args.tokenizer_name else "give the longer one as --tokenizer_name"
     return UserError(
         f"{model_args.tokenizer_name or model_args.model_name_or_path}: the tokenizer has "
         f"{required_vocab_size(tokenizer):,} tokens, the model's vocabulary {size:,}, and it is not the model's own "
-        f"with tokens added: use the model's "
-        f"own ({cure}), or train from scratch with --model_type"
+        f"tokenizer with tokens added: use the model's own ({cure}), or train from scratch with --model_type"
     )
 
 
 def _without_added_tokens(
     tokenizer: PreTrainedTokenizerBase, size: int, model_args: ModelArguments
 ) -> PreTrainedTokenizerBase:
-    """Return a copy of the tokenizer as it was before tokens were added beyond the model's vocabulary."""
+    """Return a copy of the tokenizer without the tokens added beyond the model's vocabulary."""
     if not tokenizer.is_fast:
         raise _foreign_tokenizer(tokenizer, size, model_args)
     settings = json.loads(plain_backend(tokenizer).to_str())
@@ -108,7 +108,7 @@ def _without_added_tokens(
 
 
 def _text_of(tokenizer: PreTrainedTokenizerBase, token: str) -> str:
-    """Return the text that a token stands for, without the mark of a word's beginning or continuation."""
+    """Return the text of a token, without the mark of a word's beginning or continuation."""
     if token in tokenizer.get_added_vocab():
         return token
     return tokenizer.convert_tokens_to_string([token]).strip().removeprefix("##")
@@ -116,7 +116,7 @@ def _text_of(tokenizer: PreTrainedTokenizerBase, token: str) -> str:
 
 @torch.no_grad()
 def resize_vocabulary(model: PreTrainedModel, new_tokens: Sequence[NewToken]) -> None:
-    """Give the model weights for new tokens, in embeddings, head and biases: the mean of those of their pieces."""
+    """Add weights for new tokens in embeddings, head and biases: the mean over the weights of their pieces."""
     if not new_tokens:
         return
     size = model.config.vocab_size
@@ -124,7 +124,7 @@ def resize_vocabulary(model: PreTrainedModel, new_tokens: Sequence[NewToken]) ->
     with quiet():
         model.resize_token_embeddings(size + len(new_tokens))
     for name, weights in model.named_parameters():
-        # Whatever has grown: which weights those are, and in which dimension, depends on the architecture.
+        # Which weights have grown, and in which dimension, depends on the architecture.
         for dim, (before, after) in enumerate(zip(shapes[name], weights.shape, strict=True)):
             if before != after:
                 mean = weights.narrow(dim, 0, size).mean(dim)
@@ -135,9 +135,9 @@ def resize_vocabulary(model: PreTrainedModel, new_tokens: Sequence[NewToken]) ->
     texts = [token.text for token in new_tokens]
     unknown = sum(not token.pieces for token in new_tokens)
     logger.info(
-        "Vocabulary: %s new tokens (%s%s): their weights are the mean of their pieces%s",
+        "Vocabulary: %s new tokens (%s%s) get the mean weights of their pieces%s",
         f"{len(texts):,}",
-        ", ".join(texts[:LOGGED]),
-        ", ..." if len(texts) > LOGGED else "",
-        f"; of {unknown:,} without known pieces, the mean of all tokens" if unknown else "",
+        ", ".join(texts[:MAX_LOGGED]),
+        ", ..." if len(texts) > MAX_LOGGED else "",
+        f"; {unknown:,} without known pieces: the mean of all tokens" if unknown else "",
     )

@@ -1,1 +1,1 @@
-"""Define what is predicted: losses, metrics, and the interface of a task."""
+"""Define objectives, with their losses and metrics, and the interface of a task."""

@@ -10,10 +10,9 @@ from cloze.objectives.metrics import Objective, Scores, by_name, cross_entropy
 
 
 class AccuracyAndMacroF1(evaluate.Metric):
-    """Give the share of right predictions, and the mean of the classes' F1, of those that occur or are predicted.
+    """Compute accuracy, and the mean F1 over the classes that occur or are predicted.
 
-    Made here and not by ``evaluate.load``, which goes to the network even for a metric at hand (huggingface/evaluate
-    #567).
+    Defined here because ``evaluate.load`` needs the network even for a local metric (huggingface/evaluate#567).
     """
 
     def _info(self):
@@ -21,7 +20,7 @@ class AccuracyAndMacroF1(evaluate.Metric):
         return evaluate.MetricInfo(
             description="Accuracy and macro-averaged F1 of a classifier.",
             citation="",
-            inputs_description="predictions, references: the number of a class for each text.",
+            inputs_description="predictions, references: the class number of each text.",
             features=datasets.Features({"predictions": number, "references": number}),
         )
 
@@ -29,9 +28,9 @@ class AccuracyAndMacroF1(evaluate.Metric):
         predictions, references = np.asarray(predictions), np.asarray(references)
         hits = predictions == references
         classes = max(predictions.max(), references.max()) + 1
-        found, there = np.bincount(predictions, minlength=classes), np.bincount(references, minlength=classes)
-        occurs = found + there > 0
-        f1 = 2 * np.bincount(references[hits], minlength=classes)[occurs] / (found + there)[occurs]
+        predicted, actual = np.bincount(predictions, minlength=classes), np.bincount(references, minlength=classes)
+        occurs = predicted + actual > 0
+        f1 = 2 * np.bincount(references[hits], minlength=classes)[occurs] / (predicted + actual)[occurs]
         return {"accuracy": float(hits.mean()), "macro_f1": float(f1.mean())}
 
 
@@ -40,7 +39,8 @@ def score_classes(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_sm
 
     Args:
         logits: [batch, classes].
-        batch: ``label`` [batch], the number of the class, or -100 where it is not known: such a text counts 0.
+        batch: ``label`` [batch], the class number, or -100 if unknown: such a text has a count of 0.
+        label_smoothing: share of the target probability spread over all classes, 0 to 1.
     """
     labels, logits = batch["label"], logits.float()
     losses = cross_entropy(logits, labels, label_smoothing=label_smoothing)
@@ -49,7 +49,7 @@ def score_classes(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_sm
 
 
 def summarise_classes(scores: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return the metrics of the texts of a set whose labels are known, and their number."""
+    """Return the metrics of the texts with a known label, and their number."""
     labels, predictions = classes_of(scores)
     known = labels != IGNORED
     metric = AccuracyAndMacroF1(keep_in_memory=True)
@@ -58,7 +58,7 @@ def summarise_classes(scores: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def classes_of(scores: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the label and the predicted class of each text, int64 [examples], of their scores."""
+    """Return the label and the predicted class of each text, int64 [examples] each."""
     return scores["label"].astype(np.int64), scores["probabilities"].argmax(1)
 
 

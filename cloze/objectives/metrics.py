@@ -1,8 +1,7 @@
-"""Score masked tokens and sentence pairs: cross-entropy, accuracy and F1 by counting.
+"""Score masked tokens and sentence pairs: cross-entropy, accuracy and F1.
 
-Scores are kept example by example, as sums and counts on the device, under their names: those of every objective have
-``loss``, ``count`` and ``hits``. Logits are dropped at once: kept for a whole set they run out of memory
-(huggingface/transformers#15466).
+Scores are sums and counts per example, by name, on the device; every objective has ``loss``, ``count`` and ``hits``.
+Logits are not kept: for a whole evaluation set they run out of memory (huggingface/transformers#15466).
 """
 
 import math
@@ -22,43 +21,44 @@ from cloze.errors import UserError
 
 Scores = dict[str, torch.Tensor]
 
-# Of each row of logits; 0 where there is nothing to predict.
+# Returns the cross-entropy of each row of logits; 0 for a row without a label.
 cross_entropy = partial(functional.cross_entropy, reduction="none", ignore_index=IGNORED)
 
 
 def by_name(names: Sequence[str], columns: torch.Tensor) -> Scores:
-    """Return the columns [batch, names], [batch] each, under their names."""
+    """Return a dictionary of the columns [batch, names], [batch] each."""
     return dict(zip(names, columns.unbind(1), strict=True))
 
 
 def add_up(scores: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return the sum of each score over the examples, added up one by one in their order."""
+    """Return the sum of each score over the examples, added one by one in their order."""
     return dict(zip(scores, np.stack(list(scores.values()), axis=1).sum(0).tolist(), strict=True))
 
 
 def score_tokens(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> Scores:
-    """Return each example's sum of the cross-entropies over its masked tokens, their count, and the hits: [batch] each.
+    """Return each example's summed cross-entropy over masked tokens, their count, and the hits, [batch] each.
 
-    Nothing here asks what the batch holds, for which a GPU would have to be waited for.
+    No operation depends on the values in the batch, so the CPU never waits for the GPU.
 
     Args:
         logits: [1, positions, vocabulary].
-        batch: ``labels`` [batch, length], -100 where there is nothing to predict, and ``masked_positions`` [positions],
-            the flat positions of the others; where it points to one without a label, the logits do not count.
+        batch: ``labels`` [batch, length], -100 where nothing is predicted, and ``masked_positions`` [positions], the
+            flat positions of the labels; logits at a position without a label are ignored.
+        label_smoothing: share of the target probability spread over the vocabulary, 0 to 1.
     """
     labels, positions = batch["labels"], batch["masked_positions"]
     chosen, targets = logits[0].float(), labels.flatten().index_select(0, positions)
     losses = cross_entropy(chosen, targets, label_smoothing=label_smoothing)
     hits = chosen.argmax(-1) == targets
-    # Laid out by position and then summed: adding up by example would not repeat itself on a GPU, to the last digit.
-    # Here nothing but zeros is added twice.
+    # Scattered by position and then summed: adding by example is not reproducible to the bit on a GPU. Here, only zeros
+    # are added to the same position.
     columns = torch.stack([losses, targets != IGNORED, hits], dim=1)
-    laid_out = torch.zeros(labels.numel(), 3, device=logits.device).index_add(0, positions, columns)
-    return by_name(("loss", "count", "hits"), laid_out.view(*labels.shape, 3).sum(1))
+    scattered = torch.zeros(labels.numel(), 3, device=logits.device).index_add(0, positions, columns)
+    return by_name(("loss", "count", "hits"), scattered.view(*labels.shape, 3).sum(1))
 
 
 def summarise_tokens(scores: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return loss, perplexity and accuracy of the masked tokens of a set, and their number."""
+    """Return loss, perplexity and accuracy of a set's masked tokens, and their number."""
     sums = add_up(scores)
     loss = sums["loss"] / sums["count"]
     return {
@@ -70,12 +70,12 @@ def summarise_tokens(scores: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def perplexity(loss: float) -> float:
-    """Return exp(loss), or the largest float where that is larger: JSON has no infinity."""
+    """Return exp(loss), at most the largest float, since JSON has no infinity."""
     return sys.float_info.max if loss > 700 else math.exp(loss)
 
 
 def finite(value: Any) -> Any:
-    """Return the same data with None in place of NaN and infinity, which strict parsers of JSON refuse."""
+    """Replace NaN and infinity by None in nested data, because strict JSON parsers reject them."""
     if isinstance(value, dict):
         return {name: finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -84,24 +84,25 @@ def finite(value: Any) -> Any:
 
 
 def check_finite(scores: np.ndarray) -> None:
-    """Raise UserError for NaN or infinity in what a model gives, of which no metric or prediction would be right."""
+    """Raise UserError for NaN or infinity in a model's output."""
     if not np.isfinite(scores).all():
         raise UserError(
-            "the model gives NaN or infinity for some texts: its weights hold NaN, or overflow in float16: take an "
-            "earlier checkpoint, train with a lower --learning_rate, or use --bf16 instead of --fp16"
+            "the model outputs NaN or infinity for some texts, because its weights contain NaN or overflow in float16: "
+            "use an earlier checkpoint, a lower --learning_rate, or --bf16 instead of --fp16"
         )
 
 
 def score_pairs(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> Scores:
-    """Return each pair's cross-entropy, count, hits, and what F1 and predictions take, [batch] each.
+    """Return each pair's cross-entropy, count, hits, and the inputs of F1 and predictions, [batch] each.
 
-    These are ``is_random``, the label; ``found_random``, whether it is taken for one; ``both_random``, whether both;
-    and ``probability`` that it is random.
+    The inputs are ``is_random`` (the label), ``found_random`` (the prediction), ``both_random`` (both are random), and
+    ``probability`` (of a random B).
 
     Args:
         logits: [batch, 2].
-        batch: ``next_sentence_label`` [batch], 0 where B follows A, 1 where it is random, -100 where it is not known:
-            such a pair counts 0.
+        batch: ``next_sentence_label`` [batch], 0 if B follows A, 1 if B is random, -100 if unknown: such a pair has a
+            count of 0.
+        label_smoothing: share of the target probability spread over both labels, 0 to 1.
     """
     labels = batch["next_sentence_label"]
     logits, known = logits.float(), labels != IGNORED
@@ -116,7 +117,7 @@ def score_pairs(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoo
 def summarise_pairs(scores: dict[str, np.ndarray]) -> dict[str, float]:
     """Return the metrics of a set of pairs.
 
-    F1 is computed for random pairs, label 1; ``is_next`` is the fraction of other pairs, a constant guess's accuracy.
+    F1 is for random pairs, label 1; ``is_next`` is the fraction of other pairs, the accuracy of a constant guess.
     """
     sums = add_up(scores)
     return {
@@ -130,14 +131,14 @@ def summarise_pairs(scores: dict[str, np.ndarray]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Objective:
-    """Define one thing to predict.
+    """Define a training objective and its metrics.
 
     Attributes:
-        labels: name of the labels in a batch, -100 where there is nothing to predict.
-        logits: names that a model's output may have for them.
-        score: of logits and batch, the scores of each example, [batch] each: loss, count, hits, and its own.
-        summarise: of those of a set, float64 [examples] each, the metrics: sums over counts, not means of batches'.
-        figures: what is reported of an evaluation: title, metric, format.
+        labels: key of the labels in a batch, -100 where nothing is predicted.
+        logits: possible names of the logits in a model's output.
+        score: maps logits and batch to the scores of each example, [batch] each: loss, count, hits, and its own.
+        summarise: maps a set's scores, float64 [examples] each, to metrics: sums over counts, not means over batches.
+        figures: reported metrics of an evaluation: title, metric, format.
     """
 
     labels: str

@@ -1,12 +1,13 @@
-"""Define the interface of what a script trains: all that differs between scripts once their settings are read."""
+"""Define the interface of a task: everything that differs between the training scripts after their flags are read."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, ClassVar
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from cloze.config.data_arguments import DataArguments
 from cloze.data.collators import Padding, collate
 from cloze.data.context import DataContext
 from cloze.data.splits import DatasetSplits
@@ -14,61 +15,63 @@ from cloze.objectives.metrics import Objective
 
 
 class Task(ABC):
-    """Define what is predicted, and all that depends on it.
+    """Define the examples, objectives and predictions of a training script.
 
     Attributes:
-        title: what comes of it, in words.
-        head: what a model needs for it, in words.
-        auto_model: the class of transformers that finds the model with that head.
-        model_types: the architectures that have it.
-        instead: what to use where a model has it not.
-        objectives: what is predicted, by the prefix of its metrics.
-        takes_positions: whether ``prepare_model`` lets the model's forward take ``masked_positions``.
-        renews_head: whether a head for other labels is initialized anew instead of refused.
-        pipeline_tag: the pipeline of transformers that uses the model, if there is one.
+        title: name of the trained model, for reports.
+        head: name of the head that the model needs, for messages.
+        auto_model: class of transformers that loads the model with that head.
+        model_types: architectures that have the head.
+        instead: advice for a model without the head, for messages.
+        objectives: by the prefix of their metrics.
+        takes_positions: whether ``prepare_model`` makes the model's forward accept ``masked_positions``.
+        renews_head: whether a head for other labels is initialized again; otherwise it is an error.
+        pipeline_tag: the pipeline of transformers that uses the model, None if there is none.
     """
 
     title: str
     head: str
-    auto_model: type
+    auto_model: type[_BaseAutoModelClass]
     model_types: tuple[str, ...]
     instead: str
-    objectives: dict[str, Objective]
+    objectives: ClassVar[dict[str, Objective]]
     takes_positions: bool = False
     renews_head: bool = False
     pipeline_tag: str | None = None
 
     def check(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: B027
-        """Raise UserError for a config or a tokenizer that lacks what the task needs."""
+        """Raise UserError for a config or a tokenizer that does not fit the task."""
 
     def prepare_model(self, model: PreTrainedModel, max_seq_length: int) -> None:  # noqa: B027
-        """Change the model's forward, where the task needs it, before it is trained or evaluated."""
+        """Change the model's forward before training or evaluation, if the task needs it."""
 
     @abstractmethod
     def make_splits(self, context: DataContext) -> DatasetSplits:
-        """Return the examples to train and to evaluate on; log what they are made of, and a sample."""
+        """Return the examples to train and to evaluate on; log their statistics and a sample."""
 
     def make_collator(self, context: DataContext, padding: Padding, seed: int) -> Callable[[list[dict]], dict]:
-        """Return what makes a batch of examples: by default, pads them.
+        """Return the function that turns examples into a batch; by default it pads them.
 
         Args:
-            seed: of what is drawn for each example.
+            context: inputs of the example builders.
+            padding: of the batches.
+            seed: of what is drawn for each example, such as masks.
         """
         return partial(collate, pad_id=context.tokenizer.pad_token_id, padding=padding)
 
     @abstractmethod
     def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
-        """Return what the model makes of a few examples, as lines by title.
+        """Return predictions for a few examples, as lines of text by title.
 
-        Called in every process: with FSDP, none has the whole model.
+        Every process calls it, because with FSDP no process has the whole model.
         """
 
-    def describe_settings(self, data_args: DataArguments) -> list[str]:
-        """Say in sentences, for the model card, what was set of the task."""
+    def describe_settings(self, data_args: Any) -> list[str]:
+        """Describe the settings of the task, a DataArguments, in sentences for the model card."""
         return []
 
     def usage(self, folder: str) -> str:
-        """Return the two lines of Python that load the model; the second is indented by four spaces."""
+        """Return two lines of Python that load the model; the second is indented by four spaces."""
         if self.pipeline_tag is None:
             name = self.auto_model.__name__
             return f'from transformers import {name}\n    {name}.from_pretrained("{folder}")'

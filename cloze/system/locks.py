@@ -1,4 +1,4 @@
-"""Lock files: let one run write to an output_dir, and say what a run waits for."""
+"""Lock files: allow one run per output_dir, and report what a run waits for."""
 
 import errno
 import json
@@ -20,20 +20,20 @@ from cloze.system.processes import on_first_process
 
 logger = logging.getLogger(__name__)
 
-# In output_dir. The Trainer keeps names with this beginning from the Hub.
+# In output_dir. The Trainer does not upload names with this prefix.
 RUN_LOCK = "_run.lock"
-# Seconds in which a dry run, or a run that ends, frees the lock; and in which a server frees that of a machine that has
-# died: the lease of Linux' NFSv4 is 90.
+# Seconds until a dry run or an ending run has released its lock, and until a file server releases the lock of a dead
+# machine: the lease of NFSv4 on Linux is 90 s.
 MOMENT, LEASE = 1, 120
-# What file systems without locks say: Lustre mounted without -o flock, NFS without its lock daemon, some in user space.
+# Errors of file systems without locks: Lustre without -o flock, NFS without its lock daemon, some FUSE file systems.
 UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def acquire(lock: FileLock, what: str) -> AcquireReturnProxy:
-    """Acquire a lock, however long it takes; log from time to time what is waited for."""
+    """Acquire a lock without a time limit; log from time to time what the run waits for."""
     patience = processes.FIRST_NOTICE
     while not _is_acquired(lock, patience):
-        logger.warning("WAITING: for %s: %s is held by %s", what, lock.lock_file, _describe(_read_holder(lock)))
+        logger.warning("waiting for %s: %s is held by %s", what, lock.lock_file, _describe(_read_holder(lock)))
         patience = processes.NEXT_NOTICE
     _record_holder(lock)
     return AcquireReturnProxy(lock)
@@ -41,16 +41,17 @@ def acquire(lock: FileLock, what: str) -> AcquireReturnProxy:
 
 @contextmanager
 def lock_output_dir(output_dir: str, *, dry_run: bool, prepare_only: bool) -> Iterator[None]:
-    """Keep other runs out of output_dir; raise UserError where one is there.
+    """Lock output_dir during a run; raise UserError if another run has locked it.
 
-    All that write there take the lock: training, and --do_eval or --do_predict alone, as two would replace each other's
-    results. --prepare_only writes to the cache alone, and --dry_run leaves nothing behind: it warns.
+    Every run that writes there takes the lock: training, and also --do_eval or --do_predict alone, as two of them would
+    overwrite each other's results. --prepare_only writes only to the cache and takes no lock. --dry_run leaves no files
+    and only warns.
 
-    The first process holds it for all. The kernel frees it when that has died, however it did; forked children, such as
-    data-loader workers that outlive it for some seconds, do not have it, as filelock closes it in them. The file stays,
-    empty: to delete it would leave two files to processes that open it at that moment.
+    The first process holds the lock for all processes. The kernel releases it when that process dies. Forked children,
+    such as data-loader workers, do not hold it, as filelock closes it in them. The file stays, empty: after a deletion,
+    two processes could lock two different files.
     """
-    # A soft lock, which would take the place of one that the file system does not know, outlives a killed node.
+    # filelock's fallback for file systems without locks, a soft lock, would outlive a killed node.
     lock = FileLock(Path(output_dir) / RUN_LOCK, fallback_to_soft=False)
     if prepare_only:
         yield
@@ -72,7 +73,7 @@ def lock_output_dir(output_dir: str, *, dry_run: bool, prepare_only: bool) -> It
 
 @contextmanager
 def without_new_folders(path: str) -> Iterator[None]:
-    """Remove the folders that are made on the way to ``path``, if they are empty."""
+    """Remove the folders that were created for ``path``, if they are empty."""
     folders = [Path(path).absolute(), *Path(path).absolute().parents]
     new = [folder for folder in folders if not folder.exists()]
     try:
@@ -84,33 +85,33 @@ def without_new_folders(path: str) -> Iterator[None]:
 
 
 def unwritable(output_dir: Path, error: OSError) -> UserError:
-    """Return the UserError for an output_dir that cannot be written to."""
-    return UserError(f"--output_dir {output_dir} cannot be written to ({error.strerror}): give a folder of yours")
+    """Return the UserError for an output_dir that is not writable."""
+    return UserError(f"--output_dir {output_dir} cannot be written to ({error.strerror}): give a folder of your own")
 
 
 def _take(lock: FileLock) -> None:
-    """Acquire the lock of an output_dir; raise UserError if another run has it."""
+    """Acquire the lock of an output_dir; raise UserError if another run holds it."""
     output_dir = Path(lock.lock_file).parent
     try:
         if not _is_acquired(lock, MOMENT):
             holder = _read_holder(lock)
             if not _is_running_here(holder):
                 logger.warning(
-                    "LOCK: %s is in use by %s: waiting up to %d seconds, as that may have died, and the lock be freed",
+                    "%s is in use by %s: waiting up to %d seconds, in case it has died and its lock is released",
                     output_dir,
                     _describe(holder),
                     LEASE,
                 )
             if _is_running_here(holder) or not _is_acquired(lock, LEASE):
                 raise UserError(
-                    f"--output_dir {output_dir} is in use by {_describe(_read_holder(lock))}: wait until that has "
+                    f"--output_dir {output_dir} is in use by {_describe(_read_holder(lock))}: wait until it has "
                     "ended, or give another --output_dir"
                 )
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise unwritable(output_dir, error) from None
         logger.warning(
-            "LOCK: the file system of %s has no locks (%s): see that no other run writes there",
+            "no lock on %s, as its file system has none (%s): make sure that no other run writes there",
             output_dir,
             error.strerror,
         )
@@ -119,7 +120,7 @@ def _take(lock: FileLock) -> None:
 
 
 def _warn_if_held(lock: FileLock) -> None:
-    # To look at a lock is to take it, which would make its file.
+    # Testing a lock means taking it, which would create the file.
     if not Path(lock.lock_file).exists():
         return
     with suppress(OSError):
@@ -127,7 +128,7 @@ def _warn_if_held(lock: FileLock) -> None:
             lock.release()
         else:
             logger.warning(
-                "LOCK: %s is in use by %s: without --dry_run, this would be an error",
+                "%s is in use by %s: without --dry_run, this is an error",
                 Path(lock.lock_file).parent,
                 _describe(_read_holder(lock)),
             )
@@ -143,8 +144,8 @@ def _is_acquired(lock: FileLock, patience: float) -> bool:
 
 
 def _record_holder(lock: FileLock) -> None:
-    """Write into the lock's file who holds it."""
-    if hasattr(lock, "pid"):  # a soft lock, which has a record of its own there
+    """Write host, pid and start time of this process into the lock's file."""
+    if hasattr(lock, "pid"):  # a soft lock, which writes its own record
         return
     started = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     record = {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
@@ -153,7 +154,7 @@ def _record_holder(lock: FileLock) -> None:
 
 
 def _read_holder(lock: FileLock) -> dict:
-    """Return host, pid and start of the process that holds a lock; empty if they are not known."""
+    """Return host, pid and start time of the process that holds a lock; empty if unknown."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads(Path(lock.lock_file).read_text(encoding="utf-8"))
         return {"host": record["host"], "pid": int(record["pid"]), "started": record["started"]}
@@ -165,13 +166,13 @@ def _describe(holder: dict) -> str:
 
 
 def _is_running_here(holder: dict) -> bool:
-    """Return whether a holder is alive on this machine; not if its pid is that of a process that began later.
+    """Return whether the holder is alive on this machine. A process with its pid that started later does not count.
 
-    A container that replaces one of a machine that has died may have its name, and the same pids.
+    A container that replaces one on a dead machine may have the same name and pids.
     """
     if holder.get("host") != socket.gethostname():
         return False
     with suppress(psutil.Error, ValueError, TypeError):
-        # The clock may have been set since.
+        # Allow a second, as the clock may have been adjusted.
         return psutil.Process(holder["pid"]).create_time() < datetime.fromisoformat(holder["started"]).timestamp() + 1
     return False

@@ -1,6 +1,6 @@
-"""Keep a run alive whose output goes away: a closed pipe, a full disk under the log, a terminal that is gone.
+"""Keep a run alive when its output is lost: a closed pipe, a full disk under the log, a closed terminal.
 
-Imports nothing heavy, so that scripts can call it first.
+It imports nothing heavy: scripts call it before their imports.
 """
 
 import errno
@@ -8,15 +8,16 @@ import io
 import os
 import sys
 from contextlib import suppress
+from typing import TextIO
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class OutputFile(io.FileIO):
-    """Write what stdout or stderr prints; drop what cannot be written, with one line on the other of the two.
+    """Write stdout or stderr; drop what cannot be written, and warn once on the other of the two.
 
-    A log on a full disk continues once there is room. After other errors, /dev/null takes the file's place, also for
-    libraries in C and for child processes, which may end at an error, too.
+    A log on a full disk continues once there is space. After other errors, /dev/null replaces the file, also for C
+    libraries and child processes, which could fail as well.
     """
 
     def __init__(self, name: str, descriptor: int, other: int):
@@ -24,13 +25,14 @@ class OutputFile(io.FileIO):
         self.name, self.other, self.reported = name, other, False
 
     def write(self, data) -> int:
+        """Write bytes, or drop them after an error; return their number in both cases."""
         try:
             return super().write(data)
         except OSError as error:
             if not self.reported:
                 self.reported = True
-                report = f"OUTPUT: {self.name} cannot be written to ({error.strerror}): continuing without it\n"
-                # Not through the stream, which may be in the middle of a write of its own.
+                report = f"warning: cannot write to {self.name} ({error.strerror}): continuing without it\n"
+                # Not through the other stream, which may be in the middle of a write.
                 with suppress(OSError):
                     os.write(self.other, report.encode())
             if error.errno not in DISK_FULL:
@@ -40,8 +42,8 @@ class OutputFile(io.FileIO):
 
 
 def tolerate_output_errors() -> None:
-    """Replace stdout and stderr, so that no print ends the process: neither lost output nor unknown characters do."""
-    # The next file that is opened would take a closed descriptor, and libraries would print into it.
+    """Replace stdout and stderr by streams that survive lost output and characters they cannot encode."""
+    # Open descriptors 0 to 2 that are closed: libraries would print into the next file that gets one.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -50,18 +52,18 @@ def tolerate_output_errors() -> None:
 
 
 def format_lines(lines: dict[str, str]) -> str:
-    """Return names and texts as aligned lines."""
+    """Return names and texts as lines in two aligned columns."""
     width = max(map(len, lines))
     return "\n".join(f"  {name[0].upper() + name[1:]:<{width}}  {text}" for name, text in lines.items())
 
 
-def _tolerant(stream: io.TextIOWrapper | None, file: OutputFile) -> io.TextIOWrapper:
-    """Return a stream with the settings of ``stream``, which is None if Python found it closed, over another file."""
-    unbuffered = stream is not None and stream.write_through
+def _tolerant(stream: TextIO | None, file: OutputFile) -> io.TextIOWrapper:
+    """Return a stream over a file with the settings of ``stream``, which is None if Python found it closed."""
+    unbuffered = isinstance(stream, io.TextIOWrapper) and stream.write_through
     return io.TextIOWrapper(
         file if unbuffered else io.BufferedWriter(file),
-        encoding=stream and stream.encoding,
+        encoding=None if stream is None else stream.encoding,
         errors="backslashreplace",
-        line_buffering=stream is not None and stream.line_buffering,
+        line_buffering=stream is not None and bool(stream.line_buffering),
         write_through=unbuffered,
     )

@@ -1,4 +1,4 @@
-"""Start, agree and end together with the other processes of a run, and say which of them are waited for."""
+"""Start, agree and end together with the other processes of a run, and report waits for them."""
 
 import logging
 import os
@@ -21,18 +21,17 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Seconds until a line says what is waited for, and until it says so again.
+# Seconds until a wait is reported first, and between later reports.
 FIRST_NOTICE, NEXT_NOTICE = 10, 60
-CURE = "start all of them, or unset WORLD_SIZE, RANK, LOCAL_RANK and MASTER_ADDR to run one alone"
+CURE = "start all of them, or unset WORLD_SIZE, RANK, LOCAL_RANK and MASTER_ADDR to run one process"
 
 
 @contextmanager
 def waiting_for_processes() -> Iterator[None]:
-    """Say which processes are waited for while a process group starts, and let signals end that wait.
+    """Report a wait for other processes while a process group starts, and let signals end it.
 
-    A WORLD_SIZE that an earlier job left in the environment makes a single process wait for others that never come.
-    Python's handlers of signals run in the main thread, which the wait keeps in C++ until it times out: here, a thread
-    gets them.
+    A WORLD_SIZE that an earlier job left in the environment makes a single process wait in vain. Python handles signals
+    in the main thread, which the wait blocks in C++ until its timeout: here, a thread receives them.
     """
     if int(os.environ.get("WORLD_SIZE") or 1) <= 1:
         yield
@@ -47,7 +46,7 @@ def waiting_for_processes() -> Iterator[None]:
             yield
         except dist.DistError as error:
             reason = str(error).partition("\n")[0]
-            raise ValueError(f"the {_processes()} have not found each other ({reason}): {CURE}") from error
+            raise ValueError(f"cannot connect {_processes()} ({reason}): {CURE}") from error
         finally:
             signal.set_wakeup_fd(before)
             receiver.close()
@@ -56,25 +55,23 @@ def waiting_for_processes() -> Iterator[None]:
 
 def _processes() -> str:
     size, address, port = (os.environ.get(name, "?") for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-    return f"{size} processes that meet at {address}:{port}, as WORLD_SIZE in the environment says,"
+    return f"{size} processes at {address}:{port}, the WORLD_SIZE in the environment"
 
 
 def _report(signals: socket.socket) -> None:
-    """Log what is waited for from time to time, until the other end closes; a signal ends the process."""
+    """Log the wait from time to time until the other end closes; exit the process on a signal."""
     patience = FIRST_NOTICE
     while not select.select([signals], [], [], patience)[0]:
-        logger.warning(
-            "WAITING: as process %s for the %s to start: %s", os.environ.get("RANK", "?"), _processes(), CURE
-        )
+        logger.warning("process %s is waiting for %s: %s", os.environ.get("RANK", "?"), _processes(), CURE)
         patience = NEXT_NOTICE
     for number in signals.recv(1):
         os._exit(exit_code(number))
 
 
 def on_first_process(find: Callable[[], T]) -> T:
-    """Return in all processes what the first one finds: others would look at a folder that changes meanwhile.
+    """Call ``find`` in the first process and return its result in all.
 
-    A UserError of the first is raised in all.
+    If each process looked at a folder, it could change in between. A UserError is raised in all processes.
     """
     found: list = [None]
     if PartialState().is_main_process:
@@ -90,9 +87,9 @@ def on_first_process(find: Callable[[], T]) -> T:
 
 @contextmanager
 def destroying_process_group() -> Iterator[None]:
-    """Destroy the process group where all processes end: else one may abort while others still talk.
+    """Destroy the process group at the end of a run: otherwise a process may abort while others communicate.
 
-    Not after an error, which may be of one process, for which the others would wait.
+    After an error, leave it, as the error may be in one process, and the others would wait for it.
     """
     try:
         yield

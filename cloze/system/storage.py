@@ -1,4 +1,4 @@
-"""Write folders that are complete or absent: aside, with checksums, then renamed; find those that are damaged."""
+"""Write folders that are complete or absent: staged, with checksums, then renamed. Find damaged folders."""
 
 import hashlib
 import logging
@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import xxhash
 from filelock import AcquireReturnProxy, FileLock
@@ -20,29 +20,32 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Files of checksums, written last, which sha256sum -c and xxh128sum -c read. XXH128 takes a hundredth of a second a
-# gigabyte, so that a cache is verified at each start; SHA-256 half a second, or more than two on older processors.
+# Files of checksums, written last, for sha256sum -c and xxh128sum -c. XXH128 takes a hundredth of a second per
+# gigabyte, fast enough to verify a cache at each start; SHA-256 half a second, or more than two on older processors.
 SHA256, XXH128 = "SHA256SUMS", "XXH128SUMS"
-HASHES = {SHA256: hashlib.sha256, XXH128: xxhash.xxh3_128}
-# What a run writes beside a model: its settings, the figure of its curves, and checksums, without which a checkpoint
-# does not count.
+HASHES: dict[str, Callable[[], Any]] = {SHA256: hashlib.sha256, XXH128: xxhash.xxh3_128}
+# Files beside a model: settings, curves, and checksums. A checkpoint without checksums is incomplete.
 RECIPE, CURVES, CHECKSUMS = "recipe.yaml", "curves.png", SHA256
 
 
 def find_or_write(
     path: Path, write: Callable[[Path], None], read: Callable[[Path], T], *, name: str, size: int, overwrite: bool
 ) -> T:
-    """Return ``read(path)`` of a cache entry, which ``write(folder)`` makes if it is absent, damaged or to overwrite.
+    """Return the value of a cache entry; write the entry first if it is absent or damaged.
 
-    A complete entry is read without a lock, which a read-only cache would not have. To write one, processes wait for
-    each other at a file lock, not in a collective, which would time out on a large corpus
-    (huggingface/transformers#17106).
+    A complete entry is read without a lock, so a read-only cache works. To write one, processes wait for a file lock:
+    a collective operation would time out on a large corpus (huggingface/transformers#17106).
 
     Args:
-        size: about the bytes that are written, 0 if unknown.
+        path: folder of the entry.
+        write: writes the entry into a folder.
+        read: returns the value from a folder.
+        name: of the entry, in messages.
+        size: estimated bytes to write; 0 if unknown.
+        overwrite: write the entry even if it is complete.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if the entry cannot be written.
     """
     damage = find_damage(path)
     if damage is None and not overwrite:
@@ -57,15 +60,15 @@ def find_or_write(
         if stale:
             damaged = damage is not None and path.exists()
             if damaged:
-                # No warning, as only the first process logs those, and any may be the one that finds it.
-                logger.error("BROKEN: %s: %s: prepared again", path, damage)
+                # At level ERROR, as processes other than the first do not log warnings.
+                logger.error("corrupt cache entry %s: %s: preparing it again", path, damage)
             _write_entry(path, write, size, damaged)
         logger.info("%s the %s in %s", "Saved" if stale else "Reusing", name, path)
         return read(path)
 
 
 def _lock(path: Path, damage: str | None, name: str) -> AcquireReturnProxy:
-    """Acquire the lock to write a cache entry; raise UserError where it cannot be written."""
+    """Acquire the lock to write a cache entry; raise UserError if that is impossible."""
     try:
         return acquire(FileLock(f"{path}.lock"), f"the {name}")
     except OSError as error:
@@ -77,13 +80,13 @@ def _lock(path: Path, damage: str | None, name: str) -> AcquireReturnProxy:
 
 
 def _write_entry(path: Path, write: Callable[[Path], None], size: int, damaged: bool) -> None:
-    """Write a cache entry aside, after what a killed process left there, and rename it."""
+    """Write a cache entry to a staging folder and rename it."""
     partial, deleted = Path(f"{path}.partial"), Path(f"{path}.deleted")
     try:
         with writing(partial, size, "make room, or give another --cache_dir"):
             shutil.rmtree(partial, ignore_errors=True)
             if damaged:
-                delete_as(path, deleted)  # now, as its room is needed
+                delete_as(path, deleted)  # now, as its space is needed
             partial.mkdir()
             write(partial)
             seal(partial, XXH128)
@@ -94,9 +97,9 @@ def _write_entry(path: Path, write: Callable[[Path], None], size: int, damaged: 
 
 
 def delete_as(path: Path, trash: Path) -> None:
-    """Delete a folder, or the link to one, under another name, so that no part of it counts or is read meanwhile.
+    """Rename a folder, or a link to one, to ``trash`` and delete it, so that no process reads a part of it.
 
-    It may be absent; what a killed process left under the other name is deleted, too.
+    The folder may be absent. A leftover ``trash`` is deleted, too.
     """
     delete(trash, ignore_errors=True)
     if os.path.lexists(path):
@@ -105,7 +108,7 @@ def delete_as(path: Path, trash: Path) -> None:
 
 
 def delete(folder: Path, ignore_errors: bool = False) -> None:
-    """Delete a folder, or the link to one."""
+    """Delete a folder; of a link to one, only the link."""
     if folder.is_symlink():
         folder.unlink()
     else:
@@ -113,7 +116,7 @@ def delete(folder: Path, ignore_errors: bool = False) -> None:
 
 
 def seal(folder: Path, sums: str) -> None:
-    """Write the checksums of a folder's files, once these are on disk for good."""
+    """Sync the files of a folder to disk, then write their checksums to the file ``sums``."""
     paths = _files_with_sums(folder, sums)
     lines = ""
     for path in paths:
@@ -129,13 +132,13 @@ def seal(folder: Path, sums: str) -> None:
 
 
 def rename(folder: Path, path: Path) -> None:
-    """Give a folder its name for good."""
+    """Rename a folder and sync its parent to disk."""
     os.replace(folder, path)
     _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every file system can
+    with suppress(OSError):  # not all file systems support it
         file = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(file)
@@ -148,10 +151,12 @@ def _files_with_sums(folder: Path, sums: str) -> list[Path]:
 
 
 def find_damage(folder: Path, sums: str = XXH128, needed: Iterable[str] | None = None) -> str | None:
-    """Return what of a folder is not as it was written; None if all of it is.
+    """Return how a folder differs from its checksums; None if it does not.
 
     Args:
-        needed: files that must have a checksum, else those were cut off; if None, all that are there.
+        folder: the folder to verify.
+        sums: name of the file of checksums.
+        needed: files that must have a checksum; if None, all files in the folder.
     """
     name, names = sums, set()
     try:
@@ -163,22 +168,22 @@ def find_damage(folder: Path, sums: str = XXH128, needed: Iterable[str] | None =
                     return f"checksum mismatch in {name}"
     except OSError as error:
         return f"{name[:80]} cannot be read ({error.strerror})"
-    except ValueError:  # no text, or a name that cannot be one
+    except ValueError:  # not text, or an invalid file name
         return f"{sums} cannot be read"
     if needed is None:
         needed = [str(path.relative_to(folder)) for path in _files_with_sums(folder, sums)]
-    return None if names and names.issuperset(needed) else f"{sums} is cut off"
+    return None if names and names.issuperset(needed) else f"{sums} is incomplete"
 
 
 @contextmanager
 def writing(path: Path, size: int, cure: str) -> Iterator[None]:
-    """Raise UserError where about ``size`` bytes (0: unknown) cannot be written; a folder of them is deleted."""
+    """Turn errors of writing about ``size`` bytes (0: unknown) into a UserError; delete a folder at ``path`` then."""
     try:
         yield
     except Exception as error:
-        if not _is_of_disk(error):
+        if not _is_disk_error(error):
             raise
-        # The nearest folder that is there; what was written does not count as used.
+        # Delete first: the written part must not count as used. The path may not exist.
         shutil.rmtree(path, ignore_errors=True)
         free = shutil.disk_usage(next(path for path in path.absolute().parents if path.exists())).free
         needed = f"about {gigabytes(size)} are needed, " if size else ""
@@ -187,8 +192,8 @@ def writing(path: Path, size: int, cure: str) -> Iterator[None]:
         ) from error
 
 
-def _is_of_disk(error: Exception) -> bool:
-    """Return whether an error says that a file could not be written, as the libraries say it."""
+def _is_disk_error(error: Exception) -> bool:
+    """Return whether an error of a library means that a file could not be written."""
     if isinstance(error, OSError | SafetensorError):
         return True
     if type(error) is Exception:

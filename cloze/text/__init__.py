@@ -1,1 +1,1 @@
-"""From files and data sets to documents."""
+"""Read files and data sets as documents."""

@@ -1,8 +1,9 @@
-"""Read the documents of a corpus, files or a data set; recognise it again, and hold documents out."""
+"""Read the documents of a corpus, detect when it changes, and hold documents out."""
 
 import hashlib
 import logging
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,13 +27,22 @@ from cloze.text.readers import read_rows, read_table, read_text
 
 logger = logging.getLogger(__name__)
 
-# Bytes of each sample of a file, and rows of each of a data set, by which the content is recognised.
+# Bytes per sample of a file, and rows per sample of a data set, in the digest of the content.
 SAMPLE_BYTES = 2**16
 SAMPLE_ROWS = 100
 
 
-class Corpus:
-    """Read documents, each a list of lines, in shards that can be read one by one: see the two classes below."""
+class _Shards(ABC):
+    """Read documents, each a list of lines, shard by shard."""
+
+    @property
+    @abstractmethod
+    def num_shards(self) -> int:
+        """Count the shards."""
+
+    @abstractmethod
+    def read_shard(self, number: int) -> Iterator[list[str]]:
+        """Yield the documents of a shard."""
 
     def documents(self) -> Iterator[list[str]]:
         """Yield the documents of all shards in order."""
@@ -40,8 +50,8 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class FileCorpus(Corpus):
-    """Read text files and tables on disk, a shard each."""
+class FileCorpus(_Shards):
+    """Read text files and tables on disk; each file is a shard."""
 
     files: tuple[Path, ...]
     text_column: str | None = None
@@ -49,48 +59,51 @@ class FileCorpus(Corpus):
 
     @property
     def name(self) -> str:
-        """Return the name of the first file, and how many others there are."""
+        """Return the name of the first file and the number of other files."""
         first = printable(self.files[0])
         return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more files"
 
     @property
     def identity(self) -> list:
-        """List what a cache of this corpus depends on: each file's path, size and mtime, and how it is read."""
+        """List what a cache of this corpus depends on: path, size and mtime of each file, and reader settings."""
         return [_file_stats(self.files), self.text_column, (self.settings.delimiter, self.settings.quoting)]
 
     @cached_property
     def content(self) -> list[list]:
-        """List size and digest of each file, computed once: they identify the text wherever it lies."""
+        """List size and digest of each file, computed once; they identify the text independently of its path."""
         return list(map(digest_file, self.files))
 
     @property
     def num_shards(self) -> int:
+        """Count the files."""
         return len(self.files)
 
     @property
     def num_bytes(self) -> int:
-        """Sum the sizes of the files, which may be compressed."""
+        """Sum the sizes of the files as stored, so compressed files count by their compressed size."""
         return sum(size for size, _ in self.content)
 
     def shard_name(self, number: int) -> str:
-        """Return the name of a file, and when it was last changed."""
+        """Return a file's path and modification time."""
         time = datetime.fromtimestamp(self.files[number].stat().st_mtime)
         return f"{self.files[number]} (last changed {time:%Y-%m-%d %H:%M})"
 
     def read_shard(self, number: int) -> Iterator[list[str]]:
-        """Yield the documents of a file; raise UserError if it changed since its digest was computed."""
+        """Yield the documents of a file; raise UserError if the file changed since its digest was computed."""
         path, content = self.files[number], self.content[number]
         if file_format(path) == ".txt":
             yield from read_text(path, self.settings)
         else:
             yield from read_table(path, self.text_column, self.settings)
         if digest_file(path) != content:
-            raise UserError(f"{path} changed while it was in use: put it back, or use a copy that stays unchanged")
+            raise UserError(f"{path} changed during the run: restore it, or use a copy that does not change")
 
     def first_row(self) -> tuple[str, dict[str, Any]] | None:
-        """Return path and delimiter of the first table, and its first row; None if there is none."""
+        """Return the path, with the delimiter, and the first row of the first table; None without a table or row."""
         path = next((path for path in self.files if file_format(path) != ".txt"), None)
-        row = None if path is None else next(read_rows(path, self.settings), None)
+        if path is None:
+            return None
+        row = next(read_rows(path, self.settings), None)
         if row is None:
             return None
         delimiter = find_delimiter(path, self.settings) if file_format(path) in (".csv", ".tsv") else ","
@@ -98,32 +111,34 @@ class FileCorpus(Corpus):
 
 
 @dataclass(frozen=True)
-class HubCorpus(Corpus):
+class HubCorpus(_Shards):
     """Read one split of a data set of the datasets library, memory-mapped or streamed."""
 
     name: str
     rows: datasets.Dataset | datasets.IterableDataset
     text_column: str | None = None
 
-    # Not known before the data set is read.
+    # Unknown until the data set is read.
     num_bytes = 0
 
     @property
     def identity(self) -> list:
-        """List what a cache of this corpus depends on: see FileCorpus."""
-        # What a stream holds cannot be known beforehand: nothing that was made of it is used again. The fingerprint is
-        # documented, though its name is private.
+        """List what a cache of this corpus depends on: fingerprint and files of the data set, and the text column."""
+        # The rows of a stream are unknown, so its caches are never reused. The fingerprint is documented, though its
+        # name is private.
         fingerprint = getattr(self.rows, "_fingerprint", None) or uuid.uuid4().hex
-        # Rows of a generator that were made anew have the same fingerprint, but not the same files.
+        # A generator that runs again gives the same fingerprint, but other files.
         files = [Path(file["filename"]) for file in getattr(self.rows, "cache_files", [])]
         return [fingerprint, _file_stats(files), self.text_column]
 
     @cached_property
     def content(self) -> list[list]:
-        """List number of rows and digest of the first, middle and last ones; of a stream, of its first and last shard.
+        """List the number of rows and a digest of the first, middle and last rows.
 
-        Fingerprints and files of data sets depend on where they lie and on the library's version.
+        For a stream: the number of shards and a digest of the first rows of the first and last shard. Fingerprints and
+        files would not do: they depend on the path and on the library's version.
         """
+        samples: list[Iterator[dict]]
         if isinstance(self.rows, datasets.IterableDataset):
             size = self.num_shards
             samples = [islice(self.read_rows(shard), SAMPLE_ROWS) for shard in sorted({0, size - 1})]
@@ -132,18 +147,18 @@ class HubCorpus(Corpus):
             starts = _sample_starts(size, SAMPLE_ROWS)
             numbers = {number for start in starts for number in range(start, min(start + SAMPLE_ROWS, size))}
             samples = [HubCorpus(self.name, self.rows.select(sorted(numbers))).read_rows(0)]
-        # Others, as images, need not look the same twice.
+        # Values of other types, such as images, may have a different repr each time.
         kinds = str | int | float
         values = ({name: value for name, value in row.items() if isinstance(value, kinds)} for row in chain(*samples))
         return [[size, _digest_samples(repr(row).encode() for row in values)]]
 
     @property
     def num_shards(self) -> int:
-        """Count the shards: of a stream, as many as its source has files or the like."""
+        """Count the shards: one, or the shards of a stream's source, which are often files."""
         return self.rows.num_shards if isinstance(self.rows, datasets.IterableDataset) else 1
 
     def shard_name(self, number: int) -> str:
-        """Return the name of the data set: its shards have none."""
+        """Return the name of the data set, as its shards have no names."""
         return self.name
 
     def read_shard(self, number: int) -> Iterator[list[str]]:
@@ -153,7 +168,7 @@ class HubCorpus(Corpus):
         return read_column(rows, self.text_column, self.name)
 
     def read_rows(self, shard: int) -> Iterator[dict]:
-        """Yield the rows of a shard; raise UserError where they cannot be read."""
+        """Yield the rows of a shard; raise UserError if they cannot be read."""
         number = 0
         try:
             for row in self._shard_rows(shard):
@@ -161,25 +176,29 @@ class HubCorpus(Corpus):
                 number += 1
         except (UnicodeDecodeError, pyarrow.ArrowException) as error:
             raise UserError(
-                f"{self.name} cannot be read after row {number}: {error}: download or save it again"
+                f"{self.name} cannot be read after row {number}: {error}: download it or save it again"
             ) from None
 
     def _shard_rows(self, shard: int) -> Iterable[dict]:
         if not isinstance(self.rows, datasets.IterableDataset):
             return self.rows
-        # Rows one by one would be, in a data-loader worker, only those that the library assigns to it; batches are
-        # all of them, at a tenth of the time.
+        # In a data-loader worker, the library iterates only over the rows assigned to that worker; batches contain
+        # all rows, and take a tenth of the time.
         batches = self.rows.shard(self.num_shards, shard).iter(batch_size=100)
         return (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
 
     def first_row(self) -> tuple[str, dict[str, Any]] | None:
-        """Return the name of the data set and its first row, None if it is empty."""
+        """Return the name of the data set and its first row; None if it is empty."""
         row = next(self.read_rows(0), None)
         return None if row is None else (self.name, row)
 
 
+# Either kind of corpus, in annotations.
+Corpus = FileCorpus | HubCorpus
+
+
 def digest_file(path: Path) -> list:
-    """Return size and digest of a file, the latter of its first, middle and last SAMPLE_BYTES.
+    """Return the size of a file and a digest of its first, middle and last SAMPLE_BYTES.
 
     Raises UserError if it cannot be read.
     """
@@ -189,16 +208,16 @@ def digest_file(path: Path) -> list:
             starts = _sample_starts(size, SAMPLE_BYTES)
             return [size, _digest_samples(file.read(SAMPLE_BYTES) for start in starts if file.seek(start) == start)]
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): put it back, or make it readable") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): restore it, or make it readable") from None
 
 
 def _sample_starts(size: int, length: int) -> tuple[int, int, int]:
-    """Return where the first, middle and last ``length`` of ``size`` items begin."""
+    """Return the start positions of the first, middle and last ``length`` of ``size`` items."""
     return 0, max(size - length, 0) // 2, max(size - length, 0)
 
 
 def _digest_samples(samples: Iterable[bytes]) -> str:
-    """Return the BLAKE2 digest of the samples, one after another, as 16 hexadecimal digits."""
+    """Return the BLAKE2 digest of the concatenated samples as 16 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=8)
     for sample in samples:
         digest.update(sample)
@@ -211,9 +230,9 @@ def _file_stats(files: Iterable[Path]) -> list[tuple[str, int, int]]:
 
 
 def log_columns(corpus: Corpus, other_columns: Sequence[str]) -> None:
-    """Log the columns of the first table, the one that holds the text, and its first value.
+    """Log the columns of the first table, the text column and its first value.
 
-    They show a wrong column, delimiter or header. What is wrong with the table is reported when all of it is read.
+    They reveal a wrong column, delimiter or header. Errors in the table are reported later, when it is read.
     """
     with suppress(UserError):
         found = corpus.first_row()
@@ -227,27 +246,26 @@ def log_columns(corpus: Corpus, other_columns: Sequence[str]) -> None:
 
 
 def find_change(content: list[list] | None, corpus: Corpus | None) -> str | None:
-    """Return where a text differs from recorded content; None if nowhere, or if one of the two is not known.
+    """Return where the corpus differs from ``content``, its recorded content when a checkpoint was written.
 
-    Args:
-        content: what ``corpus.content`` was when a checkpoint was written.
+    Returns None if they are equal or one of them is unknown.
     """
     if content is None or corpus is None or content == corpus.content:
         return None
     before, now = len(content), len(corpus.content)
     same = next((n for n, pair in enumerate(zip(content, corpus.content, strict=False)) if pair[0] != pair[1]), None)
     first = f"{corpus.shard_name(min(before, now - 1) if same is None else same)} differs"
-    return first if before == now else f"{first}, the first of {now} files, {before} then"
+    return first if before == now else f"{first}, the first of {now} files to differ; the checkpoint has {before}"
 
 
 def read_documents(corpus: Corpus) -> Iterator[list[str]]:
-    """Yield the corpus's documents; raise UserError if there are none."""
+    """Yield the documents of the corpus; raise UserError if there are none."""
     documents = corpus.documents()
     first = next(documents, None)
     if first is None:
         raise UserError(f"{corpus.name} holds no text: it is empty, or all its lines are blank")
     documents = chain([first], documents)
-    # A long one need not stay in memory until all are read.
+    # Free the first document, which may be long, as soon as it is read.
     del first
     yield from documents
 
@@ -255,9 +273,9 @@ def read_documents(corpus: Corpus) -> Iterator[list[str]]:
 def split_documents(
     num_documents: int, percentage: float, rng: np.random.Generator, at_least: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of the documents to train on and of those held out, both ascending.
+    """Return the numbers of the training documents and of the held-out documents, both ascending.
 
-    Raises UserError if either would have fewer than ``at_least``.
+    Raises UserError if either set would have fewer than ``at_least`` documents.
     """
     held_out = max(at_least, round(num_documents * percentage / 100))
     left = max(num_documents - held_out, 0) or "none"

@@ -1,11 +1,11 @@
-"""Read the rows of .csv and .tsv files, each with where it stands."""
+"""Read the rows of .csv and .tsv files, each with its location."""
 
 import csv
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cloze.config.data_arguments import ReaderSettings
 from cloze.errors import UserError
@@ -13,13 +13,16 @@ from cloze.text import decoding
 from cloze.text.columns import check_names
 from cloze.text.decoding import file_format, read_lines, too_long
 
-# Candidates for the delimiter of a .csv file, the likeliest first; rows in which they are tried.
+# Candidates for the delimiter of a .csv file, the likeliest first, and the number of rows to try them on.
 DELIMITERS = ",;\t|"
 SAMPLED_ROWS = 100
 
 
 def read_csv(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield where each row below the header stands, and the row; raise UserError for a row of other fields."""
+    """Yield the location of each row below the header, and the row.
+
+    Raises UserError for a row whose number of fields differs from the header's, and for broken quotes.
+    """
     is_tsv = file_format(path) == ".tsv"
     header = None
     try:
@@ -27,8 +30,8 @@ def read_csv(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[s
             where = f"{path}, line {line}"
             if line > first and is_tsv and settings.quoting is None:
                 raise UserError(
-                    f"{path}: quotes make one row of lines {first} to {line}: give --csv_quoting none where quotes are "
-                    "text, or --csv_quoting minimal if it is one"
+                    f"{path}: quotes join lines {first} to {line} into one row: give --csv_quoting none if quotes are "
+                    "text, or --csv_quoting minimal if the row spans lines"
                 )
             if not row:
                 continue
@@ -37,18 +40,18 @@ def read_csv(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[s
                 continue
             if len(row) != len(header):
                 raise UserError(
-                    f"{where}: {len(row)} fields, but the header has {len(header)}: put text in quotes, or give "
+                    f"{where}: {len(row)} fields, but the header has {len(header)}: quote the text, or give "
                     "--csv_delimiter"
                 )
             yield where, dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise UserError(
-            f"{error}: check the quotes around the text, or give --csv_quoting none where quotes are text"
+            f"{error}: check the quotes around the text, or give --csv_quoting none if quotes are text"
         ) from None
 
 
 def _read_csv_rows(path: Path, delimiter: str, settings: ReaderSettings) -> Iterator[tuple[int, int, list[str]]]:
-    """Yield the numbers of each row's first and last line, and its fields; raise csv.Error with the lines."""
+    """Yield the first and last line number of each row, and its fields; raise csv.Error with the lines."""
     before, length, taken = 0, 0, []
 
     def take(line: str) -> str:
@@ -61,7 +64,7 @@ def _read_csv_rows(path: Path, delimiter: str, settings: ReaderSettings) -> Iter
         return line
 
     lines = map(take, read_lines(path, settings))
-    quoting = csv.QUOTE_NONE if settings.quoting == "none" else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if settings.quoting == "none" else csv.QUOTE_MINIMAL
     new_reader = partial(csv.reader, lines, delimiter=delimiter, quoting=quoting, strict=True)
     csv.field_size_limit(decoding.CHUNK_CHARS)
     reader = new_reader()
@@ -70,7 +73,7 @@ def _read_csv_rows(path: Path, delimiter: str, settings: ReaderSettings) -> Iter
             try:
                 row = next(reader, None)
             except csv.Error:
-                # The library's own reader takes 4 bytes and more for a character of a field.
+                # The field is too long for the library's reader, which takes 4 bytes or more per character.
                 if sum(map(len, taken)) <= decoding.CHUNK_CHARS:
                     raise
                 row, reader = None, new_reader()
@@ -81,13 +84,13 @@ def _read_csv_rows(path: Path, delimiter: str, settings: ReaderSettings) -> Iter
             taken.clear()
             yield first, before, row
     except csv.Error as error:
-        # A quote that is left open is noticed at the end of the file, far behind its row.
+        # An unclosed quote is detected only at the end of the file, far behind its row.
         rows = f"line {before + 1}" if len(taken) < 2 else f"lines {before + 1} to {before + len(taken)}"
         raise csv.Error(f"{path}, {rows}: {error}") from None
 
 
 def _split_long_row(lines: Iterator[str], delimiter: str, quoting: int) -> list[str]:
-    """Return the fields of the first row of the lines, as csv.reader does with more memory."""
+    """Return the fields of the first row, as csv.reader would, in less memory."""
     row: list[str] = []
     quoted: list[str] | None = None  # the beginning of a field in quotes
     for line in lines:
@@ -120,9 +123,10 @@ def _split_long_row(lines: Iterator[str], delimiter: str, quoting: int) -> list[
 
 
 def find_delimiter(path: Path, settings: ReaderSettings) -> str:
-    """Return the delimiter of the settings, a tab for a .tsv, or the one found in a .csv.
+    """Return the delimiter from the settings, a tab for a .tsv, or the delimiter detected in a .csv.
 
-    That is the first by which SAMPLED_ROWS all have as many fields as the header, two or more; else a comma.
+    The first of DELIMITERS that splits the header and SAMPLED_ROWS into the same number of fields, two or more, is
+    detected; a comma if none does.
     """
     if settings.delimiter is not None or file_format(path) == ".tsv":
         return settings.delimiter or "\t"

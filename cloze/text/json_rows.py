@@ -1,4 +1,4 @@
-"""Read the rows of .json and .jsonl files, each with where it stands."""
+"""Read the rows of .json and .jsonl files, each with its location."""
 
 import json
 import re
@@ -12,15 +12,15 @@ from cloze.errors import UserError
 from cloze.text import decoding
 from cloze.text.decoding import file_format, read_chunks, read_lines, too_long
 
-# In a JSON array, by the sign before: the signs that may follow, and whether a value may.
+# In a JSON array, by the previous sign: the signs that may follow, and whether a value may follow.
 AFTER_SIGN = {"[": ("]", True), ",": ("", True), "]": ("", False)}
 JSON_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def read_json(path: Path, settings: ReaderSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield where each row stands, and the row: an object of an array, or of a line where the file is no array.
+    """Yield the location of each row and the row: an object in an array, or one object per line.
 
-    Raises UserError, with the line, for what is not JSON, no object, or longer than a document may be.
+    Raises UserError, with the line or row, for invalid JSON, values that are not objects, and values that are too long.
     """
     if file_format(path) == ".json" and _starts_with_bracket(path):
         for number, row in enumerate(_read_array(path, settings)):
@@ -41,18 +41,18 @@ def _read_lines_of_json(path: Path, settings: ReaderSettings) -> Iterator[tuple[
             where = f"{path}, line {number}"
             try:
                 row = json.loads(line)
-            except (ValueError, RecursionError) as error:  # or a number too long, a value too deep
+            except (ValueError, RecursionError) as error:  # also for a number too long or a value too deep
                 message = getattr(error, "msg", error)
                 raise UserError(f"{where}: not JSON ({message}): every line must be an object") from None
-            # A long line need not be in memory beside what it holds.
+            # Free a long line before its row is used.
             del line
             yield where, _check_row(row, where)
 
 
 def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
-    """Yield the values of a JSON array, decoded one by one while the file is read."""
+    """Yield the values of a JSON array, decoding them one by one while the file is read."""
     decode, limit = json.JSONDecoder().raw_decode, settings.max_document_chars
-    text, position, lines = "", 0, 1  # decoded up to the position; the line in which the text begins
+    text, position, lines = "", 0, 1  # the text is decoded up to the position, and begins in this line
     waiting, size = [], 0
     signs, takes_value = "[", False  # what may follow
 
@@ -63,14 +63,14 @@ def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
         if part is not None:
             waiting.append(part)
             size += len(part)
-            # As much again as there is of a value, so that decoding of a long one does not start too often.
+            # Wait until an unfinished value has doubled, because decoding it starts again from its beginning.
             if size < max(decoding.CHUNK_CHARS, min(len(text) - position, limit - len(text) + position)):
                 continue
         lines = line_at(position)
         text, position = "".join([text[position:], *waiting]), 0
         waiting, size = [], 0
         try:
-            while (position := JSON_SPACE.match(text, position).end()) < len(text):
+            while (position := _skip_space(text, position)) < len(text):
                 if text[position] in signs:
                     signs, takes_value = AFTER_SIGN[text[position]]
                     position += 1
@@ -89,7 +89,7 @@ def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
                 raise json.JSONDecodeError(
                     "Expecting value" if takes_value else "Expecting ',' delimiter", text, position
                 )
-        except (ValueError, RecursionError) as error:  # no JSON, or a number too long, a value too deep
+        except (ValueError, RecursionError) as error:  # also for a number too long or a value too deep
             if part is None or not _is_unfinished(error):
                 line, message = line_at(getattr(error, "pos", position)), getattr(error, "msg", error)
                 raise UserError(
@@ -99,8 +99,14 @@ def _read_array(path: Path, settings: ReaderSettings) -> Iterator[Any]:
                 raise too_long(path, f"line {line_at(position)}", settings) from None
 
 
+def _skip_space(text: str, position: int) -> int:
+    found = JSON_SPACE.match(text, position)
+    assert found is not None, "the pattern matches the empty string"
+    return found.end()
+
+
 def _is_unfinished(error: ValueError | RecursionError) -> bool:
-    """Return whether more text may mend the error: a string without an end, or an error in the text's last word."""
+    """Return whether more text may resolve the error: an unterminated string, or an error in the last characters."""
     return isinstance(error, json.JSONDecodeError) and (
         error.msg.startswith("Unterminated string") or error.pos > len(error.doc) - 16
     )

@@ -1,5 +1,6 @@
-"""Read the rows of .parquet files, each with where it stands, a few at a time."""
+"""Read the rows of .parquet files, each with its location, a few at a time."""
 
+import io
 import shutil
 import tempfile
 import zlib
@@ -19,18 +20,21 @@ from cloze.text import decoding
 from cloze.text.columns import check_names
 from cloze.text.decoding import COMPRESSED, open_binary, too_long
 
-# Rows that are read at once, fewer if they are long.
+# Rows per read; fewer if they are long.
 CHUNK_ROWS = 16
 
 
 def read_parquet(
     path: Path, settings: ReaderSettings, column: str | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield where each row stands, and the row or one column of it; raise UserError for what cannot be read."""
+    """Yield the location of each row and the row, with all columns or only ``column``.
+
+    Raises UserError for a file that cannot be read, and for a row longer than a document may be.
+    """
     number = 0
     try:
         with _open_parquet(path) as file:
-            # Buffered, as else a column of a row group, which may be all of the file, is read at once.
+            # Without a buffer, pyarrow reads a column of a whole row group at once, which may be all of the file.
             table = pyarrow.parquet.ParquetFile(file, buffer_size=decoding.CHUNK_CHARS, pre_buffer=False)
             check_names(table.schema_arrow.names, path)
             for group in range(table.num_row_groups):
@@ -55,19 +59,19 @@ def _read_row_group(
     columns = map(group.column, range(group.num_columns))
     size = max([1, *(each.total_uncompressed_size for each in columns if column in (None, each.path_in_schema))])
     average = size / max(1, group.num_rows)
-    # Beforehand, by what the file says of itself; pages have headers besides.
+    # Checked before reading, by the sizes in the metadata, which include page headers.
     if average > settings.max_document_chars + 10_000:
         raise too_long(path, f"row {first} or after it", settings)
     read = {"columns": None if column is None else [column], "use_threads": False}
     batch_size = max(1, min(CHUNK_ROWS, int(4 * decoding.CHUNK_CHARS / average)))
-    # While it reads in batches, pyarrow holds all of a page, and its values.
+    # In batches, pyarrow holds a whole page in memory beside its values.
     is_single = group.num_rows == 1
     read_whole = partial(table.read_row_group, **read)
     for batch in map(read_whole, [number]) if is_single else table.iter_batches(batch_size, [number], **read):
         _check_lengths(batch, path, first, settings)
         first += batch.num_rows
         rows = batch.to_pylist()
-        # A long document is in memory twice otherwise.
+        # Otherwise a long document is in memory twice.
         del batch
         if is_single:
             pyarrow.default_memory_pool().release_unused()
@@ -75,7 +79,7 @@ def _read_row_group(
 
 
 def _check_lengths(rows: pyarrow.RecordBatch | pyarrow.Table, path: Path, first: int, settings: ReaderSettings) -> None:
-    """Raise UserError for a value that is longer than a document may be; ``first`` is the number of the first row."""
+    """Raise UserError for a value longer than a document may be; ``first`` is the number of the first row."""
     if rows.nbytes <= settings.max_document_chars:
         return
     for values in rows.columns:
@@ -86,8 +90,8 @@ def _check_lengths(rows: pyarrow.RecordBatch | pyarrow.Table, path: Path, first:
 
 
 @contextmanager
-def _open_parquet(path: Path) -> Iterator[IO[bytes]]:
-    """Open a .parquet file; decompress a .gz or .zst to a temporary file, as parquet is read from its end."""
+def _open_parquet(path: Path) -> Iterator[io.BufferedIOBase | IO[bytes]]:
+    """Open a .parquet file; decompress .gz or .zst to a temporary file, as reading parquet starts at the end."""
     with open_binary(path) as file:
         if path.suffix not in COMPRESSED:
             yield file

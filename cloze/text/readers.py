@@ -17,14 +17,14 @@ from cloze.text.parquet_rows import read_parquet
 
 
 def read_text(path: Path, settings: ReaderSettings) -> Iterator[list[str]]:
-    """Yield the documents of a text file: blank lines separate them; where there are none, each line is one.
+    """Yield the documents of a text file: separated by blank lines or, if there are none, one per line.
 
-    Raises UserError for a document longer than ``settings.max_document_chars``.
+    Raises UserError for a document longer than ``settings.max_document_chars``, and for a file that cannot be read.
     """
     paragraphs = _has_blank_lines_between(path, settings)
     document: list[str] = []
     number, length, limit = 0, 0, settings.max_document_chars
-    # Not by enumerate, which keeps the line it gave last, and that may be long.
+    # enumerate would keep a reference to the previous line, which may be long.
     for line in read_lines(path, settings):
         number += 1  # noqa: SIM113
         line = line.strip()
@@ -42,26 +42,29 @@ def read_text(path: Path, settings: ReaderSettings) -> Iterator[list[str]]:
 
 
 def _has_blank_lines_between(path: Path, settings: ReaderSettings) -> bool:
-    """Return whether a blank line has text before and behind it."""
+    """Return whether a blank line has text before and after it."""
     has_text = (line != "" and not line.isspace() for line in read_lines(path, settings))
     paragraphs = filter(None, (key for key, _ in groupby(has_text)))
     return len(list(islice(paragraphs, 2))) == 2
 
 
 def read_table(path: Path, text_column: str | None, settings: ReaderSettings) -> Iterator[list[str]]:
-    """Yield the documents of a table: the text of each row that has one."""
+    """Yield the documents of a table: the text of each row; skip empty texts.
+
+    Raises UserError for a file that cannot be read, and if ``choose_column`` finds no text column.
+    """
     column = None
     if file_format(path) == ".parquet":
-        # Chosen beforehand, so that the others need not be read.
+        # Choose the column first, to read only this one.
         column = next((choose_column(row, text_column, str(path)) for _, row in read_parquet(path, settings)), None)
     yield from read_column(read_rows(path, settings, column), column or text_column, str(path))
 
 
 def read_rows(path: Path, settings: ReaderSettings, column: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Return an iterator of the rows and where each stands, as "FILE, line 3".
+    """Return an iterator of locations, such as "FILE, line 3", and rows.
 
-    A non-blank line of a text file is a row ``{"text": line}``. Of a .parquet file, only ``column`` is read if given.
-    Raises UserError, while iterating, for what cannot be read.
+    A non-blank line of a text file is a row ``{"text": line}``. ``column``, if given, is the only one read from a
+    .parquet file. The iterator raises UserError for a file that cannot be read.
     """
     kind = file_format(path)
     if kind == ".parquet":

@@ -1,4 +1,4 @@
-"""Find the corpora that the flags name: files, folders of save_to_disk, data sets of the Hub."""
+"""Find the corpora that the flags name: files, folders written by save_to_disk, data sets on the Hub."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from cloze.errors import UserError
 from cloze.text.corpus import Corpus, FileCorpus, HubCorpus
 from cloze.text.files import find_files, is_saved
 
-# Errors of the datasets library where its cache is full, or another user's.
+# Errors of the datasets library if its cache is full or belongs to another user.
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -26,15 +26,11 @@ def find_corpora(
     cache_dir: str | None = None,
     token: str | None = None,
 ) -> tuple[Corpus | None, Corpus | None]:
-    """Return the training and the validation corpus, each if it is needed.
+    """Return the training and the validation corpus, each None if it is not needed.
 
-    Without a validation corpus, part of the training corpus is to be held out. Raises UserError for text that is not
-    there, or cannot be loaded.
-
-    Args:
-        output_dir: a folder that the run writes to: what is in it, or in the cache, is not read as text.
-        cache_dir: the folder of --cache_dir, the datasets library's own if None.
-        token: for private data sets of the Hub.
+    To evaluate without a validation corpus, the caller holds out part of the training corpus. Files in ``output_dir``
+    and in ``cache_dir``, by default the datasets library's cache, are not read as text. ``token`` gives access to
+    private data sets on the Hub. Raises UserError for text that is missing or cannot be loaded.
     """
     if not (do_train or do_eval):
         return None, None
@@ -50,7 +46,7 @@ def find_corpora(
             _check_apart(folder, outputs)
             splits = _load_dataset(data_args, cache_dir, token)
         return _choose_splits(splits, data_args, do_train, do_eval)
-    # Without --do_train the training text still matters: the documents held out of it are evaluated.
+    # Without --do_train, the documents held out of the training text are evaluated.
     needs_train = data_args.train_file and (do_train or not data_args.validation_file)
     train = _find_corpus(data_args, "train", outputs) if needs_train else None
     needs_validation = data_args.validation_file and do_eval
@@ -59,16 +55,16 @@ def find_corpora(
 
 
 def _check_apart(folder: Path, outputs: Mapping[str, Path]) -> None:
-    """Raise UserError for a folder of outputs in a data set on disk, all of whose files the library reads."""
+    """Raise UserError for an output folder inside a data set on disk, because the library reads all files there."""
     for name, path in outputs.items():
         if os.path.isdir(folder) and path.resolve().is_relative_to(folder.resolve()):
             raise UserError(
-                f"{name} {path} lies in {folder}, whose files are all read as data: give a folder outside of it"
+                f"{name} {path} is inside {folder}, where all files are read as data: give a folder outside it"
             )
 
 
 def _find_corpus(data_args: DataArguments, split: str, outputs: Mapping[str, Path]) -> Corpus:
-    """Return the files that --train_file or --validation_file names, or the folder of save_to_disk."""
+    """Return the corpus of --train_file or --validation_file: files, or a folder written by save_to_disk."""
     flag, patterns = f"--{split}_file", getattr(data_args, f"{split}_file")
     folder = Path(os.path.expanduser(patterns[0]))
     if len(patterns) > 1 or not is_saved(folder):
@@ -84,9 +80,9 @@ def _find_corpus(data_args: DataArguments, split: str, outputs: Mapping[str, Pat
 
 
 def _load_saved(folder: Path, flag: str) -> datasets.Dataset | datasets.DatasetDict:
-    """Load what save_to_disk wrote; raise UserError where that fails."""
+    """Load a folder that save_to_disk wrote; raise UserError if that fails."""
     try:
-        # In plain Python, and all columns, however it was formatted when it was saved.
+        # The saved format may hide columns or convert values.
         return datasets.load_from_disk(str(folder)).with_format(None)
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
         raise UserError(f"{flag} {folder} cannot be loaded: save it again ({str(error)[:300]})") from None
@@ -98,7 +94,7 @@ def _choose_splits(
     do_train: bool,
     do_eval: bool,
 ) -> tuple[HubCorpus | None, HubCorpus | None]:
-    """Return the splits to train and to evaluate on; raise UserError where a needed one is missing."""
+    """Return the training and validation splits, if needed; raise UserError if a needed one is missing."""
     name = data_args.dataset_name
     corpora = {split: HubCorpus(f"{name} ({split})", rows, data_args.text_column) for split, rows in splits.items()}
     validation = corpora.get("validation") if do_eval else None
@@ -112,7 +108,7 @@ def _choose_splits(
 def _load_dataset(
     data_args: DataArguments, cache_dir: str | None, token: str | None
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
-    """Load the data set of --dataset_name; raise UserError where that fails."""
+    """Load the data set of --dataset_name; raise UserError if that fails."""
     name = data_args.dataset_name
     try:
         return datasets.load_dataset(
@@ -125,5 +121,5 @@ def _load_dataset(
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         cause = error.__cause__ or error
         in_cache = isinstance(cause, OSError) and cause.errno in CANNOT_WRITE
-        cure = "make room, or give a --cache_dir of your own" if in_cache else "check the name"
+        cure = "free disk space, or give a writable --cache_dir" if in_cache else "check the name"
         raise UserError(f"--dataset_name {name} cannot be loaded: {cure} ({str(cause)[:300]})") from None

@@ -1,1 +1,1 @@
-"""From documents to token ids: tokenizers, their special tokens, and the cache of prepared corpora."""
+"""Turn documents into token ids: tokenizers, special tokens, and the cache of prepared corpora."""

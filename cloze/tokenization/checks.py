@@ -1,4 +1,4 @@
-"""Check whether a tokenizer knows a text, and where words begin."""
+"""Check whether a tokenizer covers a text and tracks words."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -13,23 +13,23 @@ from cloze.tokenization.properties import plain_backend, unknown_id
 
 logger = logging.getLogger(__name__)
 
-# Shares of unknown tokens above which there is a warning, and above which there is nothing left to learn.
+# Shares of unknown tokens that cause a warning and an error.
 MUCH_UNKNOWN, MOST_UNKNOWN = 0.02, 0.5
-# An Egyptian hieroglyph, as text that hardly any vocabulary knows.
+# An Egyptian hieroglyph, which hardly any vocabulary contains.
 RARE_TEXT = "\U00013000"
-# Models of the tokenizers library that say to which word a token belongs.
+# Models of the tokenizers library that track which word a token belongs to.
 WORD_MODELS = ("WordPiece", "BPE", "Unigram")
 
 
 def count_unknown(ids: np.ndarray, unknown: int | None) -> int:
-    """Count the ids [tokens] that are the unknown one; 0 if the tokenizer has none."""
+    """Count the unknown token in ids [tokens]; return 0 if ``unknown``, its id, is None."""
     return 0 if unknown is None else int(np.count_nonzero(ids == unknown))
 
 
 def check_known(
     share: float, documents: Iterable[Sequence[str]], name: str, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Raise UserError or warn if much of a text is unknown to the tokenizer: ``share`` of its tokens, or left out."""
+    """Raise UserError or warn if many tokens are unknown, ``share`` of them, or if many characters are dropped."""
     check_unknown(share, name, tokenizer)
     check_dropped(documents, name, tokenizer)
 
@@ -43,27 +43,29 @@ def check_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -
 def warn_of_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Warn if more than MUCH_UNKNOWN of the tokens are unknown."""
     if share > MUCH_UNKNOWN:
-        logger.warning("UNKNOWN: %s", describe_unknown(share, name, tokenizer))
+        logger.warning("%s", describe_unknown(share, name, tokenizer))
 
 
 def describe_unknown(share: float, name: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Describe the share of unknown tokens in a text, the likely causes and the cure."""
+    """Describe the share of unknown tokens in the text ``name``, the likely causes and the cure."""
     model = tokenizer.backend_tokenizer.model if tokenizer.is_fast else None
-    # WordPiece makes one [UNK] of a longer word, whatever its characters.
+    # WordPiece maps each longer word to [UNK], whatever its characters.
     longest = getattr(model, "max_input_chars_per_word", None)
-    token = tokenizer.convert_ids_to_tokens(unknown_id(tokenizer))
+    unknown = unknown_id(tokenizer)
+    assert unknown is not None, "the share is 0 without an unknown token"
+    token = tokenizer.convert_ids_to_tokens(unknown)
     return (
         f"{name}: {share:.1%} of the tokens are {token}: the tokenizer {tokenizer.name_or_path} "
         f"({type(tokenizer).__name__}) lacks characters of the text"
-        + f", or its words are longer than {longest} characters" * (longest is not None)
-        + ": give a model or --tokenizer_name for such text, or train one that knows every byte (--model_type roberta)"
+        + f", or words are longer than {longest} characters" * (longest is not None)
+        + ": give a model or --tokenizer_name for such text, or train a byte-level tokenizer (--model_type roberta)"
     )
 
 
 def check_dropped(documents: Iterable[Sequence[str]], name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise UserError or warn if the tokenizer leaves out characters in the first CHUNK_CHARS of the text.
+    """Raise UserError or warn if the tokenizer drops many characters in the first CHUNK_CHARS of the text.
 
-    BPE without an unknown token does, and nothing in the ids shows it.
+    BPE without an unknown token drops characters silently.
     """
     backend = plain_backend(tokenizer) if tokenizer.is_fast else None
     if backend is None or not isinstance(backend.model, models.BPE) or backend.model.unk_token is not None:
@@ -81,9 +83,9 @@ def check_dropped(documents: Iterable[Sequence[str]], name: str, tokenizer: PreT
         kept += len(positions & covered)
     share = 1 - kept / max(1, count)
     problem = (
-        f"{name}: the tokenizer {tokenizer.name_or_path} ({type(tokenizer).__name__}) leaves out {share:.1%} of the "
-        "characters, which its vocabulary lacks, and has no token for unknown text: give a model or --tokenizer_name "
-        "for such text, or train one that knows every byte (--model_type roberta)"
+        f"{name}: the tokenizer {tokenizer.name_or_path} ({type(tokenizer).__name__}) drops {share:.1%} of the "
+        "characters, which are not in its vocabulary: give a model or --tokenizer_name for such text, or train a "
+        "byte-level tokenizer (--model_type roberta)"
     )
     if share > MUCH_UNKNOWN:
         _raise_or_warn(share, problem)
@@ -92,15 +94,15 @@ def check_dropped(documents: Iterable[Sequence[str]], name: str, tokenizer: PreT
 def _raise_or_warn(share: float, problem: str) -> None:
     if share > MOST_UNKNOWN:
         raise UserError(problem)
-    logger.warning("UNKNOWN: %s", problem)
+    logger.warning("%s", problem)
 
 
 def check_whole_words(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise UserError for a tokenizer that does not say where words begin."""
+    """Raise UserError for a tokenizer that does not track words."""
     name = type(tokenizer).__name__
     if not tokenizer.is_fast:
         raise UserError(f"--whole_word_mask: {name} is a slow tokenizer: use a fast one, or drop the flag")
     backend = tokenizer.backend_tokenizer
     kind = type(backend.model).__name__
     if kind not in WORD_MODELS or backend.pre_tokenizer is None:
-        raise UserError(f"--whole_word_mask: {name} ({kind}) does not say where words begin: drop the flag")
+        raise UserError(f"--whole_word_mask: {name} ({kind}) does not mark where words begin: drop the flag")

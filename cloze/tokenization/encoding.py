@@ -15,11 +15,11 @@ from cloze.tokenization.properties import plain_backend
 
 logger = logging.getLogger(__name__)
 
-# Characters that are handed to a tokenizer at once, about.
+# Approximate characters per call of a tokenizer.
 CHUNK_CHARS = 250_000
 
-# The tokenizers library takes a hundred bytes for each of a text: a long one is encoded in pieces of about PIECE
-# characters. Where one ends is decided by MARGIN characters on both sides, and TRIES positions are tried.
+# The tokenizers library takes a hundred bytes of memory per byte of text, so long texts are encoded in pieces of about
+# PIECE characters. A piece ends at one of at most TRIES positions, checked on MARGIN characters on each side.
 PIECE = CHUNK_CHARS // 4
 MARGIN = 300
 TRIES = 8
@@ -27,7 +27,7 @@ TRIES = 8
 
 @dataclass(frozen=True)
 class Encoded:
-    """Hold the ids of some texts, one after another, without special tokens.
+    """Hold the concatenated ids of several texts, without special tokens.
 
     Attributes:
         ids: [tokens].
@@ -40,7 +40,7 @@ class Encoded:
     lengths: np.ndarray
 
     def texts(self) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Return each text's ids [tokens], and its word starts [tokens] or None."""
+        """Return the ids [tokens] and the word starts, [tokens] or None, of each text."""
         ends = np.cumsum(self.lengths).tolist()
         spans = [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
         return [(self.ids[span], None if self.word_starts is None else self.word_starts[span]) for span in spans]
@@ -54,7 +54,7 @@ def encode(
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray | None]]]:
     """Yield the units of each document, without special tokens.
 
-    A unit is (ids [tokens], whether a word starts at each token [tokens]), the latter None unless ``with_words``.
+    A unit is its ids [tokens] and, if ``with_words``, whether a word starts at each token [tokens], else None.
     """
     encoder = own_encoder(tokenizer, with_words)
     for texts, counts in chunk_documents(documents):
@@ -64,8 +64,10 @@ def encode(
 
 
 def chunk_documents(documents: Iterable[Sequence[str]]) -> Iterator[tuple[list[str], list[int]]]:
-    """Yield chunks of whole documents: their texts, at least CHUNK_CHARS, and the number of each one's [documents]."""
-    texts, counts, characters = [], [], 0
+    """Yield chunks of whole documents: texts of CHUNK_CHARS or more, and the number of texts in each document."""
+    texts: list[str] = []
+    counts: list[int] = []
+    characters = 0
     for document in documents:
         texts += document
         counts.append(len(document))
@@ -78,8 +80,8 @@ def chunk_documents(documents: Iterable[Sequence[str]]) -> Iterator[tuple[list[s
 
 
 def take_characters(texts: list[str], characters: int) -> list[str]:
-    """Return the first N characters of the texts, cutting the last text that begins in them."""
-    found = []
+    """Return texts with the first N characters in total, truncating the last one."""
+    found: list[str] = []
     for text in texts:
         if characters <= 0:
             break
@@ -89,7 +91,7 @@ def take_characters(texts: list[str], characters: int) -> list[str]:
 
 
 def own_encoder(tokenizer: PreTrainedTokenizerBase, with_words: bool) -> Encoder:
-    """Return the encoder of the tokenizer itself, fast or slow."""
+    """Return the encoder that calls the tokenizer itself, fast or slow."""
     if tokenizer.is_fast:
         return partial(encode_fast, backend=plain_backend(tokenizer), with_words=with_words)
     assert not with_words, "check_whole_words refuses slow tokenizers"
@@ -97,7 +99,7 @@ def own_encoder(tokenizer: PreTrainedTokenizerBase, with_words: bool) -> Encoder
 
 
 def encode_fast(texts: list[str], backend: Tokenizer, with_words: bool) -> Encoded:
-    """Encode texts by the tokenizers library, long ones in pieces."""
+    """Encode texts with the tokenizers library, long ones in pieces."""
     if sum(map(len, texts)) <= 2 * CHUNK_CHARS:
         return _encode_at_once(texts, backend, with_words)
     owners: list[int] = []
@@ -116,7 +118,7 @@ def encode_fast(texts: list[str], backend: Tokenizer, with_words: bool) -> Encod
 
 
 def cut_text(text: str, backend: Tokenizer) -> Iterator[str]:
-    """Yield a text in pieces that give the ids of the whole; or the whole, where no position is safe to cut."""
+    """Yield pieces of a text whose concatenated ids equal the ids of the text; cut only where this is certain."""
     begin = 0
     for middle in range(PIECE, len(text) - MARGIN, PIECE):
         cut = _find_cut(text[middle - MARGIN : middle + MARGIN], backend)
@@ -127,10 +129,10 @@ def cut_text(text: str, backend: Tokenizer) -> Iterator[str]:
 
 
 def _find_cut(text: str, backend: Tokenizer) -> int | None:
-    """Return a position near the middle where two words meet and no token depends on the other side, if there is one.
+    """Return a position near the middle, between two words, where no token depends on the other side; else None.
 
-    There, the two sides encoded by themselves give the tokens of the whole, also of one that is a character shorter at
-    both ends: digits that are grouped from the left or the right, for one, do not.
+    Encoded separately, the two sides give the tokens of the whole text, also if it is a character shorter at both ends.
+    Digits that the tokenizer groups from the left or the right, for example, do not.
     """
     (whole,) = _encode_batch([text], backend)
     words = whole.word_ids
@@ -144,14 +146,14 @@ def _find_cut(text: str, backend: Tokenizer) -> int | None:
 
 
 def _tokens(encoding: Encoding) -> list[tuple[int, bool]]:
-    """Return each token's id, and whether a word begins there."""
+    """Return the id of each token and whether a word starts there."""
     words = encoding.word_ids
     starts = [word is None or word != before for word, before in zip(words, [-1, *words], strict=False)]
     return list(zip(encoding.ids, starts, strict=True))
 
 
 def _encode_batch(texts: list[str], backend: Tokenizer, with_words: bool = True) -> list[Encoding]:
-    """Encode texts without special tokens; raise UserError where the vocabulary lacks the unknown token it needs."""
+    """Encode texts without special tokens; raise UserError if the vocabulary lacks the unknown token it needs."""
     # encode_batch_fast does not track words.
     encode_batch = backend.encode_batch if with_words else backend.encode_batch_fast
     try:
@@ -159,8 +161,8 @@ def _encode_batch(texts: list[str], backend: Tokenizer, with_words: bool = True)
     # The library raises a bare Exception.
     except Exception as error:
         raise UserError(
-            f"the tokenizer cannot encode the text ({error}): add the token to its vocabulary, or give "
-            "--tokenizer_name PATH of another"
+            f"the tokenizer cannot encode the text ({error}): add the token to its vocabulary, or give another "
+            "--tokenizer_name PATH"
         ) from None
 
 
@@ -177,7 +179,7 @@ def _encode_at_once(texts: list[str], backend: Tokenizer, with_words: bool) -> E
 
 
 def _encode_slow(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """Encode texts by a tokenizer written in Python, which does not track words."""
+    """Encode texts with a tokenizer written in Python, which does not track words."""
     rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     return Encoded(np.fromiter(chain.from_iterable(rows), np.uint32, lengths.sum()), None, lengths)

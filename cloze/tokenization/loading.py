@@ -1,10 +1,11 @@
-"""Load a tokenizer unchanged, from whichever of its files there are."""
+"""Load a tokenizer unchanged from any of its file formats."""
 
 import logging
 import unicodedata
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from tokenizers.normalizers import BertNormalizer
 from transformers import (
@@ -23,7 +24,7 @@ from cloze.tokenization.properties import fingerprint
 
 logger = logging.getLogger(__name__)
 
-# Vocabulary files that are read where there is no tokenizer.json, and the type of model whose class reads them.
+# Vocabulary files to read without tokenizer.json, and the type of model whose tokenizer class reads them.
 VOCABULARIES = {
     ("vocab.txt",): "bert",
     ("vocab.json", "merges.txt"): "roberta",
@@ -31,7 +32,7 @@ VOCABULARIES = {
     ("spm.model",): "deberta-v2",
     ("sentencepiece.bpe.model",): "xlm-roberta",
 }
-# The usual special tokens by their roles, for a tokenizer.json without tokenizer_config.json.
+# Common special tokens by their roles, for a tokenizer.json without tokenizer_config.json.
 SPECIAL_TOKENS = {
     "unk_token": ("[UNK]", "<unk>"),
     "pad_token": ("[PAD]", "<pad>"),
@@ -42,9 +43,9 @@ SPECIAL_TOKENS = {
 
 
 def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer that the arguments name, or the one of the checkpoint to resume from.
+    """Return the tokenizer that the arguments name, or the tokenizer of the checkpoint to resume from.
 
-    Returns None if there is neither, so that one is to be trained. Raises UserError for one that cannot be loaded.
+    Returns None if there is neither: the caller trains one. Raises UserError if the tokenizer cannot be loaded.
     """
     name = model_args.tokenizer_name or model_args.model_name_or_path or checkpoint
     if name is None:
@@ -53,24 +54,24 @@ def load_tokenizer(model_args: ModelArguments, checkpoint: Path | None) -> PreTr
     cure = "give --tokenizer_name PATH, a folder with tokenizer.json, vocab.txt, or vocab.json and merges.txt"
     try:
         tokenizer = _load(str(name), model_args)
-    # Depending on what is wrong, transformers raises OSError to TypeError, and the tokenizers library bare Exception.
+    # transformers raises errors of many types, and the tokenizers library a bare Exception.
     except Exception as error:
         problem = str(error)[:200]
-        # What transformers tries last, and asks for, where a SentencePiece model cannot be read.
+        # transformers tries tiktoken last, and asks for it if a SentencePiece model cannot be read.
         if "tiktoken" in problem:
             problem = "a SentencePiece model needs pip install sentencepiece protobuf"
         raise UserError(f"{flag} {name}: no tokenizer could be loaded ({problem}): {cure}") from None
     if _is_empty(tokenizer):
-        raise UserError(f"{flag} {name}: no tokenizer could be loaded (none is there): {cure}")
+        raise UserError(f"{flag} {name}: no tokenizer could be loaded (no tokenizer file found): {cure}")
     return tokenizer
 
 
 def _load(name: str, model_args: ModelArguments) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a folder, one of its files or the Hub; raise whatever the libraries raise."""
+    """Load a tokenizer from a folder, one of its files or the Hub; let errors of the libraries through."""
     path, known = Path(name), ["tokenizer.json", *chain.from_iterable(VOCABULARIES)]
     if path.is_file():
         if path.name not in known:
-            raise ValueError(f"tokenizers are read from files named {', '.join(known)}")
+            raise ValueError(f"supported file names: {', '.join(known)}")
         name, path = str(path.parent), path.parent
     for file_name in ("tokenizer.json", "vocab.json", "tokenizer_config.json"):
         file = find_file(name, file_name, model_args)
@@ -83,7 +84,7 @@ def _load(name: str, model_args: ModelArguments) -> PreTrainedTokenizerBase:
         arguments["config"] = CONFIG_MAPPING[_model_type(path, model_args.model_type)]()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **arguments)
-    # Of any type, where the class is for another kind of tokenizer than that of tokenizer.json.
+    # An error of any type, if the class is for another kind of tokenizer than tokenizer.json has.
     except Exception:
         if model_args.trust_remote_code or not (path / "tokenizer.json").exists():
             raise
@@ -100,35 +101,39 @@ def _load(name: str, model_args: ModelArguments) -> PreTrainedTokenizerBase:
 
 
 def _model_type(folder: Path, given: str | None) -> str:
-    """Return the type of model whose tokenizer class reads the folder's files, the given one if it does."""
+    """Return the type of model whose tokenizer class reads the folder's files, the given type if possible."""
     for files, usual in VOCABULARIES.items():
         if all((folder / file).exists() for file in files):
-            kind = TOKENIZER_MAPPING.get(CONFIG_MAPPING[given], None) if given else None
+            if not given:
+                return usual
+            # A class, though transformers declares a pair.
+            kind: Any = TOKENIZER_MAPPING.get(CONFIG_MAPPING[given], None)
             return given if kind and set(files) <= set(kind.vocab_files_names.values()) else usual
     return given or "bert"
 
 
 def _load_json(name: str, usual: PreTrainedTokenizerBase | None, settings: dict, hub: dict) -> PreTrainedTokenizerBase:
-    """Load tokenizer.json unchanged, or return the tokenizer of the model's usual class if that is the same.
+    """Load tokenizer.json unchanged, or return ``usual``, of the model's usual class, if it gives the same ids.
 
-    Many classes of transformers 5 take the vocabulary alone from the file, and build the rest as their model has it.
+    Many tokenizer classes of transformers 5 read only the vocabulary from the file and use their model's defaults for
+    the rest.
     """
-    names = {"model_input_names": usual.model_input_names} if usual else {}
-    saved = PreTrainedTokenizerFast.from_pretrained(name, **names, **hub)
+    arguments = hub | ({"model_input_names": usual.model_input_names} if usual else {})
+    saved = PreTrainedTokenizerFast.from_pretrained(name, **arguments)
     lower_case = settings.get("do_lower_case")
     if _is_bert_normalized(saved) and lower_case is not None:
         normalizer = saved.backend_tokenizer.normalizer
         normalizer.lowercase = lower_case
         saved.backend_tokenizer.normalizer = normalizer
     tokenizer = usual if usual and fingerprint(usual) == fingerprint(saved) else saved
-    # A tokenizer.json alone names at most the padding token.
+    # A bare tokenizer.json names at most the padding token.
     if tokenizer.special_tokens_map.keys() <= {"pad_token"}:
         _name_special_tokens(tokenizer)
     return tokenizer
 
 
 def _name_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Find the special tokens by their usual names, and the unknown token in the model."""
+    """Find the special tokens by their common names, and the unknown token in the model."""
     vocabulary = tokenizer.get_vocab()
     added = {str(token): token for token in tokenizer.added_tokens_decoder.values()}
     model = tokenizer.backend_tokenizer.model
@@ -140,7 +145,7 @@ def _name_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _is_empty(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether a tokenizer has special tokens and a space at most, as transformers makes of a model alone."""
+    """Return whether a tokenizer has at most special tokens and a space, as transformers makes it without files."""
     return len(tokenizer) - len(set(tokenizer.all_special_ids)) < 3
 
 
@@ -149,17 +154,17 @@ def _is_bert_normalized(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _case_of(vocabulary: Iterable[str]) -> dict:
-    """Return the settings of case and accents that the single letters of a WordPiece vocabulary imply.
+    """Return the settings for case and accents that the single letters of a WordPiece vocabulary imply.
 
-    Words may have been added to it, but letters are there only if they were in its text.
+    Words may have been added later, but single letters come only from the training text.
     """
     letters = {token.removeprefix("##") for token in vocabulary if len(token.removeprefix("##")) == 1}
     cased = any(letter != letter.lower() for letter in letters)
     accented = any(unicodedata.category(mark) == "Mn" for mark in unicodedata.normalize("NFD", "".join(letters)))
     logger.info(
-        "Tokenizer: %s, as its vocab.txt has %s and %s; do_lower_case in tokenizer_config.json overrides this",
+        "Tokenizer: %s, because vocab.txt has %s and %s; set do_lower_case in tokenizer_config.json to override this",
         "cased" if cased else "uncased, accents kept" if accented else "uncased, accents stripped",
         "capital letters" if cased else "no capital letters",
-        "accented ones" if accented else "no accented ones",
+        "accented letters" if accented else "no accented letters",
     )
     return {"do_lower_case": not cased, "strip_accents": False if accented else None}

@@ -1,4 +1,4 @@
-"""Encode WordPiece by nanotoken, an optional and much faster backend, where it gives the tokenizer's own ids."""
+"""Encode WordPiece with nanotoken, an optional, much faster backend, if its ids equal the tokenizer's."""
 
 import logging
 from functools import partial
@@ -12,10 +12,10 @@ from cloze.tokenization.properties import plain_backend
 
 logger = logging.getLogger(__name__)
 
-# Words that nanotoken caches in each of its threads, 12 MB of them. Its own default of a million takes gigabytes
-# where there are many processors, for words too rare to be worth it.
+# Words that nanotoken caches per thread, in 12 MB. Its default of a million takes gigabytes on machines with many
+# processors, mostly for rare words.
 CACHED_WORDS = 2**15
-# Texts on which tokenizers differ though they agree on most text; added tokens are tested besides.
+# Texts that reveal differences between tokenizers; faster_encoder adds texts with the added tokens.
 HARD_TEXTS = (
     "",
     " \t\n\r ",
@@ -35,9 +35,8 @@ HARD_TEXTS = (
 def faster_encoder(tokenizer: PreTrainedTokenizerBase, choice: str, with_words: bool) -> Encoder | None:
     """Return nanotoken's encoder if it gives the tokenizer's ids for HARD_TEXTS, else None.
 
-    Args:
-        choice: --tokenizer_backend: ``nanotoken`` raises UserError where it cannot be used, ``auto`` returns None,
-            ``tokenizers`` never uses it.
+    ``choice`` is the value of --tokenizer_backend. If nanotoken cannot be used, ``nanotoken`` raises UserError and
+    ``auto`` returns None; ``tokenizers`` always returns None.
     """
     if choice == "tokenizers":
         return None
@@ -54,21 +53,21 @@ def faster_encoder(tokenizer: PreTrainedTokenizerBase, choice: str, with_words: 
 
 
 def choose_encoder(own: Encoder, faster: Encoder | None, sample: list[str]) -> Encoder:
-    """Return the ``faster`` encoder if it gives the ids of the tokenizer's ``own`` for a sample of the text."""
+    """Return the ``faster`` encoder if it gives the same ids as ``own`` for a sample of the text, else ``own``."""
     if faster is None or not _gives_same_ids(sample, own(sample), faster, "text"):
         return own
-    logger.info("Tokenizing with nanotoken, which gives the ids of the tokenizer itself")
+    logger.info("Tokenizing with nanotoken, whose ids equal the tokenizer's")
     return faster
 
 
 def nanotoken_encoder(tokenizer: PreTrainedTokenizerBase, with_words: bool) -> Encoder:
-    """Return nanotoken's encoder; raise UserError where it is not installed or cannot be this tokenizer."""
+    """Return nanotoken's encoder; raise UserError if it is not installed or does not support the tokenizer."""
     flag, name = "--tokenizer_backend nanotoken", type(tokenizer).__name__
     if with_words:
-        raise UserError(f"{flag} does not say where words begin, as --whole_word_mask needs it: drop one of the two")
+        raise UserError(f"{flag} does not mark where words begin, which --whole_word_mask needs: drop one of the two")
     kind = type(tokenizer.backend_tokenizer.model).__name__ if tokenizer.is_fast else "slow"
     if kind != "WordPiece":
-        raise UserError(f"{flag} is for fast WordPiece tokenizers, {name} is none ({kind}): drop the flag")
+        raise UserError(f"{flag} needs a fast WordPiece tokenizer, and {name} is {kind}: drop the flag")
     try:
         import nanotoken
     except ImportError as error:
@@ -76,7 +75,7 @@ def nanotoken_encoder(tokenizer: PreTrainedTokenizerBase, with_words: bool) -> E
     try:
         faster = nanotoken.Tokenizer.from_json(plain_backend(tokenizer).to_str())
     except ValueError as error:
-        raise UserError(f"{flag} cannot be {name} ({str(error)[:200]}): drop the flag") from None
+        raise UserError(f"{flag} does not support {name} ({str(error)[:200]}): drop the flag") from None
     nanotoken.set_cache_entries(CACHED_WORDS)
     return partial(_encode, tokenizer=faster)
 
@@ -87,14 +86,14 @@ def _encode(texts: list[str], tokenizer) -> Encoded:
 
 
 def _gives_same_ids(texts: list[str], expected: Encoded, faster: Encoder, kind: str) -> bool:
-    """Return whether an encoder gives the expected ids of these texts; warn of the first text that differs."""
+    """Return whether an encoder gives the expected ids for the texts; warn about the first text that differs."""
     found = faster(texts)
     if np.array_equal(found.ids, expected.ids) and np.array_equal(found.lengths, expected.lengths):
         return True
     rows = zip(texts, expected.texts(), found.texts(), strict=True)
     number, text = next((n, text) for n, (text, (a, _), (b, _)) in enumerate(rows, 1) if not np.array_equal(a, b))
     logger.warning(
-        "TOKENIZER: nanotoken gives other ids than the tokenizer itself for %s %d, %r: it is not used",
+        "not using nanotoken: its ids differ from the tokenizer's for %s %d, %r",
         kind,
         number,
         text[:60],

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 def plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """Return a fast tokenizer's backend, without the truncation and padding that tokenizer.json may set."""
+    """Return a fast tokenizer's backend; switch off truncation and padding, which tokenizer.json may set."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -17,21 +17,21 @@ def plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the id of the unknown token, as [UNK], or None if the tokenizer has none."""
+    """Return the id of the unknown token, such as [UNK], or None if the tokenizer has none."""
     if tokenizer.unk_token_id is None and tokenizer.is_fast:
-        # Where there is only a tokenizer.json, its model alone names the token.
+        # In a bare tokenizer.json, only the model names the token.
         backend = tokenizer.backend_tokenizer
         return backend.token_to_id(getattr(backend.model, "unk_token", None) or "")
     return tokenizer.unk_token_id
 
 
 def required_vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the rows that an embedding needs for the tokenizer's ids: beyond ``len(tokenizer)`` if ids have gaps."""
+    """Return the number of embedding rows that the ids need: more than ``len(tokenizer)`` if ids have gaps."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash that changes whenever the tokenizer would give other ids."""
+    """Return a hash of everything in the tokenizer that affects its ids."""
     if not tokenizer.is_fast:
         return hash_of([type(tokenizer).__name__, tokenizer.get_vocab(), repr(tokenizer.init_kwargs)])
     return hash_of(plain_backend(tokenizer).to_str())

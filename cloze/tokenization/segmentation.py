@@ -1,4 +1,4 @@
-"""Split documents into units, the texts that are tokenized one by one: documents, lines or sentences."""
+"""Split documents into units, the texts that are tokenized separately: documents, lines or sentences."""
 
 import logging
 from collections.abc import Iterator
@@ -9,23 +9,21 @@ from cloze.tokenization.encoding import take_characters
 
 logger = logging.getLogger(__name__)
 
-# Languages that sentencex has rules for; for others it uses those of a related one, or of English, without a warning.
+# Languages that sentencex has rules for. For others, it silently uses the rules of a related language or of English.
 LANGUAGES = "am ar bg bn ca da de el en es fi fr gu hi hy it ja kk kn ml mr my nl pa pl pt ru sk ta te uk"
-# Where units are not sentences, finding sentences only to count them takes half as long as reading, or more if
-# documents are long. They are counted in about COUNTED characters, and in this share of a longer text; in one document,
-# in at most LONGEST_COUNTED characters.
+# If units are not sentences, counting sentences takes half as long as reading, or more in long documents. They are
+# therefore counted in about COUNTED characters or, if that is more, in COUNTED_SHARE of the text, and in at most
+# LONGEST_COUNTED characters of a document.
 COUNTED = 1_000_000
 COUNTED_SHARE = 0.05
 LONGEST_COUNTED = 1_000_000
 
 
 def split_document(lines: list[str], granularity: str, language: str) -> list[str]:
-    """Split a document into the texts of its units.
+    """Split a document, a list of lines, into the texts of its units.
 
-    Args:
-        granularity: what a unit is: the ``document``, a ``line``, a ``sentence`` found by the rules of the language,
-            or a sentence that is a line, ``sentence_per_line``.
-        language: an ISO 639 code.
+    Units are, by ``granularity``, the ``document``, each ``line``, each ``sentence`` found by the rules of
+    ``language``, an ISO 639 code, or each non-blank line of text that has one ``sentence_per_line``.
     """
     if granularity == "line":
         return lines
@@ -36,23 +34,23 @@ def split_document(lines: list[str], granularity: str, language: str) -> list[st
 
 
 def split_sentences(text: str, language: str) -> list[str]:
-    """Split a text into sentences, by punctuation; one may span lines, but not a blank one."""
+    """Split a text into sentences by punctuation; a sentence may span lines, but no blank line."""
     return [sentence.strip() for sentence in sentencex.segment(language, text) if sentence.strip()]
 
 
 def check_language(language: str) -> None:
-    """Warn of a language without rules for sentences."""
+    """Warn if there are no sentence rules for a language."""
     if language not in LANGUAGES.split():
         logger.warning(
-            "LANGUAGE: there are no rules for sentences of %r, so that those of a related language or of English are "
-            "taken; there are for %s",
+            "--language %s has no sentence rules: using the rules of a related language or of English; languages with "
+            "rules are %s",
             language,
             LANGUAGES,
         )
 
 
 def count_sentences(documents: Iterator[list[str]], info: dict, granularity: str, language: str) -> Iterator[list[str]]:
-    """Yield the documents unchanged, then add to ``info`` how many sentences they have, and if that is an estimate."""
+    """Yield the documents unchanged, then add to ``info`` their number of sentences and whether it is an estimate."""
     characters = counted = found = 0
     for document in documents:
         length = sum(map(len, document))

@@ -1,4 +1,4 @@
-"""Train a tokenizer from a corpus: WordPiece or byte-level BPE, as the type of model uses."""
+"""Train a tokenizer on a corpus: WordPiece or byte-level BPE, depending on the type of model."""
 
 import logging
 import re
@@ -27,11 +27,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Raised when what is trained changes, so that tokenizers in older caches are not taken for it.
+# Increased when training changes, to invalidate cached tokenizers.
 VERSION = 2
-# Where a long text can be cut, behind the match.
+# A long text can be cut after a match.
 BETWEEN_WORDS = re.compile(r"\w(?= \w)")
-# Characters, for byte-level BPE bytes, of a word at most in training, whose time grows with the square of the length.
+# Maximum characters, for byte-level BPE bytes, of a word in training, which takes time quadratic in the length.
 LONGEST_WORD = 1_000
 
 WORDPIECE_TYPES = ("bert", "distilbert", "electra")
@@ -41,23 +41,27 @@ BYTE_LEVEL_TYPES = ("roberta", "modernbert")
 def train_tokenizer(
     corpus: Corpus, model_type: str, vocab_size: int, lower_case: bool, cache: Path, overwrite: bool
 ) -> PreTrainedTokenizerBase:
-    """Train a tokenizer of the kind that ``model_type`` uses, or load the one trained from the same text before.
+    """Train a tokenizer of the kind that ``model_type`` uses, or load it from the cache if the text is the same.
 
-    Raises UserError for types of models whose tokenizers are not trained here.
+    Raises UserError for types of models other than WORDPIECE_TYPES and BYTE_LEVEL_TYPES.
     """
     if model_type not in WORDPIECE_TYPES + BYTE_LEVEL_TYPES:
         raise UserError(
-            f"a new {model_type} needs --tokenizer_name PATH; tokenizers are trained here for "
+            f"a new {model_type} needs --tokenizer_name PATH; tokenizers can be trained for "
             f"{', '.join(WORDPIECE_TYPES)} (WordPiece) and {', '.join(BYTE_LEVEL_TYPES)} (byte-level BPE)"
         )
     train = train_wordpiece if model_type in WORDPIECE_TYPES else train_byte_level
     path = cache / f"tokenizer-{hash_of([VERSION, train.__name__, corpus.identity, vocab_size, lower_case])}"
+
+    def write(folder: Path) -> None:
+        train(corpus, vocab_size, lower_case).save_pretrained(folder)
+
     tokenizer = find_or_write(
         path,
-        lambda folder: train(corpus, vocab_size, lower_case).save_pretrained(folder),
+        write,
         AutoTokenizer.from_pretrained,
         name="trained tokenizer",
-        # Half of it merges.
+        # Half of the bytes are merges.
         size=100 * vocab_size,
         overwrite=overwrite,
     )
@@ -66,11 +70,11 @@ def train_tokenizer(
 
 
 def train_wordpiece(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
-    """Train a tokenizer like BERT's; accents are kept, even in lower case: in many languages they distinguish words."""
+    """Train a tokenizer like BERT's; keep accents, even in lower case, as they distinguish words in many languages."""
     backend: Tokenizer = BertTokenizer(do_lower_case=lower_case, strip_accents=False).backend_tokenizer
     special = list(backend.get_added_tokens_decoder().values())
-    # The trainer numbers characters inside words in the order of a hash map, which differs from run to run and then
-    # decides between merges of equal count. Given beforehand in a fixed order, they make training reproducible.
+    # The trainer numbers characters inside words in the order of a hash map, which differs from run to run and decides
+    # between merges of equal count. Passing them in a fixed order makes training reproducible.
     texts = tqdm(_read_texts(corpus), "collecting characters", unit=" documents", disable=not sys.stderr.isatty())
     characters = set(chain.from_iterable(texts))
     continuing = [f"##{character}" for character in sorted(_characters_in_words(characters, backend))]
@@ -85,7 +89,7 @@ def train_wordpiece(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTra
 
 
 def _characters_in_words(characters: Iterable[str], backend: Tokenizer) -> set[str]:
-    """Return the normalized forms of the characters that can stand inside a word, unlike punctuation and Chinese."""
+    """Return the normalized characters that can continue a word, unlike punctuation and Chinese characters."""
     inside: set[str] = set()
     for character in characters:
         word = backend.normalizer.normalize_str(f"a{character}a")
@@ -95,7 +99,7 @@ def _characters_in_words(characters: Iterable[str], backend: Tokenizer) -> set[s
 
 
 def train_byte_level(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
-    """Train a tokenizer like RoBERTa's; ModernBERT's is of the same kind. Raises UserError for ``lower_case``."""
+    """Train a tokenizer like RoBERTa's, also for ModernBERT; raise UserError for ``lower_case``."""
     if lower_case:
         raise UserError("--do_lower_case is for WordPiece tokenizers (bert, distilbert, electra): drop it")
     untrained = RobertaTokenizer()
@@ -103,20 +107,21 @@ def train_byte_level(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTr
     train = partial(untrained.train_new_from_iterator, vocab_size=vocab_size, show_progress=sys.stderr.isatty())
     tokenizer = _train_in_thread(corpus, untrained.backend_tokenizer, train)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
-    # As RoBERTa's own: the space before a mask belongs to the word that is hidden.
+    # As in RoBERTa, the space before a mask belongs to the masked word.
     tokenizer.add_special_tokens({"mask_token": AddedToken(tokenizer.mask_token, lstrip=True, special=True)})
     return tokenizer
 
 
 def _train_in_thread(corpus: Corpus, backend: Tokenizer, train: Callable[[Iterator[str]], T]) -> T:
-    """Return ``train(texts)``, called in a thread and with long words cut by the backend.
+    """Return ``train(texts)``, called in a thread, with long words cut by the backend.
 
-    Training is one call of the library, during which the main thread could not run Python's signal handlers.
+    Training is one call of the library; in the main thread it would block Python's signal handlers.
     """
     texts = _check_long_words(_read_texts(corpus), backend.normalizer, backend.pre_tokenizer)
     pieces = pre_tokenizers.FixedLength(length=LONGEST_WORD)
     backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, pieces])
-    result, stopped = Future(), threading.Event()
+    result: Future[T] = Future()
+    stopped = threading.Event()
 
     def run() -> None:
         try:
@@ -129,7 +134,7 @@ def _train_in_thread(corpus: Corpus, backend: Tokenizer, train: Callable[[Iterat
     try:
         return result.result()
     finally:
-        # Where a signal ends the process, the library must not call Python any more.
+        # When a signal ends the process, the library must not call Python any more.
         stopped.set()
         thread.join(timeout=1)
 
@@ -137,7 +142,7 @@ def _train_in_thread(corpus: Corpus, backend: Tokenizer, train: Callable[[Iterat
 def _check_long_words(
     texts: Iterator[str], normalizer: Normalizer | None, pre_tokenizer: PreTokenizer
 ) -> Iterator[str]:
-    """Yield the texts unchanged, then warn if words in them are cut for training."""
+    """Yield the texts unchanged, then warn if words in them are too long and were cut for training."""
     count = 0
     for text in texts:
         if any(len(run) > LONGEST_WORD for run in text.split()):
@@ -146,15 +151,14 @@ def _check_long_words(
         yield text
     if count:
         logger.warning(
-            "LONG WORDS: words longer than %s characters (%s) are cut into pieces to train the tokenizer: check that "
-            "spaces separate the words of the text",
+            "words longer than %s characters (%s) were cut to train the tokenizer: check that spaces separate words",
             f"{LONGEST_WORD:,}",
             f"{count:,}",
         )
 
 
 def _read_texts(corpus: Corpus) -> Iterator[str]:
-    """Yield the documents, long ones in pieces: the words of tokenizers trained here end at a space between letters."""
+    """Yield the documents, long ones cut at spaces between letters, where words end for the tokenizers trained here."""
     for document in read_documents(corpus):
         text, begin = "\n".join(document), 0
         while found := BETWEEN_WORDS.search(text, begin + PIECE):

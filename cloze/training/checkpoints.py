@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent. Find, complete and prune them; what they say of how far a run is."""
+"""Find, complete and prune checkpoints, which are complete or absent; record the progress of a run in them."""
 
 import json
 import logging
@@ -20,18 +20,18 @@ from cloze.system.storage import CHECKSUMS, RECIPE, delete_as
 
 logger = logging.getLogger(__name__)
 
-# Says how far a run is; a checkpoint of the model alone has none.
+# The Progress of the run; checkpoints of the model alone lack it.
 PROGRESS = "progress.json"
-# A folder holds a model if it has one of these: the weights, or the index of shards.
+# A folder holds a model if it has one of these: weights, or the index of their shards.
 MODEL_FILES = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
-# Where checkpoints are written and deleted. The Trainer keeps names with this beginning from the Hub.
+# Where checkpoints are written and deleted. The Trainer does not push checkpoint-* to the Hub.
 STAGING_DIR = "checkpoint-incomplete"
 
-writing = partial(storage.writing, cure="make room and run it again; the checkpoints from before are as they were")
+writing = partial(storage.writing, cure="free disk space and run again; earlier checkpoints are intact")
 
 
 def list_checkpoints(output_dir: str) -> dict[int, Path]:
-    """Return the complete checkpoints by step, ascending."""
+    """Return the complete checkpoints by step, in ascending order."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     with readable():
         complete = {int(path.name.split("-")[1]): path for path in found if (path / CHECKSUMS).is_file()}
@@ -40,41 +40,39 @@ def list_checkpoints(output_dir: str) -> dict[int, Path]:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Raise UserError for what one may not read, which is not damaged but another user's."""
+    """Turn a PermissionError into a UserError: such a checkpoint is another user's, not corrupt."""
     try:
         yield
     except PermissionError as error:
         raise UserError(
-            f"{error.filename} cannot be read ({error.strerror}): have its owner make it readable, or give another "
+            f"{error.filename} cannot be read ({error.strerror}): ask its owner for read permission, or give another "
             "--output_dir"
         ) from None
 
 
 def check_readable(checkpoint: Path) -> None:
+    """Raise UserError if a file of a checkpoint may not be read."""
     with readable():
         for path in checkpoint.iterdir() if checkpoint.is_dir() else ():
             if path.is_file():
                 open(path, "rb").close()
 
 
-def aside(output_dir: str, name: str) -> Path:
-    """Return the folder to write a checkpoint or the finished model to: what is broken off there counts for nothing.
-
-    See transformers#35782.
-    """
+def staging_folder(output_dir: str, name: str) -> Path:
+    """Return the staging folder of a checkpoint or of the final model; nothing in it counts (transformers#35782)."""
     return Path(output_dir) / STAGING_DIR / name
 
 
-def final(folder: Path) -> Path:
-    """Return what a checkpoint that is written aside is called in the end."""
+def final_path(folder: Path) -> Path:
+    """Return the final path of a staged checkpoint."""
     return folder.parent.parent / folder.name
 
 
 def complete(folder: Path) -> None:
-    """Give the checkpoint written aside its name, once it is on disk for good."""
+    """Sync a staged checkpoint to disk and move it to its final path."""
     storage.seal(folder, CHECKSUMS)
-    checkpoint = final(folder)
-    if os.path.lexists(checkpoint):  # it could not be read, is of an earlier run, or is a link to nowhere
+    checkpoint = final_path(folder)
+    if os.path.lexists(checkpoint):  # corrupt, of an earlier run, or a dangling link
         remove(checkpoint)
     storage.rename(folder, checkpoint)
     with suppress(OSError):
@@ -82,9 +80,9 @@ def complete(folder: Path) -> None:
 
 
 def put_in_place(folder: Path) -> None:
-    """Move a model written aside into output_dir: a reader finds the earlier model, none, or this one.
+    """Move a staged model into output_dir: a reader finds the earlier model, none, or this one.
 
-    The run that is resumed after a kill between two renames saves the model again.
+    If the process is killed between two renames, the resumed run saves the model again.
     """
     output_dir = folder.parent.parent
     for path in folder.rglob("*"):
@@ -95,7 +93,7 @@ def put_in_place(folder: Path) -> None:
         path.unlink(missing_ok=True)
     for path in sorted(folder.iterdir(), key=lambda path: path.name in MODEL_FILES):
         target = output_dir / path.name
-        if target.is_dir():  # as DeepSpeed writes, which no file replaces
+        if target.is_dir():  # written by DeepSpeed; os.replace fails on it
             shutil.rmtree(target)
         os.replace(path, target)
     folder.rmdir()
@@ -105,7 +103,7 @@ def put_in_place(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path, errors: str = "strict") -> Iterator[TextIO]:
-    """Open a text file that takes the place of ``path`` once it is whole and on disk."""
+    """Open a text file that replaces ``path`` once it is complete and on disk."""
     aside = path.with_name(f"{path.name}.aside")
     try:
         with open(aside, "w", encoding="utf-8", errors=errors) as file:
@@ -118,47 +116,48 @@ def replacing(path: Path, errors: str = "strict") -> Iterator[TextIO]:
 
 
 def remove(checkpoint: Path) -> None:
-    """Delete a checkpoint, of a link the link alone; if that is broken off, what is left of it no longer counts."""
+    """Delete a checkpoint, or only the link to one; after an interruption, what is left of it does not count."""
     trash = checkpoint.parent / STAGING_DIR / f"{checkpoint.name}-deleted"
     try:
         trash.parent.mkdir(exist_ok=True)
         delete_as(checkpoint, trash)
     except OSError as error:
         raise UserError(
-            f"{checkpoint} cannot be deleted ({error.strerror}): delete it yourself, or have its owner do so, and run "
-            "it again; the other checkpoints are as they were"
+            f"{checkpoint} cannot be deleted ({error.strerror}): delete it, or ask its owner to, and run again; the "
+            "other checkpoints are intact"
         ) from error
     finally:
         with suppress(OSError):
             trash.parent.rmdir()
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Return whether every file is as it was written; the user may have added some."""
-    return storage.find_damage(checkpoint, CHECKSUMS, needed=[RECIPE]) is None
+def find_damage(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint, None if every file has its checksum; users may have added files."""
+    return storage.find_damage(checkpoint, CHECKSUMS, needed=[RECIPE])
 
 
-def newest_whole(output_dir: str) -> Path | None:
-    """Return the newest checkpoint that can be read; warn of those that cannot."""
+def newest_intact(output_dir: str) -> Path | None:
+    """Return the newest checkpoint that is not corrupt; warn of those that are."""
     for checkpoint in reversed(list_checkpoints(output_dir).values()):
         check_readable(checkpoint)
-        if is_whole(checkpoint):
+        damage = find_damage(checkpoint)
+        if damage is None:
             return checkpoint
-        logger.warning("BROKEN: %s is not as it was written, its files do not fit %s: left out", checkpoint, CHECKSUMS)
+        logger.warning("skipping corrupt %s: %s", checkpoint, damage)
     return None
 
 
 def remove_all(output_dir: str) -> None:
-    """Delete the checkpoints of an earlier run, once all is ready to start afresh."""
+    """Delete the checkpoints of an earlier run."""
     for path in list_checkpoints(output_dir).values():
         remove(path)
 
 
 def prune(output_dir: str, keep: int | None, newest: int, best: int | None) -> None:
-    """Delete the oldest checkpoints of this run but ``keep``; never the newest or the best.
+    """Delete the oldest checkpoints of this run beyond ``keep``, but never the newest or the best.
 
-    Ordered by step, not by time of change, which copying alters (huggingface/transformers#26961); checkpoints beyond
-    the newest step are of an earlier run, and none of our business (huggingface/transformers#37260).
+    Age is by step, not by modification time, which copying changes (huggingface/transformers#26961). Checkpoints beyond
+    the newest step are of an earlier run and stay (huggingface/transformers#37260).
     """
     if keep is None:
         return
@@ -166,29 +165,30 @@ def prune(output_dir: str, keep: int | None, newest: int, best: int | None) -> N
     protected = {newest, best} & set(steps)
     spare = [step for step in steps if step not in protected]
     for step in spare[: max(0, len(steps) - max(keep, len(protected)))]:
-        logger.info("Deleting %s, as save_total_limit is %d", steps[step], keep)
+        logger.info("Deleting %s: --save_total_limit is %d", steps[step], keep)
         remove(steps[step])
 
 
 def checkpoint_size(num_parameters: int, save_only_model: bool) -> int:
-    """Return the bytes of a checkpoint: the weights and, for Adam, two more values a weight."""
+    """Return the approximate size of a checkpoint in bytes: weights in float32 and, for Adam, two values per weight."""
     return 4 * num_parameters * (1 if save_only_model else 3)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Say how far a run is, beside the state of the Trainer, so that it is resumed exactly; by default, that it begins.
+    """Hold the progress of a run that the Trainer's state lacks, for exact resumption; by default, that of a new run.
 
     Attributes:
         step: optimizer steps taken, of ``max_steps``.
-        steps_in_epoch: those in the first epoch, with the settings of the last batches.
+        steps_in_epoch: optimizer steps in the first epoch, with the latest batch settings.
         stream: the state of the train stream (training.stream).
-        data: examples and tokens of the first epoch, to tell whether the text is still the same; or None for streams.
-        sums: of each process, what is summed up for the next log.
-        logged: the step of the last log; and ``total_loss``, the sum of the losses of all steps until then.
-        seconds: time of training.
-        evaluation_due: whether an evaluation was put off by the end that came early.
-        texts: the content of the training and of the validation text, each None if there is none.
+        data: examples and tokens of the first epoch (of a stream: files and bytes), to detect changed text.
+        sums: the running sums for the next log, [processes, sums].
+        logged: the step of the last log.
+        total_loss: the sum of the losses of all steps up to the last log.
+        seconds: time of training, in seconds.
+        evaluation_due: whether a signal postponed an evaluation.
+        texts: fingerprints of the training and of the validation text, each None if there is none.
     """
 
     step: int = 0
@@ -204,20 +204,23 @@ class Progress:
     texts: Sequence[list[list] | None] = (None, None)
 
     def write(self, checkpoint: Path) -> None:
+        """Write the progress to a checkpoint."""
         (checkpoint / PROGRESS).write_text(json.dumps(asdict(self), indent=1))
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Progress":
+        """Read the progress of a checkpoint; raise UserError if another version of the scripts wrote it."""
         try:
             return cls(**json.loads((checkpoint / PROGRESS).read_text()))
         except TypeError:
             raise UserError(
-                f"{checkpoint} is of another version of these scripts: resume it with that one, or start from its "
-                "weights with --model_name_or_path and another --output_dir, or afresh with --overwrite_output_dir"
+                f"{checkpoint} was saved by another version of these scripts: resume it with that version, start from "
+                "its weights with --model_name_or_path and another --output_dir, or start over with "
+                "--overwrite_output_dir"
             ) from None
 
     def sums_of(self, process: int, processes: int) -> list[float]:
-        """Return those of a process; the mean of all, if they are of another number of processes; none at the start."""
+        """Return the sums of a process, or their mean if the number of processes has changed; none in a new run."""
         if len(self.sums) == processes:
             return self.sums[process]
         return [sum(column) / len(self.sums) for column in zip(*self.sums, strict=True)]

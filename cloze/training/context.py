@@ -1,4 +1,4 @@
-"""What the scripts set up alike: process, text, config and tokenizer; then the collator."""
+"""Set up a run for any script: process, text, config, tokenizer, model and collator."""
 
 import logging
 import os
@@ -42,12 +42,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunContext(DataContext):
-    """Hold a script's settings, and what they stand for: of examples, of the model, and of the run.
+    """Hold the settings of a run and what was made from them.
 
     Attributes:
-        checkpoint: to resume from, if there is one.
-        recipe: the settings as a recipe.
-        new_tokens: tokens of the tokenizer beyond the vocabulary of the checkpoint.
+        checkpoint: the checkpoint to resume from, if any.
+        recipe: the settings as a recipe (YAML text).
+        new_tokens: tokens of the tokenizer that the checkpoint's vocabulary lacks.
     """
 
     task: Task
@@ -61,11 +61,11 @@ class RunContext(DataContext):
 def set_up(
     task: Task, model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
 ) -> RunContext:
-    """Start the process, find text, config and tokenizer, and check them against each other and the task."""
+    """Start the process, load text, config and tokenizer, and check that they fit each other and the task."""
     start_process(data_args, training_args)
     if model_args.trust_remote_code:
         logger.warning(
-            "REMOTE CODE: code that comes with %s may run, as you: --trust_remote_code lets it",
+            "--trust_remote_code lets code from %s run with your permissions",
             " and with ".join(code_sources(model_args)),
         )
     cache = cache_folder(model_args.cache_dir)
@@ -77,15 +77,16 @@ def set_up(
     corpora = find_texts(model_args, data_args, training_args)
     if checkpoint is not None:
         check_texts(Progress.read(checkpoint).texts, corpora)
-    for corpus in filter(None, corpora):
+    for corpus in (each for each in corpora if each is not None):
         log_columns(corpus, data_args.other_columns)
     config = load_config(model_args, task)
     tokenizer = load_tokenizer(model_args, checkpoint)
     if tokenizer is None:
-        if not any(corpora):
-            raise UserError("no text to train a tokenizer from, and no model: give --model_name_or_path PATH")
+        first = corpora[0] or corpora[1]
+        if first is None:
+            raise UserError("no text to train a tokenizer on, and no model: give --model_name_or_path PATH")
         tokenizer = train_tokenizer(
-            corpora[0] or corpora[1],
+            first,
             config.model_type,
             model_args.vocab_size,
             model_args.do_lower_case,
@@ -96,13 +97,13 @@ def set_up(
         sync_config_with_tokenizer(config, tokenizer, model_args.config_overrides)
     dtype = None if training_args.prepare_only else model_args.dtype
     length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code, dtype)
-    # First, as a tokenizer that is not the model's may lack the special tokens of a template, too.
+    # Before ensure_template, because another model's tokenizer may lack the template's special tokens.
     new_tokens = find_new_tokens(model_args, config, tokenizer)
     ensure_template(tokenizer, config.model_type)
     budget = training_args.max_tokens_per_batch
     if budget is not None and budget < length:
         raise UserError(
-            f"--max_tokens_per_batch {budget} is less than --max_seq_length {length}: an example may be as long, give "
+            f"--max_tokens_per_batch {budget} is less than --max_seq_length {length}, the longest example: raise it to "
             f"{length} or more, or lower --max_seq_length"
         )
     return RunContext(
@@ -111,7 +112,7 @@ def set_up(
         do_eval=training_args.do_eval,
         shuffle_seed=training_args.shuffle_seed,
         data_seed=training_args.data_seed or 0,
-        # One process does it again; the others wait for it at the lock, or take the same ids from before.
+        # One process rebuilds the cache; the others wait for its lock, or read the old entry with the same ids.
         overwrite_cache=overwrite_cache,
         cache=cache,
         corpora=corpora,
@@ -130,7 +131,7 @@ def set_up(
 def find_texts(
     model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
 ) -> tuple[Corpus | None, Corpus | None]:
-    """Return the training and the validation corpus that a run reads, each if it is needed."""
+    """Return the training and the validation corpus, each None if the run does not need it."""
     return find_corpora(
         data_args,
         training_args.do_train,
@@ -142,20 +143,21 @@ def find_texts(
 
 
 def check_texts(texts: Sequence[list[list] | None], corpora: tuple[Corpus | None, Corpus | None]) -> None:
-    """Raise UserError where the training text is not that of a checkpoint; warn of another validation text.
+    """Raise UserError if the training text has changed since a checkpoint; warn if the validation text has.
 
     Args:
-        texts: the content of both, as the checkpoint has it.
+        texts: fingerprints of the training and the validation text in the checkpoint.
+        corpora: the training and the validation corpus now.
     """
     training, validation = map(find_change, texts, corpora)
     if training is not None:
         raise UserError(
-            f"the text is not what the checkpoint was trained on: {training}: put it back, or start afresh with "
+            f"the training text has changed since the checkpoint: {training}: restore it, or start over with "
             "--overwrite_output_dir"
         )
     if validation is not None:
         logger.warning(
-            "CHANGED: the validation text is another than before: %s: evaluations before and after cannot be compared",
+            "the validation text has changed since the checkpoint: %s: earlier evaluations are not comparable",
             validation,
         )
 
@@ -170,7 +172,7 @@ def start_process(data_args: DataArguments, training_args: TrainingArguments) ->
         datasets.disable_progress_bars()
     if training_args.visible_gpus > 1:
         logger.warning(
-            "ONE GPU: %d are there, and a process uses one: start with accelerate launch --num_processes %d to use all",
+            "%d GPUs visible, 1 in use: launch with accelerate launch --num_processes %d",
             training_args.visible_gpus,
             training_args.visible_gpus,
         )
@@ -179,33 +181,33 @@ def start_process(data_args: DataArguments, training_args: TrainingArguments) ->
 
 
 def make_model(context: RunContext) -> PreTrainedModel:
-    """Return the model to train, evaluate or predict with: see ``load_model``."""
+    """Load or initialize the model to train, evaluate or predict with."""
     args = context.training_args
     only_predicts = args.do_predict and not args.do_train
     return load_model(context.model_args, context.config, context.task, args.seed, context.new_tokens, only_predicts)
 
 
 def padding_of(context: RunContext, model: PreTrainedModel) -> Padding:
-    """Return how the batches of a run are padded."""
+    """Return how to pad the batches of a run."""
     args = context.training_args
     padding = padding_for(model, context.max_seq_length)
     return replace(
         padding,
-        # Tensor cores want multiples of 8.
+        # Tensor cores need multiples of 8.
         multiple=8 if args.fp16 or args.bf16 else padding.multiple,
         fixed=padding.fixed or context.data_args.pad_to_max_length,
     )
 
 
 def padding_for(model: PreTrainedModel, max_seq_length: int) -> Padding:
-    """Return how a model's batches are padded where no setting asks for more."""
+    """Return how to pad a model's batches by default."""
     return Padding(multiple=4, longest=max_seq_length, fixed=not uses_attention_mask(model))
 
 
 def make_collator(context: RunContext, padding: Padding) -> Callable[[list[dict]], dict]:
-    """Return what makes batches of examples."""
+    """Return the task's collator."""
     if not context.data_args.streaming or context.training_args.dataloader_num_workers:
-        # All text is tokenized, or is to be by data-loader workers, a thread each; unless told so, the library warns in
-        # each that is forked.
+        # This process tokenizes nothing more, or only in single-threaded data-loader workers; if the variable is unset,
+        # tokenizers warns in each forked worker.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return context.task.make_collator(context, padding, context.training_args.seed)

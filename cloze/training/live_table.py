@@ -106,7 +106,7 @@ class LiveTable(ProgressCallback):
 
     def __init__(self, trainer: Trainer):
         super().__init__()
-        self.trainer, self.columns, self.started = trainer, [], None
+        self.trainer, self.columns, self.started, self.first_step = trainer, [], 0.0, None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.current_step = state.global_step
@@ -114,9 +114,11 @@ class LiveTable(ProgressCallback):
             steps = {"total": state.max_steps, "initial": state.global_step}
             self.training_bar = tqdm(**steps, dynamic_ncols=True, disable=args.disable_tqdm)
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        # To the Trainer, the whole run is one epoch (see ResumeCallback).
-        self.started, self.first_step = time.monotonic(), state.global_step
+    def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control, **kwargs)
+        if self.first_step is None:
+            # The first step takes longer than others.
+            self.started, self.first_step = time.monotonic(), state.global_step
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if not args.disable_tqdm:
@@ -133,20 +135,23 @@ class LiveTable(ProgressCallback):
             self.columns = columns_for(self.trainer.objectives, state.max_steps, with_epoch=with_epoch, max_width=width)
             lines = ["", *format_header(self.columns)]
         row = {**logs, "step": state.global_step}
-        if "loss" in logs and self.started is not None:
+        if "loss" in logs:
             row["eta"] = self._seconds_left(state)
         for line in [*lines, format_log(row, self.columns)]:
             # Not print, which would break the bars.
             tqdm.write(line)
         sys.stdout.flush()
 
-    def _seconds_left(self, state) -> float:
-        """Return how long the run still takes: the rest of its hours, or its steps at the speed since it started."""
+    def _seconds_left(self, state) -> float | None:
+        """Return how long the run still takes: the rest of its hours, or its steps at the speed since its first.
+
+        None after the first step, whose speed says little.
+        """
         clock = self.trainer.stop_callback
         if clock.limit is not None:
             return max(clock.limit - clock.seconds, 0)
         steps_done, steps_left = state.global_step - self.first_step, state.max_steps - state.global_step
-        return steps_left * (time.monotonic() - self.started) / max(steps_done, 1)
+        return steps_left * (time.monotonic() - self.started) / steps_done if steps_done else None
 
 
 def _is_repeated(history: Sequence[dict]) -> bool:

@@ -1,4 +1,4 @@
-"""Estimate what training holds in memory at its most, before it does."""
+"""Estimate the peak memory of training."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ import psutil
 import torch
 from accelerate.utils import send_to_device
 from accelerate.utils.memory import should_reduce_batch_size
+from transformers.training_args import OptimizerNames
 
 from cloze.errors import UserError
 from cloze.system.storage import gigabytes
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Memory:
-    """Count the bytes that a device holds the moment before a backward, without what operations take for a while."""
+    """Hold the bytes on a device at the start of a backward pass, without temporary buffers of operations."""
 
     weights: int
     gradients: int
@@ -28,17 +29,22 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """Return the sum in bytes."""
         return sum(vars(self).values())
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {gigabytes(size)}" for name, size in vars(self).items())
-        return f"about {gigabytes(self.total)} a device ({parts})"
+        return f"about {gigabytes(self.total)} per device ({parts})"
 
 
 def estimate_memory(trainer: PretrainingTrainer, batch: Sequence[dict], available: int) -> Memory:
-    """Return the memory of training on such batches; UserError if it is more than ``available``.
+    """Return the memory of training on batches like this one.
 
-    A CPU out of memory kills the process: the batch is tried only after an estimate from its first two examples.
+    A process that exceeds the memory of the CPU is killed: the batch is tried only if an estimate from its first two
+    examples fits.
+
+    Raises:
+        UserError: if it exceeds ``available`` bytes.
     """
     memory = without_batch(trainer)
     if len(batch) > 2:
@@ -50,33 +56,35 @@ def estimate_memory(trainer: PretrainingTrainer, batch: Sequence[dict], availabl
 
 
 def without_batch(trainer: PretrainingTrainer) -> Memory:
+    """Return the memory of weights, gradients and optimizer."""
     parameters = list(trainer.model.parameters())
     gradients = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
     return Memory(
         weights=sum(tensor.nbytes for tensor in [*parameters, *trainer.model.buffers()]),
-        # Several processes average them in buffers, which are as large.
+        # Several processes average gradients in buffers of the same size.
         gradients=gradients * min(trainer.args.world_size, 2),
         optimizer=round(gradients * optimizer_values(trainer)),
     )
 
 
 def optimizer_values(trainer: PretrainingTrainer) -> float:
-    """Return the values that the optimizer keeps of a weight, by a step on a matrix; if it takes none, 2 as Adam."""
+    """Return the optimizer's state values per weight, from a step on a matrix; 2, as for Adam, if that fails."""
     matrix = torch.zeros(256, 256, device=trainer.args.device, dtype=trainer.model.dtype, requires_grad=True)
     matrix.grad = torch.zeros_like(matrix)
     try:
         optimizer_class, settings = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
         optimizer = optimizer_class([matrix], **settings)
         optimizer.step()
-    except Exception as error:  # whatever an optimizer says that is made for whole models
-        logger.info("Memory of --optim %s: reckoned as Adam's (%s)", trainer.args.optim.value, error)
+    except Exception as error:  # optimizers for whole models raise anything
+        name = OptimizerNames(trainer.args.optim).value
+        logger.info("Memory of --optim %s estimated as Adam's: %s", name, error)
         return 2
     state = [value for value in optimizer.state[matrix].values() if torch.is_tensor(value) and value.numel() > 1]
     return sum(value.nbytes for value in state) / matrix.nbytes
 
 
 def saved_for_backward(trainer: PretrainingTrainer, batch: Sequence[dict]) -> int:
-    """Return bytes that the forward of a batch keeps for its backward, the weights themselves not counted."""
+    """Return the bytes that the forward of a batch keeps for its backward, without weights and buffers."""
     inputs, num_items = to_device(trainer, batch)
     kept = {}
 
@@ -87,7 +95,7 @@ def saved_for_backward(trainer: PretrainingTrainer, batch: Sequence[dict]) -> in
 
     trainer.model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), trainer.accelerator.autocast():
-        # While the loss is there, so is the graph, and no address is taken twice.
+        # The loss keeps the graph alive, so that no address is reused.
         loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=num_items)
     for tensor in [*trainer.model.parameters(), *trainer.model.buffers()]:
         kept.pop(tensor.untyped_storage().data_ptr(), None)
@@ -96,30 +104,33 @@ def saved_for_backward(trainer: PretrainingTrainer, batch: Sequence[dict]) -> in
 
 
 def to_device(trainer: PretrainingTrainer, batch: Sequence[dict]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Return what the model is given of a batch, and how much there is to predict in it, [objectives]."""
+    """Collate a batch on the trainer's device; return it and its number of targets, [objectives]."""
     inputs = send_to_device(trainer.data_collator(list(batch)), trainer.args.device)
     return inputs, trainer.count_targets([inputs])
 
 
 def available_memory(device: torch.device) -> int:
-    """Return bytes that are free, and those that this process has on a GPU already; a CPU's are few beside."""
+    """Return the bytes that are free or already held by this process."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return psutil.virtual_memory().available + psutil.Process().memory_info().rss
 
 
 def check_fits(trainer: PretrainingTrainer, memory: Memory, available: int) -> None:
+    """Raise UserError if the memory exceeds the available bytes."""
     if memory.total > available:
-        raise UserError(f"{memory} for the longest batch, but {gigabytes(available)} there: {smaller_batches(trainer)}")
+        raise UserError(
+            f"the longest batch needs {memory}, but {gigabytes(available)} are available: {smaller_batches(trainer)}"
+        )
 
 
 def smaller_batches(trainer: PretrainingTrainer) -> str:
-    """Return what to do against batches that are too large."""
+    """Return advice against batches that are too large."""
     args = trainer.args
     if args.max_tokens_per_batch is not None:
         return f"halve --max_tokens_per_batch {args.max_tokens_per_batch}, or lower --max_seq_length"
     if args.per_device_train_batch_size == 1:
-        return "lower --max_seq_length, or take a smaller model"
+        return "lower --max_seq_length, or use a smaller model"
     return (
         f"halve --per_device_train_batch_size {args.per_device_train_batch_size} and double "
         f"--gradient_accumulation_steps {args.gradient_accumulation_steps}"
@@ -128,6 +139,7 @@ def smaller_batches(trainer: PretrainingTrainer) -> str:
 
 @contextmanager
 def out_of_memory_as_user_error(cure: str) -> Iterator[None]:
+    """Turn an out-of-memory error into a UserError with this cure."""
     try:
         yield
     except RuntimeError as error:

@@ -1,47 +1,49 @@
-"""Resume a run to the bit: its train stream, its sums, its evaluations and early stopping."""
+"""Resume a run exactly: its train stream, running sums, evaluations and early stopping."""
 
 import logging
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
+from cloze.config.arguments import TrainingArguments
 from cloze.config.recipes import settings_in
 from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings
 from cloze.errors import UserError
 from cloze.system.storage import RECIPE
-from cloze.training.callbacks import ResumeCallback, Stopped
+from cloze.training.callbacks import ResumeCallback, StopCallback, Stopped
 from cloze.training.checkpoints import Progress
 from cloze.training.run_length import find_max_steps, hyperparameters_of, length_of
 from cloze.training.saving import SavingTrainer
-from cloze.training.stream import PreparedStream, TextStream, loader_settings, open_stream
+from cloze.training.stream import loader_settings, open_stream
 
 
 class ResumableTrainer(SavingTrainer):
-    """Train on a train stream, resumed to the bit.
+    """Train on a train stream, and resume it bit for bit.
 
     Args:
+        args: the training arguments.
         padding: how batches are padded.
-        checkpoint: to resume from, if any.
-        texts: the content of the training and of the validation text, for checkpoints.
+        checkpoint: the checkpoint to resume from, if any.
+        texts: fingerprints of the training and of the validation text, for checkpoints.
+        **kwargs: further arguments of the Trainer.
 
     Attributes:
-        progress: the checkpoint's; and ``length_before``, the length of the run that saved it, if any.
-        stream: the train stream (training.stream).
-        loss_sum: sum of the losses since the last log, on the device; and ``running``, what else is summed up for it.
-        last_logged: the step of the last log; and ``total_loss``, the sum of the losses of all steps until then.
-        hyperparameters: the optimizer's settings by parameter group, before a checkpoint is loaded.
-        started: when training started, without evaluations before; moved on by the time of those since.
+        loss_sum: the sum of the losses since the last log, on the device.
+        running: other sums since the last log, on the device.
+        last_logged: the step of the last log.
+        total_loss: the sum of the losses of all steps up to the last log.
     """
 
     def __init__(
         self,
-        args,
+        args: TrainingArguments,
         padding: Padding,
         checkpoint: Path | None = None,
         texts: Sequence[list[list] | None] = (None, None),
@@ -53,30 +55,22 @@ class ResumableTrainer(SavingTrainer):
             self.length_before = length_of(settings_in((checkpoint / RECIPE).read_text(encoding="utf-8")))
         self.loss_sum, self.running = torch.zeros((), device=args.device), torch.zeros(0, device=args.device)
         self.started = 0.0
-        callbacks, self.early_stopping = [ResumeCallback(self)], None
+        stop_callback = StopCallback(args.max_train_hours, args.device)
+        callbacks: list[TrainerCallback] = [ResumeCallback(self, stop_callback)]
+        self.early_stopping = None
         if args.early_stopping_patience is not None:
             self.early_stopping = EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold)
             callbacks.append(self.early_stopping)
-        # A stream is resumed by its state: there is nothing to skip.
+        # A stream resumes from its state: there are no batches to skip.
         args.ignore_data_skip = True
-        super().__init__(args=args, callbacks=callbacks, **kwargs)
-
-    @property
-    def stopped_early(self) -> bool:
-        """Return whether the metric has not improved for as many evaluations as --early_stopping_patience allows."""
-        stopping = self.early_stopping
-        return stopping is not None and stopping.early_stopping_patience_counter >= stopping.early_stopping_patience
-
-    @property
-    def length_changed(self) -> bool:
-        """Return whether the run is resumed with another length than before."""
-        return self.length_before not in (None, length_of(self.args.resolved))
+        super().__init__(args=args, stop_callback=stop_callback, callbacks=callbacks, **kwargs)
 
     def batch_settings(self) -> BatchSettings:
+        """Return the batch settings of the arguments."""
         args = self.args
         return BatchSettings(
             args.train_sampling_strategy,
-            # Private: the batch size that --auto_find_batch_size has come to.
+            # Private: the batch size after --auto_find_batch_size.
             self._train_batch_size,
             args.gradient_accumulation_steps,
             args.world_size,
@@ -84,13 +78,17 @@ class ResumableTrainer(SavingTrainer):
             args.max_tokens_per_batch,
         )
 
-    def get_train_dataloader(self) -> PreparedStream | TextStream:
-        """Return the train stream, which the Trainer takes for a data loader."""
+    def get_train_dataloader(self) -> Any:
+        """Return the train stream, which the Trainer uses as a data loader.
+
+        Raises:
+            UserError: if the training text has changed since the checkpoint.
+        """
         data, progress = self.train_dataset, self.progress
         if progress.step and progress.data != data.size:
             raise UserError(
-                f"the text is not what the checkpoint was trained on: {progress.data} examples and tokens (of a "
-                f"stream: files and bytes) then, {data.size} now: put it back, or start afresh with "
+                f"the training text has changed since the checkpoint: {progress.data} examples and tokens (of a "
+                f"stream: files and bytes) then, {data.size} now: restore it, or start over with "
                 "--overwrite_output_dir"
             )
         how = self.batch_settings(), self.padding, self.data_collator, self.args
@@ -98,38 +96,41 @@ class ResumableTrainer(SavingTrainer):
         return self.stream
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        """Return a loader in order, which tells predictions apart; the Trainer's would group by length."""
+        """Return a loader that keeps the order of the dataset; the Trainer's would group by length."""
         args, dataset = self.args, self.eval_dataset if eval_dataset is None else eval_dataset
         settings = loader_settings(args) | {"collate_fn": self.data_collator, "drop_last": args.dataloader_drop_last}
         return self.accelerator.prepare(DataLoader(dataset, args.eval_batch_size, **settings))
 
-    get_test_dataloader = get_eval_dataloader
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """Return a loader as for evaluations."""
+        return self.get_eval_dataloader(test_dataset)
 
     def set_initial_training_values(self, args, dataloader):
-        """Make the whole run what the Trainer takes for an epoch, so that it neither ends one nor skips batches."""
+        """Let the Trainer take the whole run for one epoch, so that it neither ends an epoch nor skips batches."""
         self.steps_in_epoch = dataloader.steps_in_epoch or args.max_steps
-        max_steps = find_max_steps(self, self.steps_in_epoch)
+        max_steps = find_max_steps(args, self.progress, self.length_before, self.stream.epoch, self.steps_in_epoch)
         self.num_epochs = math.ceil(max_steps / self.steps_in_epoch if args.max_steps > 0 else args.num_train_epochs)
         batch_size = self.get_total_train_batch_size(args)
         samples, batches = max_steps * batch_size, max_steps * args.gradient_accumulation_steps
         return 1, max_steps, samples, samples, batch_size, batches, max_steps
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Return the micro-batches of the next step, and what they have to predict, [objectives].
+        """Return the micro-batches of the next step, and their number of targets, [objectives].
 
-        Empty ones come first where an epoch ends with fewer: the Trainer steps after the last one.
+        If an epoch ends with fewer micro-batches, empty ones come first: the Trainer steps after the last one.
         """
         self.is_loading = False
         if self.control.should_training_stop:
-            # Resumed at its end; the Trainer would warn of a stream without examples.
+            # Resumed at its end: the Trainer would warn of an empty data loader.
             logging.getLogger(Trainer.__module__).disabled = True
             return [], None
         batches = next(epoch_iterator)
-        # Of no tokens, as the Trainer counts them.
+        # The Trainer counts the tokens of input_ids.
         empty = {"input_ids": torch.zeros(0, dtype=torch.int64, device=device)}
         return [empty] * (num_batches - len(batches)) + batches, self.count_targets(batches)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
+        """Return the loss after a backward pass, and add it to the sum for the next log; skip empty micro-batches."""
         if not inputs["input_ids"].numel():
             return torch.zeros((), device=self.args.device)
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -137,12 +138,13 @@ class ResumableTrainer(SavingTrainer):
         return loss
 
     def create_scheduler(self, num_training_steps, optimizer=None):
+        """Create the scheduler, and record the optimizer's settings before a checkpoint is loaded."""
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         self.hyperparameters = hyperparameters_of(self.optimizer if optimizer is None else optimizer)
         return scheduler
 
     def start_sums(self) -> None:
-        """Start the clock and what is summed up for the next log, or take them up from the checkpoint."""
+        """Start the clock and the sums for the next log, from the checkpoint's values if there is one."""
         progress = self.progress
         sums = progress.sums_of(self.args.process_index, self.args.world_size) or [0.0] * (1 + self.running.numel())
         self.last_logged, self.total_loss = progress.logged, progress.total_loss
@@ -151,7 +153,7 @@ class ResumableTrainer(SavingTrainer):
         self.running.copy_(torch.tensor(sums[1:]).view_as(self.running))
 
     def drain_loss(self) -> float:
-        """Return the mean loss of the steps since the last log, of all processes, and start anew."""
+        """Return the mean loss over the steps since the last log and all processes, and reset the sum."""
         loss = self.accelerator.gather(self.loss_sum[None]).mean().item()
         steps = self.state.global_step - self.last_logged
         self.total_loss, self.last_logged = self.total_loss + loss, self.state.global_step
@@ -159,13 +161,14 @@ class ResumableTrainer(SavingTrainer):
         return loss / steps
 
     def log(self, logs, *args, **kwargs):
+        """Log, with the training loss of the whole run."""
         if "train_loss" in logs:
-            # Of the whole run: the Trainer's is of the steps since it was resumed.
+            # The Trainer's covers only the steps since the run was resumed.
             logs["train_loss"] = (self.total_loss + self.loss_sum.item()) / self.state.global_step
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
-        """Evaluate; stopped by a signal after a step, save a checkpoint with which the evaluation is repeated."""
+        """Evaluate; if a signal stops that during training, save a checkpoint that repeats the evaluation."""
         start, self.is_loading = time.monotonic(), False
         try:
             metrics = super().evaluate(*args, **kwargs)
@@ -178,6 +181,7 @@ class ResumableTrainer(SavingTrainer):
         return metrics
 
     def find_progress(self) -> Progress:
+        """Return the progress of the run, for a checkpoint; waits for all processes."""
         sums = torch.cat([self.loss_sum.view(1), self.running.flatten()])
         return Progress(
             step=self.state.global_step,

@@ -1,4 +1,4 @@
-"""The run: resume, train, evaluate, save."""
+"""Run the training: resume, train, evaluate, save."""
 
 import json
 import logging
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from cloze.data.samplers import EpochDataset
 from cloze.data.splits import DatasetSplits
 from cloze.models.flops import count_flops
 from cloze.system.processes import on_first_process
@@ -21,6 +22,7 @@ from cloze.training.context import RunContext, make_collator, make_model, paddin
 from cloze.training.dry_run import describe_cache, dry_run
 from cloze.training.live_table import show_live_table
 from cloze.training.output_dir import can_resume, check_disk
+from cloze.training.saving import replaced
 from cloze.training.trackers import guard_trackers
 from cloze.training.trainer import PretrainingTrainer
 
@@ -28,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 
 def start(context: RunContext, splits: DatasetSplits) -> PretrainingTrainer | None:
-    """Return what trains the context's model, or None where the run ends before: --prepare_only and --dry_run."""
+    """Return the trainer, or None if the run ends here: with --prepare_only and --dry_run."""
     if context.training_args.prepare_only:
-        logger.info("Prepared, in %s: runs with this --cache_dir use it", describe_cache(context.cache))
+        logger.info("Prepared the data in %s: runs with this --cache_dir reuse it", describe_cache(context.cache))
         return None
     trainer = make_trainer(context, make_model(context), splits)
     if context.training_args.dry_run:
@@ -40,6 +42,7 @@ def start(context: RunContext, splits: DatasetSplits) -> PretrainingTrainer | No
 
 
 def make_trainer(context: RunContext, model: PreTrainedModel, splits: DatasetSplits) -> PretrainingTrainer:
+    """Return a trainer of the model, prepared for the task."""
     padding, do_train = padding_of(context, model), context.do_train
     context.task.prepare_model(model, context.max_seq_length)
     return PretrainingTrainer(
@@ -59,8 +62,9 @@ def make_trainer(context: RunContext, model: PreTrainedModel, splits: DatasetSpl
 
 
 def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
-    """Train and evaluate as the trainer's arguments say, save the model and upstream's files, return all metrics."""
-    args, metrics = trainer.args, {}
+    """Train and evaluate as the arguments say, save the model and the metrics, and return all metrics."""
+    args = trainer.args
+    metrics: dict[str, float] = {}
     show_live_table(trainer)
     if args.do_train:
         check_disk(args, trainer.save_total_limit, trainer.model.num_parameters())
@@ -85,7 +89,7 @@ def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
 
 @contextmanager
 def going_on_without(trainer: PretrainingTrainer, *names: str) -> Iterator[None]:
-    """Continue where files of output_dir cannot be written, as the model is saved; ``report.finish`` reports them."""
+    """Continue if these files of output_dir cannot be written: the model is saved, and the summary reports them."""
     try:
         yield
     except OSError as error:
@@ -99,39 +103,38 @@ def going_on_without(trainer: PretrainingTrainer, *names: str) -> Iterator[None]
 
 
 def save_metrics(trainer: PretrainingTrainer, split: str, metrics: dict[str, float]) -> None:
-    """Write the metrics to the results of the split, and to all results."""
+    """Write the metrics to ``{split}_results.json`` and ``all_results.json``."""
     with going_on_without(trainer, f"{split}_results.json", "all_results.json"):
         trainer.save_metrics(split, metrics)
 
 
 @contextmanager
 def trackers_open(trainer: PretrainingTrainer) -> Iterator[None]:
-    """Let trackers end a run after its last evaluation: MLflow and Trackio would make a second run of that."""
+    """Close trackers after the last evaluation: MLflow and Trackio would log it to a second run."""
     guard_trackers(trainer)
     handler = trainer.callback_handler
-    end, handler.on_train_end = handler.on_train_end, lambda args, state, control: control
-    yield
-    handler.on_train_end = end
+    with replaced(handler, on_train_end=lambda args, state, control: control):
+        yield
     if trainer.args.do_train:
-        end(trainer.args, trainer.state, trainer.control)
+        handler.on_train_end(trainer.args, trainer.state, trainer.control)
 
 
 def evaluate(trainer: PretrainingTrainer) -> dict[str, float]:
-    """Return the metrics of the validation set, and save them as upstream does."""
+    """Evaluate on the validation set, and save and return its metrics."""
     metrics = trainer.evaluate()
     metrics["eval_samples"] = len(trainer.eval_dataset)
     for name in [name for name in metrics if name.endswith("_perplexity")]:
-        metrics["perplexity"] = metrics[name]  # as upstream calls it
+        metrics["perplexity"] = metrics[name]  # upstream's name
     save_metrics(trainer, "eval", metrics)
     return metrics
 
 
 def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, float]:
-    """Train to the last step, and save the model; no metrics if all of that was done before."""
+    """Train to the last step, save the model, and return the metrics; none if an earlier run reported them."""
     args = trainer.args
     if args.overwrite_output_dir and args.process_index == 0:
         checkpoints.remove_all(args.output_dir)
-    # The metrics of the model as it was show what training brought; a resumed run has them in its state.
+    # The baseline to compare with; a resumed run has it in its state.
     args.eval_on_start = args.do_eval and not trainer.progress.step
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.stopped_early and trainer.state.global_step < trainer.state.max_steps:
@@ -142,14 +145,14 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
             trainer.state.best_metric,
             args.metric_for_best_model,
         )
-    # A GPU is not asked about the last step before.
+    # On a GPU, the callback has not checked the last step.
     trainer.stop_callback.check_losses(args.output_dir)
     trainer.save_model()
     whole = {name: result.metrics[name] for name in ("epoch", "train_loss")}
-    if hasattr(trainer.train_dataset, "__len__"):
+    if isinstance(trainer.train_dataset, EpochDataset):
         whole["train_samples"] = len(trainer.train_dataset)
     if trainer.state.global_step == trainer.progress.step:
-        logger.info("Nothing is left to train: %s is at the last step", checkpoint)
+        logger.info("Training is already complete: %s is the last step", checkpoint)
         return unreported_metrics(trainer, whole)
     counts = trainer.meter.totals(trainer.accelerator)
     rates = trainer.meter.rates(counts, time.monotonic() - trainer.started, args.world_size)
@@ -160,26 +163,26 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
 
 
 def end_if_stopped(trainer: PretrainingTrainer) -> None:
-    """End the run if a signal came after the last step; where running again would lose that, go on to the end."""
+    """End the run if a signal came after the last step; continue to the end if the run could not be resumed."""
     stop_callback = trainer.stop_callback
     stop_callback.to_the_end = not on_first_process(partial(can_resume, trainer.args))
     stop_callback.end_if_stopped(
-        "Stopped by a signal after the last step, the model is saved: run it again for what is left"
+        "Stopped by a signal after the last step: the model is saved; run the same command again to finish"
     )
     if stop_callback.received:
-        logger.info("Received a signal: continuing to the end, as no checkpoint is there to resume from")
+        logger.info("Received a signal: continuing to the end, because there is no checkpoint to resume from")
 
 
 def unreported_metrics(trainer: PretrainingTrainer, whole: dict[str, float]) -> dict[str, float]:
-    """Return the metrics of a run after its last step, if it ended before it reported all of them; else none."""
+    """Return the metrics of a completed training that an earlier run did not report; none if it reported all."""
     if not trainer.is_world_process_zero():
         return {}
     folder = Path(trainer.args.output_dir)
     read_results(folder / "all_results.json")
     earlier = read_results(folder / "train_results.json")
-    # How fast it was is not known any more if that was not written.
+    # The throughput is lost if it was not written.
     metrics = earlier if earlier.get("train_loss") == whole["train_loss"] else whole
-    # The model card is written last; the curves may have found no room, and so may all results.
+    # The model card is written last; a full disk may have kept the other files from being written.
     if metrics is earlier and all((folder / name).exists() for name in ("README.md", CURVES, "all_results.json")):
         return {}
     save_metrics(trainer, "train", metrics)
@@ -187,7 +190,7 @@ def unreported_metrics(trainer: PretrainingTrainer, whole: dict[str, float]) -> 
 
 
 def read_results(path: Path) -> dict[str, float]:
-    """Read metrics, none if there is no file; half of one, as a kill leaves, is deleted."""
+    """Read metrics; none if the file is absent. A truncated file, left by a killed process, is deleted."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""How long a run is, and where in its schedule: the settings given now decide, also when it is resumed.
+"""Find the length of a run and its position in the schedule; on resuming, the settings given now win.
 
-In transformers, those of the checkpoint win (huggingface/transformers#7198).
+In transformers, the checkpoint's win (huggingface/transformers#7198).
 """
 
 import json
@@ -12,17 +12,18 @@ from typing import Any, NamedTuple
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import Trainer
+from transformers import SchedulerType
 
+from cloze.config.arguments import TrainingArguments
 from cloze.errors import UserError
 from cloze.training.checkpoints import Progress
 
 logger = logging.getLogger(__name__)
 
 FLAGS = {"epochs": "num_train_epochs", "steps": "max_steps", "hours": "max_train_hours"}
-# Schedulers whose rate follows the evaluations or losses so far.
+# Schedulers whose learning rate depends on earlier evaluations or losses.
 STATEFUL_SCHEDULERS = {"greedy", "reduce_lr_on_plateau"}
-# Settings that a checkpoint's optimizer holds. Loaded, they would win over those given now.
+# Settings in the checkpoint's optimizer state, which would replace those given now.
 HYPERPARAMETERS = ("initial_lr", "weight_decay", "betas", "eps")
 
 
@@ -37,10 +38,10 @@ class RunLength(NamedTuple):
 
 
 def length_of(settings: Mapping[str, Any]) -> RunLength:
-    """Return the length that settings ask for: hours win over steps, steps over epochs, of which 3 are the default."""
+    """Return the length of a run: hours win over steps, steps over epochs; by default 3 epochs."""
     for name in FLAGS.values():
         if not isinstance(settings.get(name), int | float | None):
-            raise UserError(f"recipe.yaml of the checkpoint: {name} {settings[name]!r} is not a number")
+            raise UserError(f"the checkpoint's recipe.yaml: {name} {settings[name]!r} is not a number")
     if settings.get("max_train_hours") is not None:
         return RunLength(settings["max_train_hours"], "hours")
     if settings.get("max_steps", -1) > 0:
@@ -49,7 +50,7 @@ def length_of(settings: Mapping[str, Any]) -> RunLength:
 
 
 def check_length(length: RunLength, checkpoint: Path) -> None:
-    """Raise UserError if a run of this length is over before the checkpoint."""
+    """Raise UserError if a run of this length ends before the checkpoint."""
     progress = Progress.read(checkpoint)
     if length.unit == "epochs":
         done = json.loads((checkpoint / "trainer_state.json").read_text())["epoch"]
@@ -62,57 +63,91 @@ def check_length(length: RunLength, checkpoint: Path) -> None:
         )
 
 
-def find_max_steps(trainer: Trainer, steps_in_epoch: int) -> int:
-    """Return the steps of the run: as given, or of its epochs, by the steps of the first one.
+def find_max_steps(
+    args: TrainingArguments,
+    progress: Progress,
+    length_before: RunLength | None,
+    epoch: float | None,
+    steps_in_epoch: int,
+) -> int:
+    """Return the number of steps of the run: as given, or the epochs times the steps of the first epoch.
 
-    Epochs of pairs drawn anew differ a little in length: steps decide when to stop.
+    Epochs of redrawn pairs differ a little in length: steps decide when training stops.
+
+    Args:
+        args: the training arguments.
+        progress: the progress of the checkpoint, or of a new run.
+        length_before: the length of the run that saved the checkpoint, if any.
+        epoch: the epochs done, None for text of unknown length.
+        steps_in_epoch: optimizer steps of the first epoch.
     """
-    args, progress = trainer.args, trainer.progress
+    length = length_of(args.resolved)
+    changed = length_before not in (None, length)
     if args.max_steps > 0:
         max_steps = args.max_steps
     elif not progress.step:
         max_steps = math.ceil(args.num_train_epochs * steps_in_epoch)
-    elif progress.steps_in_epoch == steps_in_epoch and not trainer.length_changed:
+    elif progress.steps_in_epoch == steps_in_epoch and not changed:
         max_steps = progress.max_steps
     else:
-        left = (args.num_train_epochs - trainer.stream.epoch) * steps_in_epoch
-        max_steps = progress.step + max(math.ceil(round(left, 6)), 0)
+        assert epoch is not None, "a stream of unknown length needs --max_steps"
+        steps_left = math.ceil(round((args.num_train_epochs - epoch) * steps_in_epoch, 6))
+        max_steps = progress.step + max(steps_left, 0)
         if progress.steps_in_epoch != steps_in_epoch:
-            logger.warning("STEPS: %d are left, as batches have another size than before", max_steps - progress.step)
-    if trainer.length_changed:
+            logger.warning("%d steps are left: the batch size has changed", max_steps - progress.step)
+    if changed:
         left = f"{max_steps - progress.step:,} of {max_steps:,} steps are left"
         if args.max_train_hours is not None:
             left = f"{max(args.max_train_hours - progress.seconds / 3600, 0):.4g} hours are left"
-        if args.lr_scheduler_type.value not in STATEFUL_SCHEDULERS:
+        if SchedulerType(args.lr_scheduler_type).value not in STATEFUL_SCHEDULERS:
             left += ", with the learning rate of the new schedule"
-        logger.info("Length: %s before, %s now: %s", trainer.length_before, length_of(args.resolved), left)
+        logger.info("Run length changed: %s before, %s now; %s", length_before, length, left)
     return max_steps
 
 
 def hyperparameters_of(optimizer: Optimizer) -> list[dict]:
-    """Return the settings of each parameter group that a checkpoint would overwrite."""
+    """Return the settings that a checkpoint would overwrite, by parameter group."""
     groups = optimizer.param_groups
     return [{name: group[name] for name in HYPERPARAMETERS if group.get(name) is not None} for group in groups]
 
 
-def restore_hyperparameters(optimizer: Optimizer, scheduler: LRScheduler, trainer: Trainer) -> None:
-    """Let the settings given now win over those of the checkpoint that was loaded, and follow the schedule of now."""
-    for group, values in zip(optimizer.param_groups, trainer.hyperparameters, strict=True):
+def restore_hyperparameters(
+    optimizer: Optimizer, scheduler: LRScheduler, hyperparameters: list[dict], position: int | None
+) -> None:
+    """Restore the settings given now after a checkpoint was loaded, and move to the position in the new schedule.
+
+    Args:
+        optimizer: the optimizer, with the checkpoint's state.
+        scheduler: the scheduler, with the checkpoint's state.
+        hyperparameters: the settings by parameter group (see ``hyperparameters_of``).
+        position: the position in the schedule; None keeps the checkpoint's.
+    """
+    for group, values in zip(optimizer.param_groups, hyperparameters, strict=True):
         group.update(values)
-    # Others, as ReduceLROnPlateau and those of DeepSpeed, have the rate as a state of their own.
+    # Others (ReduceLROnPlateau, DeepSpeed's) keep the learning rate in their own state.
     if not isinstance(scheduler, LambdaLR):
         return
-    if trainer.length_changed:
-        scheduler.last_epoch = _schedule_position(trainer, scheduler.last_epoch)
-    scheduler.base_lrs = [values["initial_lr"] for values in trainer.hyperparameters]
-    # Back and forth, to have the rate of this position in the schedule set.
+    if position is not None:
+        scheduler.last_epoch = position
+    scheduler.base_lrs = [values["initial_lr"] for values in hyperparameters]
+    # One step back and forth sets the learning rate of this position.
     scheduler.last_epoch -= 1
     scheduler.step()
 
 
-def _schedule_position(trainer: Trainer, position: int) -> int:
-    """Return where the checkpoint stands in the schedule of the new length; ``position`` is that in the old one."""
-    args, progress = trainer.args, trainer.progress
+def find_position(
+    args: TrainingArguments, progress: Progress, length_before: RunLength | None, share_of_time: float
+) -> int | None:
+    """Return the checkpoint's position in the schedule of a changed length; None if it stays the same.
+
+    Args:
+        args: the training arguments.
+        progress: the progress of the checkpoint.
+        length_before: the length of the run that saved the checkpoint, if any.
+        share_of_time: the fraction of --max_train_hours that the checkpoint's training took.
+    """
+    if length_before is None or length_before == length_of(args.resolved):
+        return None
     if args.max_train_hours is not None:
-        return math.floor(trainer.stop_callback.share_of_time(progress.seconds) * args.max_steps)
-    return progress.step if trainer.length_before.unit == "hours" else position
+        return math.floor(share_of_time * args.max_steps)
+    return progress.step if length_before.unit == "hours" else None

@@ -1,79 +1,94 @@
-"""The Trainer whose checkpoints are complete or absent, and that reports those it cannot take."""
+"""Save checkpoints that are complete or absent, and report those that cannot be loaded."""
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
 from accelerate.utils import gather_object
-from transformers import Trainer
+from transformers import TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from cloze.config.arguments import TrainingArguments
 from cloze.errors import UserError
 from cloze.system.signals import exit_code, handling_signals
 from cloze.system.storage import RECIPE
 from cloze.training import checkpoints
+from cloze.training.base import BaseTrainer
 from cloze.training.callbacks import StopCallback
 from cloze.training.checkpoints import Progress
 
 logger = logging.getLogger(__name__)
 
 
-class SavingTrainer(Trainer):
-    """Write checkpoints aside, and exit once one is complete where a signal asked for it.
+class SavingTrainer(BaseTrainer):
+    """Write checkpoints to a staging folder, move complete ones into place, and then exit if a signal came.
 
     Args:
-        recipe: the settings, which are kept in checkpoints.
+        args: the training arguments.
+        stop_callback: the callback that ends training, added last.
+        recipe: the settings as a recipe, saved in checkpoints.
+        callbacks: callbacks to add.
+        **kwargs: further arguments of the Trainer.
 
     Attributes:
-        unwritten: files of output_dir that could not be written beside the model, and why.
-        is_loading: whether a checkpoint is being loaded, whose errors are the user's.
+        unwritten: files of output_dir that could not be written beside the model, with the reasons.
+        is_loading: whether a checkpoint is being loaded; errors are then reported as user errors.
     """
 
-    def __init__(self, args, recipe: str = "", callbacks=(), **kwargs):
-        self.recipe, self.unwritten, self.is_loading = recipe, {}, False
-        self.stop_callback = StopCallback(args.max_train_hours, args.device)
-        super().__init__(args=args, callbacks=[*callbacks, self.stop_callback], **kwargs)
-        # The Trainer deletes checkpoints at the end, even the newest: ours are used.
+    def __init__(
+        self,
+        args: TrainingArguments,
+        stop_callback: StopCallback,
+        recipe: str = "",
+        callbacks: Sequence[TrainerCallback] = (),
+        **kwargs,
+    ):
+        self.recipe, self.stop_callback, self.is_loading = recipe, stop_callback, False
+        self.unwritten: dict[str, str] = {}
+        super().__init__(args=args, callbacks=[*callbacks, stop_callback], **kwargs)
+        # At the end, the Trainer would delete checkpoints, even the newest.
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
-        """Train; UserError where a checkpoint does not fit the model or its optimizer, or is more than numbers."""
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """Train.
+
+        Raises:
+            UserError: if the checkpoint does not fit the model or its optimizer, or contains more than numbers.
+        """
         self.is_loading = resume_from_checkpoint is not None
         try:
-            return super().train(resume_from_checkpoint, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         except (RuntimeError, ValueError, KeyError, AttributeError, UnpicklingError) as error:
             if not self.is_loading:
                 raise
             raise UserError(
-                f"{resume_from_checkpoint} does not fit this run, or is not of these scripts: {str(error)[:200]}: start"
-                " from its weights with --model_name_or_path, or afresh with --overwrite_output_dir"
+                f"{resume_from_checkpoint} does not fit this run, or was not saved by these scripts: "
+                f"{str(error)[:200]}: start from its weights with --model_name_or_path, or start over with "
+                "--overwrite_output_dir"
             ) from error
 
-    # Private: nothing public is called in place of a save (tests/test_contract.py).
+    # Private: no public method replaces a save (tests/test_contract.py).
     def _save_checkpoint(self, model, trial):
-        """Save as the Trainer does, but to a folder that is renamed once it is complete (transformers#35782).
-
-        Pruned by step, and not by time of change (transformers#26961).
-        """
+        """Save to a folder that is renamed when complete (transformers#35782); prune by step (transformers#26961)."""
         args, step = self.args, self.state.global_step
         self.stop_callback.check_losses(args.output_dir)
-        folder = checkpoints.aside(args.output_dir, f"checkpoint-{step}")
+        folder = checkpoints.staging_folder(args.output_dir, f"checkpoint-{step}")
         save_only_model = args.save_only_model and not self.stop_callback.signal
         progress = None if save_only_model else self.find_progress()
         save = partial(super()._save_checkpoint, model, trial)
-        # One after the other, as a process that fails in one must not leave the others in a collective of the next.
+        # One by one: a process that fails in one must not leave the others waiting in a collective of the next.
         self._write_together(partial(self.write_state, progress), folder, save_only_model, by_all=False)
         self._write_together(partial(self._write_checkpoint, save, save_only_model), folder, save_only_model)
         self._write_together(self._complete, folder, save_only_model, by_all=False)
         if args.push_to_hub:
-            # Private: the push that the Trainer has no part in, as it is of the renamed folder.
-            self._push_from_checkpoint(str(checkpoints.final(folder)))
+            # Private: the Trainer would have pushed the staging folder.
+            self._push_from_checkpoint(str(checkpoints.final_path(folder)))
         if self.stop_callback.signal:
-            logger.info("Stopped by a signal after step %d, which is saved: run it again to go on", step)
+            logger.info("Stopped by a signal after step %d: checkpoint saved; run the same command to resume", step)
             sys.exit(exit_code(self.stop_callback.signal))
 
     def _write_checkpoint(self, save: Callable[[], None], save_only_model: bool, folder: Path) -> None:
@@ -84,11 +99,11 @@ class SavingTrainer(Trainer):
         if state.best_global_step == state.global_step or best.exists():
             state.best_model_checkpoint = str(best)
         if self.args.should_save:
-            # Again, as the Trainer takes the folder for the place of the best checkpoint.
+            # Again, because the Trainer recorded the staging folder as the best checkpoint's.
             state.save_to_json(str(folder / "trainer_state.json"))
 
     def write_state(self, progress: Progress | None, folder: Path) -> None:
-        """Write what the Trainer does not: the settings, and unless the model alone is saved, how far the run is."""
+        """Write what the Trainer does not: the settings, and the progress unless the model alone is saved."""
         if progress is not None:
             progress.write(folder)
         (folder / RECIPE).write_text(self.recipe, encoding="utf-8")
@@ -99,9 +114,9 @@ class SavingTrainer(Trainer):
         checkpoints.prune(self.args.output_dir, self.save_total_limit, state.global_step, state.best_global_step)
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """Save the model as the Trainer does; in ``args.output_dir``, the default, whole or not at all."""
+        """Save the model; in ``args.output_dir``, the default, it is complete or absent."""
         args = self.args
-        folder = checkpoints.aside(args.output_dir, "model") if output_dir is None else Path(output_dir)
+        folder = checkpoints.staging_folder(args.output_dir, "model") if output_dir is None else Path(output_dir)
         save_only_model = output_dir is None or args.save_only_model
         self._write_together(partial(self._write_model, super().save_model), folder, save_only_model)
         if output_dir is None:
@@ -112,16 +127,22 @@ class SavingTrainer(Trainer):
     def _write_model(self, save: Callable, folder: Path) -> None:
         save(str(folder), _internal_call=True)
         if self.args.should_save:
-            # A pickle, which runs code where it is loaded; recipe.yaml has what is in it.
+            # A pickle can run code when it is loaded; recipe.yaml has the same settings.
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _write_together(
         self, write: Callable[[Path], None], folder: Path, save_only_model: bool, by_all: bool = True
     ) -> None:
-        """Write one's part of a folder, and continue when all processes have; UserError if one of them cannot.
+        """Write the process's part of a folder, and wait for the other processes.
 
         Args:
-            by_all: whether each process has a part, or only the one that saves.
+            write: writes the part.
+            folder: the folder, made if absent.
+            save_only_model: whether the model alone is written, for the size in the error.
+            by_all: whether every process has a part, or only the one that saves.
+
+        Raises:
+            UserError: if any process cannot write.
         """
         problem = None
         size = checkpoints.checkpoint_size(self.model.num_parameters(), save_only_model)
@@ -133,24 +154,24 @@ class SavingTrainer(Trainer):
         except UserError as error:
             problem = error
         if any(gather_object([problem is not None])):
-            raise problem or UserError(f"{folder} cannot be written by another process, which says why")
+            raise problem or UserError(f"{folder} cannot be written by another process: see its error")
 
     def evaluation_loop(self, *args, **kwargs):
-        """Evaluate or predict until a signal comes, which ends it after a batch."""
+        """Evaluate or predict; end after a batch if a signal comes."""
         with handling_signals(self.stop_callback.receive):
             output = super().evaluation_loop(*args, **kwargs)
         if not self.is_in_train:
-            # No step follows that would look at it.
+            # No training step follows to check it.
             self.stop_callback.end_if_stopped()
         return output
 
     def create_model_card(self, *args, **kwargs):
-        """Write none: the run writes its own, with the metrics, and before anything is pushed."""
+        """Write no model card: the run writes its own, with the metrics, before it pushes."""
 
 
 @contextmanager
 def replaced(target: object, **values) -> Iterator[None]:
-    """Give attributes other values for a while."""
+    """Replace the values of attributes temporarily."""
     before = {name: getattr(target, name) for name in values}
     vars(target).update(values)
     try:

@@ -1,12 +1,12 @@
-"""Train streams: the batches of one optimizer step after another, without an end, resumed at any of them.
+"""Yield the micro-batches of optimizer steps, endlessly and resumable after any step: train streams.
 
-Both kinds give the list of a step's micro-batches, fewer at the end of an epoch, and have the attributes
+Both streams yield the list of a step's micro-batches, fewer at the end of an epoch, and have the attributes
 
-- ``steps_in_epoch``: optimizer steps of the first epoch; None if the text's length is unknown.
-- ``epoch``: epochs done after the steps taken so far, as a float; None likewise.
-- ``ends_epoch``: whether the last step taken ended one.
+- ``steps_in_epoch``: optimizer steps of the first epoch; None if the length of the text is unknown.
+- ``epoch``: epochs done after the steps taken so far, as a float; None if the length of the text is unknown.
+- ``ends_epoch``: whether the last step taken ended an epoch.
 
-and ``state_dict()``, fit for JSON: where to resume after the steps taken so far.
+and ``state_dict()``, serializable as JSON: where to resume after the steps taken so far.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,9 +31,9 @@ Collator = Callable[[list[dict]], Batch]
 
 
 def loader_settings(args: TrainingArguments) -> dict[str, Any]:
-    """Return what the data loaders of training and of evaluations share."""
+    """Return the settings common to the data loaders of training and evaluation."""
     return {
-        # Of its own, lest the order of random numbers, as for dropout, depend on when a loader is made.
+        # Separate: a loader must not change the random numbers of dropout.
         "generator": torch.Generator(),
         "worker_init_fn": ignore_signals_in_worker,
         "num_workers": args.dataloader_num_workers,
@@ -59,14 +59,19 @@ def open_stream(
     """Return the train stream of this process.
 
     Args:
+        data: the training examples.
         settings: how batches are made.
-        args: TrainingArguments.
+        padding: how batches are padded.
+        collator: the collator.
+        args: the training arguments.
         state: the ``state_dict`` to resume from, if any.
     """
     common = settings, padding.padded_lengths, args.shuffle_seed, args.process_index
     if isinstance(data, EpochDataset):
         if len(data) < args.world_size:
-            raise UserError(f"{len(data)} examples for {args.world_size} processes: give more text, or use fewer")
+            raise UserError(
+                f"{len(data)} examples for {args.world_size} processes: give more text, or use fewer processes"
+            )
         return PreparedStream(ResumableBatchSampler(data, *common), collator, args, state)
     states = None if state is None else state["workers"]
     return TextStream(
@@ -75,7 +80,7 @@ def open_stream(
 
 
 class PreparedStream:
-    """Yield the optimizer steps of a prepared corpus, one epoch after another."""
+    """Yield the optimizer steps of a prepared corpus, epoch after epoch."""
 
     def __init__(self, sampler: ResumableBatchSampler, collator: Collator, args, state: dict[str, Any] | None):
         self.sampler, self.steps_in_epoch, self.steps_taken = sampler, sampler.num_steps, 0
@@ -96,13 +101,16 @@ class PreparedStream:
 
     @property
     def epoch(self) -> float:
+        """Return the epochs done."""
         return self.sampler.epoch + self.sampler.fraction_done(self.steps_taken)
 
     @property
     def ends_epoch(self) -> bool:
+        """Return whether the last step taken ended an epoch."""
         return self.state_dict()["epoch"] > self.sampler.epoch
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the epoch to resume in, and its history of batch settings and steps."""
         epoch, history = self.sampler.position_after(self.steps_taken)
         return {"epoch": epoch, "history": [(asdict(settings), steps) for settings, steps in history]}
 
@@ -111,7 +119,7 @@ class TextStream:
     """Yield the optimizer steps of examples that are made while the text is read.
 
     Attributes:
-        batches: of one process, without regard to steps.
+        batches: the batches of this process, regardless of steps.
     """
 
     steps_in_epoch, epoch, ends_epoch = None, None, False
@@ -132,12 +140,12 @@ class TextStream:
             yield step
 
     def state_dict(self) -> dict[str, Any]:
-        """Return each process's states, by data-loader worker, from the one whose turn it is; waits for all."""
+        """Return the states of all processes by data-loader worker, next worker first; waits for all processes."""
         turn = self.batches_taken % len(self.states)
         return {"workers": gather_object([self.states[turn:] + self.states[:turn]])}
 
 
 def _collate(collator: Collator, item: tuple[list[dict], tuple]) -> Batch:
-    """Make a batch of a stream, with the worker it is from and where that resumes."""
+    """Make a batch of a stream, with its worker and the state from which that resumes."""
     examples, state = item
     return collator(examples) | {"stream": state}

@@ -1,4 +1,4 @@
-"""The Trainer with losses and evaluations that count what there is to predict, and meters."""
+"""Train with losses averaged over targets, evaluate in examples, and measure throughput."""
 
 import math
 import time
@@ -6,8 +6,9 @@ import time
 import numpy as np
 import torch
 from huggingface_hub.errors import HTTPError
-from transformers import EvalPrediction, get_scheduler
+from transformers import EvalPrediction, PreTrainedTokenizerBase, get_scheduler
 
+from cloze.config.arguments import TrainingArguments
 from cloze.data.collators import IGNORED
 from cloze.errors import UserError
 from cloze.models.flops import Flops, peak_flops
@@ -17,45 +18,48 @@ from cloze.training.throughput import ThroughputMeter
 
 
 class PretrainingTrainer(ResumableTrainer):
-    """Train with losses and evaluations that count what there is to predict.
+    """Train with losses averaged over the targets of an optimizer step, and measure throughput.
 
-    The loss is the sum over ``objectives``, each the sum of its cross-entropies divided by their number in the whole
-    optimizer step. Models of transformers return means over each micro-batch instead, which the Trainer takes for this
+    The loss is the sum over ``objectives``; each is the sum of its cross-entropies divided by their number in the whole
+    optimizer step. Models of transformers return means over each micro-batch, which the Trainer mistakes for such sums
     and does not divide by the number of micro-batches (huggingface/transformers#47688).
 
     Args:
-        objectives: by the prefix of their metrics, as ``{"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}``.
-        flops: what the model's forward takes, for the share of the device's peak.
+        args: the training arguments.
+        objectives: the objectives by the prefix of their metrics: ``{"mlm_": MASKED_TOKENS, "nsp_": SENTENCE_PAIRS}``.
+        flops: FLOPs of the model's forward, for the MFU.
+        **kwargs: further arguments of the Trainer.
 
     Attributes:
-        scores: of the set that was evaluated last, each objective's by its prefix: [examples] each, by name.
+        scores: the scores of the last evaluation, by objective prefix and name, [examples] each.
     """
 
-    # The loss below is normalised over the whole step, so that the Trainer must not divide it by the micro-batches.
+    # compute_loss normalizes over the whole step: the Trainer must not divide by the number of micro-batches.
     loss_is_scaled_for_ga = True
+    processing_class: PreTrainedTokenizerBase
 
-    def __init__(self, args, objectives: dict[str, Objective], flops: Flops | None = None, **kwargs):
+    def __init__(self, args: TrainingArguments, objectives: dict[str, Objective], flops: Flops | None = None, **kwargs):
         try:
             super().__init__(args=args, compute_metrics=self.summarise, **kwargs)
             self.get_optimizer_cls_and_kwargs(self.args, self.model)
             check_scheduler(self.args)
         except (ValueError, TypeError, ImportError, OSError, HTTPError) as error:
-            # Settings that only the Trainer can judge: a package that is missing, a Hub out of reach.
-            hub = "--push_to_hub: the Hub is out of reach or refuses: " if args.push_to_hub else ""
+            # Only the Trainer checks these settings: packages, access to the Hub.
+            hub = "--push_to_hub: cannot use the Hub: " if args.push_to_hub else ""
             raise UserError(f"{hub}{error}") from None
         if not args.do_train and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise UserError("FSDP and DeepSpeed divide models that are trained: without --do_train, use neither")
+            raise UserError("FSDP and DeepSpeed need --do_train: turn them off to evaluate or predict")
         self.objectives = objectives
-        # Up to transformers 5.17, it stands for loss_is_scaled_for_ga.
+        # The name of loss_is_scaled_for_ga up to transformers 5.17.
         self.model_accepts_loss_kwargs = True
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else self.model.dtype
         peak = peak_flops(args.device, dtype) if args.do_train and flops is not None else math.nan
         self.meter = ThroughputMeter(flops, peak, args.device)
-        # Each objective's losses, counts and hits since the last log.
+        # Loss, count and hits of each objective since the last log.
         self.running = torch.zeros(len(objectives), 3, device=self.args.device)
 
     def score(self, model, inputs, label_smoothing: float = 0.0) -> dict[str, Scores]:
-        """Return each objective's scores of the examples in a batch, by its prefix."""
+        """Return the scores of the examples in a batch, by objective prefix."""
         labels = {objective.labels for objective in self.objectives.values()}
         outputs = model(**{name: values for name, values in inputs.items() if name not in labels})
         return {
@@ -64,14 +68,15 @@ class PretrainingTrainer(ResumableTrainer):
         }
 
     def count_targets(self, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-        """Return what each objective has to predict in the micro-batches of an optimizer step, [objectives]."""
+        """Return the number of targets of each objective in the micro-batches of an optimizer step, [objectives]."""
         names = [objective.labels for objective in self.objectives.values()]
         counts = [torch.stack([(batch[name] != IGNORED).sum() for name in names]) for batch in batches]
         num_items = sum(counts, torch.zeros(len(names), dtype=torch.int64, device=self.args.device))
-        # If all processes are counted, their gradients, which are then averaged, have to be multiplied by their number.
+        # Counted over all processes: compute_loss then undoes the averaging of gradients over processes.
         return self.accelerator.reduce(num_items) if self.args.average_tokens_across_devices else num_items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the loss of a micro-batch: its part of the optimizer step's; add it to the sums for the next log."""
         self.meter.add(inputs)
         scores = self.score(model, inputs, self.args.label_smoothing_factor).values()
         losses = torch.stack([each["loss"].sum() for each in scores]) / num_items_in_batch.clamp(min=1)
@@ -83,7 +88,7 @@ class PretrainingTrainer(ResumableTrainer):
         return losses.sum()
 
     def log(self, logs, *args, **kwargs):
-        """Add each objective's part of the loss, its accuracy, and the meters."""
+        """Add each objective's loss and accuracy, and the throughput."""
         if "loss" in logs:
             logs["loss"] = self.drain_loss()
             logs |= self.meter.since_last(self.accelerator, time.monotonic() - self.started)
@@ -95,25 +100,26 @@ class PretrainingTrainer(ResumableTrainer):
                 logs[f"{prefix}accuracy"] = float(hits / max(count, 1))
             self.running.zero_()
         if "train_runtime" in logs:
-            # The Trainer reckons with full batches, and with steps that the time at hand does not reach.
+            # The Trainer assumes full batches, and steps that --max_train_hours does not reach.
             examples = self.meter.totals(self.accelerator)[0]
             logs["train_samples_per_second"] = round(examples / logs["train_runtime"], 3)
         super().log(logs, *args, **kwargs)
-        # With --fp16, the norm of the gradient is infinite where the loss was scaled too far.
+        # With --fp16, the gradient norm is infinite if the loss scale is too large.
         self.state.log_history[-1] = finite(self.state.log_history[-1])
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Return scores as logits; no loss, as the Trainer would average it over batches (transformers#39241)."""
+        """Return scores as logits, and no loss: the Trainer would average it over batches (transformers#39241)."""
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = self.score(model, inputs)
-        # Without labels, the Trainer would not ask for metrics.
+        # Without labels, the Trainer does not compute metrics.
         return None, scores, torch.zeros_like(next(iter(scores.values()))["loss"])
 
     def summarise(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Return the metrics of a set: each objective's own, and as loss their sum; none if nothing is to predict."""
+        """Return the metrics of each objective, and the sum of their losses; none if an objective has no targets."""
         self.scores = {
             prefix: {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
-            for prefix, scores in prediction.predictions.items()
+            # The Trainer passes on what prediction_step returns as logits, a dict.
+            for prefix, scores in prediction.predictions.items()  # type: ignore[union-attr]
         }
         metrics = {"loss": 0.0}
         for prefix, objective in self.objectives.items():
@@ -128,33 +134,41 @@ class PretrainingTrainer(ResumableTrainer):
         return metrics
 
     def evaluate(self, *args, **kwargs):
+        """Return the metrics of the validation set.
+
+        Raises:
+            UserError: if it has no targets.
+        """
         metrics = super().evaluate(*args, **kwargs)
         if "eval_loss" not in metrics:
-            raise UserError("the validation set has nothing to predict, not one masked token: give more text")
+            raise UserError("the validation set has no masked tokens to predict: give more text")
         return metrics
 
     def create_optimizer(self, model=None):
+        """Create the optimizer; with FSDP, hide embeddings and head until create_scheduler."""
         if self.is_fsdp_enabled:
-            # accelerate shards embeddings and head apart from the rest, though a head as BERT's shares its bias with
-            # that, which torch refuses. Where it finds neither, they are sharded with what no layer has. It does so
-            # between this and create_scheduler.
-            self.model.get_input_embeddings = self.model.get_output_embeddings = lambda: None
+            # Between the two, accelerate shards embeddings and head apart from the other layers, and torch refuses
+            # that for heads like BERT's, which share a bias. If it finds neither, they join the root module's shard.
+            vars(self.model).update(get_input_embeddings=lambda: None, get_output_embeddings=lambda: None)
         return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps, optimizer=None):
+        """Create the scheduler; with FSDP, restore what create_optimizer hid."""
         if self.is_fsdp_enabled:
             del self.model.get_input_embeddings, self.model.get_output_embeddings
         return super().create_scheduler(num_training_steps, optimizer)
 
-    # Private: nothing public says which weights a checkpoint may lack.
+    # Private: no public hook says which weights a checkpoint may lack.
     def _issue_warnings_after_load(self, load_result):
-        # Tied weights are not in the file, and not missing.
+        # Tied weights are absent from the file, but not missing.
         tied = self.model.all_tied_weights_keys
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
 
 
-def check_scheduler(args) -> None:
-    """Raise what the schedule would, after an hour of loading, for arguments that it does not take."""
+def check_scheduler(args: TrainingArguments) -> None:
+    """Raise the error of the scheduler for bad arguments now, not after an hour of loading."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
+    kwargs = args.lr_scheduler_kwargs
+    assert not isinstance(kwargs, str), "the arguments have parsed it"
+    get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)

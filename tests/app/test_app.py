@@ -1,5 +1,5 @@
-"""The page in a real browser: the answers of the command line, only the tabs that the models have heads for, nothing
-from elsewhere, and a word to the user in place of a traceback."""
+"""The page in a real browser: the predictions of the command line, tabs only for trained heads, no requests to other
+machines, and a message instead of a traceback."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePredictio
 import app
 from cloze.errors import UserError
 from cloze.inference.page import bars, build_page, message
-from cloze.inference.session import MOST_CHARACTERS, load_trained
+from cloze.inference.session import MAX_CHARACTERS, load_trained
 from tests.utils import TASKS
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ PATIENCE = 60
 
 
 def save_unlike(auto_model, source: str, path: Path, seed: int) -> str:
-    """A checkpoint with the tokenizer of another, and other weights, of which not all answers are as likely."""
+    """A checkpoint with the tokenizer of ``source`` and varied weights, so that probabilities differ."""
     model = auto_model.from_pretrained(source)
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -56,7 +56,7 @@ def models(checkpoint, pair_checkpoint, tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def served(models, tmp_path_factory):
-    """The page of three models: its address, its log, and a proxy that whatever leaves the machine would go through."""
+    """The page of three models: its address, its log, and a proxy for all traffic that leaves the machine."""
     log = tmp_path_factory.mktemp("log") / "log"
     proxy = socket.create_server(("127.0.0.1", 0))
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -64,7 +64,7 @@ def served(models, tmp_path_factory):
     outside = f"http://127.0.0.1:{proxy.getsockname()[1]}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_HUB", "GRADIO"))}
     environment |= {"HTTP_PROXY": outside, "HTTPS_PROXY": outside, "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    # Set by some, to see pages of other programs from elsewhere.
+    # Users may have set these for other programs.
     environment |= {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SHARE": "True"}
     argv = [sys.executable, app.__file__, *(models[name] for name in ("before", "after", "both")), "--port", str(port)]
     with open(log, "w") as output:
@@ -98,7 +98,7 @@ def browser(tmp_path_factory):
 
 
 class Page:
-    """What a user does on the page, and sees."""
+    """A user's actions on the page, and what the page shows."""
 
     def __init__(self, browser, url: str):
         self.browser = browser
@@ -119,13 +119,13 @@ class Page:
 
     def write(self, *texts: str) -> None:
         for box, text in zip(self.wait_for(lambda: self.seen("textarea")), texts, strict=True):
-            # Typed in one go, long ones take too long key by key.
+            # Set at once: typing long texts key by key takes too long.
             self.browser.execute_script(
                 "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))", box, text
             )
 
     def ask(self, *texts: str, enter: bool = False) -> None:
-        """Write, ask, and wait till what is shown is another answer."""
+        """Write, ask, and wait until the page shows another answer."""
         before = self.answer()
         self.write(*texts)
         if enter:
@@ -133,14 +133,14 @@ class Page:
         else:
             next(button for button in self.seen("button") if button.text == "Ask").click()
         self.wait_for(lambda: self.answer() not in ([], before))
-        # Answers of two models come one after the other.
+        # Two models answer one after the other.
         time.sleep(1)
 
     def answer(self) -> list[str]:
         return [element.text for element in self.seen(".cloze-bars, .cloze-message")]
 
     def bars(self) -> list[list[tuple[str, str]]]:
-        """Of each group of bars: names and percentages."""
+        """Names and percentages in each group of bars."""
         return [
             list(
                 zip(*([e.text for e in group.find_elements(By.CLASS_NAME, n)] for n in ("token", "share")), strict=True)
@@ -159,7 +159,7 @@ def page(browser, served):
 
 @pytest.fixture
 def filled(run_mlm_script, tmp_path):
-    """``filled(model, text)`` is what the command line has for the page's bars."""
+    """``filled(model, text)`` is the command line's prediction for the page's bars."""
 
     def fill(model: str, text: str) -> list[list[tuple[str, str]]]:
         (tmp_path / "lines.txt").write_text(text)
@@ -217,7 +217,7 @@ def test_page_judges_pairs_as_the_command_line_does(page, run_nsp_script, models
     assert run_nsp_script(*argv, "--output_dir", tmp_path / "out")[0] == 0
     lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
     page.open("Next sentence")
-    for pair, line, note in zip(pairs, lines, ([], ["More than 66 tokens: the ends were cut off."]), strict=True):
+    for pair, line, note in zip(pairs, lines, ([], ["The pair exceeds 66 tokens and was truncated."]), strict=True):
         page.ask(*pair)
         expected = json.loads(line)
         probabilities = [expected["is_next_probability"], expected["not_next_probability"]]
@@ -229,9 +229,9 @@ def test_page_judges_pairs_as_the_command_line_does(page, run_nsp_script, models
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "There is no text yet: write some."),
-        ("The moon is far.", "Nothing is hidden: write [MASK] in place of a word."),
-        ("[MASK]" + "x" * MOST_CHARACTERS, "20,006 characters are too many: give 20,000 at most."),
+        ("", "The text is empty: write some words."),
+        ("The moon is far.", "No word is hidden: write [MASK] in place of a word."),
+        ("[MASK]" + "x" * MAX_CHARACTERS, "The text has 20,006 characters: shorten it to 20,000."),
     ],
 )
 def test_page_reports_texts_it_cannot_answer(text, problem, page, served):
@@ -264,7 +264,7 @@ def test_page_fits_a_phone(page):
 
 
 def test_page_makes_no_requests_to_other_machines(page, served):
-    """Neither fonts, scripts, telemetry nor a newer version: by the page, and by the server."""
+    """Page and server load no fonts or scripts, send no telemetry, and do not look for a newer version."""
     url, _, proxy = served
     page.browser.get_log("performance")
     Page(page.browser, url).ask("The [MASK] is far.")
@@ -278,16 +278,16 @@ def test_page_makes_no_requests_to_other_machines(page, served):
 
 
 def test_server_listens_on_loopback_only(served):
-    """Linux answers at any address of 127/8; what listens at 127.0.0.1 alone, does not at another."""
+    """Linux answers at all of 127/8; a server bound to 127.0.0.1 refuses other addresses."""
     port = int(served[0].rstrip("/").rpartition(":")[2])
     socket.create_connection(("127.0.0.1", port)).close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", port))
-    assert served[1].read_text().splitlines()[-1] == f"The page is at {served[0]} (Ctrl-C ends it)"
+    assert served[1].read_text().splitlines()[-1] == f"The page is at {served[0]} (press Ctrl-C to stop)"
 
 
 def ask_server(url: str, path: str, **headers: str) -> tuple[int, str]:
-    """Ask as another program or page would: POST if there is a body."""
+    """Send a request as another program or page would: POST if there is a body."""
     body = headers.pop("body", None)
     request = Request(url.rstrip("/") + path, body and body.encode(), headers)
     try:
@@ -299,10 +299,10 @@ def ask_server(url: str, path: str, **headers: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info"])
 def test_server_refuses_other_host_headers(path, served):
-    """DNS rebinding: the name of a stranger's page leads here, and its scripts read what is answered."""
+    """DNS rebinding: a foreign name resolves to this machine, and scripts from there could read the answers."""
     for host in ("stranger.example", "127.0.0.1.stranger.example", "stranger.localhost", "127.0.0.2", "[::1]", ""):
         assert ask_server(served[0], path, Host=host) == (400, "Invalid host header")
-    # As with ssh -L 9000:localhost:7860.
+    # As through ssh -L 9000:localhost:7860.
     assert ask_server(served[0], path, Host="localhost:9000")[0] == 200
 
 
@@ -310,7 +310,7 @@ def test_server_refuses_other_host_headers(path, served):
 @pytest.mark.parametrize("origin", ["http://stranger.example", "null", "http://127.0.0.1:1", "https://localhost"])
 def test_server_refuses_other_origins(path, origin, served):
     body = {} if path == "/config" else {"body": "{}"}
-    assert ask_server(served[0], path, Origin=origin, **body) == (403, "This page does not ask for that")
+    assert ask_server(served[0], path, Origin=origin, **body) == (403, "Request refused: this page does not make it")
 
 
 def test_server_answers_its_own_page(served, models):
@@ -335,9 +335,9 @@ def test_server_answers_its_own_page(served, models):
     ],
 )
 def test_server_accepts_only_questions_and_serves_no_file(path, body, served, models):
-    # Gradio would give what is in the temporary folder or below the current one.
+    # Gradio would serve files in the temporary folder or below the current folder.
     path = path.format(readable=Path(models["before"]) / "config.json")
-    assert ask_server(served[0], path, body=body) == (403, "This page does not ask for that")
+    assert ask_server(served[0], path, body=body) == (403, "Request refused: this page does not make it")
 
 
 def test_server_reveals_no_paths(served, models):

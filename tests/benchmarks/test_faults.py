@@ -126,7 +126,7 @@ def test_stopped_run_has_to_resume(case, monkeypatch):
     monkeypatch.setattr(case, "train", lambda: ends(case, 0, "Saved in out"))
     outcome = nothing_lost(case, ends(case, 75, "Stopped by a signal"))
     assert (outcome.line, outcome.run.code) == ("Stopped by a signal; then: Saved in out", 75)
-    monkeypatch.setattr(case, "train", lambda: ends(case, 2, "error: holds a model already"))
+    monkeypatch.setattr(case, "train", lambda: ends(case, 2, "error: already contains a model"))
     with pytest.raises(Wrong, match="exit code 2, expected 0"):
         nothing_lost(case, ends(case, 75))
 

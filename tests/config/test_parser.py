@@ -1,4 +1,4 @@
-"""Defaults < recipe < command line; values of the declared types; flags of old; a written recipe reads back."""
+"""Test precedence, types of values, old flags, and that a written recipe reads back the same."""
 
 import dataclasses
 import functools
@@ -18,11 +18,11 @@ from cloze.config.deprecated_flags import DROPPED, RENAMED, REPLACED
 from cloze.config.recipes import recipe_of
 from cloze.errors import UserError
 
-# What no run can do without.
+# The settings that every run needs.
 LEAST = {"model_name_or_path": "model", "train_file": "text.txt", "do_train": True}
 LEAST_ARGV = [f"--{name}={value}" for name, value in LEAST.items()]
 
-# A value for each flag of old, unlike the default of today's flag; True for switches.
+# A value for each old flag, unlike the default of the current one; True for switches.
 OLD_VALUES = {
     "evaluation_strategy": "epoch",
     "warmup_ratio": 0.06,
@@ -65,7 +65,7 @@ def parse(argv, script=run_mlm):
 
 
 def settings_of(arguments) -> list[dict]:
-    """The settings in each of the dataclasses; ``resolved`` is none, it keeps how they came about."""
+    """Return the settings of each dataclass, without ``resolved``, which records them before they are derived."""
     names = [[field.name for field in dataclasses.fields(part) if field.name != "resolved"] for part in arguments]
     return [
         {name: getattr(part, name) for name in part_names} for part, part_names in zip(arguments, names, strict=True)
@@ -74,7 +74,7 @@ def settings_of(arguments) -> list[dict]:
 
 @pytest.fixture
 def resolve(tmp_path):
-    """``resolve(*argv, recipe=...)`` gives all settings; the recipe is a mapping or the text of a YAML file."""
+    """Return ``resolve(*argv, recipe=...)``, which returns all settings; a recipe is a mapping or YAML text."""
 
     def run(*argv, recipe=None, suffix=".yaml") -> dict:
         first = LEAST_ARGV
@@ -199,7 +199,7 @@ def test_broken_json_is_reported_with_its_flag(name):
         parse([*LEAST_ARGV, f"--{name}", '{"a": '])
 
 
-# Flags of old
+# Old flags
 
 
 def test_every_old_flag_has_a_value_here():
@@ -239,7 +239,14 @@ def test_replaced_switch_sets_todays_flag_with_one_warning(name, flag, on, off, 
 @pytest.mark.parametrize("name", DROPPED)
 def test_dropped_flag_changes_nothing_and_warns_once(name, from_recipe, resolve, warnings):
     assert give(resolve, from_recipe, name, OLD_VALUES[name]) == resolve()
-    assert warnings.messages == [f"--{name} is no longer needed and ignored: {DROPPED[name]}"]
+    assert warnings.messages == [f"--{name} is ignored: {DROPPED[name]}"]
+
+
+@FROM_EITHER
+def test_overwrite_output_dir_does_not_warn(from_recipe, resolve, warnings):
+    """transformers has removed the flag, but the scripts declare it, and the quickstart recipes set it."""
+    assert give(resolve, from_recipe, "overwrite_output_dir", True)["overwrite_output_dir"] is True
+    assert warnings.messages == []
 
 
 @pytest.mark.parametrize("name", DROPPED)
@@ -250,7 +257,7 @@ def test_dropped_flag_takes_its_value_along_and_no_other(name, resolve):
 
 @pytest.mark.parametrize("name", OLD_SWITCHES)
 def test_old_switch_needs_no_value(name, resolve, warnings):
-    """use_auth_token was one, too: to use the token that one has logged in with, as is done without any flag today."""
+    """use_auth_token was a switch, too: it selected the token of the login, which is the default today."""
     expected = resolve() if name == "use_auth_token" else resolve(f"--{name}", True)
     warnings.clear()
     assert resolve(f"--{name}") == expected
@@ -260,7 +267,7 @@ def test_old_switch_needs_no_value(name, resolve, warnings):
 @FROM_EITHER
 @pytest.mark.parametrize("name", [name for name in OLD_SWITCHES if name != "group_by_length"])
 def test_old_switch_switched_off_is_the_default(name, from_recipe, resolve):
-    """But for that which is on by default today, and which can be switched off."""
+    """Except group_by_length, which is on by default today."""
     assert give(resolve, from_recipe, name, False) == resolve()
 
 
@@ -268,7 +275,7 @@ def test_old_switch_switched_off_is_the_default(name, from_recipe, resolve):
     "name", ["use_auth_token", "push_to_hub_model_id", "block_size", "group_by_length", "logging_dir"]
 )
 def test_old_flag_that_is_null_in_a_recipe_is_the_default(name, resolve):
-    """As in recipes that a program has written."""
+    """Programs write such recipes."""
     assert resolve(recipe={name: None}) == resolve()
 
 

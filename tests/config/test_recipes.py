@@ -1,4 +1,4 @@
-"""Every recipe is parsed, documented, and run for two steps with a tiny model of its family."""
+"""Test that every recipe is parsed, documented, and runs for two steps with a tiny model of its family."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def test_recipe_trains_a_tiny_model_of_its_family(recipe, checkpoint, pair_check
 
 @pytest.mark.parametrize("recipe", COMPARISONS, ids=str)
 def test_recipe_compares_two_models(recipe, checkpoint, capsys, monkeypatch, tmp_path):
-    """With tiny models of the names that it gives, and a data set on disk in place of the Hub's."""
+    """Tiny models and a data set on disk replace those of the Hub, under the same names."""
     settings = yaml.safe_load((RECIPES / recipe).read_text())
     names = [model.rpartition("=")[2] for model in settings["compare_with"]]
     assert names[-1].startswith("results/")
@@ -89,7 +89,7 @@ def test_recipe_compares_two_models(recipe, checkpoint, capsys, monkeypatch, tmp
 
 @pytest.mark.parametrize("recipe", COMPARISONS, ids=str)
 def test_command_before_a_comparison_is_valid(recipe):
-    """It gives the model that is compared, and its flags are parsed."""
+    """The recipe names the compared model, and its flags are parsed."""
     comments = (RECIPES / recipe).read_text().partition("\n\n")[0].replace("\n#", " ")
     command = shlex.split(re.search(r"python run_mlm.py (.*?)( Then|$)", comments)[1])
     _, _, training_args = parse(command, settings_of(run_mlm.main))
@@ -112,7 +112,7 @@ def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
 
 @pytest.mark.slow
 def test_quickstart_recipe_learns(run_mlm_script, tmp_path):
-    """With a fifth of its steps, the perplexity of the held-out articles is half of what it was."""
+    """A fifth of its steps halve the perplexity on the held-out articles."""
     code, _, errors = run_mlm_script("recipes/quickstart/mlm.yaml", "--max_steps", 160, "--output_dir", tmp_path)
     assert code == 0, errors
     history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
@@ -126,7 +126,7 @@ def test_recipe_table_lists_all_recipes():
 
 
 def test_setting_missing_in_a_recipe_has_its_default():
-    """So that a run goes on under a version that has one more; what is null is not in a recipe either."""
+    """A run resumes under a version with a new setting. A recipe does not contain nulls, either."""
     recipe = "learning_rate: 0.001\nmax_steps: -1\n"
     assert differences(f"{recipe}early_stopping_threshold: 0.0\nlanguage: en\n", recipe) == []
     assert differences(recipe, f"{recipe}language: en\n") == []

@@ -1,4 +1,4 @@
-"""Blocks and Lines: every token once and in order, whatever the documents."""
+"""Test that blocks and lines hold every token once and in order, for any documents."""
 
 from itertools import chain, pairwise
 
@@ -16,7 +16,7 @@ TEMPLATES = [TEMPLATE, Template((CLS,), (SEP,), ()), Template((), (), (JOINT,)),
 
 
 def join(documents):
-    """The documents as (tokens of the whole corpus, spans), as prepare() has them on disk."""
+    """Return documents as (tokens of the whole corpus, spans), the form that prepare() stores."""
     ends = np.cumsum([0, *map(len, documents)])
     tokens = np.array([token for document in documents for token in document], dtype=np.uint16)
     return tokens, np.stack([ends[:-1], ends[1:]], axis=1)
@@ -31,7 +31,7 @@ def ids_of(examples):
 
 
 def expected_blocks(documents, template, room):
-    """Joined and cut with plain lists."""
+    """Join and cut documents with plain lists."""
     joined = []
     for number, document in enumerate(documents):
         joined += (list(template.separator) if number else []) + list(document)
@@ -40,7 +40,7 @@ def expected_blocks(documents, template, room):
 
 @st.composite
 def corpora(draw):
-    """Documents of tokens that are all different, some not chosen, with a flag each that says if a word starts."""
+    """Draw documents of distinct tokens, some not selected, with a word-start flag for each token."""
     lengths = draw(st.lists(st.integers(0, 11), min_size=1, max_size=12))
     chosen = draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)))
     chosen[draw(st.integers(0, len(lengths) - 1))] = True
@@ -52,7 +52,7 @@ def corpora(draw):
     return tokens, spans[np.array(chosen)], starts, used
 
 
-# The docstrings' examples
+# Examples of the docstrings
 
 
 def test_blocks_join_documents_and_cut():
@@ -87,13 +87,13 @@ def test_word_starts_stand_beside_their_tokens():
     assert blocks[0]["word_starts"].dtype == bool
 
 
-# For any documents
+# Properties for any documents
 
 
 @given(corpora(), st.sampled_from(TEMPLATES), st.integers(1, 7))
 @settings(max_examples=150, deadline=None)
 def test_blocks_hold_every_token_once(corpus, template, room):
-    """transformers#12438: nothing is dropped at a border, and no block lacks its special tokens."""
+    """transformers#12438: no token is dropped between blocks, and every block has its special tokens."""
     tokens, spans, starts, documents = corpus
     expected = expected_blocks(documents, template, room)
     blocks = Blocks(tokens, spans, template, room + len(template.prefix + template.suffix), starts)
@@ -108,7 +108,7 @@ def test_blocks_hold_every_token_once(corpus, template, room):
 @given(corpora(), st.sampled_from(TEMPLATES), st.integers(1, 7), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_lines_hold_every_token_once(corpus, template, room, truncate):
-    """transformers#12438, line by line: longer lines are split, not cut off, unless asked for."""
+    """transformers#12438, line by line: long lines are split, and cut off only on request."""
     tokens, spans, starts, documents = corpus
     lines = Lines(tokens, spans, template, room + len(template.prefix + template.suffix), starts, truncate)
     expected = []
@@ -122,7 +122,7 @@ def test_lines_hold_every_token_once(corpus, template, room, truncate):
 
 
 def check_word_starts(examples, tokens, starts):
-    """Each text token has its own flag, each special one starts a word."""
+    """Each text token keeps its flag, and each special token starts a word."""
     flags = dict(zip(tokens.tolist(), starts.tolist(), strict=True))
     for example in examples:
         assert example["word_starts"].tolist() == [flags.get(token, True) for token in example["input_ids"].tolist()]
@@ -131,7 +131,7 @@ def check_word_starts(examples, tokens, starts):
 @pytest.mark.parametrize("spans", [np.empty((0, 2), int), np.array([[0, 0]])], ids=["no document", "an empty one"])
 @pytest.mark.parametrize("cut", [Blocks, Lines])
 def test_empty_text_gives_no_examples(cut, spans):
-    """As when every document that was held out is one in which the tokenizer finds no token."""
+    """For example, the tokenizer finds no token in any held-out document."""
     examples = cut(np.array([5, 6]), spans, TEMPLATE, 5)
     assert len(examples) == 0
     assert examples.lengths.tolist() == []
@@ -139,7 +139,7 @@ def test_empty_text_gives_no_examples(cut, spans):
 
 @pytest.mark.parametrize("cut", [Blocks, Lines])
 def test_example_number_out_of_range_is_an_error(cut):
-    """Without it, a loop over a sequence never ends."""
+    """Without the error, a loop over the sequence never ends."""
     examples = cut(*join([[1, 2], [3, 4, 5]]), TEMPLATE, 5)
     with pytest.raises(IndexError):
         examples[len(examples)]
@@ -147,7 +147,7 @@ def test_example_number_out_of_range_is_an_error(cut):
 
 @pytest.mark.parametrize("count", [999, 1000, 1001, 2500])
 def test_blocks_drop_no_remainder_every_thousand_documents(count):
-    """transformers#12438: upstream loses the remainder of each 1,000 texts, and small corpora altogether."""
+    """transformers#12438: upstream loses the remainder of each 1,000 texts, and all of a small corpus."""
     tokens, spans = join([[7, 8, 9]] * count)
     blocks = Blocks(tokens, spans, TEMPLATE, 130)
     examples = ids_of(all_of(blocks))

@@ -1,4 +1,4 @@
-"""Masks: which tokens, what becomes of them, and that it depends on (seed, epoch, example) alone."""
+"""Test which tokens are masked, how they are replaced, and that masks depend on (seed, epoch, example) only."""
 
 import copy
 
@@ -22,7 +22,7 @@ SIGMAS = 5
 
 
 def assert_share(count, total, share):
-    """``count`` of ``total`` is what a chance of ``share`` may give, within 5 standard deviations."""
+    """Assert that ``count`` of ``total`` fits the probability ``share``, within 5 standard deviations."""
     assert abs(count - total * share) < SIGMAS * np.sqrt(total * share * (1 - share)), (count / total, share)
 
 
@@ -31,7 +31,7 @@ def ordinary_ids_of(tokenizer):
 
 
 def make_examples(tokenizer, count, length, seed=0):
-    """Random ordinary tokens between the tokenizer's special ones."""
+    """Return random ordinary tokens between the tokenizer's special tokens."""
     template = template_of(tokenizer)
     text = np.random.default_rng(seed).choice(ordinary_ids_of(tokenizer), (count, length))
     return [template.example([ids], number) for number, ids in enumerate(text)]
@@ -42,7 +42,7 @@ def in_epoch(examples, epoch):
 
 
 def masks_of(batch, row=0):
-    """A row's new ids and labels, without padding."""
+    """Return a row's new ids and labels, without padding."""
     length = int(batch["attention_mask"][row].sum())
     return batch["input_ids"][row, :length].tolist(), batch["labels"][row, :length].tolist()
 
@@ -103,14 +103,14 @@ def test_rates_of_single_tokens(settings, tokenizers):
     chosen = batch["labels"] != IGNORED
     assert_share(chosen.sum().item(), 500 * 500, probability)
     check_actions(batch, tokenizer, mask, random)
-    # As often at each position and in each example, within 5 standard deviations of the chi-square distribution.
+    # Equally often at each position and in each example, within 5 standard deviations of the chi-square distribution.
     for counts in (chosen[:, 1:-1].sum(0), chosen.sum(1)):
         chi_square = ((counts - 500 * probability) ** 2 / (500 * probability * (1 - probability))).sum().item()
         assert abs(chi_square - 500) < SIGMAS * np.sqrt(2 * 500)
 
 
 def check_actions(batch, tokenizer, mask, random):
-    """The shares of chosen tokens that are masked, random and unchanged; a random one may be the same by chance."""
+    """A random replacement may equal the original token by chance."""
     chosen = batch["labels"] != IGNORED
     new, old = batch["input_ids"][chosen], batch["labels"][chosen]
     by_chance = random / len(ordinary_ids_of(tokenizer))
@@ -152,7 +152,7 @@ def test_special_tokens_without_a_named_attribute_are_never_chosen(tokenizers):
 @pytest.mark.parametrize("whole_words", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_special_tokens_are_never_chosen(kind, whole_words, tokenizers):
-    """transformers#11155: with a chance of 1, all tokens are chosen but these."""
+    """transformers#11155: with probability 1, all other tokens are chosen."""
     tokenizer = tokenizers[kind]
     examples = make_examples(tokenizer, 5, 20)
     for example, cut in zip(examples, (5, 21, 9, 13, 2), strict=True):
@@ -169,11 +169,11 @@ def test_padding_and_special_tokens_are_never_chosen(kind, whole_words, tokenize
         assert batch["input_ids"][row, len(original) :].tolist() == [tokenizer.pad_token_id] * (21 - len(original))
 
 
-# On what masks depend
+# Dependence of masks on seed, epoch and example
 
 
 def test_masks_depend_on_the_example_not_on_its_batch(tokenizers):
-    """arXiv:1907.11692: the same in any batch, at any place, with any padding."""
+    """arXiv:1907.11692: masks are the same in any batch, at any position, with any padding."""
     tokenizer = tokenizers["wordpiece"]
     examples = in_epoch(make_examples(tokenizer, 12, 60), 3)
     for example in examples:
@@ -193,7 +193,7 @@ def test_masks_depend_on_the_example_not_on_its_batch(tokenizers):
 
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_masks_differ_between_examples_epochs_and_seeds(whole_words, tokenizers):
-    """arXiv:1907.11692: one text, and nothing else the same; evaluation has masks of its own, too."""
+    """arXiv:1907.11692: only the text is the same; evaluation has its own masks."""
     tokenizer = tokenizers["wordpiece"]
     example = make_examples(tokenizer, 1, 200)[0] | {"word_starts": np.ones(202, dtype=bool)}
     seen = set()
@@ -208,7 +208,7 @@ def test_masks_differ_between_examples_epochs_and_seeds(whole_words, tokenizers)
 
 
 def test_masks_of_two_epochs_are_independent(tokenizers):
-    """arXiv:1907.11692: of the tokens chosen in one epoch, 15 % are chosen in the next, and so between examples."""
+    """arXiv:1907.11692: 15 % of the tokens chosen in one epoch are chosen in the next; likewise between examples."""
     tokenizer = tokenizers["wordpiece"]
     examples = make_examples(tokenizer, 400, 500)
     collator = MaskingCollator(tokenizer)
@@ -257,13 +257,13 @@ def rows_of(batch):
 
 
 def unmasked(batch, row):
-    """The text that was masked, put together from what is left of it and the labels."""
+    """Restore the original text from the masked text and the labels."""
     pairs = zip(batch["input_ids"][row], batch["labels"][row], batch["attention_mask"][row], strict=True)
     return tuple(new if label == IGNORED else label for new, label, real in pairs if real)
 
 
 def test_evaluation_masks_are_fixed_once(tokenizers):
-    """The same for any seed, in any pass, in any batch."""
+    """Masks are the same for any seed, in any pass, in any batch."""
     tokenizer = tokenizers["wordpiece"]
     text = np.random.default_rng(0).choice(ordinary_ids_of(tokenizer), 3000)
     blocks = Blocks(text, np.array([[0, 1000], [1000, 3000]]), template_of(tokenizer), 64)
@@ -278,7 +278,7 @@ def test_evaluation_masks_are_fixed_once(tokenizers):
 
 
 def test_evaluation_masks_do_not_depend_on_training_settings(tokenizers):
-    """So that perplexities of runs with other rates, shares or whole words can be compared."""
+    """Perplexities stay comparable between runs with other rates, shares or whole words."""
     tokenizer = tokenizers["wordpiece"]
     examples = make_examples(tokenizer, 400, 500)
     for example in examples:
@@ -299,7 +299,7 @@ def test_evaluation_masks_do_not_depend_on_training_settings(tokenizers):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_words_are_chosen_whole(kind, tokenizers, texts):
-    """transformers#11768: in all kinds of tokenizer, at the rates of single tokens, and with the same 80/10/10."""
+    """transformers#11768: for all kinds of tokenizers, with the rates of single tokens and the same 80/10/10 shares."""
     tokenizer = tokenizers[kind]
     template = template_of(tokenizer)
     encoded = encode([[text] for text in texts], tokenizer, with_words=True)
@@ -327,7 +327,7 @@ def test_whole_words_are_chosen_whole(kind, tokenizers, texts):
 
 
 def words_of(encoding, tokenizer):
-    """Positions of each word's tokens, by the tokenizer's own word ids; [UNK] is special, and no word to predict."""
+    """Return the token positions of each word by the tokenizer's word ids; [UNK] is special and never predicted."""
     words: dict[int, list[int]] = {}
     for position, (word, token) in enumerate(zip(encoding.word_ids, encoding.ids, strict=True)):
         if word is not None and token not in tokenizer.all_special_ids:
@@ -344,7 +344,7 @@ def words_of(encoding, tokenizer):
     ],
 )
 def test_word_starts_of_a_sentence(kind, expected, tokenizers):
-    """transformers#11768: which tokens form a word, told by their text and without the library's word ids."""
+    """transformers#11768: find the tokens of a word by their text, without the library's word ids."""
     tokenizer = tokenizers[kind]
     ((ids, word_starts),) = next(encode([["The Moon's unlikely tides, again"]], tokenizer, with_words=True))
     pieces = [tokenizer.convert_ids_to_tokens(int(token)) for token in ids]
@@ -365,7 +365,7 @@ PAIRS = [A_PAIR | {"next_sentence_label": 1, "example": 0}, A_SHORT_ONE | {"next
 
 
 def test_pair_collator_pads_ids_types_and_labels():
-    """Padding is of type 0, as tokenizers have it, and not attended to."""
+    """Padding has type 0, as in tokenizers, and is not attended to."""
     batch = collate(PAIRS, 5, Padding())
     assert {name: values.tolist() for name, values in batch.items()} == {
         "input_ids": [[2, 7, 8, 3, 9, 3], [2, 9, 3, 3, 5, 5]],
@@ -417,7 +417,7 @@ def make_pair(tokenizer, a, b, label, number):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pair_masks_spare_special_tokens_and_padding(kind, tokenizers):
-    """transformers#11155: with a chance of 1, all of A and of B is chosen, the separator between them is not."""
+    """transformers#11155: with probability 1, all tokens of A and B are chosen, but not the separator between them."""
     tokenizer = tokenizers[kind]
     ordinary = ordinary_ids_of(tokenizer)
     a, b, c = ordinary[:5], ordinary[10:13], ordinary[20:22]
@@ -448,7 +448,7 @@ def test_pair_masks_spare_special_tokens_and_padding(kind, tokenizers):
 
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_pair_masks_equal_masks_of_the_same_ids_without_types(whole_words, tokenizers):
-    """They depend on (seed, epoch, example) alone; types and label are passed on as they are."""
+    """Masks depend on (seed, epoch, example) only; types and label stay unchanged."""
     tokenizer = tokenizers["wordpiece"]
     ordinary = np.array(ordinary_ids_of(tokenizer))
     examples = []
@@ -505,7 +505,7 @@ def test_masking_collator_pads_to_the_padded_length(padding, width, tokenizers):
     ],
 )
 def test_padded_lengths_are_rounded_up_within_the_positions(padding, lengths, widths):
-    """Rounded up, but never to more positions than the model has."""
+    """Lengths are rounded up, but never to more positions than the model has."""
     assert padding.padded_lengths(np.array(lengths)).tolist() == widths
 
 
@@ -526,7 +526,7 @@ def test_padded_lengths_are_rounded_up_within_the_positions(padding, lengths, wi
     ],
 )
 def test_positions_of_given_labels(labels, multiple, positions):
-    """Filled up with the first place that has no label; never more than there are places."""
+    """Positions are padded with the first position without a label, up to the number of positions."""
     found = masked_positions(np.array(labels), multiple)
     assert found.tolist() == positions
     assert found.dtype == np.int64

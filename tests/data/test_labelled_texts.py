@@ -1,4 +1,4 @@
-"""Labelled texts: what is read of files and data sets, what classes there are, and the examples made of them."""
+"""Test reading labelled texts from files and data sets, their classes, and their examples."""
 
 import json
 from decimal import Decimal
@@ -73,7 +73,7 @@ def test_column_flags_select_label_and_second_text(tmp_path):
 
 
 def test_label_column_is_not_taken_for_the_text(tmp_path):
-    """Of two columns of strings, the other one is the text."""
+    """Of two string columns, the one without labels is the text."""
     (tmp_path / "two.csv").write_text("headline,label\nA goal,Sports\n")
     assert read(tmp_path / "two.csv")[0].texts == ("A goal",)
 
@@ -106,7 +106,7 @@ def test_saved_data_set_gives_its_class_names(tmp_path):
         ("text,kind\nA goal,Sports\n", "line 2: no column label: give --label_column NAME .columns: text, kind"),
         ("title,body,label\na,b,c\n", "which column holds the text"),
         ("text,label\nA goal,Sports\nA vote,\n", "line 3: no label"),
-        ("text,label\n", "holds no texts"),
+        ("text,label\n", "contains no texts"),
     ],
 )
 def test_labelled_table_errors_name_the_place(content, culprit, tmp_path):
@@ -139,7 +139,7 @@ def test_integer_labels_are_classes_in_any_notation(kind, tmp_path):
     # Words, as a number is not written so.
     assert labels_of(["01", "1.2.3", "v1.0", "-", "1e5", "1E-50"]) == ["01", "1.2.3", "v1.0", "-", "1e5", "1E-50"]
     for values in ([1.0, 0.5], ["1.0", "0.5"], ["1", ".5"], [1.0, 1e-05], ["1", "1e-05"], ["1", "2.5e-07"]):
-        with pytest.raises(UserError, match=r"(line 3|row 1|line 2): label '?[\d.e-]+'? is no class: labels are"):
+        with pytest.raises(UserError, match=r"(line 3|row 1|line 2): label '?[\d.e-]+'? is not a class: labels must"):
             labels_of(values)
 
 
@@ -150,22 +150,20 @@ def test_decimal_labels_with_integer_values_are_classes(value):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), Decimal("1.50"), [1], {"a": 1}])
 def test_labels_are_words_or_integers(value):
-    with pytest.raises(UserError, match=r"here: kind .* is no class"):
+    with pytest.raises(UserError, match=r"here: kind .* is not a class"):
         label_in(value, "kind", "here", None)
 
 
 def test_empty_labelled_texts_are_counted_and_skipped(tmp_path, caplog):
-    """Of pairs, where one of the two is; they need no label."""
+    """In pairs, one empty text is enough; rows without text need no label."""
     (tmp_path / "table.csv").write_text('text,other,label\na,b,x\n"",b,y\nc," ",\n" ","",y\nd,e,y\n')
     corpus = FileCorpus((tmp_path / "table.csv",))
     found = read_labelled(corpus, ClassificationArguments(text_pair_column="other"))
     assert [(text.texts, text.label) for text in found] == [(("a", "b"), "x"), (("d", "e"), "y")]
-    assert f"EMPTY TEXTS: 3 of 5 rows have no text and are left out, the first is {tmp_path}/table.csv, line 3" in (
-        caplog.text
-    )
+    assert f"skipping 3 of 5 rows with an empty text, the first in {tmp_path}/table.csv, line 3" in (caplog.text)
     (tmp_path / "table.csv").write_text('text,label\n"",x\n" ",y\n')
     caplog.clear()
-    with pytest.raises(UserError, match="holds no texts: it is empty, or those of all rows are"):
+    with pytest.raises(UserError, match="contains no texts: it has no rows, or the text is blank in all of them"):
         read_labelled(corpus, ClassificationArguments())
     read_labelled(FileCorpus((SAMPLE / "music.txt",)), ClassificationArguments())
     assert not caplog.text
@@ -173,7 +171,7 @@ def test_empty_labelled_texts_are_counted_and_skipped(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["table.parquet", "table.jsonl", "table.csv"])
 def test_prediction_rows_keep_all_columns(name, tmp_path):
-    """An empty text is no text to predict; a label may be missing, be a number, or have no name."""
+    """An empty text is not predicted; a label may be missing, a number, or without a name."""
     columns = {
         "id": [7, 8, 9],
         "text": ["A goal", " " if "csv" in name else None, "A vote"],
@@ -196,18 +194,18 @@ def test_prediction_rows_keep_columns_beside_the_label(tmp_path):
 
 def test_label_column_equal_to_text_column_is_an_error(tmp_path):
     (tmp_path / "table.csv").write_text("text,label\na,x\n")
-    with pytest.raises(UserError, match="--text_column label is the column of labels"):
+    with pytest.raises(UserError, match="--text_column label holds the labels or the second text"):
         read(tmp_path / "table.csv", text_column="label")
 
 
 def test_unknown_label_is_an_error_with_its_place(tmp_path):
     (tmp_path / "scores.jsonl").write_text('{"text": "A goal", "label": 0.37}\n')
-    with pytest.raises(UserError, match=r"line 1: label 0\.37 is no class"):
+    with pytest.raises(UserError, match=r"line 1: label 0\.37 is not a class"):
         read(tmp_path / "scores.jsonl")
 
 
 def test_blank_labels_are_missing_and_unnamed_classes_are_numbered(tmp_path):
-    """LABEL_1 is what transformers calls class 1 that has no name; LABEL_x is a name, and so is MY_LABEL_1."""
+    """transformers names class 1 without a name LABEL_1; LABEL_x and MY_LABEL_1 are names."""
     (tmp_path / "table.csv").write_text('text,label\na,LABEL_1\nb," "\nc,LABEL_x\nd, e \nf,MY_LABEL_1\n')
     assert [text.label for text in read(tmp_path / "table.csv")] == ["1", None, "LABEL_x", "e", "MY_LABEL_1"]
 
@@ -222,12 +220,12 @@ def test_classes_are_in_the_order_of_numbers_or_of_words():
 
 def test_label_column_with_too_many_values_is_warned_about(caplog):
     find_classes(texts_with(map(str, range(30))), "file")
-    assert "CLASSES: 30 labels of 30 texts" in caplog.text
+    assert "30 distinct labels in 30 texts: check that --label_column" in caplog.text
 
 
 def test_label_absent_from_training_is_an_error_with_its_place():
     check_labels(texts_with(["a", None]), ["a", "b"])
-    with pytest.raises(UserError, match="line 1: the label c is not one that is trained"):
+    with pytest.raises(UserError, match="line 1: unknown label c, the model's classes are"):
         check_labels(texts_with(["a", "c"]), ["a", "b"])
 
 
@@ -254,7 +252,7 @@ def test_checkpoint_with_the_same_classes_keeps_their_order():
 
 
 def test_multi_label_checkpoint_becomes_single_label(tmp_path):
-    """Else a pipeline would give other probabilities."""
+    """Otherwise a pipeline would give other probabilities."""
     config = BertConfig(num_labels=2, problem_type="multi_label_classification")
     set_classes(config, ["0", "1"])
     assert config.problem_type == "single_label_classification"
@@ -273,7 +271,7 @@ def test_multi_label_checkpoint_becomes_single_label(tmp_path):
 )
 def test_prediction_with_an_untrained_head_is_refused(settings):
     check_trained(BertConfig(architectures=["BertForSequenceClassification"]), "out")
-    with pytest.raises(UserError, match=r"^out was not trained to tell classes of texts apart: add --do_train$"):
+    with pytest.raises(UserError, match=r"^out is not a trained text classifier: add --do_train$"):
         check_trained(BertConfig(**settings), "out")
 
 

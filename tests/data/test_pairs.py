@@ -1,4 +1,4 @@
-"""Pairs of texts for next sentence prediction: right labels, other documents, nothing wasted, nothing too long."""
+"""Test pairs for next sentence prediction: labels, random documents, no wasted text, and length limits."""
 
 from itertools import chain, pairwise
 
@@ -65,7 +65,7 @@ class Text:
 
 @st.composite
 def corpora(draw, at_least=2):
-    """One to eight documents, some not chosen, of sentences from empty to longer than any room drawn here."""
+    """Draw up to eight documents, some not selected, with sentences from empty to longer than any limit drawn here."""
     documents = draw(st.lists(st.lists(st.integers(0, 15), min_size=1, max_size=7), min_size=at_least, max_size=8))
     chosen = draw(st.lists(st.booleans(), min_size=len(documents), max_size=len(documents)))
     for number in range(at_least):
@@ -88,18 +88,18 @@ SEEDS = st.integers(0, 10_000)
 
 
 def drawn(text, pairing, seed):
-    """The runs and labels as lists, with the label beside its run."""
+    """Return each run, as a list, with its label."""
     runs, labels = DRAW[pairing.strategy](text.sentences, pairing, rng(seed))
     return [(*run, label) for run, label in zip(runs.tolist(), labels.tolist(), strict=True)]
 
 
 def assert_share(count, total, share):
-    """``count`` of ``total`` differs from ``share`` by no more than chance: four standard deviations."""
+    """Assert that ``count`` of ``total`` fits ``share`` within four standard deviations."""
     assert abs(count - share * total) <= 4 * np.sqrt(total * share * (1 - share)), (count, total, share)
 
 
 def assert_uniform(values, expected):
-    """Each of the expected values occurs, all about equally often, and no other."""
+    """Assert that only the expected values occur, all about equally often."""
     found, counts = np.unique(values, return_counts=True)
     assert found.tolist() == list(expected)
     for count in counts:
@@ -171,7 +171,7 @@ def test_empty_sentences_and_documents_are_left_out():
 @STRATEGIES
 @pytest.mark.parametrize("swap", [False, True])
 def test_no_sentences_give_no_pairs(strategy, swap):
-    """As when every document that was held out is one in which the tokenizer finds no token, or none is."""
+    """For example, no document is held out, or the tokenizer finds no token in the held-out documents."""
     for text in (Text([[0], [0, 0]]), Text([])):
         assert (len(text.sentences), text.sentences.num_documents) == (0, 0)
         if swap:
@@ -204,7 +204,7 @@ def test_truncation_cuts_the_longer_text(lengths, room, expected):
 
 
 def truncate_token_by_token(a, b, room):
-    """As truncate_seq_pair of google-research/bert."""
+    """Same result as truncate_seq_pair of google-research/bert."""
     while a + b > room:
         if a > b:
             a -= 1
@@ -222,12 +222,12 @@ def test_truncation_equals_berts(lengths, room):
 
 @STRATEGIES
 def test_truncation_cuts_both_ends_equally_often(strategy):
-    """Each lost token with equal chance: of 90, 45 on average at the front, with a standard deviation of 4.7."""
+    """Each lost token has equal probability: of 90, 45 on average at the front, with a standard deviation of 4.7."""
     text = Text([[100] * 60 for _ in range(40)])
     pairing = PairSettings(max_tokens=20, strategy=strategy)
     pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, pairing, rng(7))
     assert pairs.lengths.tolist() == [23] * len(pairs)
-    # A and B are one sentence each, but for a few at the ends of documents; sentences begin at multiples of 100.
+    # A and B are one sentence each, except at the ends of documents; sentences begin at multiples of 100.
     a, b = (pairs.spans[pairs.cut == 180][:, [0, 2]] % 100).T
     assert len(a) > 1_500
     for front in (a, b):
@@ -270,7 +270,7 @@ def test_segments_use_every_sentence_once(text, pairing, seed):
         else:
             assert label == 1
             assert text.document_of[b] != text.document_of[a]
-    # In order, so that what a random B displaced comes next.
+    # In order: the sentences that a random B replaced come next.
     assert used == list(range(len(text.lengths)))
 
 
@@ -288,14 +288,14 @@ def test_sentence_order_segments_use_every_sentence_with_a_neighbour(text, pairi
 @given(corpora(), pair_settings(strategy="segment", short_probability=0.0), st.booleans(), SEEDS)
 @settings(max_examples=100, deadline=None)
 def test_segments_fill_max_seq_length_and_no_more(text, pairing, swap, seed):
-    """Sentences are added until the room is full; the last one of a document is not left alone by it."""
+    """Sentences are added up to the limit; a run never leaves the last sentence of a document alone."""
     pairing = PairSettings(pairing.max_tokens, "segment", swap, pairing.random_probability, 0.0)
     for a, a_end, b, b_end, label in drawn(text, pairing, seed):
         stop = text.stop[a]
         if label == 0 or swap:
             assert stop - b_end != 1
             if text.size(a, b_end) < pairing.max_tokens:
-                # All that there is, or all but the two sentences which the next pair needs.
+                # All sentences, or all except the two sentences that the next pair needs.
                 assert stop - b_end in (0, 2)
                 assert stop - b_end == 0 or text.size(a, b_end + 1) >= pairing.max_tokens
             elif b_end - a > 2:
@@ -305,14 +305,14 @@ def test_segments_fill_max_seq_length_and_no_more(text, pairing, swap, seed):
             rest = pairing.max_tokens - text.size(a, a_end)
             assert text.size(b, b_end) >= rest or b_end == text.stop[b]
             assert b_end - b == 1 or text.size(b, b_end - 1) < rest
-            # What was displaced is at least a sentence of the run that fills the room, unless there was none.
+            # A random B replaces at least one sentence of the full run, unless the run had none left.
             shared_room = text.size(a, a_end) < pairing.max_tokens
             assert a_end - a == 1 or shared_room or (a_end - a == 2 and stop - a == 3)
             assert a_end < stop or a_end - a == 1
 
 
 def test_random_b_puts_back_the_displaced_sentences():
-    """With room for two, a run is sentences 0 and 1, and is cut between them."""
+    """With a limit of two sentences, a run is sentences 0 and 1, cut between them."""
     text = Text([[1, 1], [1]])
     always = PairSettings(max_tokens=2, random_probability=1.0, short_probability=0.0)
     assert drawn(text, always, 0)[:2] == [(0, 1, 2, 3, 1), (1, 2, 2, 3, 1)]
@@ -338,7 +338,7 @@ def test_segments_continue_after_the_sentences_used():
 
 
 def test_last_sentence_gets_a_neighbour_or_joins_the_segment_before():
-    """Three sentences in room for two are one run; five in room for four are runs of three and of two."""
+    """With a limit of two, three sentences are one run; with a limit of four, five are runs of three and two."""
     never = PairSettings(max_tokens=2, swap=True, random_probability=0.0, short_probability=0.0)
     cuts = {tuple(drawn(Text([[1, 1, 1]]), never, seed)) for seed in range(30)}
     assert cuts == {((0, 1, 1, 3, 0),), ((0, 2, 2, 3, 0),)}
@@ -351,7 +351,7 @@ def test_last_sentence_gets_a_neighbour_or_joins_the_segment_before():
 @given(corpora(), pair_settings(strategy="sentence"), SEEDS)
 @settings(max_examples=100, deadline=None)
 def test_sentence_pairs_start_at_every_sentence_with_a_next(text, pairing, seed):
-    """And with those alone in their documents, whose B can only be random. See google-research/bert#125."""
+    """Sentences alone in their document can only get a random B. See google-research/bert#125."""
     first = []
     for a, a_end, b, b_end, label in drawn(text, pairing, seed):
         assert (a_end, b_end) == (a + 1, b + 1)
@@ -388,7 +388,7 @@ def test_sentence_order_pairs_use_all_neighbours(text, pairing, seed):
 )
 @settings(max_examples=100, deadline=None)
 def test_pairs_are_slices_of_their_segments(text, pairing, strategy, swap, template, seed):
-    """transformers#12188: the label says what B is, and the pair fits with its special tokens, which count once."""
+    """transformers#12188: the label matches B, and the pair fits together with its special tokens, counted once."""
     pairing = PairSettings(pairing.max_tokens, strategy, swap, pairing.random_probability, pairing.short_probability)
     max_seq_length = pairing.max_tokens + len(template.prefix + template.middle + template.suffix)
     starts = rng(seed, 1).random(len(text.tokens)) < 0.5
@@ -423,13 +423,13 @@ def test_pairs_are_slices_of_their_segments(text, pairing, strategy, swap, templ
 
 
 def is_inside(part, whole):
-    """All tokens are different, so that there is one place where the part can be."""
+    """All tokens are distinct, so the part has one possible position."""
     begin = whole.index(part[0])
     return whole[begin : begin + len(part)] == part
 
 
 def test_swapped_pair_exchanges_a_and_b():
-    """Of two sentences, A is the first and the label 0, or A is the second and the label 1."""
+    """With two sentences, A is the first with label 0, or the second with label 1."""
     text = Text([[2, 3], [4]])
     for strategy in ("segment", "sentence"):
         for probability, ids in (
@@ -443,7 +443,7 @@ def test_swapped_pair_exchanges_a_and_b():
 
 
 def test_next_pair_has_label_0_and_random_pair_1():
-    """google-research/bert#125: label 0 for the next sentence, 1 for one of the other document."""
+    """google-research/bert#125: label 0 is the next sentence, label 1 a sentence of the other document."""
     text = Text([[2, 3], [4]])
     for strategy in ("segment", "sentence"):
         for probability, b in ((0.0, [1002, 1003, 1004]), (1.0, [1005, 1006, 1007, 1008])):
@@ -459,7 +459,7 @@ def test_next_pair_has_label_0_and_random_pair_1():
 
 @STRATEGIES
 def test_random_b_never_comes_from_the_document_of_a(strategy):
-    """NVIDIA/DeepLearningExamples#421, with two documents, where the other one is the only choice."""
+    """NVIDIA/DeepLearningExamples#421: with two documents, the other document is the only choice."""
     text = Text([[1] * 300, [1] * 200])
     for seed in range(5):
         pairing = PairSettings(max_tokens=4, strategy=strategy, random_probability=1.0)
@@ -469,7 +469,7 @@ def test_random_b_never_comes_from_the_document_of_a(strategy):
         assert {label for *_, label in pairs} == {1}
 
 
-# Chances, over 10,000 pairs and more; seeds are fixed
+# Probabilities, over 10,000 pairs and more, with fixed seeds
 
 
 def long_documents():
@@ -478,7 +478,7 @@ def long_documents():
 
 
 def short_documents():
-    """Of one, two, three or twenty sentences."""
+    """Documents have one, two, three or twenty sentences."""
     random = rng(12)
     counts = random.choice([1, 2, 3, 20], p=[0.3, 0.25, 0.1, 0.35], size=4_000)
     return Text([random.integers(1, 10, size=count).tolist() for count in counts])
@@ -494,19 +494,19 @@ def large():
 @pytest.mark.parametrize("probability", [0.2, 0.5, 0.8])
 @pytest.mark.parametrize("swap", [False, True])
 def test_random_b_share_matches_the_setting(large, strategy, documents, probability, swap):
-    """Also where many pairs have to be random, because nothing follows A: others are IsNext instead."""
+    """If many pairs have to be random because nothing follows A, other pairs become IsNext."""
     text = large[documents]
     pairing = PairSettings(max_tokens=12, strategy=strategy, swap=swap, random_probability=probability)
     _, labels = DRAW[strategy](text.sentences, pairing, rng(1))
     assert len(labels) >= 10_000
     assert_share(labels.sum(), len(labels), probability)
-    # All the way through, not made up for at the end.
+    # Throughout the text, not only at the end.
     for part in np.array_split(labels, 4):
         assert_share(part.sum(), len(part), probability)
 
 
 def test_random_b_share_is_as_close_as_documents_allow():
-    """Three of four documents are of one sentence each: the fourth gives the only pair that can be IsNext."""
+    """Three of four documents have one sentence each: only the fourth can give an IsNext pair."""
     text = Text([[1], [1], [1], [1, 1]] * 500)
     for strategy in ("segment", "sentence"):
         pairs = drawn(text, PairSettings(max_tokens=12, strategy=strategy, random_probability=0.2), 0)
@@ -545,7 +545,7 @@ def test_random_b_comes_from_each_other_document_equally_often(strategy):
 
 @pytest.mark.parametrize("swap", [False, True])
 def test_segment_is_split_at_any_sentence(swap):
-    """Eight sentences fill the room: A has one to seven of them."""
+    """Eight sentences fill the limit: A has one to seven of them."""
     text = Text([[1] * 20_000] * 2)
     pairing = PairSettings(max_tokens=8, swap=swap, short_probability=0.0)
     runs, labels = draw_segments(text.sentences, pairing, rng(4))
@@ -580,7 +580,7 @@ def test_short_segments_have_any_length(swap):
     assert_share((sums == 11).sum(), len(sums), 0.91)
 
 
-# Again, and anew
+# Reproducible, and new in each epoch
 
 
 @STRATEGIES
@@ -611,12 +611,12 @@ def test_pair_building_leaves_sentences_unchanged():
     assert all(np.array_equal(old, new) for old, new in zip(before, after, strict=True))
 
 
-# As it lies in memory, and on disk
+# Memory and disk
 
 
 @STRATEGIES
 def test_pair_positions_and_labels_are_arrays(strategy):
-    """Not Python objects, which worker processes would copy by being looked at."""
+    """Python objects would be copied by worker processes on access, because of their reference counts."""
     text = Text([[3, 4, 5, 6] * 10] * 5)
     pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, PairSettings(max_tokens=9, strategy=strategy), rng(0))
     assert (pairs.spans.dtype, pairs.spans.shape) == (np.int64, (len(pairs), 4))
@@ -626,7 +626,7 @@ def test_pair_positions_and_labels_are_arrays(strategy):
 
 
 def test_pairs_are_read_from_a_token_file(tmp_path):
-    """Ids of 16 bits become ids of 64, the largest as it was, and belong to the example alone."""
+    """16-bit ids become 64-bit ids with equal values, and the example owns them."""
     tokens = np.array([7, 65535, 8, 9, 10, 65534], np.uint16)
     tokens.tofile(tmp_path / "tokens")
     words = np.array([1, 0, 1, 1, 0, 1], bool)
@@ -655,7 +655,7 @@ def test_pairs_are_read_from_a_token_file(tmp_path):
 
 
 def test_pair_number_out_of_range_is_an_error():
-    """Without it, a loop over a sequence never ends."""
+    """Without the error, a loop over the sequence never ends."""
     text = Text([[3, 4], [5, 6]])
     pairs = draw_pairs(text.tokens, text.sentences, TEMPLATE, PairSettings(max_tokens=9), rng(0))
     with pytest.raises(IndexError):

@@ -1,4 +1,4 @@
-"""Which examples share a batch, and in which order: each once an epoch, reproducible, whatever the workers."""
+"""Test batches and their order: each example once per epoch, reproducible, for any number of workers."""
 
 import os
 
@@ -23,7 +23,7 @@ MEDITATIONS = ROOT.parent / "shared" / "data" / "meditations.txt"
 
 
 class Numbers:
-    """Examples of these lengths, that tell their number and for which epoch they were drawn."""
+    """Examples of these lengths, with their number and the epoch they were drawn for."""
 
     def __init__(self, lengths, drawn=None):
         self.lengths, self.drawn = lengths, drawn
@@ -33,7 +33,7 @@ class Numbers:
 
 
 def batches_of(settings, seed=0, epoch=0, lengths=LENGTHS, padding=AS_THEY_ARE):
-    """The numbers in each batch of an epoch."""
+    """Return the numbers in each batch of an epoch."""
     examples = EpochDataset(lambda _: Numbers(lengths))
     ranks = [
         ResumableBatchSampler(examples, settings, padding.padded_lengths, seed, rank)
@@ -45,12 +45,12 @@ def batches_of(settings, seed=0, epoch=0, lengths=LENGTHS, padding=AS_THEY_ARE):
 
 
 def in_turn(ranks):
-    """The batches of all processes, of which each has the same number."""
+    """Return the batches of all processes; each process has the same number."""
     return [batch for batches in zip(*ranks, strict=True) for batch in batches]
 
 
 def numbers_of(batches, epoch):
-    """The numbers in each batch, which are plain and of this epoch."""
+    """Return the numbers in each batch; check that they are Python integers of this epoch."""
     found = list(batches)
     assert len(found) == len(batches)
     assert {key[0] for batch in found for key in batch} <= {epoch}
@@ -63,25 +63,25 @@ def flat(batches):
 
 
 def steps_of(batches, settings):
-    """What each optimizer step is made of."""
+    """Return the examples of each optimizer step."""
     size = settings.batches_per_step
     return [flat(batches[start : start + size]) for start in range(0, len(batches), size)]
 
 
 def drawn(widths, settings, seed=0):
-    """The same, drawn without a sampler."""
+    """Return the examples of each step, drawn without a sampler."""
     order, spans = draw_batches(np.array(widths), settings, np.random.default_rng(seed))
     return [order[begin:end].tolist() for begin, end in spans]
 
 
 def real_share(batches, lengths, padding=AS_THEY_ARE):
-    """Of the places in the batches, those that hold a token."""
+    """Return the fraction of positions that are not padding."""
     lengths = np.asarray(lengths)
     places = sum(len(batch) * padding.padded_lengths(lengths[batch]).max() for batch in batches)
     return sum(lengths[batch].sum() for batch in batches) / places
 
 
-# By number
+# Batches by number of examples
 
 SETTINGS = st.builds(
     BatchSettings,
@@ -97,7 +97,7 @@ SOME_LENGTHS = st.lists(st.integers(1, 128), min_size=4, max_size=150)
 @given(SOME_LENGTHS, SETTINGS, st.integers(0, 2**32))
 @settings(max_examples=150, deadline=None)
 def test_sampler_gives_every_example_once_an_epoch(lengths, settings, seed):
-    """For all processes as many batches, none of them empty; one more in a batch where some are left over."""
+    """All processes get equally many batches, none empty; leftover examples enlarge some batches by one."""
     batches = drawn(lengths, settings, seed)
     numbers = flat(batches)
     assert len(numbers) == len(set(numbers))
@@ -144,7 +144,7 @@ def test_sequential_order():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("count", [3, 16, 31, 32, 37, 1003])
 def test_examples_of_a_step_do_not_depend_on_processes_and_accumulation(strategy, count):
-    """16 at once, 4 times 4, 2 on each of 2 processes and so on: the same steps, of the same examples."""
+    """16 at once, 4 times 4, 2 on each of 2 processes and so on give the same steps."""
     cuts = ((16, 1, 1), (4, 4, 1), (2, 8, 1), (8, 1, 2), (2, 4, 2), (2, 2, 4), (1, 8, 2))
     found = set()
     for cut in cuts:
@@ -156,7 +156,7 @@ def test_examples_of_a_step_do_not_depend_on_processes_and_accumulation(strategy
 
 
 def test_examples_of_similar_length_share_a_step_and_its_batches():
-    """Random batches of lengths up to 128 have half of their places filled, grouped ones nearly all."""
+    """With lengths up to 128, random batches are half padding, grouped batches nearly free of it."""
     assert real_share(batches_of(BatchSettings("random", 16)), LENGTHS) < 0.6
     assert real_share(batches_of(BatchSettings("group_by_length", 16)), LENGTHS) > 0.95
     settings = BatchSettings("group_by_length", 4, 4)
@@ -166,7 +166,7 @@ def test_examples_of_similar_length_share_a_step_and_its_batches():
 
 
 def test_last_step_batches_are_grouped_by_length():
-    """All of 60 examples are one unfinished step of 64, in batches of 4."""
+    """60 examples are one incomplete step of 64, in batches of 4."""
     settings = BatchSettings("group_by_length", 4, 16)
     assert real_share(batches_of(settings, lengths=LENGTHS[:60]), LENGTHS) > 0.9
     assert real_share(batches_of(BatchSettings("random", 4, 16), lengths=LENGTHS[:60]), LENGTHS) < 0.8
@@ -174,7 +174,7 @@ def test_last_step_batches_are_grouped_by_length():
 
 @pytest.mark.parametrize("max_tokens", [None, 64])
 def test_examples_of_one_length_share_batches_at_random(max_tokens):
-    """As full blocks do: not always with their neighbours in the text, and with others each epoch."""
+    """Full blocks have equal lengths: their neighbours in a batch differ from the text and between epochs."""
     settings = BatchSettings("group_by_length", 8, max_tokens=max_tokens)
     epochs = [batches_of(settings, epoch=epoch, lengths=np.full(800, 8)) for epoch in (0, 1)]
     neighbours = [number + 1 in batch for batches in epochs for batch in batches for number in batch]
@@ -186,7 +186,7 @@ def test_examples_of_one_length_share_batches_at_random(max_tokens):
 
 
 def correlation(a, b):
-    """Of ranks, Spearman's."""
+    """Return Spearman's rank correlation."""
     return np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1]
 
 
@@ -200,7 +200,7 @@ def correlation(a, b):
     ],
 )
 def test_steps_are_not_ordered_by_length(settings):
-    """Over 60 to 250 steps, the correlation of chance is about 0.1; its mean over 30 epochs, 0.02."""
+    """Over 60 to 250 steps, chance gives a correlation of about 0.1; its mean over 30 epochs is 0.02."""
     found = []
     for epoch in range(30):
         steps = steps_of(batches_of(settings, epoch=epoch), settings)[:-1]
@@ -211,7 +211,7 @@ def test_steps_are_not_ordered_by_length(settings):
 
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_last_step_has_any_length(accumulation):
-    """What is left over is drawn at random: over 100 epochs its mean length is that of all."""
+    """Leftover examples are random: over 100 epochs, their mean length equals the mean of all."""
     settings = BatchSettings("group_by_length", 4, accumulation)
     last = [steps_of(batches_of(settings, epoch=epoch), settings)[-1] for epoch in range(100)]
     assert {len(step) for step in last} == {1003 % (4 * accumulation)}
@@ -234,7 +234,7 @@ def test_drop_last_keeps_the_only_step():
 
 
 def test_too_few_examples_for_all_processes_join_a_step():
-    """Of 17 examples and 16 a step, one is left for 4 processes: a step of 17."""
+    """With 17 examples and 16 per step, one is left for 4 processes: the step takes 17."""
     batches = drawn([9] * 17, BatchSettings("sequential", 4, 1, processes=4))
     assert [len(batch) for batch in batches] == [4, 4, 4, 5]
     assert flat(batches) == list(range(17))
@@ -244,19 +244,19 @@ def test_too_few_examples_for_all_processes_join_a_step():
 
 
 def test_remaining_examples_are_shared_evenly_by_processes():
-    """Of 22 examples 6 are left: 3 for each of 2 processes, not 4 and 2; and of 29, 13 in 4 batches of at most 4."""
+    """22 examples leave 6: 3 for each of 2 processes, not 4 and 2; 29 leave 13, in 4 batches of at most 4."""
     assert [len(batch) for batch in drawn([9] * 22, BatchSettings("random", 4, 2, processes=2))] == [4] * 4 + [3, 3]
     sizes = [len(batch) for batch in drawn([9] * 29, BatchSettings("random", 4, 2, processes=2))]
     assert sizes == [4] * 4 + [3, 3, 3, 4]
 
 
-# By tokens
+# Batches by number of tokens
 
 
 @given(SOME_LENGTHS, st.integers(1, 5), st.integers(1, 4), st.integers(1, 400), st.integers(0, 2**32))
 @settings(max_examples=150, deadline=None)
 def test_token_budget_gives_every_example_once_an_epoch(lengths, accumulation, processes, max_tokens, seed):
-    """Within the budget, if not a single example exceeds it; some are taken twice where no batch can be split."""
+    """Batches stay within the budget unless one example exceeds it; if no batch can be split, some are taken twice."""
     widths = Padding(4, 128).padded_lengths(np.array(lengths))
     batches = drawn(widths, BatchSettings("group_by_length", 1, accumulation, processes, max_tokens=max_tokens), seed)
     assert len(batches) % processes == 0
@@ -274,7 +274,7 @@ def test_token_budget_repeats_examples_where_no_batch_can_be_split():
 
 
 def test_token_budget_splits_the_batch_with_most_examples():
-    """Lengths 20, 20, 9, 9, 9 and 40 tokens: two of 20, and of 9 three, which two processes share with it."""
+    """Two of length 20 and three of length 9 fit into 40 tokens; two processes share these batches."""
     batches = drawn([20, 20, 9, 9, 9], BatchSettings("group_by_length", 1, processes=2, max_tokens=40))
     assert sorted(map(sorted, batches)) == [[0, 1], [2, 3, 4]]
     batches = drawn([20, 20, 9, 9, 9], BatchSettings("group_by_length", 1, processes=3, max_tokens=40))
@@ -291,7 +291,7 @@ def test_token_budget_drop_last_drops_incomplete_steps(processes):
 
 
 def test_token_budget_batches_of_one_length_have_equal_size():
-    """But for the few where lengths end, so that a device sees few shapes."""
+    """At most one batch per padded length has another size, so a device sees few shapes."""
     lengths = np.random.default_rng(1).integers(9, 129, size=20_000)
     padding = Padding(4, 128)
     widths = padding.padded_lengths(lengths)
@@ -305,7 +305,7 @@ def test_token_budget_batches_of_one_length_have_equal_size():
 
 
 def test_token_budget_fits_more_tokens_than_fixed_batch_size():
-    """Batches by tokens are alike in tokens, those by number are not."""
+    """Batches by tokens have similar numbers of tokens, batches by number do not."""
     by_tokens = batches_of(BatchSettings("group_by_length", 1, max_tokens=1024))
     tokens = [LENGTHS[batch].sum() for batch in by_tokens]
     assert np.percentile(tokens, 10) > 850
@@ -324,7 +324,7 @@ def meditations():
 
 
 def shares_of(draw):
-    """Of real tokens in three epochs, in batches of at most 1024 tokens, padded to multiples of 4."""
+    """Return the fraction without padding over three epochs, in batches of at most 1024 tokens, padded to 4."""
     padding, budget = Padding(4, 128), BatchSettings("group_by_length", 1, max_tokens=1024)
     batches = ResumableBatchSampler(EpochDataset(draw), budget, padding.padded_lengths, seed=0)
     shares = []
@@ -343,7 +343,7 @@ def test_token_budget_leaves_little_padding_for_lines(meditations):
 
 @pytest.mark.parametrize("strategy", ["segment", "sentence"])
 def test_token_budget_leaves_little_padding_for_pairs(strategy, meditations):
-    """Sentences end at full stops; ten of them are a document."""
+    """Sentences end at full stops; a document has ten sentences."""
     tokenizer, lines = meditations
     texts = [text for line in lines for text in line.split(". ") if text]
     encoded = [ids for document in encode([texts], tokenizer, with_words=False) for ids, _ in document]
@@ -378,7 +378,7 @@ def test_sampled_numbers_carry_the_epoch(limit, length):
     assert examples[5, 3] == {"square": 9, "epoch": 5}
 
 
-# Examples that are drawn anew each epoch
+# Examples that are drawn again in each epoch
 
 # The first epoch has 20, the others fewer or more.
 COUNTS = (20, 17, 23, 20, 1, 61)
@@ -392,7 +392,7 @@ def unequal(epoch):
     "settings", [*(BatchSettings(s, 4) for s in STRATEGIES), BatchSettings("group_by_length", 1, max_tokens=256)]
 )
 def test_drawn_epoch_gives_each_example_once(settings):
-    """However many they are: none is left out, and none taken twice to be as long as the first epoch."""
+    """For any number of examples, none is skipped, and none is taken twice to match the first epoch."""
     batches = ResumableBatchSampler(EpochDataset(unequal), settings, AS_THEY_ARE.padded_lengths, seed=1)
     for epoch, count in enumerate(COUNTS):
         batches.set_epoch(epoch)
@@ -409,7 +409,7 @@ def test_sampler_uses_the_lengths_of_the_epoch(limit, lengths):
 
 
 def test_example_limit_takes_no_later_example():
-    """The first 18 of an epoch, though it has 61, or all of its 17."""
+    """The first 18 of an epoch with 61 examples, or all of an epoch with 17."""
     batches = ResumableBatchSampler(
         EpochDataset(unequal, limit=18), BatchSettings("random", 4), AS_THEY_ARE.padded_lengths, 0
     )
@@ -419,7 +419,7 @@ def test_example_limit_takes_no_later_example():
 
 
 def test_examples_are_grouped_by_their_lengths_in_the_epoch():
-    """Grouped batches of 4 are nearly full, epoch by epoch, random ones are not."""
+    """Grouped batches of 4 have little padding in each epoch, random batches do not."""
 
     def draw(epoch):
         return Numbers(np.random.default_rng(epoch).integers(8, 128, 200))
@@ -464,7 +464,7 @@ def test_resuming_does_not_draw_earlier_epochs():
 
 
 def epochs_of(workers, persistent=False, draw=unequal):
-    """Six epochs of batches of examples, as a data loader gives them."""
+    """Return six epochs of batches from a data loader."""
     batches = ResumableBatchSampler(EpochDataset(draw), BatchSettings("random", 4), AS_THEY_ARE.padded_lengths, seed=7)
     loader = DataLoader(
         batches.examples, batch_sampler=batches, num_workers=workers, persistent_workers=persistent, collate_fn=list
@@ -490,7 +490,7 @@ def test_workers_give_the_same_batches_as_one_process(persistent):
 
 
 def test_workers_share_the_epoch_drawn_before_forking():
-    """A draw in a worker would fail: it is made once, here."""
+    """A draw in a worker would fail: the only draw is in this process."""
     here = os.getpid()
 
     def draw(epoch):

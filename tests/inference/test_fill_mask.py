@@ -1,4 +1,4 @@
-"""What a model puts in place of [MASK]: that of the model asked directly, for each mask, however long the text is."""
+"""Predictions for [MASK] equal a plain forward of the model, for each mask, in texts of any length."""
 
 import json
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ TEXTS = [
 
 @pytest.fixture
 def asked(checkpoint, pair_checkpoint):
-    """``asked(family, make)`` is a model with selected positions, the same without, and the tokenizer."""
+    """``asked(family, auto_model)`` is a model that selects positions, its plain copy, and the tokenizer."""
 
     def load(family, auto_model=AutoModelForMaskedLM):
         path = (checkpoint if auto_model is AutoModelForMaskedLM else pair_checkpoint)(family)
@@ -32,7 +32,7 @@ def asked(checkpoint, pair_checkpoint):
             torch.manual_seed(1)
             with torch.no_grad():
                 for weights in model.parameters():
-                    # Of so few weights as small as they are, all tokens would be about as likely.
+                    # With the small initial weights, all tokens would be about equally probable.
                     weights.add_(torch.randn_like(weights) * 0.5)
         predict_masked_positions(models[0], MASKED_TOKENS.logits, ROOM)
         return *models, AutoTokenizer.from_pretrained(path)
@@ -42,7 +42,7 @@ def asked(checkpoint, pair_checkpoint):
 
 @torch.no_grad()
 def asked_directly(model, tokenizer, ids, top_k) -> list[list[tuple[str, float]]]:
-    """Of each mask in ids [length]: tokens and probabilities of a plain forward."""
+    """Tokens and probabilities of a plain forward for each mask in ids [length]."""
     logits = MASKED_TOKENS.logits_of(model(input_ids=torch.tensor(ids)[None]))[0]
     found = []
     for place in np.flatnonzero(np.array(ids) == tokenizer.mask_token_id):
@@ -72,7 +72,7 @@ def assert_fillings(fillings, expected):
 )
 def test_fill_masks_equals_a_direct_forward(family, auto_model, asked):
     model, plain, tokenizer = asked(family, auto_model)
-    # As in training, where a token that begins a word has its space in itself.
+    # As in training: the first token of a word contains the space before it.
     direct = [text.replace(" [MASK]", tokenizer.mask_token).replace("[MASK]", tokenizer.mask_token) for text in TEXTS]
     expected = [asked_directly(plain, tokenizer, tokenizer(text)["input_ids"], 5) for text in direct]
     assert [len(masks) for masks in expected] == [1, 3, 1]
@@ -81,7 +81,7 @@ def test_fill_masks_equals_a_direct_forward(family, auto_model, asked):
 
 
 def test_fill_masks_pads_to_full_length_without_attention_mask(asked):
-    """FNet mixes padding in: as in training, all texts are as long as the longest can be."""
+    """FNet mixes padding with text: as in training, all texts are padded to the maximum length."""
     model, plain, tokenizer = asked("fnet")
     padded = [tokenizer(text, padding="max_length", max_length=ROOM)["input_ids"] for text in TEXTS]
     expected = [asked_directly(plain, tokenizer, ids, 3) for ids in padded]
@@ -111,7 +111,7 @@ def test_long_text_masks_are_filled_from_surrounding_tokens(family, asked):
     for place in np.flatnonzero(np.array(ids) == tokenizer.mask_token_id):
         start = min(max(place - room // 2, 0), len(ids) - room)
         window = ids[start : start + room]
-        # Other masks are there as well, and not asked for here.
+        # The window may contain other masks, which are filled from other windows.
         number = window[: place - start].count(tokenizer.mask_token_id)
         expected.append(asked_directly(plain, tokenizer, [first, *window, last], 3)[number])
     assert len(expected) == 5
@@ -149,7 +149,7 @@ def test_fill_masks_computes_logits_at_masks_only(asked):
 def test_predicted_tokens_are_decoded(tokenizers):
     byte_level, wordpiece = tokenizers["byte_level"], tokenizers["wordpiece"]
     assert readable(byte_level, byte_level.convert_tokens_to_ids("Ġthe")) == "the"
-    # A space alone, and the first byte of an é.
+    # A bare space, and the first byte of an é.
     assert readable(byte_level, byte_level.convert_tokens_to_ids("Ġ")) == "Ġ"
     assert readable(byte_level, byte_level.convert_tokens_to_ids("Ã")) == "Ã"
     assert readable(wordpiece, wordpiece.convert_tokens_to_ids("##s")) == "##s"
@@ -186,11 +186,11 @@ def test_do_predict_fills_in_the_lines_of_a_file(run_mlm_script, checkpoint, tmp
     assert f"  {TEXTS[1]}\n{shown}\n" in printed
     assert texts[MAX_LOGGED - 1] in printed
     assert texts[MAX_LOGGED] not in printed
-    assert f"Filled in 24 lines, 4 of them more than shown: {tmp_path}/out/predictions.jsonl" in printed
+    assert f"Filled in 24 lines (20 shown): {tmp_path}/out/predictions.jsonl" in printed
 
 
 def test_run_trains_evaluates_and_predicts_with_the_trained_model(run_mlm_script, checkpoint, tmp_path, monkeypatch):
-    """A model that has seen one sentence often knows its words; the output alone gives the same, without more flags."""
+    """A model trained on one sentence knows its words; a later --do_predict gives the same."""
     (tmp_path / "text.txt").write_text("the moon is far away\n" * 40)
     (tmp_path / "table.csv").write_text("number,body\n1,the moon [MASK] far away\n2,\n3,[MASK] moon is [MASK] away\n")
     argv = ("--do_predict", "--test_file", tmp_path / "table.csv", "--text_column", "body", "--top_k", 2)
@@ -230,5 +230,5 @@ def test_prediction_with_several_processes_is_written_by_the_first(first, asked,
     predict_words(trainer, [(text, {"text": text}) for text in [*TEXTS, "\U00012000 is [MASK]"]], 2, ROOM)
     assert len(forwards) == 2
     assert (tmp_path / "predictions.jsonl").exists() == first
-    assert "UNKNOWN: --test_file: " in caplog.text
+    assert "--test_file: 2.6% of the tokens are [UNK]: the tokenizer" in caplog.text
     assert ("Filled in 4 lines" in caplog.text) == first

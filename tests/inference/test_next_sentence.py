@@ -1,4 +1,4 @@
-"""predictions.jsonl: a line for each row of a test file, valid JSON whatever its columns hold."""
+"""predictions.jsonl has a line of valid JSON for each row of a test file, whatever its columns contain."""
 
 import datetime
 import decimal
@@ -15,7 +15,7 @@ from cloze.inference.predictions import save_predictions
     ("value", "label"), [("1.0", 1), (1.0, 1), (" 0 ", 0), ("0.0", 0), (0, 0), (None, None), ("", None), (" ", None)]
 )
 def test_pair_labels_read_alike_from_all_formats(value, label):
-    """A table has 1.0 for 1 where some labels are missing, and .csv has it as a string."""
+    """With missing labels, a table has 1.0 for 1, and a .csv file has it as a string."""
     assert pair_of({"sentence_a": "a", "sentence_b": "b", "label": value}, "here").label == (
         label if label is None else str(label)
     )
@@ -23,18 +23,18 @@ def test_pair_labels_read_alike_from_all_formats(value, label):
 
 @pytest.fixture
 def written(tmp_path):
-    """``written(rows, predictions)`` are the lines of predictions.jsonl."""
+    """``written(rows, predictions)`` returns the lines of predictions.jsonl."""
     trainer = SimpleNamespace(args=SimpleNamespace(output_dir=tmp_path), is_world_process_zero=lambda: True)
 
     def write(rows, predictions) -> list[str]:
-        save_predictions(trainer, "Judged", rows, predictions, {})
+        save_predictions(trainer, "Classified", rows, predictions, {})
         return (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
 
     return write
 
 
 def test_pair_rows_without_text_give_nulls(written):
-    """Else the predictions of the rows behind them would be taken for those of others."""
+    """Otherwise, later predictions would be assigned to the wrong rows."""
     rows = [(None, {"text": None}), ("a", {"text": "a", "id": 7}), (None, {"text": " "}), ("b", {"text": "b"})]
     lines = list(map(json.loads, written(rows, [{"prediction": 0, "share": 0.5}, {"prediction": 1, "share": 0.7}])))
     assert lines == [
@@ -62,6 +62,6 @@ def test_predictions_are_valid_json(value, expected, written):
 
 
 def test_predictions_of_an_earlier_run_are_replaced(written):
-    """The predictions of one model are a test file for the next."""
+    """The predictions of one model may be the next model's test file."""
     (line,) = written([("a", {"text": "a", "row": 5, "prediction": 1})], [{"prediction": 0}])
     assert json.loads(line) == {"text": "a", "row": 0, "prediction": 0}

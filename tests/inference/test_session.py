@@ -1,4 +1,4 @@
-"""Trained models to be asked: only with heads that were trained; their answers are those of the scripts."""
+"""Interactive predictions: only with trained heads, and equal to the predictions of the scripts."""
 
 import json
 import shutil
@@ -16,8 +16,8 @@ from transformers import (
 
 from cloze.errors import UserError
 from cloze.inference.session import (
-    MOST_CHARACTERS,
-    MOST_MASKS,
+    MAX_CHARACTERS,
+    MAX_MASKS,
     fill_masks_in_text,
     judge_texts,
     load_trained,
@@ -31,7 +31,7 @@ from tests.utils import TASKS
 
 @pytest.fixture
 def saved(pair_checkpoint, tmp_path):
-    """``saved(family, auto_model)`` is a checkpoint saved from that class, whose weights are not alike."""
+    """``saved(family, auto_model)`` is a checkpoint saved from that class, with varied weights."""
 
     def save(family, auto_model):
         path = tmp_path / f"{family}-{auto_model.__name__}"
@@ -60,20 +60,18 @@ def saved(pair_checkpoint, tmp_path):
     ],
 )
 def test_loaded_heads_are_those_of_the_checkpoint(family, auto_model, task, saved):
-    """Not those that the architecture could have: BERT's next-sentence head is untrained after run_mlm.py."""
+    """Not all heads of the architecture: BERT's next-sentence head is untrained after run_mlm.py."""
     trained = load_trained(saved(family, auto_model), TASKS)
     assert trained.task is task
     assert trained.max_seq_length == 66
-    assert trained.stats.endswith("million parameters, 500 tokens in the vocabulary, sees 66 tokens at once")
+    assert trained.stats.endswith("million parameters, 500 tokens in the vocabulary, input of up to 66 tokens")
     assert not trained.model.training
 
 
 @pytest.mark.parametrize("auto_model", [AutoModel, AutoModelForPreTraining])
 def test_checkpoint_without_a_head_is_refused(auto_model, saved):
-    """ELECTRA's for pretraining is the discriminator, which predicts no tokens."""
-    with pytest.raises(
-        UserError, match=r"electra.*: a Electra.* has neither a head for masked tokens nor one for next"
-    ):
+    """ELECTRA's pretraining head is the discriminator, which predicts no tokens."""
+    with pytest.raises(UserError, match=r"electra.*: Electra.* has no head for masked tokens or next sentences: train"):
         load_trained(saved("electra", auto_model), TASKS)
 
 
@@ -81,7 +79,7 @@ def test_checkpoint_with_missing_head_weights_is_refused(saved):
     path = saved("bert", AutoModelForMaskedLM)
     file = Path(path) / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertForPreTraining"]}))
-    with pytest.raises(UserError, match=r"are missing \(.*cls.seq_relationship.weight.*\): train it first"):
+    with pytest.raises(UserError, match=r"are missing \(.*cls.seq_relationship.weight.*\): train the model first"):
         load_trained(path, TASKS)
 
 
@@ -114,7 +112,7 @@ def test_loading_executes_neither_pickles_nor_remote_code(saved, tmp_path):
         load_trained(str(path), TASKS)
     (path / "config.json").write_text('{"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}')
     (path / "code.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nclass Config: pass\n")
-    with pytest.raises(UserError, match=f"^{path} comes with code of its own: read it$"):
+    with pytest.raises(UserError, match=f"^{path} needs custom Python code, which is not run by default$"):
         load_trained(str(path), TASKS)
     assert not (tmp_path / "executed").exists()
 
@@ -139,13 +137,13 @@ def test_session_fills_masks_as_the_command_line_does(saved, run_mlm_script, tmp
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "There is no text yet"),
-        (" \n", "There is no text yet"),
-        ("[MASK] \ud83d", "The text: half a surrogate pair"),
-        ("The moon is far.", r"Nothing is hidden: write \[MASK\]"),
-        ("The [mask] is far.", r"Nothing is hidden: write \[MASK\]"),
-        ("[MASK] " * (MOST_MASKS + 1), "21 words are hidden: hide 20 at most"),
-        ("[MASK]" + "x" * MOST_CHARACTERS, "20,006 characters are too many: give 20,000 at most"),
+        ("", "The text is empty: write some words"),
+        (" \n", "The text is empty: write some words"),
+        ("[MASK] \ud83d", "The text contains an unpaired surrogate"),
+        ("The moon is far.", r"No word is hidden: write \[MASK\]"),
+        ("The [mask] is far.", r"No word is hidden: write \[MASK\]"),
+        ("[MASK] " * (MAX_MASKS + 1), "21 words are hidden: hide at most 20"),
+        ("[MASK]" + "x" * MAX_CHARACTERS, "The text has 20,006 characters: shorten it to 20,000"),
     ],
 )
 def test_session_reports_texts_it_cannot_fill(text, problem, saved):
@@ -173,7 +171,7 @@ def test_session_judges_pairs_as_the_command_line_does(family, auto_model, saved
     trained = load_trained(path, TASKS)
     found = [judge_texts(trained, *pair) for pair in pairs]
     assert [probability for probability, _ in found] == pytest.approx(expected, abs=1e-6)
-    # A hundred times the tolerance: random weights differ little, by the vocabulary that each process trains anew.
+    # A hundred times the tolerance: random weights differ little, and depend on a vocabulary trained in each process.
     assert abs(expected[0] - expected[1]) > 1e-4
     assert [cut for _, cut in found] == [False, True]
 
@@ -181,9 +179,9 @@ def test_session_judges_pairs_as_the_command_line_does(family, auto_model, saved
 @pytest.mark.parametrize(
     ("pair", "problem"),
     [
-        (("The moon is far.", " "), "There is no text yet"),
-        (("x" * (MOST_CHARACTERS + 1), "The moon is far."), "20,001 characters are too many"),
-        (("The moon is far.", "\u200b"), "These two: the tokenizer finds no token in one of the texts"),
+        (("The moon is far.", " "), "The text is empty: write some words"),
+        (("x" * (MAX_CHARACTERS + 1), "The moon is far."), "The text has 20,001 characters: shorten it"),
+        (("The moon is far.", "\u200b"), "The pair: the tokenizer finds no token in one of the two texts"),
     ],
 )
 def test_session_reports_pairs_it_cannot_judge(pair, problem, saved):

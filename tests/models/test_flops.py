@@ -1,4 +1,4 @@
-"""Operations by formula, and the peaks of data sheets."""
+"""FLOPs equal the formula, and peaks equal the data sheets."""
 
 import math
 
@@ -41,7 +41,7 @@ def counted(model, masks=True):
     return count_flops(model, masks)
 
 
-# Operations
+# FLOPs
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_flops_add_up_over_examples():
 
 
 def test_flops_of_a_full_head_count_every_token():
-    """So that its operations are not left out; and nothing more for a label."""
+    """A head that needs all positions counts per token, and nothing per label."""
 
     class Mixing(BertForMaskedLM):
         def forward(self, input_ids, **kwargs):
@@ -95,7 +95,7 @@ def test_flops_of_a_full_head_count_every_token():
     ],
 )
 def test_flops_of_every_family_are_counted(family, auto_model):
-    """Those of the weights at least, which are 2 a token and weight of the layers."""
+    """At least 2 FLOPs per token and weight of the layers."""
     config = CONFIG_MAPPING[family](**(FAMILIES | PAIR_FAMILIES)[family][1] | {"vocab_size": 500, "pad_token_id": 0})
     flops = counted(auto_model.from_config(config), auto_model is not AutoModelForNextSentencePrediction)
     assert all(map(math.isfinite, vars(flops).values()))
@@ -127,9 +127,9 @@ def test_flops_are_none_for_a_model_that_fails_on_short_input():
 
 @pytest.fixture
 def card(monkeypatch):
-    """``card(name)`` puts a card of that name into this machine, which measures 5 operations a second.
+    """``card(name)`` simulates a GPU of that name, whose measured peak is 5 FLOP/s.
 
-    TF32 is set as transformers sets it for --tf32 and --torch_compile.
+    TF32 is set in the same way as by transformers for --tf32 and --torch_compile.
     """
     before = torch.backends.fp32_precision
     peak_flops.cache_clear()
@@ -195,7 +195,7 @@ def test_peak_flops_are_of_the_fastest_product(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_peak_measurement_stops_at_a_long_enough_product(dtype, monkeypatch):
-    """As with float16 on a CPU: of 2048 numbers a side, one took half a minute."""
+    """In float16, a product of 2048 x 2048 took half a minute on a CPU."""
     tried = []
 
     def time_product(a, b):
@@ -208,7 +208,7 @@ def test_peak_measurement_stops_at_a_long_enough_product(dtype, monkeypatch):
 
 
 def test_flops_trial_lengths_fit_the_smallest_model():
-    """Its texts are of 16 tokens at most."""
+    """Trial texts have at most 16 tokens."""
     assert (
         counted(AutoModelForMaskedLM.from_config(CONFIG_MAPPING["bert"](**BERT_LIKE | {"vocab_size": 5}))) is not None
     )

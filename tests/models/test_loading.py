@@ -1,4 +1,4 @@
-"""Checks that replace device-side asserts, new configs, and what is loaded from a checkpoint."""
+"""Checks in place of device-side asserts, new configs, and weights loaded from a checkpoint."""
 
 import copy
 import inspect
@@ -61,7 +61,7 @@ def loaded(checkpoint_path, task=MASKED_LM, **settings):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_usable_positions_by_family(family, tokenizers):
-    """transformers#10832: RoBERTa counts from padding_idx + 1, so that of 66 positions fewer are of use."""
+    """transformers#10832: RoBERTa counts from padding_idx + 1, so fewer than 66 positions are usable."""
     config = config_of(family, tokenizers)
     pad = tokenizers["byte_level"].pad_token_id
     expected = {"roberta": 66 - pad - 1, "modernbert": 64}.get(family, 66)
@@ -70,7 +70,7 @@ def test_usable_positions_by_family(family, tokenizers):
 
 @pytest.mark.parametrize("pad", [0, 1, 5])
 def test_usable_positions_of_roberta_exclude_the_padding_offset(pad, tokenizers):
-    """transformers#10832: the model's own verdict, token by token."""
+    """transformers#10832: the model accepts the longest text, and fails with one more token."""
     config = config_of("roberta", tokenizers, max_position_embeddings=20)
     config.pad_token_id = pad
     positions = count_positions(build_on_meta(config, MASKED_LM), config)
@@ -110,7 +110,7 @@ def test_default_max_seq_length(family, positions, tokenizer_max, expected, toke
 
 
 def test_max_seq_length_is_checked_against_the_model(tokenizers):
-    """transformers#10832: a message instead of an assert; the tokenizer's limit is only a hint."""
+    """transformers#10832: a message instead of an assert; the tokenizer's limit is not enforced."""
     config, tokenizer = config_of("bert", tokenizers), tokenizer_of("bert", tokenizers, model_max_length=16)
     assert check_model(config, tokenizer, MASKED_LM, 66, False) == 66
     with pytest.raises(UserError, match="--max_seq_length 67 is more than the model's 66 positions"):
@@ -129,10 +129,10 @@ def test_missing_mask_or_padding_token_is_an_error(attributes, message, tokenize
 
 
 def test_vocabulary_smaller_than_the_tokenizer_is_an_error(tokenizers):
-    """transformers#10832: one id more than the embedding has rows."""
+    """transformers#10832: the tokenizer has one id more than the embedding has rows."""
     config, tokenizer = config_of("bert", tokenizers), tokenizer_of("bert", tokenizers)
     tokenizer.add_tokens(["tidepool"])
-    with pytest.raises(UserError, match="the tokenizer has 501 tokens, the model's vocabulary 500"):
+    with pytest.raises(UserError, match="the tokenizer has 501 tokens, but the model's vocabulary only 500"):
         check_model(config, tokenizer, MASKED_LM, None, False)
     sync_config_with_tokenizer(config, tokenizer)
     assert check_model(config, tokenizer, MASKED_LM, None, False) == 66
@@ -166,7 +166,7 @@ def test_sync_config_with_tokenizer_sets_vocabulary_and_special_ids(family, toke
     ],
 )
 def test_vocab_size_override_is_kept(overrides, size, tokenizers):
-    """As when it is rounded up for the GPU; otherwise the tokenizer's."""
+    """For example a size rounded up for the GPU; without an override, the tokenizer's size."""
     config = load_config(ModelArguments(model_type="bert", config_overrides=overrides), MASKED_LM)
     sync_config_with_tokenizer(config, tokenizers["wordpiece"], overrides)
     assert config.vocab_size == size
@@ -181,7 +181,7 @@ def test_config_overrides():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model_type": "brt"}, "--model_type brt is not known: did you mean b"),
+        ({"model_type": "brt"}, "--model_type brt is unknown: did you mean b"),
         ({"model_type": "gpt2"}, "gpt2 has no masked-language-modelling head"),
         ({"model_type": "bert", "config_overrides": "hiden_size=48"}, "no setting 'hiden_size': did you mean hidden_"),
         ({"model_type": "bert", "config_overrides": "hidden_size=many"}, "--config_overrides hidden_size=many: "),
@@ -193,7 +193,7 @@ def test_wrong_configs_are_errors(settings, message):
 
 
 def test_config_that_cannot_be_built_is_an_error(tokenizers):
-    with pytest.raises(UserError, match=r"the config builds no bert model: .*--config_overrides"):
+    with pytest.raises(UserError, match=r"cannot build a bert model from this config: .*--config_overrides"):
         build_on_meta(config_of("bert", tokenizers, num_attention_heads=5), MASKED_LM)
 
 
@@ -206,7 +206,7 @@ def test_complete_checkpoint_loads_without_warning(family, checkpoint, caplog, c
     expected = AutoModelForMaskedLM.from_pretrained(checkpoint(family))
     for name, weights in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], weights), name
-    assert "NEW WEIGHTS" not in caplog.text + "".join(capsys.readouterr())
+    assert "new weights, not loaded from" not in caplog.text + "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize(
@@ -217,11 +217,11 @@ def test_complete_checkpoint_loads_without_warning(family, checkpoint, caplog, c
     ],
 )
 def test_new_weights_are_named(family, head, layers, checkpoint, tmp_path, caplog):
-    """A bare encoder brings no head; its own weights are all taken."""
+    """A bare encoder has no head; all of its weights are loaded."""
     encoder = AutoModel.from_pretrained(checkpoint(family))
     encoder.save_pretrained(tmp_path)
     model = loaded(tmp_path)
-    (record,) = [record for record in caplog.records if "NEW WEIGHTS" in record.getMessage()]
+    (record,) = [record for record in caplog.records if "new weights, not loaded from" in record.getMessage()]
     assert record.levelname == "WARNING"
     assert str(tmp_path) in record.getMessage()
     named = record.getMessage().rpartition("trained: ")[2].split(", ")
@@ -233,7 +233,7 @@ def test_new_weights_are_named(family, head, layers, checkpoint, tmp_path, caplo
 
 
 def test_weights_are_loaded_in_single_precision(checkpoint, tmp_path):
-    """Also those of a checkpoint in bfloat16, in which small updates would be lost, unless asked for."""
+    """Also a bfloat16 checkpoint, unless --dtype asks for bfloat16: small updates would be lost."""
     AutoModelForMaskedLM.from_pretrained(checkpoint("bert"), dtype=torch.bfloat16).save_pretrained(tmp_path)
     assert AutoConfig.from_pretrained(tmp_path).dtype == torch.bfloat16
 
@@ -277,7 +277,7 @@ def test_auto_class_knows_every_model_type_of_the_task(task):
 
 
 def labels_of(model_type):
-    """The labels that the class which AutoModelForPreTraining takes for this type learns from."""
+    """The labels that the class of AutoModelForPreTraining for this type learns from."""
     model = MODEL_FOR_PRETRAINING_MAPPING[CONFIG_MAPPING[model_type]]
     known = inspect.signature(model.forward).parameters.keys()
     return known & {"labels", "next_sentence_label", "sentence_order_label"}
@@ -291,7 +291,7 @@ def test_pretraining_types_have_both_heads(model_type):
 
 @pytest.mark.parametrize("model_type", ["distilbert", "roberta", "electra", "deberta-v2", "xlm-roberta", "longformer"])
 def test_other_types_have_one_pretraining_head(model_type):
-    """AutoModelForPreTraining takes them, and would give a model without the second."""
+    """AutoModelForPreTraining accepts them, but their models have no second head."""
     assert labels_of(model_type) == {"labels"}
     assert model_type not in PRETRAINING.model_types
 
@@ -320,7 +320,7 @@ def test_objectives_by_task(task, objectives):
 
 @pytest.mark.parametrize("family", PAIR_FAMILIES)
 def test_logits_of_every_pretraining_model_are_found(family, pair_checkpoint):
-    """Of masked tokens and of pairs, under the names that each architecture has for them."""
+    """Logits of masked tokens and of pairs, whatever their names in the architecture."""
     model = loaded(pair_checkpoint(family), PRETRAINING)
     ids, types = torch.tensor([[2, 9, 3, 11, 3]] * 2), torch.tensor([[0, 0, 0, 1, 1]] * 2)
     outputs = model(input_ids=ids, token_type_ids=types)
@@ -330,7 +330,7 @@ def test_logits_of_every_pretraining_model_are_found(family, pair_checkpoint):
 
 @pytest.mark.parametrize("family", sorted(set(PAIR_FAMILIES) & set(NEXT_SENTENCE.model_types)))
 def test_logits_of_every_next_sentence_model_are_found(family, pair_checkpoint):
-    """The checkpoint's own heads, but for that of masked tokens: nothing is new."""
+    """The pair head comes from the checkpoint; only the head for masked tokens is dropped."""
     model = loaded(pair_checkpoint(family), NEXT_SENTENCE)
     outputs = model(input_ids=torch.tensor([[2, 9, 3, 11, 3]]), token_type_ids=torch.tensor([[0, 0, 0, 1, 1]]))
     assert SENTENCE_PAIRS.logits_of(outputs).shape == (1, 2)
@@ -342,14 +342,16 @@ def test_checkpoint_with_both_heads_has_no_new_weights(family, pair_checkpoint, 
     expected = AutoModelForPreTraining.from_pretrained(pair_checkpoint(family))
     for name, weights in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], weights), name
-    assert "NEW WEIGHTS" not in caplog.text
+    assert "new weights, not loaded from" not in caplog.text
 
 
 @pytest.mark.parametrize("task", [NEXT_SENTENCE, PRETRAINING], ids=lambda task: task.title)
 def test_new_pair_head_is_warned_about(task, checkpoint, caplog):
-    """A masked language model has neither it nor the pooler below."""
+    """A masked language model has no pair head, and no pooler below it."""
     loaded(checkpoint("bert"), task)
-    (message,) = [record.getMessage() for record in caplog.records if "NEW WEIGHTS" in record.getMessage()]
+    (message,) = [
+        record.getMessage() for record in caplog.records if "new weights, not loaded from" in record.getMessage()
+    ]
     named = message.rpartition("trained: ")[2].split(", ")
     assert named == [
         "bert.pooler.dense.bias",
@@ -385,7 +387,7 @@ def test_model_with_a_pair_head_is_accepted(model_type):
 @pytest.mark.parametrize("family", ["bert", "albert", "fnet"])
 @pytest.mark.parametrize("task", [NEXT_SENTENCE, PRETRAINING], ids=lambda task: task.title)
 def test_type_vocab_size_1_is_refused_for_pairs(task, family, tokenizers):
-    """transformers#10832: an index out of range otherwise; masked tokens do with one type."""
+    """transformers#10832: the index would be out of range; masked tokens need only one type."""
     config, tokenizer = config_of(family, tokenizers, type_vocab_size=1), tokenizer_of(family, tokenizers)
     with pytest.raises(UserError, match=r"type_vocab_size is 1, .*: use run_mlm\.py, or .*type_vocab_size=2$"):
         check_model(config, tokenizer, task, 32, False)
@@ -396,7 +398,7 @@ def test_type_vocab_size_1_is_refused_for_pairs(task, family, tokenizers):
 
 @pytest.mark.parametrize("family", PAIR_FAMILIES)
 def test_usable_positions_of_pair_models(family, tokenizers):
-    """transformers#10832: the same limit whatever the head."""
+    """transformers#10832: the limit does not depend on the head."""
     config, tokenizer = config_of(family, tokenizers), tokenizer_of(family, tokenizers)
     for task in (PRETRAINING, NEXT_SENTENCE, MASKED_LM):
         if family in task.model_types:
@@ -415,13 +417,13 @@ def test_next_sentence_model_needs_no_mask_token(tokenizers):
 
 @pytest.mark.parametrize("family", [*FAMILIES, *sorted(set(PAIR_FAMILIES) - set(FAMILIES))])
 def test_only_models_without_attention_mask_need_fixed_length_padding(family, tokenizers):
-    """FNet mixes padding in: the loss of an example would depend on its batch."""
+    """FNet mixes padding with text: the loss of an example would depend on its batch."""
     model = build_on_meta(config_of(family, tokenizers), MASKED_LM)
     assert uses_attention_mask(model) == (family != "fnet")
 
 
 def test_fnet_logits_depend_on_the_padded_length(pair_checkpoint):
-    """Which is why it is always the same; BERT with its attention mask says the same."""
+    """So FNet needs a fixed length; BERT's attention mask hides the padding."""
     inputs = {"input_ids": [[2, 9, 3, 11, 3]], "token_type_ids": [[0, 0, 0, 1, 1]], "attention_mask": [[1] * 5]}
     changes = {}
     for family in ("fnet", "bert"):

@@ -1,4 +1,4 @@
-"""Logits at masked positions only: the same loss and gradients as the model's own, from fewer rows in the head."""
+"""Logits at masked positions only: the model's own loss and gradients, from fewer rows in the head."""
 
 import copy
 import io
@@ -30,7 +30,7 @@ from tests.utils import BERT_LIKE, FAMILIES, NO_DROPOUT, PAIR_FAMILIES
 
 VOCABULARY, BATCH, LENGTH = 500, 5, 20
 LENGTHS = [20, 13, 7, 17, 5]
-# As many tokens to predict in each row: unequal, and none in one of them.
+# Number of masked tokens in each row: unequal, and none in one row.
 MASKED = [9, 1, 0, 6, 3]
 MASKED_FAMILIES = FAMILIES | {"xlm-roberta": ("byte_level", BERT_LIKE | NO_DROPOUT)}
 OTHERS = dict.fromkeys(("mpnet", "camembert"), ("byte_level", BERT_LIKE | NO_DROPOUT))
@@ -51,7 +51,7 @@ def model_of(family, auto_model=AutoModelForMaskedLM, seed=0, **settings):
 
 
 def batch_of(lengths=LENGTHS, masked=MASKED, length=LENGTH, multiple=8, pairs=False):
-    """A padded batch with unequal numbers of tokens to predict, of a collator's kind."""
+    """A padded batch as from a collator, with an unequal number of masked tokens in each row."""
     generator = torch.Generator().manual_seed(1)
     real = torch.arange(length) < torch.tensor(lengths)[:, None]
     ids = torch.randint(5, VOCABULARY, (len(lengths), length), generator=generator) * real
@@ -67,7 +67,7 @@ def batch_of(lengths=LENGTHS, masked=MASKED, length=LENGTH, multiple=8, pairs=Fa
 
 
 def own_loss(model, batch):
-    """The loss that the model itself gives with labels, from all logits."""
+    """The model's own loss with labels, from all logits."""
     inputs = {name: values for name, values in batch.items() if name != "masked_positions"}
     if "next_sentence_label" in inputs and model.config.model_type in SECOND_LABELS:
         inputs[SECOND_LABELS[model.config.model_type]] = inputs.pop("next_sentence_label")
@@ -75,7 +75,7 @@ def own_loss(model, batch):
 
 
 def loss_of(model, batch, objectives=(MASKED_TOKENS,)):
-    """The loss as the Trainer has it: of each objective, the sum over what there is to predict."""
+    """The Trainer's loss: the sum of each objective's mean over its targets."""
     outputs = model(**{name: values for name, values in batch.items() if name not in ("labels", "next_sentence_label")})
     losses = []
     for objective in objectives:
@@ -91,7 +91,7 @@ def gradients(model, loss):
 
 
 def assert_same(model, stock, batch, objectives=(MASKED_TOKENS,), seed=3, **tolerance):
-    """Loss and all gradients, with the same random numbers."""
+    """Compare loss and all gradients, with the same random numbers."""
     tolerance = tolerance or {"rtol": 1e-6, "atol": 1e-6}
     torch.manual_seed(seed)
     loss = loss_of(model, batch, objectives)
@@ -105,7 +105,7 @@ def assert_same(model, stock, batch, objectives=(MASKED_TOKENS,), seed=3, **tole
 
 
 def hooked(stock):
-    """A copy whose forward takes masked positions, and whether its head is spared the others."""
+    """A copy whose forward takes masked positions, and the place where it selects them."""
     model = copy.deepcopy(stock)
     return model, predict_masked_positions(model, MASKED_TOKENS.logits, 32)
 
@@ -116,14 +116,14 @@ def hooked(stock):
 @pytest.mark.parametrize("family", MASKED_FAMILIES)
 def test_sparse_loss_and_gradients_equal_the_models_own(family):
     stock = model_of(family)
-    model, spared = hooked(stock)
-    assert spared
+    model, place = hooked(stock)
+    assert place
     assert_same(model, stock, batch_of())
 
 
 @pytest.mark.parametrize("family", MASKED_FAMILIES)
 def test_sparse_loss_and_gradients_equal_the_models_own_with_dropout(family):
-    """Up to where positions are selected, the draws are the same; behind it, dropout is switched off."""
+    """The random numbers are the same up to the selection; after it, dropout is switched off."""
     names = MODERNBERT_DROPOUT if family == "modernbert" else DROPOUT
     known = CONFIG_MAPPING[family]().to_dict()
     stock = model_of(family, **{name: 0.3 for name in names if name in known})
@@ -148,17 +148,17 @@ def test_sparse_losses_and_gradients_of_both_heads_equal_the_models_own(family, 
         attention_probs_dropout_prob=dropout,
         **({"classifier_dropout_prob": dropout} if family == "albert" else {}),
     )
-    model, spared = hooked(stock)
-    assert spared
+    model, place = hooked(stock)
+    assert place
     assert_same(model, stock, batch_of(pairs=True), (MASKED_TOKENS, SENTENCE_PAIRS))
 
 
 @pytest.mark.parametrize("family", sorted(set(PAIR_FAMILIES) - {"bert", "albert"}))
 def test_sparse_prediction_serves_other_pretraining_models(family):
-    """FNet mixes padding in, and takes no notice of its mask."""
+    """FNet mixes padding with text, and ignores its mask."""
     stock = model_of(family, AutoModelForPreTraining)
-    model, spared = hooked(stock)
-    assert spared
+    model, place = hooked(stock)
+    assert place
     batch = batch_of(pairs=True)
     if family == "fnet":
         del batch["attention_mask"]
@@ -181,7 +181,7 @@ def test_batch_without_masked_tokens_has_zero_gradients():
 
 
 def test_sparse_prediction_under_autocast():
-    """In bfloat16 the logits differ by their rounding; the loss is that of the same rounded logits."""
+    """In bfloat16, logits differ by rounding; the loss is computed from the rounded logits."""
     stock = model_of("bert")
     model, _ = hooked(stock)
     with torch.autocast("cpu", torch.bfloat16):
@@ -201,12 +201,12 @@ def test_sparse_prediction_with_gradient_checkpointing(family, use_reentrant):
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("in_thread", [False, True])
 def test_a_recomputed_layer_selects_the_positions_of_its_own_forward(use_reentrant, in_thread):
-    """Three forwards before their backwards, which run in another thread where autograd has one for the device."""
+    """Three forwards before their backwards, which may run in autograd's thread for the device."""
     stock = model_of("bert")
     model, _ = hooked(stock)
     model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
     batches = batch_of(), batch_of(masked=[2, 3, 1, 1, 4])
-    # Without positions, too: that backward comes after those with them.
+    # Also without positions: this backward runs after the others.
     losses = [own_loss(model, batches[0]), *(loss_of(model, batch) for batch in batches)]
     found = gradients(model, sum(losses)) if not in_thread else in_other_thread(gradients, model, sum(losses))
     wanted = gradients(stock, sum(own_loss(stock, batch) for batch in (*batches, batches[0])))
@@ -228,7 +228,7 @@ def test_compiled_with_gradient_checkpointing():
 
 
 def test_compiled_in_parts():
-    """Hooks without tensors run as they are where the graph breaks, and those with tensors are compiled."""
+    """At a graph break, hooks without tensors run uncompiled; hooks with tensors are compiled."""
     torch._dynamo.reset()
     stock = model_of("bert").eval()
     model, _ = hooked(stock)
@@ -249,7 +249,7 @@ def in_other_thread(function, *args):
 
 @pytest.mark.parametrize("place", ["bert", "bert.encoder.layer.0", "cls"])
 def test_calls_in_threads_select_their_own_positions(place):
-    """As from a page that is asked by several people; each waits for the other in the middle of its forward."""
+    """As with several users of a page; each thread waits for the other in the middle of its forward."""
     stock = model_of("bert").eval()
     model, _ = hooked(stock)
     barrier = threading.Barrier(2, timeout=20)
@@ -269,7 +269,7 @@ def test_calls_in_threads_select_their_own_positions(place):
 
 
 def test_compiled_calls_in_threads_select_their_own_positions():
-    """Each waits for the other where the graph breaks, with its positions set."""
+    """Each thread waits for the other at a graph break, with its positions set."""
     torch._dynamo.reset()
     stock = model_of("bert").eval()
     model, _ = hooked(stock)
@@ -292,7 +292,7 @@ def test_compiled_calls_in_threads_select_their_own_positions():
 
 
 def test_sparse_prediction_in_parallel_processes(tmp_path):
-    """What wraps the model calls its forward, hooks and all."""
+    """The wrapper calls the model's forward with its hooks."""
     stock = model_of("bert")
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
@@ -306,7 +306,7 @@ def test_sparse_prediction_in_parallel_processes(tmp_path):
 
 
 def test_sparse_prediction_compiles_to_one_graph():
-    """No graph break, and of many shapes, all but the first two share a graph."""
+    """No graph break; all shapes but the first two share a graph."""
     torch._dynamo.reset()
     graphs = []
 
@@ -324,12 +324,12 @@ def test_sparse_prediction_compiles_to_one_graph():
     torch._dynamo.reset()
 
 
-# What stays as it was
+# Unchanged behaviour
 
 
 @pytest.mark.parametrize("family", MASKED_FAMILIES)
 def test_forward_without_masked_positions_is_unchanged(family, tmp_path):
-    """To the last bit, with its names, and when it is saved."""
+    """Outputs are equal to the bit, and names and saved files stay the same."""
     stock = model_of(family).eval()
     model, _ = hooked(stock)
     assert list(model.state_dict()) == list(stock.state_dict())
@@ -356,7 +356,7 @@ def test_trial_keeps_mode_and_gradients():
 
 
 def test_big_bird_keeps_its_sparse_attention():
-    """Which it drops for good on texts as short as those of the trial."""
+    """BigBird switches to full attention for good on texts as short as in a trial."""
     sizes = {name: value for name, value in BERT_LIKE.items() if name != "max_position_embeddings"}
     model = BigBirdForMaskedLM(BigBirdConfig(vocab_size=VOCABULARY, attention_type="block_sparse", **sizes))
     predict_masked_positions(model, MASKED_TOKENS.logits, 32)
@@ -365,7 +365,7 @@ def test_big_bird_keeps_its_sparse_attention():
 
 
 def test_deepcopy_has_its_own_hooks():
-    """Else a forward of the one would take the positions of the other."""
+    """Otherwise, a forward of one model would use the positions of the other."""
     stock = model_of("bert").eval()
     model, _ = hooked(stock)
     other = copy.deepcopy(model)
@@ -391,7 +391,7 @@ def test_deepcopy_saves_weights_without_hooks():
 
 
 class Strict(BertForMaskedLM):
-    """It takes no argument that it does not know."""
+    """A forward without **kwargs."""
 
     def forward(self, input_ids, attention_mask=None):
         return super().forward(input_ids, attention_mask)
@@ -399,8 +399,8 @@ class Strict(BertForMaskedLM):
 
 def test_forward_is_given_no_positions():
     torch.manual_seed(0)
-    model, spared = hooked(Strict(BertConfig(vocab_size=VOCABULARY, **BERT_LIKE)))
-    assert spared
+    model, place = hooked(Strict(BertConfig(vocab_size=VOCABULARY, **BERT_LIKE)))
+    assert place
     assert model(batch_of()["input_ids"], masked_positions=torch.tensor([3])).logits.shape == (1, 1, VOCABULARY)
 
 
@@ -427,7 +427,7 @@ def rows_through(module, sizes):
 
 @pytest.mark.parametrize("auto_model", [AutoModelForMaskedLM, AutoModelForPreTraining])
 def test_head_computes_masked_positions_only(auto_model):
-    """19 tokens to predict and 24 rows, not 100: neither of the transform nor of the logits."""
+    """19 masked tokens make 24 rows instead of 100, in the transform and in the logits."""
     model, _ = hooked(model_of("bert", auto_model))
     sizes = []
     rows_through(model.cls.predictions.decoder, sizes)
@@ -439,7 +439,7 @@ def test_head_computes_masked_positions_only(auto_model):
 
 
 class Largest(torch.utils._python_dispatch.TorchDispatchMode):
-    """The numbers in the largest tensor that comes up."""
+    """Record the number of elements of the largest tensor."""
 
     size = 0
 
@@ -467,7 +467,7 @@ def test_no_tensor_is_as_large_as_all_logits():
 
 
 class Mixing(BertForMaskedLM):
-    """Its head looks at the neighbours of each position."""
+    """A head that uses the neighbours of each position."""
 
     def forward(self, input_ids, attention_mask=None, **kwargs):
         hidden = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
@@ -475,7 +475,7 @@ class Mixing(BertForMaskedLM):
 
 
 class Whole(BertForMaskedLM):
-    """It wants back as many positions as it gave."""
+    """A head that needs as many positions as the input has."""
 
     def forward(self, input_ids, attention_mask=None, **kwargs):
         hidden = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
@@ -483,7 +483,7 @@ class Whole(BertForMaskedLM):
 
 
 class Inner(BertForMaskedLM):
-    """What its head takes is not the last hidden state."""
+    """A head on another hidden state than the last."""
 
     def forward(self, input_ids, attention_mask=None, **kwargs):
         outputs = self.bert(input_ids, attention_mask=attention_mask, output_hidden_states=True)
@@ -491,7 +491,7 @@ class Inner(BertForMaskedLM):
 
 
 class Far(BertForMaskedLM):
-    """Its second output, of the pair, is of the last hidden state's first position."""
+    """A second output for the pair, from the first position of the last hidden state."""
 
     def forward(self, input_ids, attention_mask=None, **kwargs):
         hidden = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
@@ -503,8 +503,8 @@ def test_head_that_needs_all_positions_gets_them(kind, caplog):
     torch.manual_seed(0)
     stock = kind(BertConfig(vocab_size=VOCABULARY, initializer_range=0.3, **BERT_LIKE | NO_DROPOUT)).train()
     with caplog.at_level(logging.INFO, "cloze"):
-        model, spared = hooked(stock)
-    assert not spared
+        model, place = hooked(stock)
+    assert not place
     assert f"{kind.__name__} needs logits at all positions" in caplog.text
     batch = batch_of()
     loss = loss_of(model, batch)
@@ -526,7 +526,7 @@ def test_sparse_prediction_in_half_precision(dtype):
 
 
 def test_sparse_prediction_with_a_padded_decoder():
-    """As where the vocabulary was rounded up, and ids of the trial have to fit into a small one."""
+    """A vocabulary that was rounded up, and a small one, which the ids of the trial must fit."""
     assert hooked(model_of("bert", vocab_size=512))[1]
     assert hooked(model_of("bert", vocab_size=7))[1]
     assert isinstance(model_of("bert").get_output_embeddings(), nn.Linear)
@@ -543,7 +543,7 @@ def test_sparse_prediction_with_a_padded_decoder():
     ],
 )
 def test_positions_are_selected_as_early_as_the_model_allows(family, place):
-    """ModernBERT adds what went into its attention again behind it; ALBERT's last layer is its first as well."""
+    """ModernBERT adds the attention's input after it; ALBERT's last layer is also its first."""
     _, found = hooked(model_of(family))
     assert found == place
 
@@ -592,9 +592,9 @@ def test_last_feed_forward_sees_masked_positions_only():
 @pytest.mark.parametrize(
     ("family", "settings", "length"),
     [
-        # It cuts its output to the length of the text, which may be fewer than the masked positions.
+        # LUKE cuts its output to the text's length, which may be smaller than the number of masked positions.
         ("luke", {"entity_vocab_size": 10, "entity_emb_size": 16}, 8),
-        # These pad inside, and cut that off again; BigBird from a certain length on.
+        # These pad internally and cut the padding off again; BigBird from a certain length on.
         ("longformer", {"attention_window": 8}, 13),
         ("big_bird", {"block_size": 4, "num_random_blocks": 1, "attention_type": "block_sparse"}, 45),
     ],

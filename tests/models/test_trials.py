@@ -1,4 +1,4 @@
-"""Copies to try things on."""
+"""Copies of models for trial runs."""
 
 import torch
 from transformers import BertConfig, BertForMaskedLM

@@ -1,4 +1,4 @@
-"""Tokens added to a tokenizer: the model's weights for them are the mean of those of their pieces."""
+"""The weights of tokens added to a tokenizer are the mean over the weights of their pieces."""
 
 import copy
 import shutil
@@ -36,7 +36,7 @@ def longer(tokenizers, tmp_path):
 
 
 def found(model_path, tokenizer_path=None, task=MASKED_LM):
-    """Arguments, config and new tokens, as set_up has them."""
+    """Arguments, config and new tokens, as in set_up."""
     model_args = ModelArguments(model_name_or_path=str(model_path), tokenizer_name=tokenizer_path)
     config = load_config(model_args, task)
     return model_args, config, find_new_tokens(model_args, config, load_tokenizer(model_args, None))
@@ -53,7 +53,7 @@ CASES += [pytest.param(PRETRAINING, family, id=f"{family}-both") for family in P
 
 @pytest.mark.parametrize(("task", "family"), CASES)
 def test_new_token_weights_are_the_mean_of_their_pieces(task, family, checkpoint_with_biases, longer, tmp_path):
-    """In embeddings, head and biases of each architecture, which is saved and loaded as any other."""
+    """In embeddings, head and biases of each architecture, also after saving and loading."""
     path = checkpoint_with_biases(family, task)
     kind = (FAMILIES | PAIR_FAMILIES)[family][0]
     model = resized(path, longer(kind), task)
@@ -84,7 +84,7 @@ def test_new_token_weights_are_the_mean_of_their_pieces(task, family, checkpoint
 
 @pytest.fixture
 def checkpoint_with_biases(checkpoint, pair_checkpoint, tmp_path):
-    """As others, but without zeros that could be anything's mean."""
+    """Checkpoints without zeros, so that means differ."""
 
     def make(family, task):
         path = tmp_path / "biased"
@@ -102,7 +102,7 @@ def checkpoint_with_biases(checkpoint, pair_checkpoint, tmp_path):
 
 @pytest.mark.parametrize("kind", ["wordpiece", "byte_level", "unigram"])
 def test_tokenizer_longer_than_its_model_is_accepted(kind, checkpoint, longer, tmp_path):
-    """transformers#1413: the pieces are those of the tokenizer without what was added, as they are with it apart."""
+    """transformers#1413: the pieces equal those of the model's own tokenizer in a folder of its own."""
     family = {"wordpiece": "bert", "byte_level": "roberta", "unigram": "albert"}[kind]
     tokenizer = longer(kind)
     apart = found(checkpoint(family), tokenizer)[2]
@@ -116,7 +116,7 @@ def test_tokenizer_longer_than_its_model_is_accepted(kind, checkpoint, longer, t
 
 
 def test_longer_vocabulary_file_adds_tokens(checkpoint, tokenizers, tmp_path):
-    """Words that are written behind those of vocab.txt are no added tokens."""
+    """Words appended to vocab.txt are not among the tokenizer's added tokens."""
     vocabulary = tokenizers["wordpiece"].get_vocab() | {"tidepools": 500, "##pools": 501}
     BertTokenizer(vocab=vocabulary, do_lower_case=False).save_pretrained(tmp_path / "longer")
     new_tokens = found(checkpoint("bert"), str(tmp_path / "longer"))[2]
@@ -126,7 +126,7 @@ def test_longer_vocabulary_file_adds_tokens(checkpoint, tokenizers, tmp_path):
     shutil.copytree(checkpoint("bert"), tmp_path / "both")
     shutil.copytree(tmp_path / "longer", tmp_path / "both", dirs_exist_ok=True)
     with pytest.raises(
-        UserError, match=r"both: the tokenizer has 502 tokens, the model's .* is for --tokenizer_name\), or train"
+        UserError, match=r"both: the tokenizer has 502 tokens, the model's .* as --tokenizer_name\), or train"
     ):
         found(tmp_path / "both")
 
@@ -137,13 +137,13 @@ def test_tokens_without_known_pieces_get_the_overall_mean(checkpoint, longer, ca
     weights = model.get_input_embeddings().weight
     torch.testing.assert_close(weights[501], weights[:500].mean(0))
     assert caplog.messages[-2] == (
-        "Vocabulary: 2 new tokens (tidepools, \u2603): their weights are the mean of their pieces; of 1 without known "
-        "pieces, the mean of all tokens"
+        "Vocabulary: 2 new tokens (tidepools, \u2603) get the mean weights of their pieces; 1 without known pieces: "
+        "the mean of all tokens"
     )
 
 
 def test_embedding_with_spare_rows_is_not_resized(checkpoint, longer):
-    """As one that is rounded up for the GPU."""
+    """For example an embedding rounded up for the GPU."""
     model_args, config, _ = found(checkpoint("bert"))
     config.vocab_size = 512
     tokenizer = load_tokenizer(ModelArguments(model_name_or_path=longer()), None)
@@ -156,10 +156,11 @@ def test_different_tokenizer_is_not_an_extension(checkpoint, longer, tokenizers,
         found(checkpoint("bert"), tokenizer)
     tokenizers["unigram"].save_pretrained(tmp_path / "other")
     assert found(checkpoint("bert"), str(tmp_path / "other"))[2] == []
-    assert f"of the 500 tokens of {checkpoint('bert')} have another id, or none, in --tokenizer_name" in caplog.text
+    assert f"--tokenizer_name {tmp_path / 'other'} does not fit the model's embeddings: " in caplog.text
+    assert f"of the 500 tokens of {checkpoint('bert')} have a different id or none; leave the flag out" in caplog.text
     caplog.clear()
     assert found(checkpoint("bert"), checkpoint("bert"))[2] == []
-    assert "VOCABULARY" not in caplog.text
+    assert "does not fit the model's embeddings" not in caplog.text
 
 
 def test_resized_model_resumes_exactly_and_predicts(checkpoint, longer, run_mlm_script, tmp_path):
@@ -171,7 +172,7 @@ def test_resized_model_resumes_exactly_and_predicts(checkpoint, longer, run_mlm_
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert run_mlm_script(*argv, "--output_dir", whole)[0] == 0
     shutil.copytree(whole / "checkpoint-1", resumed / "checkpoint-1")
-    assert f"Going on from {resumed}/checkpoint-1" in run_mlm_script(*argv, "--output_dir", resumed)[1]
+    assert f"Resuming from {resumed}/checkpoint-1" in run_mlm_script(*argv, "--output_dir", resumed)[1]
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     trained = load_trained(str(whole), TASKS)
     assert trained.model.config.vocab_size == len(trained.tokenizer) == 502

@@ -1,4 +1,4 @@
-"""Weights as other tools save them are loaded; an encoder that is missing ends in one line."""
+"""Weights saved by other tools are loaded; a missing encoder ends in one error line."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def log_everything(caplog):
 
 @pytest.fixture
 def rewritten(checkpoint, tmp_path):
-    """``rewritten(family, rename, save)`` is a checkpoint whose weights are renamed, and saved in another way."""
+    """``rewritten(family, rename, save)`` is a checkpoint with renamed weights, saved in another format."""
 
     def write(
         family, rename=lambda key: key, save=lambda weights, path: save_file(weights, path / "model.safetensors")
@@ -75,19 +75,19 @@ def compiled_by_layer(key):
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 @pytest.mark.parametrize(
-    ("rename", "save", "told"),
+    ("rename", "save", "logged"),
     [
-        (lambda key: f"_orig_mod.{key}", None, "_orig_mod. is taken off"),
-        (lambda key: f"module._orig_mod.{key}", save_bin, "module._orig_mod. is taken off"),
-        (lambda key: f"model.{key}", save_nested, "those under 'state_dict'"),
-        (lambda key: f"module.{key}", save_shards, "module. is taken off"),
-        (lambda key: key, save_nested, "those under 'state_dict'"),
-        (compiled_by_layer, None, "_orig_mod. is taken off"),
+        (lambda key: f"_orig_mod.{key}", None, "removed _orig_mod. from the names"),
+        (lambda key: f"module._orig_mod.{key}", save_bin, "removed module._orig_mod. from the names"),
+        (lambda key: f"model.{key}", save_nested, "using the entry 'state_dict'"),
+        (lambda key: f"module.{key}", save_shards, "removed module. from the names"),
+        (lambda key: key, save_nested, "using the entry 'state_dict'"),
+        (compiled_by_layer, None, "_orig_mod. from the names in"),
     ],
     ids=["compiled", "distributed", "lightning", "shards", "nested", "layers"],
 )
 def test_wrapped_weights_are_loaded_and_saved_under_plain_names(
-    family, rename, save, told, rewritten, checkpoint, caplog, tmp_path
+    family, rename, save, logged, rewritten, checkpoint, caplog, tmp_path
 ):
     """nanoGPT#325, fairseq#5096. ModernBERT's own names begin with "model."."""
     model = loaded(rewritten(family, rename, *([save] if save else [])))
@@ -96,13 +96,13 @@ def test_wrapped_weights_are_loaded_and_saved_under_plain_names(
     assert saved.keys() == expected.keys()
     assert all(torch.equal(saved[key], value) for key, value in expected.items())
     assert "2 of 2 layers found" in caplog.text
-    assert "NEW WEIGHTS" not in caplog.text
-    # What is nested in ModernBERT's own names, transformers takes off by itself.
-    assert told in caplog.text or (family == "modernbert" and rename("x") == "model.x")
+    assert "new weights, not loaded from" not in caplog.text
+    # transformers itself removes the prefix "model." from ModernBERT's names.
+    assert logged in caplog.text or (family == "modernbert" and rename("x") == "model.x")
 
 
 def test_new_head_equals_that_of_plain_weights(rewritten, checkpoint):
-    """The random numbers of the first attempt are not missing afterwards."""
+    """The first attempt to load leaves the random state unchanged."""
     wrapped, plain = (
         loaded(path, NEXT_SENTENCE) for path in (rewritten("bert", lambda key: f"module.{key}"), checkpoint("bert"))
     )
@@ -121,21 +121,23 @@ def test_new_head_equals_that_of_plain_weights(rewritten, checkpoint):
 def test_old_and_bare_names_are_loaded(rename, rewritten, checkpoint, caplog):
     model, expected = loaded(rewritten("bert", rename)), loaded(checkpoint("bert"))
     assert all(torch.equal(value, expected.state_dict()[key]) for key, value in model.state_dict().items())
-    assert "NEW WEIGHTS" not in caplog.text
+    assert "new weights, not loaded from" not in caplog.text
 
 
 def test_pickle_with_other_objects_is_refused_with_a_remedy(rewritten):
-    """As Lightning's with hyper-parameters; torch would advise to let their code run."""
+    """As Lightning saves hyperparameters; torch's message would advise to run their code."""
 
     def save(weights, path):
         torch.save({"state_dict": weights, "hyper_parameters": Namespace(lr=1)}, path / "pytorch_model.bin")
 
-    with pytest.raises(UserError, match=r"the weights cannot be loaded: the file holds other things .*save_pretrained"):
+    with pytest.raises(
+        UserError, match=r"the weights cannot be loaded: .* contains more than weights: save .*save_pretrained"
+    ):
         loaded(rewritten("bert", save=save))
 
 
 def test_two_models_in_one_file_are_refused(rewritten, checkpoint):
-    """As a student and its teacher; the same one twice is one model."""
+    """For example a student and its teacher; the same model twice is accepted."""
 
     def save(change):
         return lambda weights, path: torch.save(
@@ -145,7 +147,9 @@ def test_two_models_in_one_file_are_refused(rewritten, checkpoint):
         )
 
     path = rewritten("bert", save=save(lambda value: value + 1))
-    with pytest.raises(UserError, match=r"cannot be loaded: it holds two models: bert.*, once as model._orig_mod.bert"):
+    with pytest.raises(
+        UserError, match=r"cannot be loaded: the file contains two models: bert.*, once as model._orig_mod.bert"
+    ):
         loaded(path)
     shutil.rmtree(path)
     model, expected = loaded(rewritten("bert", save=save(torch.clone))), loaded(checkpoint("bert"))
@@ -154,11 +158,11 @@ def test_two_models_in_one_file_are_refused(rewritten, checkpoint):
 
 @pytest.mark.parametrize("task", [MASKED_LM, CLASSIFICATION], ids=lambda task: task.title)
 def test_weights_of_other_sizes_than_the_config_are_refused(task, checkpoint):
-    """Position embeddings would be random ones, though ones are there."""
+    """The position embeddings would start from random values, although the file contains them."""
     model_args = ModelArguments(model_name_or_path=checkpoint("bert"))
     config = AutoConfig.from_pretrained(checkpoint("bert"), max_position_embeddings=99)
     with pytest.raises(
-        UserError, match=r"position_embeddings.weight is \[66, 16\], not \[99, 16\]: give the config.json"
+        UserError, match=r"fit the config: .*position_embeddings.weight is \[66, 16\], not \[99, 16\]: use the config"
     ):
         load_model(model_args, config, task, 0)
 
@@ -183,7 +187,7 @@ def test_weight_names_are_unwrapped(name, plain, removed):
     assert unwrap_name(name, {"model.layers.0.attn.Wqkv.weight"}) == (plain, removed)
 
 
-# What is missing
+# Missing weights
 
 
 def foreign(key):
@@ -222,15 +226,15 @@ def test_missing_encoder_is_an_error_before_a_comparison(rewritten, checkpoint, 
 
 
 def test_missing_layers_are_warned_about(rewritten, caplog):
-    """A shallower encoder may be meant."""
+    """A shallower encoder may be intended."""
     loaded(rewritten("bert", lambda key: key.replace("layer.1.", "layer.7.")))
     assert "1 of 2 layers found; unused: 16 names, bert.encoder.*" in caplog.text
-    (record,) = [record for record in caplog.records if "NEW WEIGHTS" in record.getMessage()]
-    assert record.getMessage().endswith("have to be trained: bert.encoder.*")
+    (record,) = [record for record in caplog.records if "new weights, not loaded from" in record.getMessage()]
+    assert record.getMessage().endswith("must be trained: bert.encoder.*")
 
 
 def test_encoder_with_most_layers_missing_is_an_error(checkpoint):
-    """A config of more layers than there are weights for."""
+    """The config has more layers than the weights."""
     model_args = ModelArguments(model_name_or_path=checkpoint("bert"))
     config = AutoConfig.from_pretrained(checkpoint("bert"), num_hidden_layers=8)
     with pytest.raises(UserError, match="2 of 8 layers found; missing: bert"):

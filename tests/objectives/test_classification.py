@@ -1,4 +1,4 @@
-"""The metrics of classifiers against scikit-learn's and torch's."""
+"""Compare classifier metrics with scikit-learn and torch."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_classification_metrics_equal_scikit_learn(classes, texts, random):
 
 
 def test_classification_scores_equal_torch():
-    """The third label is not known, and counts nothing."""
+    """The third label is unknown and has a count of 0."""
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.5], [1.0, 1.0, 3.0], [0.0, 0.0, 4.0]])
     labels = torch.tensor([0, 2, -100, 2])
     scores = score_classes(logits, {"label": labels})
@@ -28,7 +28,7 @@ def test_classification_scores_equal_torch():
     assert scores["probabilities"].sum(1).tolist() == pytest.approx([1] * 4)
     metrics = summarise_classes({name: values.double().numpy() for name, values in scores.items()})
     loss = torch.nn.functional.cross_entropy(logits, labels)
-    # Class 0: 1 right of 1; class 1: found once, wrongly; class 2: 1 found of 2.
+    # Class 0: 1 of 1 correct; class 1: 1 wrong prediction; class 2: 1 of 2 found.
     assert metrics == pytest.approx({"loss": loss.item(), "accuracy": 2 / 3, "macro_f1": 5 / 9, "texts": 3}, abs=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""The loss and the metrics against torch's own, and against plain counting in float64."""
+"""Compare loss and metrics with torch, and with counting in float64."""
 
 import json
 import math
@@ -36,7 +36,7 @@ PAIR_SCORES = ("loss", "count", "hits", "both_random", "found_random", "is_rando
 
 
 def columns(scores: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The scores as a matrix, [batch, scores]."""
+    """Return the scores as a matrix, [batch, scores]."""
     return torch.stack(list(scores.values()), dim=1)
 
 
@@ -51,7 +51,7 @@ def logits():
 
 @pytest.fixture
 def labels():
-    """Of unequal numbers: none in example 0, all in example 1, some in the others."""
+    """Return labels: none in example 0, all in example 1, some in the others."""
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(VOCABULARY, (BATCH, LENGTH), generator=generator)
     labels[torch.rand(BATCH, LENGTH, generator=generator) < torch.arange(BATCH)[:, None] / BATCH] = -100
@@ -67,14 +67,14 @@ def pair_logits():
 
 @pytest.fixture
 def pair_labels():
-    """Two are not known."""
+    """Return labels, two of them unknown."""
     labels = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 0, 1, 0, 0])
     labels[[3, 7]] = -100
     return labels
 
 
 def of_tokens(logits, labels, multiple=32):
-    """What score_tokens takes: the logits at masked positions, and the batch."""
+    """Return the arguments of score_tokens: the logits at masked positions, and the batch."""
     positions = torch.from_numpy(masked_positions(labels.numpy(), multiple))
     return logits.flatten(0, 1)[positions][None], {"labels": labels, "masked_positions": positions}
 
@@ -84,7 +84,7 @@ def of_pairs(logits, labels):
 
 
 class Table(nn.Module):
-    """A model that looks its answers up, by the number of the example and the places in the batch."""
+    """A model that looks up its logits by the example's number and the positions in the batch."""
 
     config, dtype = PretrainedConfig(), torch.float32
 
@@ -106,7 +106,7 @@ def batch_of(rows, labels, pair_labels):
 
 
 class Step:
-    """An optimizer step of the trainer: its loss, summed over micro-batches, and the gradient of the logits."""
+    """Return an optimizer step's loss, summed over micro-batches, and the gradient of the logits."""
 
     def __init__(self, logits, pair_logits, label_smoothing, tmp_path):
         args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, label_smoothing_factor=label_smoothing)
@@ -133,7 +133,7 @@ def gradient(loss, logits):
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_mlm_loss_of_one_batch_equals_torch_mean(label_smoothing, logits, labels, pair_logits, pair_labels, tmp_path):
-    """The sum of the means over tokens and over pairs, and of each the gradient."""
+    """The loss is the sum of the means over tokens and over pairs; gradients match too."""
     step = Step(logits, pair_logits, label_smoothing, tmp_path)
     loss, token_gradient, pair_gradient = step(labels, pair_labels, [BATCH])
     mean = CrossEntropyLoss(label_smoothing=label_smoothing)
@@ -156,7 +156,7 @@ def test_mlm_loss_of_micro_batches_adds_up_to_the_batch(
 
 @pytest.mark.parametrize("num_items", [0, 17])
 def test_mlm_loss_without_masked_tokens_is_zero(num_items, logits, pair_logits, tmp_path):
-    """Not NaN, with a gradient of zeros, so that the step of other micro-batches is not spoilt."""
+    """The loss is 0, not NaN, with a zero gradient, to keep the step of other micro-batches intact."""
     trainer = Step(logits, pair_logits, 0.0, tmp_path).trainer
     batch = batch_of(torch.arange(BATCH), torch.full((BATCH, LENGTH), -100), torch.full((BATCH,), -100))
     loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor([num_items, num_items]))
@@ -168,7 +168,7 @@ def test_mlm_loss_without_masked_tokens_is_zero(num_items, logits, pair_logits, 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_step_loss_does_not_synchronise_the_device(label_smoothing, logits, labels, pair_logits, pair_labels, tmp_path):
-    """On the meta device there are shapes and no values: whatever waited for one would fail."""
+    """The meta device has shapes but no values: code that waits for a value would fail."""
     trainer = Step(logits, pair_logits, label_smoothing, tmp_path).trainer
     meta = torch.device("meta")
     model, trainer.running, trainer.meter = (
@@ -188,7 +188,7 @@ def test_step_loss_does_not_synchronise_the_device(label_smoothing, logits, labe
 
 @pytest.mark.parametrize("multiple", [1, 7, 32, 10**6])
 def test_mlm_loss_ignores_positions_without_label(multiple, logits, labels):
-    """Their number is rounded up with some place or other; neither scores nor gradients know."""
+    """Extra positions, added for rounding, change neither scores nor gradients."""
     chosen, batch = of_tokens(logits, labels, multiple)
     scores = columns(score_tokens(chosen, batch, 0.1))
     expected_chosen, expected_batch = of_tokens(logits, labels, 1)
@@ -226,7 +226,7 @@ def test_mlm_loss_of_half_precision_is_computed_in_float32(label_smoothing, logi
 
 @pytest.mark.parametrize("sizes", [[12], [1] * 12, [4, 4, 4], [11, 1], [1, 2, 9]])
 def test_evaluation_does_not_depend_on_the_batches(sizes, logits, labels):
-    """transformers#37766 and #15466: a sum over a count, of three sums an example."""
+    """transformers#37766 and #15466: a metric is a sum over a count, from three sums per example."""
     pieces = zip(logits.detach().split(sizes), labels.split(sizes), strict=True)
     results = [columns(score_tokens(*of_tokens(*pair))) for pair in pieces]
     assert [tuple(scores.shape) for scores in results] == [(n, 3) for n in sizes]
@@ -276,7 +276,7 @@ def test_non_finite_metrics_become_null_in_json():
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_pair_loss_equals_torch(label_smoothing, pair_logits, pair_labels):
-    """Pair by pair, and in their gradient; 0 where the label is not known."""
+    """Scores match pair by pair, with gradients; they are 0 for an unknown label."""
     losses = score_pairs(*of_pairs(pair_logits, pair_labels), label_smoothing)["loss"]
     expected = CrossEntropyLoss(label_smoothing=label_smoothing, reduction="none")(pair_logits, pair_labels)
     torch.testing.assert_close(losses, expected)
@@ -294,7 +294,7 @@ def test_label_smoothing_changes_pair_loss_only(pair_logits, pair_labels):
 
 
 def test_pair_scores_do_not_depend_on_the_batch():
-    """Loss, count, hit, random and found so, found random, random, probability of random."""
+    """Columns: loss, count, hit, both random, predicted random, random, probability of random."""
     logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
     scores = score_pairs(*of_pairs(logits, torch.tensor([0, 1, 1, 0, -100])))
     assert tuple(scores) == PAIR_SCORES
@@ -310,7 +310,7 @@ def test_pair_scores_do_not_depend_on_the_batch():
 
 
 def test_pairs_of_unknown_label_do_not_count(pair_logits):
-    """None of them spoils the loss with NaN, and the model's judgement is still there."""
+    """The loss does not become NaN, and the model's prediction is kept."""
     scores = score_pairs(*of_pairs(pair_logits, torch.full((BATCH,), -100)))
     assert columns(scores)[:, :-1].tolist() == [[0] * 6] * BATCH
     assert scores["probability"].tolist() == pair_logits.softmax(-1)[:, 1].tolist()
@@ -318,7 +318,7 @@ def test_pairs_of_unknown_label_do_not_count(pair_logits):
 
 
 def count_pairs(logits, labels) -> dict[str, float]:
-    """The metrics by counting one by one, in double precision."""
+    """Return the metrics, counted one by one in float64."""
     pairs = [(a, b, label) for (a, b), label in zip(logits, labels, strict=True) if label != -100]
     losses = [math.log(math.exp(a) + math.exp(b)) - (a, b)[label] for a, b, label in pairs]
     outcomes = [(int(b > a), label) for a, b, label in pairs]
@@ -347,7 +347,7 @@ def test_evaluation_of_pairs_does_not_depend_on_the_batches(sizes, pair_logits, 
     assert (metrics["pairs"], metrics["is_next"]) == (10, 0.6)
 
 
-# Far enough apart that single precision takes the two for different numbers.
+# Far enough apart to differ in float32.
 LOGITS = st.lists(st.integers(-80, 80).map(lambda value: value / 8), min_size=2, max_size=2, unique=True)
 
 
@@ -363,18 +363,18 @@ def test_pair_metrics_equal_counts(pairs):
 
 
 def test_pair_f1_without_random_pairs_is_zero():
-    """No 0 / 0: F1 is 0 where there is nothing to find and nothing found."""
+    """F1 is 0, without a division by zero, if no pair is random or predicted random."""
     metrics = summarise_pairs(pair_scores(torch.tensor([[0.75, 3.0, 3.0, 0.0, 0.0, 0.0, 0.2]])))
     assert metrics == {"loss": 0.25, "accuracy": 1.0, "f1": 0.0, "is_next": 1.0, "pairs": 3}
 
 
 def test_pair_f1_is_that_of_random_pairs():
-    """Of 10 pairs 4 are random and 5 are found random, 3 of them rightly: precision 3/5, recall 3/4, F1 2/3."""
+    """4 of 10 pairs are random, 5 are predicted random, 3 correctly: precision 3/5, recall 3/4, F1 2/3."""
     metrics = summarise_pairs(pair_scores(torch.tensor([[5.0, 10.0, 7.0, 3.0, 5.0, 4.0, 4.4]])))
     assert metrics == pytest.approx({"loss": 0.5, "accuracy": 0.7, "f1": 2 / 3, "is_next": 0.6, "pairs": 10})
 
 
-# Where a model's outputs have them
+# Logits in a model's output
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A further objective is one module, as those of cloze/tasks, and one script: here, causal language modelling."""
+"""Test that a new objective needs one module, as in cloze/tasks, and one script: causal language modelling."""
 
 import json
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class CausalArguments(DataArguments):
 
 
 def score_next_tokens(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> Scores:
-    """Return each example's sum of the cross-entropies over its tokens but the first, their count, and the hits."""
+    """Return each example's summed cross-entropy over its tokens except the first, their count, and the hits."""
     targets = batch["next_tokens"]
     losses = functional.cross_entropy(
         logits.float().transpose(1, 2),
@@ -66,7 +66,7 @@ def collate_next_tokens(examples: list[dict], pad_id: int, padding: Padding) -> 
 
 
 class CausalLM(Task):
-    """Predict each token from those before it."""
+    """Predict each token from the tokens before it."""
 
     title = "causal language model"
     head = "causal-language-modelling head"
@@ -132,7 +132,7 @@ def train_causal_lm(texts, tmp_path, capsys):
 
 
 def test_a_further_task_is_trained_evaluated_and_reported(train_causal_lm, tmp_path):
-    """The metrics are those of the saved model, token by token, of the validation text."""
+    """Metrics equal the saved model's, computed token by token on the validation text."""
     code, printed, errors = train_causal_lm("--max_steps", 12, "--validation_file", tmp_path / "text.txt")
     assert code == 0, errors
     results = json.loads((tmp_path / "out" / "all_results.json").read_text())

@@ -212,9 +212,10 @@ def test_long_context_is_cut_at_words(light_model, tokenizers):
 
 def test_samples_are_bounded(monkeypatch):
     monkeypatch.setattr(predictions, "MAX_SAMPLE_TOKENS", 100)
-    examples = [{"input_ids": np.zeros(40)} for _ in range(5)]
-    assert len(list(predictions.within_budget(examples))) == 2
-    assert len(list(predictions.within_budget([{"input_ids": np.zeros(400)}] * 2))) == 1, "at least one"
+    examples = [{"input_ids": np.zeros(40), "number": number} for number in range(5)]
+    assert [example["number"] for example in predictions.within_budget(examples)] == [0, 2, 4]
+    assert len(predictions.within_budget([{"input_ids": np.zeros(400)}] * 2)) == 1, "at least one"
+    assert predictions.within_budget(examples[:2]) == examples[:2]
 
 
 # Pairs that are shown

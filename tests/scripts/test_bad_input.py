@@ -100,16 +100,16 @@ Case = namedtuple("Case", "name argv culprit cure")
 RIGHT = "--model_name_or_path bert --train_file words.txt --do_train "
 MISTAKES = [
     # Files
-    Case("file missing", "--train_file nowhere.txt", "--train_file: nowhere.txt is not there", "check the path"),
+    Case("file missing", "--train_file nowhere.txt", "--train_file: nowhere.txt not found", "check the path"),
     Case("validation missing", "--do_eval --validation_file nowhere.txt", "--validation_file: nowhere.txt", "check"),
     Case("file name too long", f"--train_file {'word' * 99}", "--train_file: wordword", "File name too long"),
-    Case("home unknown", "--train_file ~nobodyx/a.txt", "--train_file: ~nobodyx/a.txt is not there", "check the path"),
+    Case("home unknown", "--train_file ~nobodyx/a.txt", "--train_file: ~nobodyx/a.txt not found", "check the path"),
     Case("file name empty", "--train_file ''", "--train_file", "give"),
     Case("file empty", "--train_file empty.txt", "empty.txt holds no text", "it is empty"),
     Case("blank lines only", "--train_file blank.txt", "blank.txt holds no text", "its lines are blank"),
     Case("folder without text", "--train_file pictures", "folder pictures holds no", ".txt .csv .tsv .json .jsonl"),
-    Case("glob without match", "--train_file shards/*.txt", "shards/*.txt is not there", "check the path"),
-    Case("format unknown", "--train_file one.txt notes.docx", "notes.docx is not of a known format", ".txt .csv .tsv"),
+    Case("glob without match", "--train_file shards/*.txt", "shards/*.txt not found", "check the path"),
+    Case("format unknown", "--train_file one.txt notes.docx", "notes.docx is not a .txt .csv .tsv", ".gz, .zst"),
     Case("not UTF-8", "--train_file latin1.txt", "latin1.txt, line 3: byte 0xe9 is not UTF-8", "iconv"),
     Case("csv not UTF-8", "--train_file latin1.csv", "latin1.csv, line 2: byte 0xe9 is not UTF-8", "iconv"),
     Case("no gzip", "--train_file no.txt.gz", "no.txt.gz cannot be read after line 0: Not a gzip", "again"),
@@ -122,25 +122,35 @@ MISTAKES = [
     Case(
         "document too long",
         "--train_file words.txt --max_document_chars 18",
-        "words.txt, line 2: a document of more than 18 characters",
+        "words.txt, line 2: document longer than 18 characters",
         "raise --max_document_chars",
     ),
-    Case("no document", "--max_document_chars 0", "--max_document_chars 0 is less than 1", "give the longest"),
+    Case("no document", "--max_document_chars 0", "--max_document_chars 0 is less than 1", "give the length of"),
     Case("two columns", "--train_file books.csv", "books.csv", "give --text_column NAME (columns: title, author)"),
     Case("no rows", "--train_file header.csv", "header.csv holds no text", "it is empty"),
-    Case("too many fields", "--train_file comma.csv", "comma.csv, line 3: 3 fields", "put text in quotes"),
+    Case("too many fields", "--train_file comma.csv", "comma.csv, line 3: 3 fields", "quote the text"),
     Case("quote left open", "--train_file quote.csv", "quote.csv, line 3", "check the quotes"),
     Case("jsonl broken", "--train_file broken.jsonl", "broken.jsonl, line 2: not JSON", "every line must be an object"),
     Case("jsonl without object", "--train_file bare.jsonl", "bare.jsonl, line 2: not an object", '{"text": "..."}'),
-    Case("jsonl with a gap", "--train_file gap.jsonl", "gap.jsonl, line 2: no 'text'", "columns: title"),
-    Case("half a character", "--train_file surrogate.jsonl", "surrogate.jsonl, line 2: half a surrogate", "as UTF-8"),
+    Case("jsonl with a gap", "--train_file gap.jsonl", "gap.jsonl, line 2: no column 'text'", "columns: title"),
+    Case("surrogate", "--train_file surrogate.jsonl", "surrogate.jsonl, line 2 contains an unpaired", "as UTF-8"),
     Case("null in a column", "--train_file null.jsonl", "null.jsonl", "give --text_column NAME (columns: title, body)"),
     Case("json broken", "--train_file broken.json", "broken.json, line 2: not JSON", "array of objects"),
-    Case("text no string", "--train_file numbers.json", "numbers.json, row 1: 'text' holds int", "--text_column NAME"),
-    Case("lost header", "--train_file headless.csv", "only column is called 'The moon is far.'", "the word text above"),
-    Case("same names", "--train_file twice.csv", "twice.csv: 2 columns are called text", "rename them"),
-    Case("row over lines", "--train_file quotes.tsv", "one row of lines 2 to 3", "give --csv_quoting none"),
-    Case("long delimiter", "--csv_delimiter ::", "--csv_delimiter '::' is not one character", "give one such as ';'"),
+    Case(
+        "text no string",
+        "--train_file numbers.json",
+        "numbers.json, row 1: column 'text' holds int",
+        "--text_column NAME",
+    ),
+    Case(
+        "lost header",
+        "--train_file headless.csv",
+        "only column name, 'The moon is far.', looks",
+        "the header line text",
+    ),
+    Case("same names", "--train_file twice.csv", "twice.csv: 2 columns are named text", "rename them"),
+    Case("row over lines", "--train_file quotes.tsv", "quotes join lines 2 to 3", "give --csv_quoting none"),
+    Case("long delimiter", "--csv_delimiter ::", "--csv_delimiter '::' is not one character", "give one, such as ';'"),
     Case("no language code", "--language German", "--language German is not an ISO 639 code", "such as en, de"),
     # Data
     Case("data set and file", "--dataset_name hub", "--dataset_name and --train_file", "give one of them"),
@@ -149,29 +159,34 @@ MISTAKES = [
         "stream not split", "--streaming --max_steps 1 --do_eval", "--streaming cannot hold", "give --validation_file"
     ),
     Case("nothing left", "--train_file one.txt --do_eval", "of 1 documents leaves none", "give --validation_file"),
-    Case("0 % held out", "--validation_split_percentage 0", "--validation_split_percentage 0", "within 0 and 100"),
-    Case("all held out", "--validation_split_percentage 100", "--validation_split_percentage 100", "within 0 and 100"),
-    Case("no training samples", "--max_train_samples 0", "--max_train_samples 0", "leave it out"),
-    Case("no evaluation samples", "--max_eval_samples 0", "--max_eval_samples 0", "leave it out"),
-    Case("cut lines of blocks", "--truncate_long_lines", "--truncate_long_lines", "goes with --line_by_line"),
+    Case("0 % held out", "--validation_split_percentage 0", "--validation_split_percentage 0", "above 0 and below 100"),
+    Case(
+        "all held out",
+        "--validation_split_percentage 100",
+        "--validation_split_percentage 100",
+        "above 0 and below 100",
+    ),
+    Case("no training samples", "--max_train_samples 0", "--max_train_samples 0 is less than 1", "omit it"),
+    Case("no evaluation samples", "--max_eval_samples 0", "--max_eval_samples 0 is less than 1", "omit it"),
+    Case("cut lines of blocks", "--truncate_long_lines", "--truncate_long_lines needs --line_by_line", "add it"),
     Case("no such backend", "--tokenizer_backend rust", "invalid choice: 'rust'", "'nanotoken'"),
     Case(
         "no WordPiece for nanotoken",
         "--model_name_or_path roberta --tokenizer_backend nanotoken",
-        "--tokenizer_backend nanotoken is for fast WordPiece tokenizers, RobertaTokenizer is none (BPE)",
+        "--tokenizer_backend nanotoken needs a fast WordPiece tokenizer, and RobertaTokenizer is BPE",
         "drop the flag",
     ),
     Case(
         "whole words by nanotoken",
         "--tokenizer_backend nanotoken --whole_word_mask",
-        "--tokenizer_backend nanotoken does not say where words begin",
+        "--tokenizer_backend nanotoken does not mark where words begin",
         "drop one of the two",
     ),
     Case(
         "stream by nanotoken",
         "--tokenizer_backend nanotoken --streaming --max_steps 1",
-        "--tokenizer_backend nanotoken is for text that is prepared first",
-        "or --streaming",
+        "--tokenizer_backend nanotoken does not work with --streaming",
+        "drop one of them",
     ),
     *(
         Case(
@@ -198,9 +213,9 @@ MISTAKES = [
         for flags in ("", " --streaming --max_steps 1")
     ),
     # Masks
-    Case("nothing masked", "--mlm_probability 0", "--mlm_probability 0.0", "within 0 and 1"),
-    Case("more than all masked", "--mlm_probability 1.5", "--mlm_probability 1.5", "within 0 and 1"),
-    Case("none masked to evaluate", "--eval_mlm_probability 0", "--eval_mlm_probability 0.0", "within 0 and 1"),
+    Case("nothing masked", "--mlm_probability 0", "--mlm_probability 0.0", "above 0 and below 1"),
+    Case("more than all masked", "--mlm_probability 1.5", "--mlm_probability 1.5", "above 0 and below 1"),
+    Case("none masked to evaluate", "--eval_mlm_probability 0", "--eval_mlm_probability 0.0", "above 0 and below 1"),
     Case("negative share", "--mask_replace_prob -1", "--mask_replace_prob -1.0", "between 0 and 1"),
     Case("shares above 1", "--random_replace_prob 0.3", "--random_replace_prob add up to more than 1", "lower one"),
     Case(
@@ -235,16 +250,16 @@ MISTAKES = [
     Case(
         "budget below an example",
         "--max_tokens_per_batch 31 --max_seq_length 32",
-        "--max_tokens_per_batch 31 is less than --max_seq_length 32",
-        "give 32 or more",
+        "--max_tokens_per_batch 31 is less than --max_seq_length 32, the longest example",
+        "raise it to 32 or more",
     ),
     Case(
         "budget and search",
         "--max_tokens_per_batch 999 --auto_find_batch_size",
-        "--auto_find_batch_size lowers the batch size",
+        "--auto_find_batch_size and --max_tokens_per_batch exclude each other",
         "drop one",
     ),
-    Case("no budget", "--max_tokens_per_batch 0", "--max_tokens_per_batch 0 is less than", "give 66 or more"),
+    Case("no budget", "--max_tokens_per_batch 0", "--max_tokens_per_batch 0 is less than", "raise it to 66 or more"),
     Case("negative learning rate", "--learning_rate -1", "--learning_rate -1", "0 or more"),
     Case("negative workers", "--dataloader_num_workers -1", "--dataloader_num_workers -1", "0 or more"),
     Case("labels smoothed away", "--label_smoothing_factor 3", "--label_smoothing_factor 3", "between 0 and 1"),
@@ -254,9 +269,9 @@ MISTAKES = [
         "--metric_for_best_model fun",
         "accuracy",
     ),
-    Case("cache_dir a file", "--cache_dir words.txt", "--cache_dir words.txt", "give a folder"),
+    Case("cache_dir a file", "--cache_dir words.txt", "--cache_dir words.txt", "give a writable folder"),
     # Model and tokenizer
-    Case("model and type", "--model_type bert", "--model_type", "give one of the two"),
+    Case("model and type", "--model_type bert", "--model_type and --model_name_or_path exclude each other", "or adapt"),
     Case("checkpoint overridden", "--config_overrides hidden_size=32", "--config_overrides", "drop it"),
     Case("model missing", "--model_name_or_path nowhere", "--model_name_or_path nowhere", "folder with a config.json"),
     Case("no model there", "--model_name_or_path hub", "--model_name_or_path hub", "folder with a config.json"),
@@ -267,13 +282,13 @@ MISTAKES = [
         "tokenizer without mask", "--tokenizer_name no_mask", "no mask token", "set mask_token in its tokenizer_config"
     ),
     Case(
-        "tokenizer without pad", "--tokenizer_name no_pad", "no padding token", "name its pad_token in tokenizer_config"
+        "tokenizer without pad", "--tokenizer_name no_pad", "no padding token", "set pad_token in its tokenizer_config"
     ),
     Case(
         "no special tokens",
         "--tokenizer_name no_special",
         "no_special: the tokenizer (TokenizersBackend) adds no special tokens",
-        "name its cls_token and sep_token",
+        "set cls_token and sep_token",
     ),
     Case("tokenizer too large", "--tokenizer_name large", "1,000 tokens, the model's", "leave out --tokenizer_name"),
     Case("too short", "--max_seq_length 7", "--max_seq_length 7 is too short", "give 8 or more"),
@@ -286,11 +301,11 @@ MISTAKES = [
         "the model's 65 positions: lower it",
     ),
     # Output
-    Case("output_dir a file", "--output_dir words.txt", "--output_dir words.txt", "give a folder of yours"),
+    Case("output_dir a file", "--output_dir words.txt", "--output_dir words.txt", "give a folder of your own"),
     Case("output_dir below a file", "--output_dir words.txt/out", "--output_dir words.txt/out", "give a folder"),
     Case("output_dir the model", "--output_dir ./bert", "bert is the model to start from", "give another folder"),
-    Case("output_dir taken", "--output_dir taken", "taken holds a model already", "give another folder"),
-    Case("README in output_dir", "--output_dir documented", "documented holds a README.md", "give another folder"),
+    Case("output_dir taken", "--output_dir taken", "taken already contains a model", "give another folder"),
+    Case("README in output_dir", "--output_dir documented", "documented contains a README.md", "give another folder"),
     Case("patience without evaluations", "--early_stopping_patience 2", "--early_stopping_patience", "--eval_strategy"),
     Case("no patience", "--early_stopping_patience 0 --do_eval --eval_strategy epoch", "patience 0", "less than 1"),
     Case("threshold alone", "--early_stopping_threshold 0.1", "--early_stopping_threshold", "patience N: add it"),
@@ -301,26 +316,26 @@ MISTAKES = [
         "give 0 or more",
     ),
     Case("no such checkpoint", "--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere", "checkpoint-"),
-    Case("no checkpoint yet", "--resume_from_checkpoint True", "--resume_from_checkpoint", "leave the flag out"),
+    Case("no checkpoint yet", "--resume_from_checkpoint True", "--resume_from_checkpoint", "drop the flag"),
 ]
 
 TEXT = "--train_file words.txt --do_train"
 ALONE = [
     # Recipes
-    Case("recipe missing", "nowhere.yaml", "recipe nowhere.yaml is not there", "give the path of a file"),
+    Case("recipe missing", "nowhere.yaml", "recipe nowhere.yaml does not exist", "give the path of a file"),
     Case("recipe of wrong suffix", "recipe.txt", "recipe.txt is not a recipe", "a .yaml, .yml or .json file"),
     Case("recipe key", "unknown.yaml", "unknown.yaml: unknown setting 'lerning_rate'", "did you mean learning_rate?"),
-    Case("recipe no mapping", "list.yaml", "list.yaml holds no mapping", "plain `flag: value` lines"),
+    Case("recipe no mapping", "list.yaml", "list.yaml is not a mapping", "plain `flag: value` lines"),
     Case("recipe with Python", "python.yaml", "python.yaml, line 2", "plain `flag: value` lines"),
     Case("recipe no YAML", "syntax.yaml", "syntax.yaml, line 3", "plain `flag: value` lines"),
     Case("recipe no JSON", "syntax.json", "syntax.json, line 2", "plain `flag: value` lines"),
     Case("recipe without number", "number.yaml", "number.yaml: --learning_rate", "invalid float value: 'fast'"),
-    Case("recipe with null", "null.yaml", "null.yaml: learning_rate is empty", "give it a value, or leave the line"),
+    Case("recipe with null", "null.yaml", "null.yaml: learning_rate is empty", "give it a value, or remove the line"),
     # Nothing to do
     Case("no model", TEXT, "no model", "--model_name_or_path PATH to adapt one, or --model_type bert"),
-    Case("no task", "--model_name_or_path bert", "nothing to do", "add --do_train, --do_eval or both"),
-    Case("no training text", "--model_name_or_path bert --do_train", "--do_train without text", "--train_file FILE"),
-    Case("no held-out text", "--model_name_or_path bert --do_eval", "--do_eval without text", "--validation_file FILE"),
+    Case("no task", "--model_name_or_path bert", "nothing to do", "add --do_train, --do_eval or --do_predict"),
+    Case("no training text", "--model_name_or_path bert --do_train", "--do_train needs text", "--train_file FILE"),
+    Case("no held-out text", "--model_name_or_path bert --do_eval", "--do_eval needs text", "--validation_file FILE"),
     # From scratch
     Case("type unknown", f"{TEXT} --model_type brt", "--model_type brt", "did you mean bert?"),
     Case("type without masks", f"{TEXT} --model_type gpt2", "gpt2 has no masked-language", "an encoder such as bert"),
@@ -360,29 +375,29 @@ PAIRS = [
     Case(
         "stream of one document",
         "--train_file one.txt --streaming --max_steps 1",
-        "one.txt: a random sentence comes",
+        "one.txt: fewer than two documents have text",
         "--pair_objective sop",
     ),
     Case(
         "stream of sentences, not documents",
         "--train_file sentences.txt --sentence_per_line --streaming --max_steps 1",
         "sentences.txt: no document has two sentences",
-        "leave out --sentence_per_line",
+        "drop --sentence_per_line",
     ),
-    Case("none random", "--nsp_probability 0", "--nsp_probability 0.0", "within 0 and 1"),
-    Case("all random", "--nsp_probability 1", "--nsp_probability 1.0", "within 0 and 1"),
+    Case("none random", "--nsp_probability 0", "--nsp_probability 0.0", "above 0 and below 1"),
+    Case("all random", "--nsp_probability 1", "--nsp_probability 1.0", "above 0 and below 1"),
     Case("shorter than short", "--short_seq_probability -0.1", "--short_seq_probability -0.1", "between 0 and 1"),
     Case("no such strategy", "--pair_strategy words", "invalid choice: 'words'", "'sentence'"),
     Case("no such objective", "--pair_objective mlm", "invalid choice: 'mlm'", "'sop'"),
     Case("blocks of pairs", "--line_by_line", "unknown argument --line_by_line", "--help lists the flags"),
     Case("unknown script", "--train_file cuneiform.txt", "cuneiform.txt: 100.0% of the tokens", "--tokenizer_name"),
     # NVIDIA/DeepLearningExamples#421: no random sentence comes from A's own document.
-    Case("one document", "--train_file one.txt", "one.txt: a random sentence comes", "--pair_objective sop"),
+    Case("one document", "--train_file one.txt", "one.txt: fewer than two documents have text", "--pair_objective sop"),
     Case(
         "sentences, not documents",
         "--train_file sentences.txt --sentence_per_line",
         "sentences.txt: no document has two sentences",
-        "leave out --sentence_per_line",
+        "drop --sentence_per_line",
     ),
     Case(
         "too few to hold out",
@@ -401,35 +416,47 @@ PAIRS = [
 # Of run_nsp.py alone; nothing is trained but judged.
 JUDGED = "--model_name_or_path both --do_predict "
 PREDICTIONS = [
-    Case("no pairs given", "", "--do_predict without anything", "--test_file FILE"),
-    Case("pairs missing", "--test_file nowhere.csv", "--test_file: nowhere.csv is not there", "check the path"),
+    Case("no pairs given", "", "--do_predict needs a file", "--test_file FILE"),
+    Case("pairs missing", "--test_file nowhere.csv", "--test_file: nowhere.csv not found", "check the path"),
     Case("pairs as text", "--test_file pairs.txt", "--test_file pairs.txt", "give a table"),
-    Case("half a character", "--test_file half_pair.jsonl", "half_pair.jsonl, line 1: half a surrogate", "as UTF-8"),
+    Case("surrogate", "--test_file half_pair.jsonl", "half_pair.jsonl, line 1 contains an unpaired", "as UTF-8"),
     Case("no second text", "--test_file one_column.csv", "no column sentence_b", "columns: sentence_a, label"),
-    Case("empty second text", "--test_file no_text.csv", "no_text.csv holds no pairs", "each row lacks a text"),
-    Case("number for a text", "--test_file number.jsonl", "line 1: sentence_b is no text", "every pair needs two"),
-    Case("label of 2", "--test_file three.csv", "label '2' is neither 0", "leave unknown ones empty"),
+    Case("empty second text", "--test_file no_text.csv", "no_text.csv has no pairs", "every row lacks a text"),
+    Case("number for a text", "--test_file number.jsonl", "line 1: sentence_b is not text", "each pair needs two"),
+    Case("label of 2", "--test_file three.csv", "label '2' is neither 0", "leave unknown labels empty"),
     Case("label that may mean next", "--test_file boolean.jsonl", "boolean.jsonl, line 1: label True", "leave unknown"),
-    Case("no pairs there", "--test_file no_pairs.csv", "no_pairs.csv holds no pairs", "it is empty"),
+    Case("no pairs there", "--test_file no_pairs.csv", "no_pairs.csv has no pairs", "it is empty"),
 ]
 
 # Of run_mlm.py alone; nothing is trained but filled in.
 FILLED = "--model_name_or_path bert --do_predict "
 FILLINGS = [
-    Case("no lines given", "", "--do_predict without anything", "--test_file FILE"),
-    Case("lines missing", "--test_file nowhere.txt", "--test_file: nowhere.txt is not there", "check the path"),
-    Case("no line there", "--test_file blank.txt", "--test_file blank.txt holds no line", "give texts with [MASK]"),
+    Case("no lines given", "", "--do_predict needs a file", "--test_file FILE"),
+    Case("lines missing", "--test_file nowhere.txt", "--test_file: nowhere.txt not found", "check the path"),
+    Case("no line there", "--test_file blank.txt", "--test_file blank.txt has no text", "give texts with [MASK]"),
     Case("nothing hidden", "--test_file unhidden.txt", "unhidden.txt, line 3: no [MASK]", "for the hidden word"),
-    Case("no text column", "--test_file unhidden.csv", "unhidden.csv: which column", "give --text_column NAME"),
+    Case(
+        "no text column",
+        "--test_file unhidden.csv",
+        "unhidden.csv: cannot determine which column",
+        "give --text_column NAME",
+    ),
     Case(
         "nothing hidden in a table",
         "--test_file unhidden.csv --text_column body",
         "unhidden.csv, line 3: no [MASK]",
         "for the hidden word",
     ),
-    Case("nothing told", "--test_file hidden.txt --top_k 0", "--top_k 0 is less than 1", "how many tokens"),
+    Case(
+        "nothing told", "--test_file hidden.txt --top_k 0", "--top_k 0 is less than 1", "the number of predicted tokens"
+    ),
     Case("more than all", "--test_file hidden.txt --top_k 501", "--top_k 501 is more than the 500 tokens", "lower it"),
-    Case("lines for nothing", "--test_file hidden.txt --do_predict False --do_eval", "without --do_predict", "drop"),
+    Case(
+        "lines for nothing",
+        "--test_file hidden.txt --do_predict False --do_eval",
+        "--test_file needs --do_predict",
+        "drop",
+    ),
 ]
 
 # Only the Trainer knows better than these.
@@ -555,7 +582,7 @@ def test_missing_nanotoken_is_one_line_with_remedy(error_of, monkeypatch):
 
 def test_test_file_without_do_predict_is_an_error(error_of):
     error = error_of(f"{PAIRED} --test_file pairs.csv", run_nsp)
-    assert error == "error: --test_file without --do_predict: add it, or drop the file\n"
+    assert error == "error: --test_file needs --do_predict: add it, or drop the file\n"
 
 
 @parametrize([case._replace(argv=RIGHT + case.argv) for case in LATE])
@@ -573,7 +600,7 @@ def test_hub_that_cannot_be_connected_to_is_one_line(error_of, monkeypatch):
 
     monkeypatch.setattr(PretrainingTrainer, "init_hf_repo", unreachable)
     error = error_of(f"{RIGHT} --push_to_hub --max_steps 1")
-    assert "--push_to_hub: the Hub is out of reach or refuses: Name or service not known" in error
+    assert "--push_to_hub: cannot use the Hub: Name or service not known" in error
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda weights: weights.write_bytes(b"cut")], ids=["missing", "cut"])
@@ -587,7 +614,10 @@ def test_missing_or_broken_weights_are_one_line(damage, error_of, workplace, tmp
 @pytest.mark.parametrize("flag", ["output_dir", "cache_dir", "model_name_or_path", "tokenizer_name", "run_name"])
 def test_non_utf8_file_name_error_is_one_line(flag, error_of, tmp_path):
     name = os.fsdecode(bytes(tmp_path) + b"/n\xff")
-    assert error_of(f"{RIGHT} --{flag} {name}") == f"error: --{flag} {name!a} is not UTF-8: rename what it stands for\n"
+    assert (
+        error_of(f"{RIGHT} --{flag} {name}")
+        == f"error: --{flag} {name!a} is not UTF-8: rename the file, folder or model\n"
+    )
     assert not os.path.exists(name)
 
 
@@ -627,5 +657,5 @@ def test_real_process_exits_with_2_and_one_line(workplace):
     process = subprocess.run(argv, cwd=workplace, capture_output=True, text=True)
     assert process.returncode == 2
     assert process.stderr == (
-        "error: latin1.txt, line 3: byte 0xe9 is not UTF-8: convert the file, as by iconv -t UTF-8\n"
+        "error: latin1.txt, line 3: byte 0xe9 is not UTF-8: convert the file, for example with iconv -t UTF-8\n"
     )

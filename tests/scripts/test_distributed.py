@@ -131,7 +131,7 @@ def test_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
     (step,) = list_checkpoints(str(out))
     assert f"Stopped by a signal after step {step}" in log.with_suffix(".0").read_text()
     assert finish([start(*argv, *flags(out, 16, steps=40), log=log)]) == [0]
-    assert f"Going on from {out / f'checkpoint-{step}'}" in log.read_text()
+    assert f"Resuming from {out / f'checkpoint-{step}'}" in log.read_text()
     assert finish([start(*argv, *flags(one, 16, steps=40), log=tmp_path / "one.log")]) == [0]
     names = ("step", "epoch", "learning_rate", "loss")
     assert_close(history(out, *names), history(one, *names), rtol=1e-4, atol=1e-6)
@@ -146,7 +146,7 @@ def test_signal_to_one_process_stops_evaluation_of_all_at_the_same_batch(tmp_pat
     assert finish(stopped) == [75, 75]
     for rank in range(2):
         assert re.findall(r"batch \d of step 2", log.with_suffix(f".{rank}").read_text())[-1] == "batch 3 of step 2"
-    assert "Stopped by a signal after step 2, which is saved" in log.with_suffix(".0").read_text()
+    assert "Stopped by a signal after step 2: checkpoint saved" in log.with_suffix(".0").read_text()
     assert finish(start_together(*argv, *flags(out, 8, steps=4), log=log)) == [0, 0]
     for names in (("step", "learning_rate", "grad_norm", "loss"), ("step", "eval_accuracy", "eval_loss")):
         assert history(out, *names) == history(whole, *names)
@@ -192,7 +192,7 @@ def test_two_killed_processes_resume_exactly(tmp_path):
         process.kill()
     assert finish(processes) == [-signal.SIGKILL] * 2
     assert finish(start_together("run_mlm", *flags(out, 8, *dropout, steps=30), log=log)) == [0, 0]
-    assert "Going on from" in log.with_suffix(".0").read_text()
+    assert "Resuming from" in log.with_suffix(".0").read_text()
     names = ("step", "epoch", "learning_rate", "grad_norm", "loss")
     assert history(out, *names) == history(whole, *names)
     weights, expected = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
@@ -212,7 +212,7 @@ def test_other_process_count_resumes_with_the_remaining_examples(tmp_path):
     # The newest two were kept: those before are as if the run had been killed after them.
     (tmp_path / "16").rename(out / "checkpoint-16")
     assert finish([start(*argv, *flags(out, 8, "--max_steps", -1), log=log)]) == [0]
-    assert "STEPS: 8 are left, as batches have another size than before" in log.read_text()
+    assert "warning: 8 steps are left: the batch size has changed" in log.read_text()
     entries = history(out, "step", "epoch", "loss")
     assert entries[:16] == whole[:16]
     assert [(step, round(epoch, 9)) for step, epoch, _ in entries[16:]] == [
@@ -224,7 +224,7 @@ def test_nan_loss_stops_all_processes(tmp_path):
     argv = flags(tmp_path / "out", 8, "--learning_rate", 1e30, "--max_grad_norm", 1e30)
     assert finish(start_together("run_mlm", *argv, log=tmp_path / "log")) == [2, 2]
     messages = [(tmp_path / f"log.{rank}").read_text() for rank in (0, 1)]
-    found = [re.search(r"the loss of step (\d+) is not a number", message)[1] for message in messages]
+    found = [re.search(r"NaN or infinite loss at step (\d+)", message)[1] for message in messages]
     assert found[0] == found[1]
     assert "Traceback" not in messages[0] + messages[1]
 
@@ -235,7 +235,7 @@ def test_full_disk_of_one_process_stops_all_in_one_line(tmp_path):
     assert finish(processes) == [2, 2]
     messages = [(tmp_path / f"log.{rank}").read_text() for rank in (0, 1)]
     assert re.search(r"error: .*checkpoint-4 cannot be written .*No space left on device", messages[0])
-    assert re.search(r"error: .*checkpoint-4 cannot be written by another process, which says why", messages[1])
+    assert re.search(r"error: .*checkpoint-4 cannot be written by another process: see its error", messages[1])
     assert "Traceback" not in messages[0] + messages[1]
 
 

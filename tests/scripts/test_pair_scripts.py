@@ -193,7 +193,7 @@ def test_pair_run_resumes_exactly(strategy, flags, train, out, texts, tmp_path):
         stop = max(step for step in range(3, 36, 3) if epoch < whole[step - 1]["epoch"] < epoch + 1)
         for step in range(stop + 3, 37, 3):
             (out / f"checkpoint-{step}").rename(tmp_path / f"{epoch}-{step}")  # as if killed after ``stop``
-        assert f"Going on from {out / f'checkpoint-{stop}'}" in train(*argv, text=tmp_path / "text.txt")
+        assert f"Resuming from {out / f'checkpoint-{stop}'}" in train(*argv, text=tmp_path / "text.txt")
         again = [entry for entry in history(out) if "loss" in entry]
         assert [[entry[key] for key in keys] for entry in again] == [[entry[key] for key in keys] for entry in whole]
         final = load_file(out / "model.safetensors")
@@ -427,7 +427,7 @@ def test_pair_scripts_train_on_a_stream(script, argv, train, out):
     assert 0 < results(out)["eval_loss"] < 12
     assert "3 more files, streamed" in printed
     assert "pairs of" in next(line for line in printed.splitlines() if line.startswith("Training examples"))
-    assert "A pair of label 1, B is random" in printed
+    assert "Pair with label 1, B is random" in printed
 
 
 # What is understood, and said
@@ -437,18 +437,18 @@ def test_pair_scripts_train_on_a_stream(script, argv, train, out):
 def test_pair_report_shows_counts_and_lengths(train, out):
     printed = train("nsp", "--do_eval", "--max_steps", 1, "--pair_strategy", "sentence")
     lines = {line.partition(": ")[0]: line for line in printed.splitlines()}
-    # 57 articles with 618 to 628 sentences: all but the last of each begin a pair.
-    assert "57 of 60 documents" in lines["Training text"]
+    # 342 articles: all sentences but the last of each begin a pair.
+    assert "342 of 360 documents" in lines["Training text"]
     pairs, sentences = (
         int(lines["Training examples"].split(": ")[1].split(f" {word}")[0].split(" of ")[-1].replace(",", ""))
         for word in ("pairs", "sentences")
     )
-    assert pairs == sentences - 57
+    assert pairs == sentences - 342
     assert "IsNext" in lines["Held-out examples"]
     assert "% of 48" in lines["Training examples"]
     assert "of the tokens cut off" in lines["Training examples"]
-    assert lines["A pair of label 0, B follows A"].count("[SEP]") == 2
-    assert lines["A pair of label 1, B is random"].count("[SEP]") == 2
+    assert lines["Pair with label 0, B follows A"].count("[SEP]") == 2
+    assert lines["Pair with label 1, B is random"].count("[SEP]") == 2
     assert "Pair accuracy" in printed
     before = next(entry for entry in history(out) if entry["step"] == 0)
     assert f"\nheld-out     0    0.00  {before['eval_loss']:6.3f}  {before['eval_accuracy']:8.1%}  " in printed
@@ -464,14 +464,15 @@ def test_one_sentence_documents_are_reported(train, tmp_path, texts):
         "nsp", "--pair_objective", "sop", "--max_steps", 1, "--overwrite_output_dir", text=tmp_path / "text.txt"
     )
     assert "7 documents of one sentence left out" in printed
-    assert "A pair of label 1, A follows B" in printed
+    assert "Pair with label 1, A follows B" in printed
 
 
 def test_too_many_random_pairs_are_warned_about(train, tmp_path, texts):
     """Of 150 documents of one sentence, all pairs are random; one of 20 sentences cannot make up for it."""
     (tmp_path / "text.txt").write_text("\n\n".join([*texts[:150], "\n".join(texts[150:170])]))
-    assert "RANDOM PAIRS: " in train("nsp", "--max_steps", 1, text=tmp_path / "text.txt")
-    assert "RANDOM PAIRS: " not in train("nsp", "--max_steps", 1, "--overwrite_output_dir")
+    warned = "% of the pairs are random, but --nsp_probability is 0.5"
+    assert warned in train("nsp", "--max_steps", 1, text=tmp_path / "text.txt")
+    assert "of the pairs are random" not in train("nsp", "--max_steps", 1, "--overwrite_output_dir")
 
 
 def test_sentence_order_needs_one_document_only(train, tmp_path, texts, out):
@@ -487,7 +488,7 @@ def test_sentence_order_needs_one_document_only(train, tmp_path, texts, out):
 def test_new_head_weights_are_reported(train, checkpoint, tmp_path):
     """From a masked language model the pooler and the second head are new, from a bare encoder both heads."""
     printed = train("pretraining", "--max_steps", 1, model=checkpoint("bert"))
-    (line,) = [line for line in printed.splitlines() if line.startswith("NEW WEIGHTS")]
+    (line,) = [line for line in printed.splitlines() if line.startswith("warning: new weights, not loaded from")]
     assert "bert.pooler.dense.weight" in line
     assert "cls.seq_relationship.weight" in line
     assert "cls.predictions" not in line
@@ -517,7 +518,7 @@ def test_user_pairs_are_judged(scripts, pair_checkpoint, out, tmp_path):
         "--max_seq_length", 48, "--per_device_eval_batch_size", 3, "--output_dir", out,
     )  # fmt: skip
     assert (code, errors) == (0, "")
-    assert "1 of 4 pairs exceed 48 tokens" in printed
+    assert "1 of 4 pairs exceed 48 tokens and are truncated" in printed
     lines = judgements(out)
     assert [line["label"] for line in lines] == [0, 1, 1, None, None, 1]
     assert [(line["row"], line["id"]) for line in lines] == [(number, f"number {number}") for number in range(6)]
@@ -550,7 +551,7 @@ def test_pair_with_an_empty_text_is_not_judged(scripts, pair_checkpoint, out, tm
         "--output_dir", out,
     )  # fmt: skip
     assert code == 2
-    assert "pairs.csv, line 2: the tokenizer finds no token in one of the texts" in errors
+    assert "pairs.csv, line 2: the tokenizer finds no token in one of the two texts" in errors
     assert not (out / "predictions.jsonl").exists()
 
 
@@ -561,5 +562,5 @@ def test_user_pairs_without_labels_are_judged(scripts, pair_checkpoint, out, tmp
     assert (code, errors) == (0, "")
     assert judgements(out)[0]["label"] is None
     assert not (out / "predict_results.json").exists()
-    assert "Judged 1 pairs" in printed
-    assert "UNKNOWN: --test_file: " in printed
+    assert "Classified 1 pairs" in printed
+    assert "warning: --test_file: 9.1% of the tokens are [UNK]: the tokenizer" in printed

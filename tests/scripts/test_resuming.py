@@ -29,7 +29,7 @@ from cloze.reporting import summary as report
 from cloze.system.storage import CHECKSUMS
 from cloze.training import callbacks as interruption
 from cloze.training import checkpoints
-from cloze.training.checkpoints import is_whole
+from cloze.training.checkpoints import find_damage
 from cloze.training.trainer import PretrainingTrainer
 from tests.utils import SAMPLE, slow_but, start
 
@@ -46,6 +46,8 @@ KINDS = {
     "stream": ("run_mlm", "--streaming", "--gradient_accumulation_steps", 3),
     "pairs streamed": ("run_nsp", "--streaming", "--sentence_per_line"),
 }
+
+IGNORED_BEST = "ignoring the best evaluation so far: not accuracy (--metric_for_best_model) on the same validation text"
 
 
 class Killed(BaseException):
@@ -177,7 +179,7 @@ def test_repeatedly_killed_run_resumes_exactly(kind, workers, train, reference, 
         kill_at(step, monkeypatch, train, tmp_path / "out", kind, *argv)
     code, printed, errors = train(tmp_path / "out", kind, *argv)
     assert (code, errors) == (0, "")
-    assert f"Going on from {tmp_path / 'out' / 'checkpoint-9'}" in printed
+    assert f"Resuming from {tmp_path / 'out' / 'checkpoint-9'}" in printed
     assert_same(tmp_path / "out", whole)
     assert (resumed(tmp_path / "out"), resumed(whole)) == ([3, 6, 9], [])
     entries = losses(whole)
@@ -186,7 +188,16 @@ def test_repeatedly_killed_run_resumes_exactly(kind, workers, train, reference, 
         assert any(entry[1] > 1 and entry[1] % 1 for entry in entries), "the middle of a later epoch"
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "changed", "no sums", "no text"])
+DAMAGE = {
+    "missing": "optimizer.pt cannot be read (No such file or directory)",
+    "cut": "checksum mismatch in optimizer.pt",
+    "changed": "checksum mismatch in optimizer.pt",
+    "no sums": "SHA256SUMS is cut off",
+    "no text": "SHA256SUMS cannot be read",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_unreadable_checkpoint_is_skipped_for_the_one_before(damage, train, reference, tmp_path):
     """And is replaced by what the run then saves at its step."""
     whole = reference("blocks")
@@ -202,10 +213,10 @@ def test_unreadable_checkpoint_is_skipped_for_the_one_before(damage, train, refe
         optimizer.write_bytes(data[:-100] if damage == "cut" else data)
     code, printed, errors = train(tmp_path / "out", "blocks")
     assert (code, errors) == (0, "")
-    assert f"BROKEN: {tmp_path / 'out' / 'checkpoint-12'} is not as it was written" in printed
-    assert f"Going on from {tmp_path / 'out' / 'checkpoint-9'}" in printed
+    assert f"warning: skipping corrupt {tmp_path / 'out' / 'checkpoint-12'}: {DAMAGE[damage]}\n" in printed
+    assert f"Resuming from {tmp_path / 'out' / 'checkpoint-9'}" in printed
     assert_same(tmp_path / "out", whole)
-    assert is_whole(tmp_path / "out" / "checkpoint-12")
+    assert find_damage(tmp_path / "out" / "checkpoint-12") is None
 
 
 def test_last_step_of_an_epoch_is_saved_with_its_evaluation(train, reference, tmp_path):
@@ -239,7 +250,7 @@ def test_no_readable_checkpoint_is_an_error_that_loses_nothing(train, reference,
     before = (tmp_path / "model.safetensors").read_bytes()
     code, _, errors = train(tmp_path, "blocks")
     assert code == 2
-    assert "none of its checkpoints can be read" in errors
+    assert "all checkpoints are corrupt" in errors
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
@@ -298,7 +309,7 @@ def test_run_killed_after_its_last_step_still_reports_everything(broken_off, tra
     for _ in range(2):  # the second time, all is there
         code, printed, errors = train(tmp_path / "out", "blocks", *argv)
         assert (code, errors) == (0, "")
-        assert "Nothing is left to train" in printed
+        assert "Training is already complete" in printed
         assert_same(tmp_path / "out", whole)
         assert resumed(tmp_path / "out") == [], "no step was taken"
         assert (tmp_path / "out" / "curves.png").exists()
@@ -318,7 +329,7 @@ def test_curves_missing_for_disk_space_are_drawn_when_run_again(train, tmp_path)
     assert f"warning: {tmp_path / 'curves.png'} cannot be written (No space left on device), but the run" in printed
     assert not os.path.lexists(tmp_path / "curves.png")
     assert "curves.png" not in (tmp_path / "README.md").read_text()
-    assert "Nothing is left to train" in train(tmp_path, "blocks")[1]
+    assert "Training is already complete" in train(tmp_path, "blocks")[1]
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     assert "curves.png" in (tmp_path / "README.md").read_text()
 
@@ -337,7 +348,7 @@ def test_model_card_missing_for_disk_space_is_written_when_run_again(train, tmp_
     assert code == 2
     assert f"README.md cannot be written to {tmp_path} (No space left on device), but the run is complete" in errors
     assert not list(tmp_path.glob("README.md*"))
-    assert "Nothing is left to train" in train(tmp_path, "blocks")[1]
+    assert "Training is already complete" in train(tmp_path, "blocks")[1]
     assert "trained from" in card.read_text()
 
 
@@ -346,7 +357,8 @@ def test_resuming_with_other_settings_is_an_error_that_lists_them(train, referen
     before = sorted(tmp_path.rglob("*"))
     code, _, errors = train(tmp_path, "blocks", "--learning_rate", 0.02, "--mlm_probability", 0.3, "--seed", 4)
     assert code == 2
-    assert "learning_rate 0.02 (not 0.01), mlm_probability 0.3 (not 0.15), seed 4 (not 3)" in errors
+    changes = "learning_rate 0.02 (not 0.01), mlm_probability 0.3 (not 0.15), seed 4 (not 3)"
+    assert f"checkpoint-12 was created with different settings (now {changes}): restore them, or pass" in errors
     assert "--overwrite_output_dir" in errors
     assert sorted(tmp_path.rglob("*")) == before
     # What is trained stays the same.
@@ -359,7 +371,7 @@ def test_resume_from_checkpoint_accepts_other_settings(train, reference, tmp_pat
         tmp_path, "blocks", "--max_steps", 14, "--resume_from_checkpoint", tmp_path / "checkpoint-12"
     )
     assert code == 0
-    assert "CHANGED: max_steps 14 (not 12)" in printed
+    assert f"warning: setting changed since {tmp_path / 'checkpoint-12'}: max_steps 14 (not 12)" in printed
     assert losses(tmp_path)[-1][0] == 14
 
 
@@ -384,8 +396,8 @@ def test_resuming_with_more_epochs_follows_the_new_schedule(kind, train, referen
     steps = steps_in_epoch(out)
     code, printed, errors = train(out, kind, *epochs(3), *argv, "--resume_from_checkpoint", out / f"checkpoint-{steps}")
     assert (code, errors) == (0, "")
-    assert f"Length: 1 epoch before, 3 epochs now: {2 * steps} of {3 * steps} steps are left" in printed
-    assert "Nothing is left to train" not in printed
+    assert f"Run length changed: 1 epoch before, 3 epochs now; {2 * steps} of {3 * steps} steps are left" in printed
+    assert "Training is already complete" not in printed
     assert resumed(out) == [steps]
     assert losses(out)[-1][1] == pytest.approx(3, abs=0.4), "epochs of pairs differ a little in length"
     after = {step: rate for step, rate in rates(whole).items() if step > steps}
@@ -450,7 +462,7 @@ def test_settings_given_on_resuming_override_those_of_the_checkpoint(train, refe
     checkpoint = tmp_path / "checkpoint-6"
     code, printed, _ = train(tmp_path, "blocks", *argv, "--logging_steps", 1, "--resume_from_checkpoint", checkpoint)
     assert code == 0
-    assert "CHANGED: learning_rate 0.004 (not 0.01)" in printed
+    assert f"warning: setting changed since {checkpoint}: learning_rate 0.004 (not 0.01)" in printed
     found = rates(tmp_path)
     assert [found[step] for step in range(7, 13)] == pytest.approx([0.004 * (13 - step) / 12 for step in range(7, 13)])
     assert list(checkpoints.list_checkpoints(tmp_path)) == [10, 12]
@@ -479,7 +491,7 @@ def test_early_stopping_is_at_the_same_step_after_a_kill(train, tmp_path, monkey
     assert_same(tmp_path / "out", tmp_path / "whole")
     code, printed, _ = train(tmp_path / "out", "blocks", *STOPPING)
     assert code == 0
-    assert "Nothing is left to train" in printed
+    assert "Training is already complete" in printed
     # With more patience, it is resumed from there.
     patient = ("--early_stopping_patience", 3, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-9")
     assert "Stopped early at step 12" in train(tmp_path / "out", "blocks", *STOPPING, *patient)[1]
@@ -513,7 +525,7 @@ def test_other_metric_for_best_model_ignores_the_earlier_best(train, tmp_path):
     shutil.rmtree(tmp_path / "checkpoint-12")
     code, printed, _ = train(tmp_path, "blocks", *argv, "accuracy")
     assert code == 0
-    assert "CHANGED: the best evaluation before is not by accuracy of the same text: left out" in printed
+    assert f"warning: {IGNORED_BEST}" in printed
     state = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())
     accuracies = [entry["eval_accuracy"] for entry in state["log_history"] if "eval_loss" in entry]
     assert state["best_metric"] == accuracies[-1]
@@ -554,7 +566,7 @@ def test_reduce_lr_on_plateau_resumes_with_other_settings_than_the_rate(train, t
     for folder, *settings in ((linear, *plateau), (out, *plateau, "--learning_rate", 0.001), (out, "--do_eval")):
         code, _, errors = train(folder, "blocks", *settings, *argv, folder / "checkpoint-12")
         assert code == 2
-        assert "the learning rate of reduce_lr_on_plateau is a state that cannot be resumed with l" in errors
+        assert "the state of the reduce_lr_on_plateau schedule cannot be resumed with l" in errors
         assert errors.count("\n") == 1
     assert train(out, "blocks", *plateau, "--weight_decay", 0.5, *argv, out / "checkpoint-12")[0] == 0
     optimizer = torch.load(out / "checkpoint-15" / "optimizer.pt", weights_only=True)
@@ -565,7 +577,7 @@ def test_model_only_checkpoint_cannot_be_resumed(train, reference, tmp_path):
     shutil.copytree(reference("blocks", "--save_only_model"), tmp_path, dirs_exist_ok=True)
     code, _, errors = train(tmp_path, "blocks", "--save_only_model")
     assert code == 2
-    assert f"{tmp_path / 'checkpoint-12'} was saved by --save_only_model" in errors
+    assert f"{tmp_path / 'checkpoint-12'} was saved with --save_only_model and cannot be resumed" in errors
 
 
 def test_resuming_with_another_text_is_an_error(train, reference, text, tmp_path):
@@ -573,7 +585,7 @@ def test_resuming_with_another_text_is_an_error(train, reference, text, tmp_path
     text.write_text(text.read_text() + "One more sentence about nothing at all.\n")
     code, _, errors = train(tmp_path / "out", "blocks")
     assert code == 2
-    assert "the text is not what the checkpoint was trained on" in errors
+    assert "the training text has changed since the checkpoint" in errors
 
 
 @pytest.mark.parametrize("kind", ["blocks", "stream"])
@@ -587,8 +599,8 @@ def test_resuming_with_another_text_of_equal_size_is_an_error_that_names_the_fil
     code, _, errors = train(tmp_path / "out", kind)
     assert code == 2
     assert re.fullmatch(
-        rf"error: the text is not what the checkpoint was trained on: {text} \(last changed [-\d]+ [:\d]+\) differs: "
-        "put it back, or start afresh with --overwrite_output_dir\n",
+        rf"error: the training text has changed since the checkpoint: {text} \(last changed [-\d]+ [:\d]+\) differs: "
+        "restore it, or start over with --overwrite_output_dir\n",
         errors,
     )
     assert (tmp_path / "out" / "trainer_state.json").read_bytes() == before
@@ -604,7 +616,7 @@ def test_resuming_accepts_the_same_text_at_another_path(kind, train, reference, 
     argv = ("--train_file", copy, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-6")
     code, printed, errors = train(tmp_path / "out", kind, *argv)
     assert (code, errors) == (0, "")
-    assert "CHANGED: max_steps 12 (not 6)" in printed
+    assert f"warning: setting changed since {tmp_path / 'out' / 'checkpoint-6'}: max_steps 12 (not 6)" in printed
     assert resumed(tmp_path / "out") == [6]
     (last, *_), (expected, *_) = losses(tmp_path / "out")[-1:], losses(whole)[-1:]
     assert last[0] == expected[0] == 12
@@ -622,7 +634,7 @@ def test_checkpoint_without_text_digests_is_resumed(train, reference, tmp_path):
     write_sums(checkpoint)
     code, printed, _ = train(tmp_path / "out", "blocks")
     assert code == 0
-    assert f"Going on from {checkpoint}" in printed
+    assert f"Resuming from {checkpoint}" in printed
     assert_same(tmp_path / "out", whole)
 
 
@@ -635,7 +647,9 @@ def test_checkpoint_of_another_version_is_an_error(train, reference, tmp_path):
     write_sums(checkpoint)
     code, _, errors = train(tmp_path / "out", "blocks")
     assert code == 2
-    assert re.fullmatch(rf"error: {checkpoint} is of another version of these scripts: resume it with .*\n", errors)
+    assert re.fullmatch(
+        rf"error: {checkpoint} was saved by another version of these scripts: resume it with that version, .*\n", errors
+    )
 
 
 def test_resuming_with_another_validation_text_warns_and_ignores_the_earlier_best(train, tmp_path):
@@ -655,8 +669,8 @@ def test_resuming_with_another_validation_text_warns_and_ignores_the_earlier_bes
     validation.write_text("The moons are far away.\n" * 20)
     code, printed, errors = train(tmp_path / "out", "blocks", *argv)
     assert (code, errors) == (0, "")
-    assert f"CHANGED: the validation text is another than before: {validation} (last changed" in printed
-    assert "CHANGED: the best evaluation before is not by accuracy of the same text: left out" in printed
+    assert f"warning: the validation text has changed since the checkpoint: {validation} (last changed" in printed
+    assert f"warning: {IGNORED_BEST}" in printed
     state = json.loads((tmp_path / "out" / "checkpoint-12" / "trainer_state.json").read_text())
     assert (state["best_global_step"], state["best_metric"] < 1.0) == (12, True)
 
@@ -669,7 +683,7 @@ def test_resuming_with_another_validation_text_only_warns_without_best_model(tra
         code, printed, _ = train(tmp_path / "out", "blocks", *argv)
         assert code == 0
         shutil.rmtree(tmp_path / "out" / "checkpoint-12")
-    assert printed.count("CHANGED: ") == printed.count("CHANGED: the validation text is another than before") == 1
+    assert printed.count("warning: ") == printed.count("warning: the validation text has changed since the che") == 1
 
 
 @pytest.mark.parametrize("suffix", slow_but(["", ".gz"], ["", ".gz", ".zst"]))
@@ -678,7 +692,7 @@ def test_text_with_a_non_utf8_name_is_trained_on_and_resumed(suffix, train, text
     compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[suffix]
     Path(name).write_bytes(compress(text.read_bytes()))
     argv = ("--train_file", name) if suffix else ("--train_file", name, "--do_eval", "--validation_file", name)
-    for message in ("Training text: 6 documents", "Going on from"):
+    for message in ("Training text: 6 documents", "Resuming from"):
         code, printed, errors = train(tmp_path / "out", "blocks", *argv)
         assert (code, errors) == (0, "")
         assert message in printed
@@ -698,8 +712,8 @@ def test_data_folder_with_symlink_loop_and_own_outputs_is_resumed(train, text, t
     code, printed, errors = train(data / "out", "blocks", *argv)
     assert (code, errors) == (0, "")
     for name in ("cache", "out"):
-        assert f"LEFT OUT: --train_file does not read {data / name}, a folder that these scripts write to" in printed
-    assert f"Going on from {data / 'out' / 'checkpoint-9'}" in printed
+        assert f"warning: --train_file skips {data / name}, an output folder of these scripts" in printed
+    assert f"Resuming from {data / 'out' / 'checkpoint-9'}" in printed
     assert_same(data / "out", tmp_path / "whole")
 
 
@@ -748,12 +762,14 @@ def test_signal_takes_effect_after_the_step_and_saves_a_checkpoint(number, code,
     assert process.exitcode == code
     printed = log.read_text()
     assert "Traceback" not in printed
-    stopped = re.search(r"Stopped by a signal after step (\d+), which is saved: run it again", printed)
+    stopped = re.search(
+        r"Stopped by a signal after step (\d+): checkpoint saved; run the same command to resume", printed
+    )
     assert list(checkpoints.list_checkpoints(str(out)))[-1] == int(stopped[1]) < 40
     process = start(*command(SAMPLE, out), log=log)
     process.join()
     assert process.exitcode == 0
-    assert f"Going on from {out / f'checkpoint-{stopped[1]}'}" in log.read_text()
+    assert f"Resuming from {out / f'checkpoint-{stopped[1]}'}" in log.read_text()
     assert_same(out, uninterrupted)
 
 
@@ -874,7 +890,9 @@ def test_signal_stops_an_evaluation_that_is_then_repeated(case, train, tmp_path,
         stopped = train(out, *argv)
     assert (stopped[0], stopped[2]) == (code, "")
     assert len(batches) == 2, "it ended at once"
-    assert f"Stopped by a signal after step {batches[0]}, which is saved: run it again" in stopped[1]
+    assert (
+        f"Stopped by a signal after step {batches[0]}: checkpoint saved; run the same command to resume" in stopped[1]
+    )
     assert json.loads((out / f"checkpoint-{batches[0]}" / "progress.json").read_text())["evaluation_due"]
     assert train(out, *argv)[::2] == (0, "")
     assert resumed(out) in ([batches[0]], [])
@@ -927,7 +945,7 @@ def test_signal_near_the_end_loses_nothing(moment, saving, expected, train, tmp_
         assert not (out / "README.md").exists()
         code, printed, errors = train(out, *argv)
         assert (code, errors) == (0, "")
-        assert ("Nothing is left to train" in printed) == (moment != "the evaluation before training")
+        assert ("Training is already complete" in printed) == (moment != "the evaluation before training")
     for name in ("model.safetensors", "eval_results.json", "train_results.json", "predictions.jsonl", "README.md"):
         assert (out / name).stat().st_size > 0
     assert not list(out.rglob("*.aside"))
@@ -980,7 +998,9 @@ def test_full_disk_at_the_model_keeps_the_earlier_model(train, reference, tmp_pa
         patched.setattr(PretrainingTrainer, "_save", full)
         code, _, errors = train(tmp_path, "blocks", "--resume_from_checkpoint", tmp_path / "checkpoint-3")
     assert code == 2
-    assert re.fullmatch(r"error: .*model cannot be written .*No space left.*: make room and run it again.*\n", errors)
+    assert re.fullmatch(
+        r"error: .*model cannot be written .*No space left.*: free disk space and run again; .*\n", errors
+    )
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert not (tmp_path / checkpoints.STAGING_DIR / "model").exists()
     assert train(tmp_path, "blocks")[0] == 0
@@ -1010,7 +1030,8 @@ def test_full_disk_keeps_the_earlier_checkpoints(train, reference, tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 2
     assert re.search(
-        r"checkpoint-9 cannot be written .*: about 0\.\d MB are needed, [\d.]+ [GM]B are free: make room", errors
+        r"checkpoint-9 cannot be written .*: about 0\.\d MB are needed, [\d.]+ [GM]B are free: free disk space",
+        errors,
     )
     assert list(checkpoints.list_checkpoints(str(tmp_path / "out"))) == [3, 6]
     assert train(tmp_path / "out", "blocks")[0] == 0
@@ -1053,7 +1074,7 @@ def test_full_disk_after_training_loses_no_result(train, reference, tmp_path):
     assert not {path.name for path in (tmp_path / "out").iterdir()} & set(reports)
     code, printed, errors = train(tmp_path / "out", "blocks", *argv)
     assert (code, errors) == (0, "")
-    assert "Nothing is left to train" in printed
+    assert "Training is already complete" in printed
     assert {path.name for path in (tmp_path / "out").iterdir()} >= set(reports)
     assert_same(tmp_path / "out", whole)
     results = [json.loads((folder / "all_results.json").read_text()) for folder in (tmp_path / "out", whole)]
@@ -1087,7 +1108,7 @@ def test_half_written_report_is_deleted_and_written_when_run_again(owner, writes
     )
     assert errors.count("\n") == 1
     assert not (out / name).exists()
-    assert "Nothing is left to train" in train(out, "blocks")[1]
+    assert "Training is already complete" in train(out, "blocks")[1]
     assert (out / name).exists()
     results = json.loads((out / "all_results.json").read_text())
     assert results["train_loss"] > 0
@@ -1098,7 +1119,9 @@ def test_full_disk_at_the_start_is_one_line(train, tmp_path):
     with full_disk():
         code, _, errors = train(tmp_path / "out", "blocks")
     assert code == 2
-    assert re.search(r"recipe\.yaml cannot be written \(.*File too large.*\): about .* make room", errors)
+    assert re.search(
+        r"recipe\.yaml cannot be written \(.*File too large.*\): about .* free disk space and run again", errors
+    )
     assert errors.count("\n") == 1
 
 
@@ -1116,12 +1139,12 @@ def test_streamed_file_that_disappears_is_one_line(change, workers, train, text,
     argv = ("--max_steps", 60, "--save_total_limit", 30, "--dataloader_num_workers", workers)
     code, _, errors = train(tmp_path / "out", "stream", *argv)
     assert code == 2
-    problem = "cannot be read after line 0: " if change == "deleted" else "changed while it was in use: put it back"
+    problem = "cannot be read after line 0: " if change == "deleted" else "changed during the run: restore it"
     assert errors.startswith(f"error: {text} {problem}")
     assert errors.count("\n") == 1
     steps = list(checkpoints.list_checkpoints(str(tmp_path / "out")))
     assert steps[:2] == [3, 6]
-    assert all(map(is_whole, (tmp_path / "out").glob("checkpoint-*")))
+    assert not any(map(find_damage, (tmp_path / "out").glob("checkpoint-*")))
 
 
 # Losses that are no numbers
@@ -1141,7 +1164,7 @@ def test_non_finite_loss_stops_the_run_unsaved(value, train, tmp_path, monkeypat
     monkeypatch.setattr(PretrainingTrainer, "score", spoil)
     code, _, errors = train(tmp_path, "lines")
     assert code == 2
-    assert "the loss of step 6 is not a number" in errors
+    assert "NaN or infinite loss at step 6" in errors
     assert list(checkpoints.list_checkpoints(str(tmp_path))) == [3]
 
 
@@ -1164,7 +1187,7 @@ def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeyp
     clock.now += 10_000
     code, printed, errors = train(tmp_path, "blocks", *argv)
     assert (code, errors) == (0, "")
-    assert "Going on from" in printed
+    assert "Resuming from" in printed
     entries = losses(tmp_path)
     assert [entry[0] for entry in entries] == list(range(1, 14))
     shares = [10 * step / 125 for step in range(13)]
@@ -1175,7 +1198,7 @@ def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeyp
     results = json.loads((tmp_path / "train_results.json").read_text())
     # Since it went on from the sixth, seven steps of four examples, but for one of the two that an epoch leaves.
     assert results["train_samples_per_second"] == pytest.approx(26 / results["train_runtime"], rel=1e-2)
-    assert "Nothing is left to train" in train(tmp_path, "blocks", *argv)[1]
+    assert "Training is already complete" in train(tmp_path, "blocks", *argv)[1]
 
 
 def test_evaluation_that_is_made_up_takes_of_max_train_hours(train, tmp_path, monkeypatch):
@@ -1204,9 +1227,9 @@ def test_evaluation_that_is_made_up_takes_of_max_train_hours(train, tmp_path, mo
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--max_train_hours", 0), "is no time"),
-        (("--max_train_hours", 1, "--max_steps", 5), "give one of them"),
-        (("--max_train_hours", 1, "--max_steps", -1, "--warmup_steps", 100), "give a share of it"),
+        (("--max_train_hours", 0), "--max_train_hours 0.0 is not positive"),
+        (("--max_train_hours", 1, "--max_steps", 5), "--max_train_hours and --max_steps exclude each other"),
+        (("--max_train_hours", 1, "--max_steps", -1, "--warmup_steps", 100), "give a fraction, such as 0.06"),
         (("--max_train_hours", 1, "--max_steps", -1, "--save_steps", 0.1), "give a number of steps"),
     ],
 )

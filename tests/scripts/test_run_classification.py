@@ -131,7 +131,7 @@ def test_classification_predicts_fewer_texts_than_it_evaluates(train, out, tmp_p
     printed = train("--max_steps", 1, "--do_predict", "--test_file", tmp_path / "few.csv")
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 2
     assert read_json(out / "all_results.json")["predict_texts"] == 2
-    assert "UNKNOWN: --test_file: " in printed
+    assert "warning: --test_file: 33.3% of the tokens are [UNK]: the tokenizer" in printed
     assert re.search(r"Training texts +.*, 0\.\d% unknown\n", printed)
 
 
@@ -142,7 +142,7 @@ def test_unknown_test_label_is_an_error_before_training(script, checkpoint, out,
         "--max_steps", 1, "--do_predict", "--test_file", tmp_path / "other.csv", "--output_dir", out,
     )  # fmt: skip
     assert code == 2
-    assert "other.csv, line 3: the label sailing is not one that is trained" in errors
+    assert "other.csv, line 3: unknown label sailing, the model's classes are" in errors
     assert not (out / "model.safetensors").exists()
 
 
@@ -216,8 +216,8 @@ def test_classification_head_is_kept_for_equal_classes_only(trained, labels, is_
     set_classes(config, sorted(labels))
     model = load_model(model_args, config, CLASSIFICATION, seed=1)
     assert bool((model.classifier.weight == 0.5).all()) == is_kept
-    assert ("NEW WEIGHTS" in caplog.text) != is_kept
-    assert is_kept or "have to be trained: classifier.bias, classifier.weight" in caplog.text
+    assert ("new weights, not loaded from" in caplog.text) != is_kept
+    assert is_kept or "must be trained: classifier.bias, classifier.weight" in caplog.text
     assert config.id2label == (dict(enumerate(trained)) if is_kept else dict(enumerate(sorted(labels))))
     # As the library initializes it, and nothing else.
     assert is_kept or 0 < model.classifier.weight.std() < 0.05
@@ -229,10 +229,10 @@ def test_training_with_a_new_head_resumes_exactly(train, classifier, out, tmp_pa
     write_csv(tmp_path / "two.csv", [("the moon", "up"), ("the sea", "down")] * 10)
     model = ("--model_name_or_path", classifier("cats", "dogs"), "--train_file", tmp_path / "two.csv")
     settings = ("--max_steps", 3, "--save_steps", 2)
-    assert "NEW WEIGHTS" in train(*settings, *model[2:], model=model[:2])
+    assert "new weights, not loaded from" in train(*settings, *model[2:], model=model[:2])
     whole = load_file(out / "model.safetensors")
     shutil.rmtree(out / "checkpoint-3")
-    assert "Going on from" in train(*settings, *model[2:], model=model[:2])
+    assert "Resuming from" in train(*settings, *model[2:], model=model[:2])
     assert all(torch.equal(weights, whole[name]) for name, weights in load_file(out / "model.safetensors").items())
 
 
@@ -338,7 +338,7 @@ def test_killed_comparison_resumes_exactly(train, checkpoint, out, tmp_path, mon
     # Five steps, three, of which the last was lost, three more, five.
     assert len(taken) == 9 + 3 + 5
     assert printed.count("Already complete: accuracy") == 1
-    assert "Going on from" in printed
+    assert "Resuming from" in printed
     assert compared(out)["models"] == compared(tmp_path / "whole")["models"]
 
 
@@ -365,7 +365,7 @@ def test_comparison_repeats_a_killed_run_without_checkpoints(train, checkpoint, 
         with pytest.raises(Killed):
             train(*settings, model=models)
     assert (out / "a" / "seed-42" / "model.safetensors").exists()
-    with pytest.raises(AssertionError, match="a/seed-42 holds a model already"):
+    with pytest.raises(AssertionError, match="a/seed-42 already contains a model"):
         train(*settings, "--learning_rate", "1e-3", model=models)
     train(*settings, model=models)
     assert len(compared(out)["models"]) == 2
@@ -389,7 +389,7 @@ def test_comparison_stopped_by_a_signal_resumes(saving, train, checkpoint, out, 
         train(*settings, model=models)
     assert taken == [str(out / "a" / "seed-42")]
     assert not list(out.glob("*/*/outcome.json"))
-    assert ("Nothing is left to train" in train(*settings, model=models)) == (saving == "steps")
+    assert ("Training is already complete" in train(*settings, model=models)) == (saving == "steps")
     assert len(compared(out)["models"]) == 2
 
 
@@ -413,7 +413,7 @@ def test_signal_stops_evaluation_or_prediction_at_its_next_batch(task, script, t
         patch.setattr(PretrainingTrainer, "prediction_step", signalled)
         code, printed, errors = script(*argv)
     assert (code, errors, len(batches)) == (75, "", 2)
-    assert "Evaluation stopped by a signal: running again repeats it" in printed
+    assert "Evaluation stopped by a signal: run the same command again to repeat it" in printed
     assert not list((tmp_path / "told").glob("*predict*"))
     assert script(*argv)[0] == 0
 
@@ -424,7 +424,7 @@ def throw(error):
 
 def test_comparison_dry_run_leaves_no_files(train, checkpoint, out):
     models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
-    assert train("--dry_run", model=models).count("A dry run: nothing was trained") == 2
+    assert train("--dry_run", model=models).count("Dry run: nothing was trained") == 2
     assert not out.exists()
 
 
@@ -468,30 +468,36 @@ def test_pretraining_on_the_text_improves_accuracy_beyond_noise(script, run_mlm_
 @pytest.mark.parametrize(
     ("argv", "culprit"),
     [
-        ("--compare_with bert", "--compare_with bert: one model cannot be compared"),
-        ("--compare_with bert a/bert", "two models are called the same (bert, bert)"),
+        ("--compare_with bert", "--compare_with bert: a comparison needs two models"),
+        ("--compare_with bert a/bert", "two models have the same name (bert, bert)"),
         ("--compare_with bert other=nowhere", "--model_name_or_path nowhere: no model"),
         (
             "--model_name_or_path bert --compare_with other=bert --do_predict --test_file x.csv",
             "--do_predict cannot be combined with --compare_with",
         ),
-        ("--model_type bert --compare_with bert", "--model_type builds a new model: give --config_name"),
-        ("--compare_with one=bert lr=1", "--compare_with lr=1: give it a name, as NAME=PATH"),
+        (
+            "--model_type bert --compare_with bert",
+            "--compare_with and --model_type exclude each other: give --config_name",
+        ),
+        ("--compare_with one=bert lr=1", "--compare_with lr=1: give NAME=PATH"),
         (
             "--compare_with one=bert two=bert --output_dir bert",
             "--output_dir bert contains a model, and --compare_with",
         ),
         ("--model_name_or_path bert --text_pair_column text", "--text_pair_column text is the column of the first"),
-        ("--config_name bert --compare_with bert", "--config_name builds a model to compare with: give it a --tok"),
+        (
+            "--config_name bert --compare_with bert",
+            "--config_name with --compare_with needs a tokenizer: add --tokenizer_name",
+        ),
         ("--compare_with one=bert bert --num_seeds 0", "--num_seeds 0 is less than 1"),
         ("--model_name_or_path bert --streaming --max_steps 3", "--streaming is for pretraining"),
-        ("--model_name_or_path bert --language de", "--language is for finding sentences"),
+        ("--model_name_or_path bert --language de", "--language is for splitting into sentences"),
         ("--model_name_or_path bert --metric_for_best_model f1", "f1 is not one of loss, accuracy, macro_f1"),
-        ("--model_name_or_path bert --test_file x.csv --do_predict", "--test_file: x.csv is not there"),
+        ("--model_name_or_path bert --test_file x.csv --do_predict", "--test_file: x.csv not found"),
         ("--model_name_or_path bert --train_file cuneiform.csv", "cuneiform.csv: 100.0% of the tokens are [UNK]"),
         ("--model_name_or_path bert --validation_file cuneiform.csv --train_file table.csv", "cuneiform.csv: 100.0%"),
         ("--model_name_or_path bert --label_column kind --train_file table.csv", "no column kind"),
-        ("--model_name_or_path bert --train_file table.csv --validation_file other.csv", "the label c is not one that"),
+        ("--model_name_or_path bert --train_file table.csv --validation_file other.csv", "unknown label c, the model"),
     ],
 )
 def test_classification_user_error_is_one_line(argv, culprit, script, checkpoint, tmp_path, monkeypatch):

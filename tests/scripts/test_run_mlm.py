@@ -115,7 +115,7 @@ def test_nan_model_neither_evaluates_nor_predicts(run_mlm_script, checkpoint, ou
     for task in (("--do_eval",), ("--do_predict", "--test_file", tmp_path / "lines.txt")):
         code, _, errors = run_mlm_script(*argv, *task)
         assert code == 2
-        assert "error: the model gives NaN or infinity for some texts" in errors
+        assert "error: the model outputs NaN or infinity for some texts" in errors
         assert errors.count("\n") == 1
     assert not (out / "predictions.jsonl").exists()
 
@@ -195,7 +195,7 @@ def test_fewer_examples_than_processes_are_an_error(run_mlm_script, checkpoint, 
         "--model_name_or_path", checkpoint("bert"), "--train_file", tmp_path / "text.txt", "--line_by_line",
         "--do_train", "--max_steps", 1, "--output_dir", out,
     )  # fmt: skip
-    assert (code, errors) == (2, "error: 2 examples for 3 processes: give more text, or use fewer\n")
+    assert (code, errors) == (2, "error: 2 examples for 3 processes: give more text, or use fewer processes\n")
 
 
 def test_data_seed_determines_the_order(train, monkeypatch):
@@ -223,7 +223,9 @@ def test_process_uses_one_gpu(caplog):
         caplog.clear()
         start_process(data_args, training_args)
         assert training_args.n_gpu == 1
-        assert ("ONE GPU: 2 are there" in caplog.text) == (count == 2)
+        assert ("2 GPUs visible, 1 in use: launch with accelerate launch --num_processes 2" in caplog.text) == (
+            count == 2
+        )
 
 
 @pytest.mark.parametrize(
@@ -372,14 +374,14 @@ def test_mlm_run_resumes_exactly(flags, train, out, texts, tmp_path):
     assert flags == ["--streaming"] or (whole[9]["epoch"] > 1 and whole[9]["epoch"] % 1)
     (out / "checkpoint-12").rename(tmp_path / "checkpoint-12")  # as if killed after step 10
     printed = train(*argv, text=tmp_path / "text.txt")
-    assert f"Going on from {out / 'checkpoint-10'}" in printed
+    assert f"Resuming from {out / 'checkpoint-10'}" in printed
     steps = [entry for entry in whole if "loss" in entry]
     assert [entry["loss"] for entry in history(out) if "loss" in entry] == [entry["loss"] for entry in steps]
     again = load_file(out / "model.safetensors")
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     # There is nothing to do any more, and nothing is overwritten with the figures of doing nothing.
     results, card = (out / "train_results.json").read_text(), (out / "README.md").read_text()
-    assert "Nothing is left to train" in train(*argv, text=tmp_path / "text.txt")
+    assert "Training is already complete" in train(*argv, text=tmp_path / "text.txt")
     assert ((out / "train_results.json").read_text(), (out / "README.md").read_text()) == (results, card)
 
 
@@ -387,7 +389,7 @@ def test_finished_epochs_are_not_repeated_on_resuming(train, out):
     argv = ["--num_train_epochs", 1, "--max_train_samples", 64, "--lr_scheduler_type", "constant"]
     train(*argv)
     weights, kept = (out / "model.safetensors").read_bytes(), sorted(out.glob("checkpoint-*"))
-    assert "Nothing is left to train" in train(*argv)
+    assert "Training is already complete" in train(*argv)
     assert (out / "model.safetensors").read_bytes() == weights
     assert sorted(out.glob("checkpoint-*")) == kept == [out / "checkpoint-8"]
 
@@ -424,8 +426,8 @@ def test_new_modernbert_is_saved(train, out):
 def test_unequal_document_lengths_are_warned_about(train, texts, tmp_path):
     """A stray blank line makes two documents of a file of lines."""
     (tmp_path / "text.txt").write_text("\n".join([*texts[:90], "", *texts[90:180]]))
-    assert "HELD OUT: " in train("--do_eval", "--max_steps", 1, text=tmp_path / "text.txt")
-    assert "HELD OUT: " not in train("--do_eval", "--max_steps", 1, "--overwrite_output_dir")
+    assert "warning: held-out documents have " in train("--do_eval", "--max_steps", 1, text=tmp_path / "text.txt")
+    assert "held-out documents have " not in train("--do_eval", "--max_steps", 1, "--overwrite_output_dir")
 
 
 @pytest.mark.curves
@@ -458,9 +460,9 @@ def test_checkpoint_without_a_head_is_reported(train, checkpoint, tmp_path):
     AutoModel.from_pretrained(checkpoint("bert")).save_pretrained(bare)
     AutoTokenizer.from_pretrained(checkpoint("bert")).save_pretrained(bare)
     printed = train("--max_steps", 1, model=("--model_name_or_path", bare))
-    assert "NEW WEIGHTS" in printed
+    assert "new weights, not loaded from" in printed
     assert "cls.predictions.transform.dense.weight" in printed
-    assert "NEW WEIGHTS" not in train("--max_steps", 1, "--overwrite_output_dir")
+    assert "new weights, not loaded from" not in train("--max_steps", 1, "--overwrite_output_dir")
 
 
 def test_tables_folders_and_compressed_files_form_one_corpus(train, texts, tmp_path):
@@ -498,4 +500,4 @@ def test_whole_word_masking_without_spaces_is_warned_about(train, tmp_path):
     (tmp_path / "text.txt").write_text("春眠不覺曉處處聞啼鳥夜來風雨聲花落知多少\n" * 50, encoding="utf-8")
     tokenizer_from_text = ("--model_type", "roberta", "--config_overrides", TINY, "--vocab_size", 300)
     printed = train("--whole_word_mask", "--max_steps", 1, model=tokenizer_from_text, text=tmp_path / "text.txt")
-    assert "WHOLE WORDS" in printed
+    assert "warning: --whole_word_mask masks whole sentences" in printed

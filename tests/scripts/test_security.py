@@ -116,7 +116,7 @@ def test_recipe_executes_nothing(tag, trace, tmp_path):
 def test_written_recipe_omits_trust_remote_code_and_says_so():
     text = recipe_of(*parse([*LEAST, "--trust_remote_code"]))
     assert "\ntrust_remote_code" not in text
-    assert text.startswith("# It was run with --trust_remote_code")
+    assert text.startswith("# This run had --trust_remote_code")
     assert "trust" not in recipe_of(*parse(LEAST))
 
 
@@ -161,12 +161,12 @@ def test_remote_code_runs_only_if_trusted(file, auto_map, run, with_code, trace)
     assert not trace.exists()
     assert "REMOTE CODE" not in printed
     if file == "config.json":
-        assert_one_line(code, errors, f"--model_name_or_path {model} comes with code of its own", "--trust_remote_code")
+        assert_one_line(code, errors, f"--model_name_or_path {model} needs custom Python code", "--trust_remote_code")
     else:
         assert code == 0, "tokenizer.json is enough"
     _, printed, errors = run("--model_name_or_path", model, "--trust_remote_code")
     assert trace.exists(), "else this would test nothing"
-    assert f"REMOTE CODE: code that comes with {model} may run" in printed
+    assert f"warning: --trust_remote_code lets code from {model} run with your permissions" in printed
 
 
 def test_remote_code_is_reported_in_log_recipe_and_model_card(run, checkpoint, tmp_path):
@@ -176,10 +176,13 @@ def test_remote_code_is_reported_in_log_recipe_and_model_card(run, checkpoint, t
         "--model_name_or_path", checkpoint("bert"), "--tokenizer_name", other, "--trust_remote_code"
     )
     assert code == 0, errors
-    assert f"REMOTE CODE: code that comes with {checkpoint('bert')} and with {other} may run" in printed
+    assert (
+        f"warning: --trust_remote_code lets code from {checkpoint('bert')} and with {other} run with your permissions"
+        in printed
+    )
     card, recipe = ((tmp_path / "out" / name).read_text() for name in ("README.md", "recipe.yaml"))
     assert f"Code from {checkpoint('bert')} and {other} was allowed to run" in card
-    assert "# It was run with --trust_remote_code" in recipe
+    assert "# This run had --trust_remote_code" in recipe
     assert "\ntrust_remote_code" not in recipe
 
 
@@ -220,10 +223,10 @@ def test_checkpoint_executes_nothing(name, run, checkpoint, trace, tmp_path):
         "".join(f"{sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
     )
     code, printed, errors = run(*model)
-    assert f"Going on from {newest}" in printed
+    assert f"Resuming from {newest}" in printed
     assert not trace.exists()
     if name in LOADED:
-        assert_one_line(code, errors, f"{newest} does not fit this run, or is not of these scripts")
+        assert_one_line(code, errors, f"{newest} does not fit this run, or was not saved by these scripts")
     else:
         assert code == 0, errors
 

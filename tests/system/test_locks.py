@@ -1,4 +1,4 @@
-"""One run in an output_dir, and waits that say what they are for."""
+"""Test that an output_dir has one run at a time, and that waits are reported."""
 
 import errno
 import fcntl
@@ -36,7 +36,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def script(run_mlm_script, tmp_path):
-    """``script(...)`` is run_mlm.py on the sample, with a tiny BERT from scratch; gives code, stdout, stderr."""
+    """Return ``script(...)``, which runs run_mlm.py from scratch and returns exit code, stdout and stderr."""
     return lambda *argv: run_mlm_script(*flags(tmp_path), *argv)
 
 
@@ -50,7 +50,7 @@ def flags(tmp_path):
 
 @contextmanager
 def held(path, record=None):
-    """Hold a lock as another process does; its file says so."""
+    """Hold a lock, with the record of another process in its file."""
     path.parent.mkdir(exist_ok=True, parents=True)
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -70,8 +70,8 @@ def wait_for(log, text, process):
 
 
 def test_second_run_ends_and_one_after_a_kill_resumes(tmp_path, out):
-    """At once, although a data-loader worker outlives the process that was killed, which had forked it."""
-    # Else each epoch has a worker of its own, and there is none between them.
+    """Resume at once, although a data-loader worker outlives the killed process."""
+    # Persistent: otherwise there is no worker between two epochs.
     workers = ("--dataloader_num_workers", 1, "--dataloader_persistent_workers")
     argv = ("run_mlm", *flags(tmp_path), "--do_train", *workers)
     logs = [tmp_path / name for name in ("first", "second", "third")]
@@ -84,7 +84,7 @@ def test_second_run_ends_and_one_after_a_kill_resumes(tmp_path, out):
     expected = (
         rf"error: --output_dir {out} is in use by process {first.pid} on {socket.gethostname()}, started \S+ \S+: "
     )
-    assert re.fullmatch(expected + "wait until that has ended, or give another --output_dir", error)
+    assert re.fullmatch(expected + "wait until it has ended, or give another --output_dir", error)
     while not list_checkpoints(str(out)):
         assert first.is_alive(), logs[0].read_text()
         time.sleep(0.01)
@@ -96,8 +96,8 @@ def test_second_run_ends_and_one_after_a_kill_resumes(tmp_path, out):
     wait_for(logs[2], "\ntrain ", third)
     third.kill()
     worker.kill()
-    assert "Going on from" in logs[2].read_text()
-    assert "LOCK" not in logs[2].read_text()
+    assert "Resuming from" in logs[2].read_text()
+    assert "is in use by" not in logs[2].read_text()
 
 
 def test_all_processes_of_a_second_run_end(tmp_path, out):
@@ -126,12 +126,13 @@ def test_locked_output_dir_refuses_writers_before_any_change(mode, script, out, 
 def test_runs_without_results_ignore_the_lock(script, out):
     with held(out / RUN_LOCK):
         code, printed, errors = script("--do_train", "--prepare_only")
-        assert (code, "LOCK" in printed) == (0, False), errors
+        assert (code, "is in use by" in printed) == (0, False), errors
         code, printed, errors = script("--do_train", "--dry_run")
     assert code == 0, errors
-    assert f"LOCK: {out} is in use by process {os.getpid()} on" in printed
+    assert f"warning: {out} is in use by process {os.getpid()} on" in printed
+    assert "without --dry_run, this is an error" in printed
     _, printed, _ = script("--do_train", "--dry_run")
-    assert "LOCK" not in printed
+    assert "is in use by" not in printed
 
 
 @pytest.mark.parametrize("folder", ["", "a/seed-42"])
@@ -153,8 +154,8 @@ def test_comparison_locks_its_folder_and_those_of_its_runs(
 @pytest.mark.parametrize("freed", [True, False])
 @pytest.mark.parametrize("holder", [ELSEWHERE, ELSEWHERE | {"host": socket.gethostname(), "pid": os.getpid()}])
 def test_lock_of_another_machine_is_waited_for(holder, freed, out, monkeypatch, caplog):
-    """That may have died: the job is run again on this one, or in a container of its name, and the server has not
-    noticed yet."""
+    """The other machine may have died: its job restarts here or in a container of the same name, before the file
+    server has released the lock."""
     monkeypatch.setattr(locks, "MOMENT", 0)
     monkeypatch.setattr(locks, "LEASE", 60 if freed else 0)
     lock = FileLock(out / RUN_LOCK, fallback_to_soft=False)
@@ -168,7 +169,7 @@ def test_lock_of_another_machine_is_waited_for(holder, freed, out, monkeypatch, 
                 locks._take(lock)
     lock.release()
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"LOCK: {out} is in use by {locks._describe(holder)}: wait")
+    assert record.getMessage().startswith(f"{out} is in use by {locks._describe(holder)}: waiting up to")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
@@ -183,7 +184,7 @@ def test_file_system_without_locks_is_warned_about(number, script, out, monkeypa
     monkeypatch.setattr(fcntl, "flock", unsupported)
     code, printed, errors = script("--do_train", "--max_steps", 1)
     assert code == 0, errors
-    assert printed.count(f"LOCK: the file system of {out} has no locks ({os.strerror(number)}): ") == 1
+    assert printed.count(f"warning: no lock on {out}, as its file system has none ({os.strerror(number)}): ") == 1
 
 
 @pytest.mark.parametrize("content", ["", "4242", "[]", '{"host": "node-b"}', '{"host": 1, "pid": "x", "started": 1}'])
@@ -197,7 +198,7 @@ def test_unreadable_lock_record_is_ignored(content, out, monkeypatch):
 
 
 def test_lock_is_released_after_the_run_and_not_uploaded(script, out):
-    """The Trainer uploads all of output_dir but names that begin so."""
+    """The Trainer uploads all files of output_dir but those that begin with an underscore."""
     for _ in range(2):
         code, _, errors = script("--do_train", "--max_steps", 1, "--overwrite_output_dir")
         assert code == 0, errors
@@ -209,7 +210,7 @@ def test_lock_is_released_after_the_run_and_not_uploaded(script, out):
 
 
 def on_record(monkeypatch, count, react):
-    """Call ``react`` when ``count`` warnings of waits have been logged."""
+    """Call ``react`` after ``count`` warnings of waits."""
     seen = []
 
     def emit(record):
@@ -234,17 +235,17 @@ def test_cache_wait_is_logged_every_minute(kind, script, tmp_path, monkeypatch, 
         on_record(monkeypatch, 3, file.close)
         code, _, errors = script("--do_train", "--prepare_only")
     assert code == 0, errors
-    lines = [record.getMessage() for record in caplog.records if "WAITING" in record.getMessage()]
+    lines = [record.getMessage() for record in caplog.records if "waiting for" in record.getMessage()]
     what = {"corpus": "the prepared corpus", "tokenizer": "the trained tokenizer"}[kind]
     assert len(lines) == 3
     assert set(lines) == {lines[0]}
-    assert re.match(rf"WAITING: for {what}: {lock} is held by process 4242 on node-b, started 2016", lines[0])
+    assert re.match(rf"waiting for {what}: {lock} is held by process 4242 on node-b, started 2016", lines[0])
     assert json.loads(lock.read_text())["pid"] == os.getpid()
 
 
 def test_missing_processes_are_named(script, monkeypatch, caplog):
-    """While the main thread waits in C++; in the end, it is an error of one line."""
-    # At port 0, the process listens at one that is free: no other program can take it in between.
+    """Warn while the main thread waits in C++, then end with a one-line error."""
+    # At port 0, the process listens at any free port.
     stale = {"WORLD_SIZE": 3, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 3, "MASTER_ADDR": "127.0.0.1"}
     for name, value in (stale | {"MASTER_PORT": 0}).items():
         monkeypatch.setenv(name, str(value))
@@ -253,11 +254,9 @@ def test_missing_processes_are_named(script, monkeypatch, caplog):
     monkeypatch.setattr(distributed_c10d, "default_pg_timeout", timedelta(seconds=1))
     code, printed, errors = script("--do_train", "--use_cpu")
     assert code == 2
-    meeting = "3 processes that meet at 127.0.0.1:0, as WORLD_SIZE in the environment says,"
-    assert printed.count(f"WAITING: as process 0 for the {meeting} to start: ") > 1
-    assert re.match(
-        f"error: the {meeting} have not found each other .*: start all of them, or unset WORLD_SIZE", errors
-    )
+    others = "3 processes at 127.0.0.1:0, the WORLD_SIZE in the environment"
+    assert printed.count(f"warning: process 0 is waiting for {others}: start all of them") > 1
+    assert re.match(rf"error: cannot connect {others} \(.*\): start all of them, or unset WORLD_SIZE", errors)
 
 
 def wait_for_others(log):
@@ -272,11 +271,11 @@ def wait_for_others(log):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_signal_ends_the_wait_for_processes(number, code, tmp_path):
-    """Python's own handler would be called in a minute."""
+    """Python's own handler would run only after the timeout of a minute."""
     log = tmp_path / "log"
     process = CONTEXT.Process(target=wait_for_others, args=(log,))
     process.start()
-    wait_for(log, "WAITING", process)
+    wait_for(log, "is waiting for 2 processes", process)
     os.kill(process.pid, number)
     process.join(30)
     assert process.exitcode == code

@@ -1,4 +1,4 @@
-"""Output that goes away: pipes closed, disks full, terminals gone, characters that it lacks."""
+"""Test lost output: closed pipes, full disks, closed terminals, characters that cannot be encoded."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from tests.utils import SAMPLE, start
 
 @pytest.fixture
 def other():
-    """``other.descriptor`` stands for stderr, and ``other()`` returns what was written there."""
+    """Return ``other``: its ``descriptor`` replaces stderr, and ``other()`` returns what was written to it."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
 
@@ -44,18 +44,18 @@ def test_output_without_reader_is_dropped(make, reason, other):
     os.close(reader)
     for line in ("lost\n", "lost, too\n"):
         assert stream.write(line) == len(line)
-    assert other() == f"OUTPUT: stdout cannot be written to ({reason}): continuing without it\n"
+    assert other() == f"warning: cannot write to stdout ({reason}): continuing without it\n"
     assert os.write(writer, b"by a library in C") == 17
     os.close(writer)
 
 
 def test_log_on_a_full_disk_continues_when_there_is_space(other, tmp_path):
-    """A file takes the place of the device that is always full."""
+    """A file replaces the device that is always full."""
     full, log = os.open("/dev/full", os.O_WRONLY), os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     stream = stream_over(full, other)
     for line in ("lost", "lost, too"):
         print(line, file=stream)
-    assert other() == "OUTPUT: stdout cannot be written to (No space left on device): continuing without it\n"
+    assert other() == "warning: cannot write to stdout (No space left on device): continuing without it\n"
     os.dup2(log, full)
     print("written", file=stream)
     assert (tmp_path / "log").read_text() == "written\n"
@@ -74,12 +74,12 @@ def run_python(code, redirection="", **environment):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("redirection", [">/dev/full", "2>/dev/full", ">/dev/full 2>&1"])
 def test_exit_code_survives_a_full_disk(redirection, unbuffered):
-    """Python flushes at its end, and would exit with 120."""
+    """Python flushes at exit, and would end with exit code 120."""
     code = "import sys\nprint(1)\nprint(2, file=sys.stderr)\nsys.exit(75)"
     result = run_python(code, redirection, PYTHONUNBUFFERED=unbuffered)
     assert result.returncode == 75
     assert "Traceback" not in result.stdout + result.stderr
-    assert (result.stdout + result.stderr).count("OUTPUT") == ("2>&1" not in redirection)
+    assert (result.stdout + result.stderr).count("warning: cannot write to std") == ("2>&1" not in redirection)
 
 
 def test_files_do_not_replace_closed_streams(tmp_path):

@@ -1,4 +1,4 @@
-"""A signal at each moment of a run: the exit code, what is left, and that the same command resumes.
+"""Test signals at each stage of a run: exit code, remaining files, and that the same command resumes.
 
 Signals in the middle of steps, to processes of their own, are in test_resuming.py.
 """
@@ -28,7 +28,7 @@ from tests.utils import ROOT, slow_but
 SCRIPTS = ("run_classification.py", "run_mlm.py", "run_nsp.py", "run_pretraining.py")
 CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
 
-# In place of the first library that is imported: it takes a signal, and swallows exceptions as some do.
+# Replaces the first imported library: it gets a signal and swallows exceptions, as some libraries do.
 LIBRARY = """
 import os
 print("caf\\u00e9", flush=True)
@@ -43,7 +43,7 @@ os._exit(0)
 
 @pytest.fixture(autouse=True)
 def _handlers():
-    """Those of before; under nohup, too, SIGHUP is handled in these tests."""
+    """Restore the handlers after each test; handle SIGHUP even if the tests run under nohup."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
@@ -56,7 +56,7 @@ def _handlers():
 
 @pytest.fixture
 def import_with(tmp_path):
-    """``import_with(number, *argv)`` gives the exit code and output of a command to which a signal comes."""
+    """Return ``import_with(number, *argv)``: exit code and output of a command that gets a signal."""
     (tmp_path / "torch.py").write_text(LIBRARY)
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONIOENCODING": "ascii:replace"}
 
@@ -86,7 +86,7 @@ def test_signal_during_imports_exits_with_its_code(script, number, import_with):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_signal_during_imports_of_the_page_ends_it(number, code, import_with):
-    """It ends as a server."""
+    """The page ends as servers do."""
     assert import_with(number, sys.executable, "app.py") == (code, "caf\\xe9\n")
 
 
@@ -105,7 +105,7 @@ def test_importing_a_script_changes_neither_handlers_nor_output(import_with):
 
 @pytest.fixture(scope="module")
 def command(texts, tmp_path_factory):
-    """``command(out)`` is the command line of a run of 8 steps, with caches of its own."""
+    """Return ``command(out)``: the command line of a run of 8 steps with its own caches."""
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 36, 6)))
     model = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
@@ -123,20 +123,20 @@ def command(texts, tmp_path_factory):
 
 @pytest.fixture
 def train(run_mlm_script, command):
-    """``train(out)`` gives exit code, output and errors."""
+    """Return ``train(out)``, which returns exit code, stdout and stderr."""
     return lambda out: run_mlm_script(*command(out))
 
 
 @pytest.fixture(scope="module")
 def whole(command, tmp_path_factory):
-    """The folder of a run to which no signal comes."""
+    """Return the folder of a run without a signal."""
     out = tmp_path_factory.mktemp("whole") / "out"
     commandline.run_script(run_mlm.main, command(out))
     return out
 
 
 def kill_in(monkeypatch, owner, name, *numbers):
-    """Let the signals come at the start of the function, the first time that it is called."""
+    """Send the signals at the start of the first call of the function."""
     function, left = getattr(owner, name), list(numbers)
 
     @functools.wraps(function)
@@ -149,7 +149,7 @@ def kill_in(monkeypatch, owner, name, *numbers):
 
 
 def left_in(out):
-    """What a run left: prepared text and tokenizers, steps of checkpoints, whether the model and its card are there."""
+    """Return what a run left: cache entries, steps of checkpoints, whether model and model card exist."""
     caches = [path.name.split("-")[0] for path in out.with_suffix(".cache").glob("cloze/*") if not path.suffix]
     return (
         sorted(caches),
@@ -159,7 +159,7 @@ def left_in(out):
 
 
 BOTH, NO_MODEL = ["corpus", "tokenizer"], [False, False]
-# The function during which each signal comes, one run after the other, and what is left after the first and the last.
+# The function in which each signal arrives, run by run, and what the first and the last run leave.
 MOMENTS = {
     "settings": (commandline, "parse", ([], [], NO_MODEL), ([], [], NO_MODEL)),
     "tokenizer": (tokenization, "train_wordpiece", ([], [], NO_MODEL), ([], [], NO_MODEL)),
@@ -203,7 +203,7 @@ def test_second_ctrl_c_ends_at_once(train, tmp_path, monkeypatch):
 
 
 def test_killed_workers_at_exit_are_no_error(run_mlm_script, command, tmp_path, monkeypatch):
-    """torch's handler of SIGCHLD raises an error for them, wherever it comes."""
+    """torch's handler of SIGCHLD would raise an error for them at any point."""
     kill = multiprocessing.process.BaseProcess.kill
 
     def kill_and_wait(worker):
@@ -218,7 +218,7 @@ def test_killed_workers_at_exit_are_no_error(run_mlm_script, command, tmp_path, 
 
 @pytest.mark.parametrize("number", CODES)
 def test_signal_after_the_end_exits_with_0(number, train, tmp_path, monkeypatch):
-    """When all is written, and while Python ends; as in a process of the script's own."""
+    """Signals after the last file, and while Python exits, as in a process of its own."""
     install_handler(exit_while_importing)
     kill_in(monkeypatch, commandline.multiprocessing, "active_children", number)
     assert train(tmp_path / "out")[0] == 0

@@ -1,4 +1,4 @@
-"""Cache entries: verified when they are read, written anew where they are damaged, and shared with others."""
+"""Test cache entries: verified when read, written again if damaged, shared between users."""
 
 import os
 import resource
@@ -75,7 +75,7 @@ def find(path, write=write_folder, read=read_folder, size=0, overwrite=False):
     return find_or_write(path, write, read, name="entry", size=size, overwrite=overwrite)
 
 
-# What was damaged
+# Damaged entries
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -86,9 +86,9 @@ def test_damaged_corpus_is_prepared_again(file, damage, corpus, tokenizers, cach
     damage(entry / file)
     for _ in range(2):
         assert prepare_words(corpus, tokenizers["wordpiece"], cache) == first
-    (line,) = [record.message for record in caplog.records if record.message.startswith("BROKEN: ")]
-    assert line.startswith(f"BROKEN: {entry}: ")
-    assert line.endswith(": prepared again")
+    (line,) = [record.message for record in caplog.records if record.message.startswith("corrupt cache entry ")]
+    assert line.startswith(f"corrupt cache entry {entry}: ")
+    assert line.endswith(": preparing it again")
     if "SUMS" not in file:
         assert file in line
     assert entries(cache) == [entry]
@@ -102,7 +102,7 @@ def test_damaged_tokenizer_is_trained_again(file, damage, corpus, cache, caplog)
     damage(entry / file)
     for _ in range(2):
         assert train_tokenizer(corpus, "bert", 60, True, cache, overwrite=False).get_vocab() == vocabulary
-    assert caplog.text.count(f"BROKEN: {entry}: ") == caplog.text.count(file) == 1
+    assert caplog.text.count(f"corrupt cache entry {entry}: ") == caplog.text.count(file) == 1
 
 
 @pytest.mark.parametrize("damage", [flip, Path.unlink])
@@ -123,7 +123,7 @@ def test_damaged_symlinked_entry_replaces_the_link_only(damage, cache, tmp_path)
 
 
 def test_damage_is_reported_in_one_line(corpus, checkpoint, cache, tmp_path, run_mlm_script):
-    """Exit code 0, and the examples of before."""
+    """Check exit code 0 and the same examples as before."""
     argv = ("--model_name_or_path", checkpoint("bert"), "--train_file", *corpus.files, "--do_train", "--prepare_only")
     argv += ("--output_dir", tmp_path / "out", "--cache_dir", cache)
     lines = [run_mlm_script(*argv)[1].splitlines()]
@@ -134,7 +134,7 @@ def test_damage_is_reported_in_one_line(corpus, checkpoint, cache, tmp_path, run
         assert code == 0
         lines.append(printed.splitlines())
     assert [line for line in lines[1] if line not in lines[0]] == [
-        f"BROKEN: {entry}: checksum mismatch in tokens: prepared again"
+        f"warning: corrupt cache entry {entry}: checksum mismatch in tokens: preparing it again"
     ]
     assert [line for line in lines[2] if line not in lines[1]] == [f"Reusing the prepared corpus in {entry}"]
 
@@ -150,15 +150,15 @@ def test_damage_found_by_several_is_repaired_once(cache, caplog):
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == ["content"] * 4
-    assert len(written) == caplog.text.count("BROKEN: ") == 1
+    assert len(written) == caplog.text.count("corrupt cache entry ") == 1
 
 
-# What was broken off
+# Interrupted writes
 
 
 @pytest.mark.fsync
 def test_entry_is_synced_before_and_after_its_rename(cache, monkeypatch):
-    """And the folder that has the name after it."""
+    """Its parent folder is synced after the rename."""
     calls = []
     replace, fsync = os.replace, os.fsync
 
@@ -186,7 +186,7 @@ def test_entry_is_synced_before_and_after_its_rename(cache, monkeypatch):
 @pytest.mark.parametrize("moment", ["write", "replace entry", "replace entry.partial"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_entry_of_a_killed_process_is_repaired_by_the_next(moment, overwrite, cache):
-    """Before the old entry is moved away it is read as before; then there is none."""
+    """A process killed before the old entry is moved leaves it readable; one killed later leaves none."""
     find(cache / "entry")
     if not overwrite:
         cut(cache / "entry" / "file")
@@ -232,7 +232,7 @@ def test_entry_replaced_meanwhile_is_read_again(cache):
 
 @pytest.fixture
 def shared():
-    """A folder that everybody may read and enter, unlike those of pytest."""
+    """Return a folder that all users may read, unlike pytest's own."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -241,7 +241,7 @@ def shared():
 
 @pytest.fixture
 def as_other_user(shared):
-    """``as_other_user(function, ...)`` calls it where the shared folder cannot be written to, as root could."""
+    """Return ``as_other_user(function, ...)``, which calls it without write access to the shared folder."""
 
     def call(function, *args, **kwargs):
         folders = [shared, *(path for path in shared.rglob("*") if path.is_dir())]
@@ -263,7 +263,7 @@ def as_other_user(shared):
 
 
 def test_complete_entry_is_read_by_another_user(shared, as_other_user, tokenizers):
-    """With or without a lock that is left there."""
+    """Read the entry with and without a leftover lock file."""
     (shared / "corpus.txt").write_text(TEXT)
     corpus, tokenizer = FileCorpus((shared / "corpus.txt",)), tokenizers["wordpiece"]
     first = prepare_words(corpus, tokenizer, shared)
@@ -314,7 +314,7 @@ def test_script_uses_a_shared_read_only_cache(shared, as_other_user, tmp_path, r
 
 @pytest.fixture
 def full_disk():
-    """``full_disk(size)`` lets no file grow beyond ``size`` bytes, until the test ends."""
+    """Return ``full_disk(size)``, which limits files to ``size`` bytes until the end of the test."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -324,10 +324,10 @@ FULL = r"cannot be written \(.*\): {}[\d.]+ [GM]B are free: make room, or give a
 
 
 def test_corpus_on_a_full_disk_is_one_line(corpus, tokenizers, cache, full_disk):
-    """What was there of it is gone, and the next start makes it."""
+    """The partial entry is deleted, and the next start writes it."""
     corpus.files[0].write_text("The Moon pulls.\n" * 6_000)
     full_disk(20_000)
-    # 96,000 bytes, of which four are reckoned for a token, which takes two and one for the beginnings of words.
+    # The estimate for 96,000 bytes: one token per four bytes, with two bytes per token and one for word starts.
     with pytest.raises(UserError, match=FULL.format(r"about 0\.1 MB are needed, ")):
         prepare_words(corpus, tokenizers["wordpiece"], cache)
     assert entries(cache) == []
@@ -346,7 +346,7 @@ def test_tokenizer_on_a_full_disk_is_one_line(kind, corpus, cache, full_disk):
 
 
 def test_checksums_on_a_full_disk_are_one_line(cache, full_disk):
-    """The size of what is written is not always known."""
+    """The message has no estimate if the size is unknown."""
     full_disk(20)
     with pytest.raises(UserError, match=r"entry.partial " + FULL.format("")):
         find(cache / "entry")

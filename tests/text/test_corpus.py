@@ -1,4 +1,4 @@
-"""Which files a corpus is made of, which documents are held out, and data sets of the datasets library on disk."""
+"""Find the files of a corpus, hold documents out, and read data sets of the datasets library from disk."""
 
 import errno
 import glob
@@ -48,9 +48,9 @@ TREE = {
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """The current folder, with TREE in it."""
+    """Change to a folder that contains TREE."""
     names = list(TREE)
-    random.Random(0).shuffle(names)  # the order of making is that of listing on some file systems
+    random.Random(0).shuffle(names)  # some file systems list files in the order of creation
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(TREE[name])
@@ -107,14 +107,14 @@ def test_file_ends_its_last_document(tree):
     assert list(FileCorpus((Path("a.txt"), Path("b.txt"))).documents()) == [["one"], ["two"], ["b"]]
 
 
-def test_corpus_without_a_document_is_an_error(tree):
+def test_corpus_without_documents_is_an_error(tree):
     (tree / "a.txt").write_text("\n")
     with pytest.raises(UserError, match=r"a\.txt holds no text"):
         next(read_documents(FileCorpus((Path("a.txt"),))))
 
 
 def test_identity_changes_with_what_the_documents_depend_on(tree):
-    """Number 17 of the mistakes: a cache keyed too loosely, or never hit again."""
+    """A key that is too loose reuses stale caches; one that is too strict never reuses any."""
     path, other = Path("a.txt"), Path("b.txt")
     identity = FileCorpus((path,)).identity
     stat = path.stat()
@@ -151,7 +151,7 @@ def test_links_in_a_loop_are_followed_once(pattern, tree, monkeypatch):
     assert len(listed) < 50, "all paths with 8 links in a loop would be 8**40"
 
 
-def test_a_folder_that_is_linked_goes_by_the_first_of_its_paths(tree):
+def test_linked_folder_is_found_by_the_first_of_its_paths(tree):
     (tree / "cellar").symlink_to(tree / "deep", target_is_directory=True)
     for pattern in (".", "**/*[tz]"):
         found = find_files([pattern], "--train_file")
@@ -161,7 +161,7 @@ def test_a_folder_that_is_linked_goes_by_the_first_of_its_paths(tree):
 
 
 def as_before(pattern: str) -> tuple[Path, ...]:
-    """What glob.glob alone finds."""
+    """Return the files that glob.glob finds."""
     paths = glob.glob(f"{pattern}/**" if os.path.isdir(pattern) else pattern, recursive=True)
     return tuple(path for path in sorted(set(map(Path, paths))) if path.is_file() and file_format(path) in FORMATS)
 
@@ -170,7 +170,7 @@ def as_before(pattern: str) -> tuple[Path, ...]:
     "pattern", [".", "a", "a/**/*.t?t", "**/[ab]/*.txt", "**/a/**/*.txt", "./*/**", "{tmp}/**/b/**"]
 )
 def test_ordinary_folders_are_read_in_the_order_of_glob(pattern, tmp_path, monkeypatch):
-    """The order decides what is trained."""
+    """The order of the files determines the weights."""
     monkeypatch.chdir(tmp_path)
     rng, folders = random.Random(0), [tmp_path, tmp_path / "a"]
     folders[1].mkdir()
@@ -184,8 +184,8 @@ def test_ordinary_folders_are_read_in_the_order_of_glob(pattern, tmp_path, monke
     assert find_files([pattern], "--train_file") == as_before(pattern)
 
 
-def test_a_folder_that_cannot_be_read_is_named(tree, monkeypatch):
-    """Else its files would be missing without a word."""
+def test_folder_that_cannot_be_read_is_an_error(tree, monkeypatch):
+    """Its files would be missing silently otherwise."""
     scandir = os.scandir
 
     def refuse(path="."):
@@ -200,7 +200,7 @@ def test_a_folder_that_cannot_be_read_is_named(tree, monkeypatch):
 
 
 def make_own(tree):
-    """A folder of each kind that these scripts write, each with a file that looks like text."""
+    """Create one folder of each kind that these scripts write, with a file that looks like text."""
     for name in ("out/checkpoint-3/SHA256SUMS", "run/config.json", "compared/comparison.json"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         for file in (Path(name).name, "recipe.yaml", "vocab.txt"):
@@ -208,7 +208,7 @@ def make_own(tree):
     for name in ("out/tokenizer.json", "cache/cloze/corpus-1/info.json", "old/cloze/tokenizer-2/tokenizer.json"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).touch()
-    # Of the user's.
+    # Files of the user.
     (tree / "deep" / "recipe.yaml").touch()
     (tree / "deep" / "cloze").mkdir()
     (tree / "deep" / "cloze" / "mine.txt").touch()
@@ -225,15 +225,15 @@ def test_outputs_of_the_scripts_are_skipped_and_logged(pattern, tree, caplog):
     added = {"deep/cloze/mine.txt", "deep/er/er/y.txt", "a.txt"}
     assert {str(path.resolve().relative_to(tree)) for path in set(found) - set(before)} <= added
     assert set(before) <= set(found)
-    logged = [record.message for record in caplog.records if "LEFT OUT" in record.message]
-    assert any(re.search(r"--train_file does not read .*(out|cache)\b", message) for message in logged)
+    logged = [record.message for record in caplog.records if " skips " in record.message]
+    assert any(re.match(r"--train_file skips .*(out|cache), an output folder of", message) for message in logged)
     if pattern == ".":
-        folders = [message.split()[6].rstrip(",") for message in logged]
+        folders = [message.split()[2].rstrip(",") for message in logged]
         assert folders == ["cache", "compared", "old/cloze", "out", "run"]
 
 
 def test_named_file_is_read_wherever_it_is(tree):
-    """A file, a folder in output_dir, one that another run wrote."""
+    """A file, a folder in output_dir, a folder that another run wrote."""
     make_own(tree)
     own = {"--output_dir": Path("out"), "--cache_dir": Path("cache")}
     for pattern, file in (("out/tokenizer.json",) * 2, ("out/checkpoint-3", "out/checkpoint-3/vocab.txt")):
@@ -244,24 +244,24 @@ def test_named_file_is_read_wherever_it_is(tree):
 
 @pytest.mark.parametrize("pattern", [".", "*.txt", "**/*.txt", "{tree}"])
 @pytest.mark.parametrize("flag", ["--output_dir", "--cache_dir"])
-def test_folder_of_text_and_of_the_run_cannot_be_one(flag, pattern, tree):
-    with pytest.raises(UserError, match=rf"^{flag} {tree} is where --train_file finds the text, .*: give another"):
+def test_output_folder_that_is_the_text_folder_is_an_error(flag, pattern, tree):
+    with pytest.raises(UserError, match=rf"^{flag} {tree} is also the folder of --train_file, .*: give another"):
         find_files([pattern.format(tree=tree)], "--train_file", {flag: tree})
     assert find_files(["a.txt"], "--train_file", {flag: tree}) == (Path("a.txt"),)
 
 
-def test_folder_of_the_run_is_left_out_of_both_corpora_and_refused_in_a_data_set(tree):
+def test_output_folder_is_skipped_in_both_corpora_and_an_error_in_a_data_set(tree):
     make_own(tree)
     data_args = DataTrainingArguments(train_file=".", validation_file="*/*.*[tn]")
     found = find_corpora(data_args, True, True, output_dir="out", cache_dir="cache")
     for corpus in found:
         assert not {"out", "cache", "run"} & {path.parts[0] for path in corpus.files}
     data_args = DataTrainingArguments(dataset_name=".")
-    with pytest.raises(UserError, match=r"^--output_dir out lies in \., whose files are all read as data: give"):
+    with pytest.raises(UserError, match=r"^--output_dir out is inside \., where all files are read as data: give"):
         find_corpora(data_args, True, True, output_dir="out")
 
 
-def test_pipe_is_an_error_where_it_is_named_and_left_out_where_it_is_found(tree):
+def test_pipe_is_an_error_if_named_and_skipped_in_a_folder(tree):
     os.mkfifo(tree / "deep" / "pipe.txt")
     assert Path("deep/pipe.txt") not in find_files(["deep"], "--train_file")
     for name in ("deep/pipe.txt", "/dev/null"):
@@ -272,7 +272,7 @@ def test_pipe_is_an_error_where_it_is_named_and_left_out_where_it_is_found(tree)
 # Content
 
 
-def test_content_is_that_of_the_file_and_not_of_its_name_or_time(tmp_path):
+def test_content_digest_ignores_name_and_time(tmp_path):
     data = random.Random(0).randbytes(1_000_000)
     (tmp_path / "a").write_bytes(data)
     content = digest_file(tmp_path / "a")
@@ -298,7 +298,7 @@ def test_content_digest_of_a_thousand_files_is_fast(tmp_path):
     assert time.process_time() - begin < 1
 
 
-def test_first_file_that_differs_is_named(tree):
+def test_first_changed_file_is_named(tree):
     files = tuple(map(Path, ("a.txt", "b.txt", "deep/er/x.txt")))
     content = json.loads(json.dumps(FileCorpus(files).content))
     assert find_change(content, FileCorpus(files)) is None
@@ -309,7 +309,7 @@ def test_first_file_that_differs_is_named(tree):
     for changed, name in ((files[1:], "b.txt"), (files[:2], "b.txt"), ((*files, Path("a.csv")), "a.csv")):
         problem = find_change(content, FileCorpus(changed))
         assert problem.startswith(f"{name} (last changed ")
-        assert problem.endswith(f" differs, the first of {len(changed)} files, 3 then")
+        assert problem.endswith(f" differs, the first of {len(changed)} files to differ; the checkpoint has 3")
 
 
 @pytest.mark.parametrize("change", ["deleted", "cut", "longer", "replaced"])
@@ -325,8 +325,8 @@ def test_file_that_changes_while_it_is_read_is_an_error(change, tmp_path):
         path.write_text("two one\n" * 10_000)
     else:
         os.truncate(path, 8 * (5_000 if change == "cut" else 20_000))
-    problem = "cannot be read" if change == "deleted" else "changed while it was in use"
-    with pytest.raises(UserError, match=rf"{path} {problem}.*: put it back"):
+    problem = "cannot be read" if change == "deleted" else "changed during the run"
+    with pytest.raises(UserError, match=rf"{path} {problem}.*: restore it"):
         list(documents)
 
 
@@ -345,7 +345,7 @@ def test_split_is_disjoint_complete_and_of_the_size_asked_for(documents, percent
 
 
 def test_split_depends_on_the_seed_alone_and_is_spread_over_the_text():
-    """The first documents of a corpus are often not like the others."""
+    """The first documents of a corpus often differ from the others."""
     splits = [split_documents(1000, 10, np.random.default_rng(seed))[1] for seed in (1, 1, 2)]
     assert list(splits[0]) == list(splits[1])
     assert list(splits[0]) != list(splits[2])
@@ -363,7 +363,7 @@ def test_split_that_leaves_nothing_to_train_on_is_an_error(documents, percentage
     ("documents", "percentage", "held_out"), [(4, 5, 2), (30, 5, 2), (100, 5, 5), (4, 50, 2), (1000, 99.8, 998)]
 )
 def test_split_leaves_the_minimum_on_each_side(documents, percentage, held_out):
-    """Two for pairs, as a random sentence comes from another document."""
+    """Pairs need two documents, because a random sentence comes from another document."""
     train, validation = split_documents(documents, percentage, np.random.default_rng(0), at_least=2)
     assert (len(train), len(validation)) == (documents - held_out, held_out)
     assert sorted([*train, *validation]) == list(range(documents))
@@ -379,11 +379,11 @@ def test_split_that_leaves_too_few_is_an_error(documents, percentage, left):
         split_documents(documents, percentage, np.random.default_rng(0), at_least=2)
 
 
-# What is read for what is asked
+# Corpora for training and for evaluation
 
 
-def test_without_training_and_evaluation_nothing_is_looked_for():
-    """As when pairs of the user's own are judged: text that a recipe names need not be there."""
+def test_without_training_and_evaluation_no_text_is_searched():
+    """To predict alone, the text that a recipe names may be missing."""
     assert corpora(do_train=False, do_eval=False, train_file=["nowhere.txt"]) == (None, None)
     assert corpora(do_train=False, do_eval=False, dataset_name="nowhere") == (None, None)
 
@@ -399,7 +399,7 @@ def corpora(do_train=True, do_eval=True, **data):
         (True, True, False, ("a.txt", None)),
         (True, False, True, ("a.txt", None)),
         (False, True, True, (None, "b.txt")),
-        (False, True, False, ("a.txt", None)),  # the documents held out of it are evaluated
+        (False, True, False, ("a.txt", None)),  # its held-out documents are evaluated
     ],
 )
 def test_only_what_is_needed_is_read(do_train, do_eval, with_validation, expected, tree):
@@ -430,7 +430,7 @@ def rows_of(*texts) -> list[dict]:
 
 @pytest.fixture(params=[write_parquet, write_jsonl], ids=["parquet", "jsonl"])
 def make_hub(request, tmp_path):
-    """``make_hub(train=rows, ...)`` is the path of a data set of these splits, as on the Hub but on disk."""
+    """Return a function that writes splits, ``make_hub(train=rows, ...)``, and returns the path of the data set."""
 
     def make(**splits) -> str:
         for split, rows in splits.items():
@@ -459,13 +459,13 @@ def test_hub_splits_are_the_corpora(make_hub, streaming):
 @pytest.mark.parametrize(
     ("do_train", "do_eval", "expected"), [(True, False, (True, False)), (False, True, (False, True))]
 )
-def test_hub_split_that_is_not_needed_is_left_out(do_train, do_eval, expected, make_hub, streaming):
+def test_unneeded_hub_split_is_not_loaded(do_train, do_eval, expected, make_hub, streaming):
     name = make_hub(train=rows_of("one"), validation=rows_of("two"))
     found = corpora(do_train, do_eval, dataset_name=name, streaming=streaming)
     assert tuple(corpus is not None for corpus in found) == expected
 
 
-def test_hub_without_validation_split_leaves_it_to_be_held_out(make_hub):
+def test_hub_without_validation_split_has_no_validation_corpus(make_hub):
     train, validation = corpora(dataset_name=make_hub(train=rows_of("one", "two"), test=rows_of("three")))
     assert list(train.documents()) == [["one"], ["two"]]
     assert validation is None
@@ -488,12 +488,12 @@ def test_hub_column(make_hub):
     train, _ = corpora(dataset_name=name, text_column="body", do_eval=False)
     assert list(train.documents()) == [["Woodhouse"]]
     train, _ = corpora(dataset_name=name, do_eval=False)
-    with pytest.raises(UserError, match=rf"{name} \(train\): which column.*\(columns: title, body\)"):
+    with pytest.raises(UserError, match=rf"{name} \(train\): cannot determine which column .*\(columns: title, body\)"):
         next(read_documents(train))
 
 
 def test_hub_identity_changes_with_rows_and_column(make_hub):
-    """Number 17 of the mistakes."""
+    """A cache of other rows or another column is not reused."""
 
     def identity(name, **settings):
         return corpora(dataset_name=name, do_eval=False, **settings)[0].identity
@@ -505,7 +505,7 @@ def test_hub_identity_changes_with_rows_and_column(make_hub):
     assert identity(make_hub(train=rows_of("one", "two"))) != first
 
 
-def test_tokenizer_trained_from_a_stream_is_of_that_text(run_mlm_script, tmp_path):
+def test_tokenizer_trained_from_a_stream_knows_its_words(run_mlm_script, tmp_path):
     (tmp_path / "hub").mkdir()
     sizes = "hidden_size=8,num_hidden_layers=1,num_attention_heads=1,intermediate_size=8,max_position_embeddings=16"
     for word in ("apples", "oranges"):
@@ -519,7 +519,7 @@ def test_tokenizer_trained_from_a_stream_is_of_that_text(run_mlm_script, tmp_pat
         assert f'"{word}"' in (tmp_path / word / "tokenizer.json").read_text()
 
 
-def test_hub_name_that_is_not_there_is_an_error(tmp_path):
+def test_missing_hub_name_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"--dataset_name .*nowhere cannot be loaded"):
         corpora(dataset_name=str(tmp_path / "nowhere"))
 
@@ -528,7 +528,7 @@ def test_hub_name_that_is_not_there_is_an_error(tmp_path):
 
 
 def saved(path: Path, rows: list[dict], **splits) -> str:
-    """A Dataset saved, or a DatasetDict if there are ``splits`` besides the training rows."""
+    """Save a Dataset, or a DatasetDict if ``splits`` are given, and return its path."""
     train = datasets.Dataset.from_list(rows)
     others = {name: datasets.Dataset.from_list(more) for name, more in splits.items()}
     whole = datasets.DatasetDict({"train": train, **others}) if splits else train
@@ -538,8 +538,8 @@ def saved(path: Path, rows: list[dict], **splits) -> str:
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("flag", ["dataset_name", "train_file"])
-def test_saved_data_set_is_read_as_what_it_is(flag, streaming, tmp_path):
-    """Not as a folder of the JSON files that describe it (huggingface/datasets#5044, #7503)."""
+def test_saved_data_set_is_loaded(flag, streaming, tmp_path):
+    """The JSON files that describe it are not read as tables (huggingface/datasets#5044, #7503)."""
     folder = saved(tmp_path / "saved", rows_of("one", None, " two "))
     train, validation = corpora(**{flag: folder}, streaming=streaming, do_eval=False)
     assert list(train.documents()) == [["one"], ["two"]]
@@ -553,7 +553,7 @@ def test_saved_splits_are_the_corpora(names, tmp_path):
     assert [list(corpus.documents()) for corpus in found] == [[["one"]], [["two"]]]
 
 
-def test_saved_splits_are_given_one_by_one_as_well(tmp_path):
+def test_saved_splits_can_be_given_one_by_one(tmp_path):
     folder = saved(tmp_path / "saved", rows_of("one"), test=rows_of("two"))
     train, validation = corpora(train_file=f"{folder}/train", validation_file=f"{folder}/test")
     assert (list(train.documents()), list(validation.documents())) == ([["one"]], [["two"]])
@@ -575,7 +575,7 @@ def test_saved_identity_changes_with_the_rows(tmp_path):
     folder = saved(tmp_path / "saved", rows_of("one"))
     first = identity(folder)
     assert identity(folder) == first
-    # As a generator's rows that were made anew: the fingerprint in the state is the same.
+    # A generator that runs again gives other rows with the same fingerprint.
     state = (tmp_path / "saved" / "state.json").read_text()
     saved(tmp_path / "saved", rows_of("other"))
     (tmp_path / "saved" / "state.json").write_text(state)
@@ -583,8 +583,8 @@ def test_saved_identity_changes_with_the_rows(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_content_of_a_data_set_is_that_of_its_rows(streaming, tmp_path):
-    """Wherever it lies, and whatever the library calls it; of a stream, of its first rows."""
+def test_content_of_a_data_set_depends_on_its_rows_alone(streaming, tmp_path):
+    """Path and fingerprint do not matter; for a stream, only the first rows do."""
 
     def content(name, rows, width=1):
         folder = tmp_path / name
@@ -604,7 +604,7 @@ def test_content_of_a_data_set_is_that_of_its_rows(streaming, tmp_path):
         assert content("shards", rows, 2) != first
 
 
-def test_content_of_a_saved_data_set_is_that_of_its_rows(tmp_path):
+def test_content_of_a_saved_data_set_depends_on_its_rows(tmp_path):
     def content(name, *texts):
         return corpora(train_file=saved(tmp_path / name, rows_of(*texts)), do_eval=False)[0].content
 
@@ -612,14 +612,14 @@ def test_content_of_a_saved_data_set_is_that_of_its_rows(tmp_path):
 
 
 def test_saved_data_set_among_files_is_an_error(tree, tmp_path):
-    """Else the files that describe it would be read as tables."""
+    """The files that describe it would be read as tables otherwise."""
     folder = saved(tree / "deep" / "saved", rows_of("one"))
     for patterns in ([folder, "a.txt"], [str(tree)]):
-        with pytest.raises(UserError, match=r"--train_file: .*deep/saved is a folder of save_to_disk: give it alone"):
+        with pytest.raises(UserError, match=r"--train_file: .*deep/saved was written by save_to_disk: give it alone"):
             find_files(patterns, "--train_file")
 
 
-def test_saved_data_set_that_is_damaged_is_an_error(tmp_path):
+def test_damaged_saved_data_set_is_an_error(tmp_path):
     folder = saved(tmp_path / "saved", rows_of("one"))
     (arrow,) = (tmp_path / "saved").glob("*.arrow")
     for damage in (lambda: arrow.write_bytes(b"no arrow"), arrow.unlink):
@@ -628,19 +628,19 @@ def test_saved_data_set_that_is_damaged_is_an_error(tmp_path):
             corpora(train_file=folder)
 
 
-def test_saved_text_that_is_damaged_is_an_error(tmp_path):
-    """The library decodes a text when it is read."""
+def test_damaged_saved_text_is_an_error(tmp_path):
+    """The library decodes a text only when it is read."""
     folder = saved(tmp_path / "saved", rows_of("one", "M\u00fcller"))
     (arrow,) = (tmp_path / "saved").glob("*.arrow")
     arrow.write_bytes(arrow.read_bytes().replace("\u00fc".encode(), b"\xff\xff"))
     train, _ = corpora(train_file=folder, do_eval=False)
-    with pytest.raises(UserError, match=r"saved cannot be read after row \d: .*0xff.*: download or save it again"):
+    with pytest.raises(UserError, match=r"saved cannot be read after row \d: .*0xff.*: download it or save it again"):
         list(train.documents())
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "semicolon.csv", "a.jsonl", "rows", "stream"])
-def test_columns_are_logged_with_the_one_read_and_its_first_value(name, tmp_path, caplog):
-    """The text and the label of a wrong delimiter, or a header that is a row, are seen before training."""
+def test_columns_are_logged_with_the_text_column_and_its_first_value(name, tmp_path, caplog):
+    """Users see a wrong delimiter, or a row taken as header, before training."""
     caplog.set_level("INFO")
     rows = datasets.Dataset.from_dict({"title": ["Emma", "Ulysses"], "body": ["Call me Ishmael", "Stately"]})
     if name in ("rows", "stream"):

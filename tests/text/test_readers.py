@@ -1,4 +1,4 @@
-"""One file -> documents: every format gives the same texts, plain or compressed, whatever script they are in."""
+"""Read one file as documents: all formats give the same texts, plain or compressed, in any script."""
 
 import csv
 import gzip
@@ -77,7 +77,7 @@ COMPRESSED = pytest.mark.parametrize("suffix", COMPRESSIONS)
 
 @pytest.fixture
 def read(tmp_path):
-    """``read(name, content)`` writes a file and gives its documents."""
+    """Return a function that writes a file, ``read(name, content)``, and returns its documents."""
 
     def read_file(name: str, content: bytes, column: str | None = None, **dialect) -> list[list[str]]:
         path = tmp_path / name
@@ -100,23 +100,23 @@ def test_every_format_gives_the_same_documents(name, suffix, read):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_parts_compressed_one_by_one_are_all_read(suffix, read):
-    """As ``cat a.txt.gz b.txt.gz`` makes them."""
+def test_all_parts_of_joined_compressed_files_are_read(suffix, read):
+    """``cat a.txt.gz b.txt.gz`` writes such files."""
     compress = COMPRESSIONS[suffix]
     assert read(f"text.txt{suffix}", compress(b"one\n") + compress(b"two\nthree\n")) == [["one"], ["two"], ["three"]]
 
 
 @COMPRESSED
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "text.parquet"])
-def test_byte_order_mark_and_windows_line_ends_leave_no_trace(name, suffix, read):
+def test_byte_order_mark_and_windows_line_ends_are_removed(name, suffix, read):
     content = b"\xef\xbb\xbf" + FORMATS[name](TEXTS).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     assert read(name + suffix, COMPRESSIONS[suffix](content)) == [[text] for text in TEXTS]
 
 
 @COMPRESSED
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "text.parquet"])
-def test_lines_of_other_systems_are_the_same_lines(name, suffix, read):
-    """CR, as of old Macs, and files that were joined of several kinds (huggingface/datasets#622, #713)."""
+def test_line_ends_of_other_systems_give_the_same_lines(name, suffix, read):
+    """CR, as on old Macs, and mixed line ends of joined files (huggingface/datasets#622, #713)."""
     content = FORMATS[name](TEXTS).replace(b"\r\n", b"\n")
     ends = itertools.cycle([b"\n", b"\r", b"\r\n"])
     mixed = re.sub(b"\n", lambda _: next(ends), content)
@@ -125,8 +125,8 @@ def test_lines_of_other_systems_are_the_same_lines(name, suffix, read):
 
 
 @pytest.mark.parametrize("length", range(8188, 8196))
-def test_carriage_return_and_line_feed_are_one_end_wherever_a_read_ends(length, read):
-    """Files are read in portions of 8,192 bytes."""
+def test_carriage_return_and_line_feed_split_by_a_read_are_one_end(length, read):
+    """Files are read 8,192 bytes at a time."""
     assert read("a.txt", b"a" * length + b"\r\nb\r\n") == [["a" * length], ["b"]]
 
 
@@ -135,7 +135,7 @@ def test_lines_ended_by_carriage_returns_are_read_one_by_one(tmp_path):
     assert next(read_lines(tmp_path / "a.txt", ReaderSettings())) == "one\n"
 
 
-def test_carriage_return_in_a_csv_is_text_in_quotes_alone(read):
+def test_carriage_return_in_a_csv_is_text_only_in_quotes(read):
     assert read("a.csv", b'text,year\rone,1\r"two\rlines",2\r') == [["one"], ["two\nlines"]]
 
 
@@ -147,12 +147,12 @@ def test_carriage_return_in_a_csv_is_text_in_quotes_alone(read):
         ("a.jsonl", '\ufeff{"text": "one"}\n\ufeff{"text": "two"}\n{"text": "th\\ufeffree"}'),
     ],
 )
-def test_byte_order_marks_of_joined_files_are_no_text(name, content, read):
+def test_byte_order_marks_of_joined_files_are_removed(name, content, read):
     texts = [text for document in read(name, content.encode()) for text in document]
     assert texts == ["one", "two", "three"]
 
 
-def test_byte_order_mark_in_a_parquet_file_is_no_text(read):
+def test_byte_order_marks_in_a_parquet_file_are_removed(read):
     assert read("a.parquet", as_parquet(["\ufeffone", "\ufeff"])) == [["one"]]
 
 
@@ -161,10 +161,10 @@ def test_byte_order_mark_in_a_parquet_file_is_no_text(read):
     [
         ("a\nb\nc", [["a"], ["b"], ["c"]]),
         ("a\nb\nc\n", [["a"], ["b"], ["c"]]),
-        ("\n\na\nb\n\n\n", [["a"], ["b"]]),  # blank lines, but none between two lines
+        ("\n\na\nb\n\n\n", [["a"], ["b"]]),  # no blank line between two lines
         ("a\nb\n\nc\n", [["a", "b"], ["c"]]),
         ("\na\n\n \t\n\nb\nc\n\n", [["a"], ["b", "c"]]),
-        ("a\n\u3000\nb", [["a"], ["b"]]),  # a line of nothing but an ideographic space is blank, too
+        ("a\n\u3000\nb", [["a"], ["b"]]),  # a line with only an ideographic space is blank
         ("a\r\n\r\nb\r\nc\r\n", [["a"], ["b", "c"]]),
         ("  a \n\tb\t\n", [["a"], ["b"]]),
         ("", []),
@@ -186,7 +186,7 @@ def test_row_of_several_lines_is_one_text(name, suffix, read):
     assert read(name + suffix, content, quoting="minimal") == [[text] for text in texts]
 
 
-def test_rows_are_given_with_their_place(tmp_path):
+def test_rows_have_locations(tmp_path):
     (tmp_path / "text.txt.gz").write_bytes(gzip.compress(b"one\n\n \n  two \n"))
     (tmp_path / "table.csv").write_text('title,body\nEmma,"one\nmore"\nUlysses,\nDubliners,two\n')
     found = [row for name in ("text.txt.gz", "table.csv") for row in read_rows(tmp_path / name, ReaderSettings())]
@@ -200,13 +200,13 @@ def test_rows_are_given_with_their_place(tmp_path):
     assert found == [(f"{tmp_path}/{name}, line {number}", row) for name, number, row in places]
 
 
-# How a table is written
+# Table formats
 
 
 @COMPRESSED
 @pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
-def test_delimiter_of_a_csv_is_found(delimiter, suffix, read):
-    """As Excel writes them where the comma is the decimal point (huggingface/datasets#1773)."""
+def test_delimiter_of_a_csv_is_detected(delimiter, suffix, read):
+    """Excel writes semicolons where the comma is the decimal point (huggingface/datasets#1773)."""
     texts = [*TEXTS, "semicolon; bar | comma, tab\tin one", '"; "', "two\nlines"]
     content = COMPRESSIONS[suffix](as_csv(texts, delimiter))
     assert read(f"a.csv{suffix}", content) == [[text] for text in texts]
@@ -214,8 +214,8 @@ def test_delimiter_of_a_csv_is_found(delimiter, suffix, read):
 
 
 @pytest.mark.parametrize("filler", ["a; b", "a | b", "a\tb", "a; b | c\td", ""])
-def test_delimiters_in_the_text_do_not_mislead(filler, read):
-    """A single column has no delimiter; a comma in the header and in all rows is one."""
+def test_delimiters_in_the_text_are_not_detected(filler, read):
+    """A single column has no delimiter; a comma in the header and in all rows is the delimiter."""
     assert read("one.csv", f"text\n{filler}x\ny{filler}\n".encode()) == [[f"{filler}x"], [f"y{filler}"]]
     assert read("two.csv", f"text,id\n{filler}x,1\ny{filler},2\n".encode()) == [[f"{filler}x"], [f"y{filler}"]]
     assert read("named.csv", b'"text","a;b"\nx,1;2\ny,3;4\n') == [["x"], ["y"]]
@@ -229,49 +229,49 @@ def test_delimiters_in_the_text_do_not_mislead(filler, read):
         (b"text;price\n", []),
     ],
 )
-def test_delimiter_is_that_of_which_all_rows_have_as_many_as_the_header(content, expected, read, tmp_path):
+def test_delimiter_is_the_one_as_frequent_in_all_rows_as_in_the_header(content, expected, read, tmp_path):
     assert read("a.csv", content) == [[text] for text in expected]
     (tmp_path / "b.csv").write_bytes(content)
     assert find_delimiter(tmp_path / "b.csv", ReaderSettings()) == chr(content[4])
 
 
-def test_delimiter_that_is_given_is_taken(read):
+def test_given_delimiter_is_used(read):
     assert read("a.csv", b"text,more;id\nOne,two;1\n", "text,more", delimiter=";") == [["One,two"]]
     assert read("a.tsv", b"text;id\nOne\ttwo;1\n", delimiter=";") == [["One\ttwo"]]
     assert read("a.csv", b"text:id\nOne:1\n", delimiter=":") == [["One"]]
 
 
-def test_quotes_are_text_where_that_is_asked_for(read):
-    """As in the files of GLUE, which have no quoting."""
+def test_quotes_are_text_with_quoting_none(read):
+    """GLUE's files have no quoting."""
     content = b'text\tlabel\n"To be\tx\nor not to be"\ty\n"last" one\tz\n'
     assert read("a.tsv", content, quoting="none") == [['"To be'], ['or not to be"'], ['"last" one']]
     assert read("a.csv", b'text,label\n"To be,x\n', quoting="none") == [['"To be']]
 
 
 @pytest.mark.parametrize("quoting", [None, "minimal"])
-def test_row_of_a_tsv_that_spans_lines_is_an_error_unless_it_is_meant(quoting, read):
+def test_row_of_a_tsv_that_spans_lines_is_an_error_without_quoting_minimal(quoting, read):
     content = b'text\tlabel\n\nfirst\tw\n"To be\tx\nor not to be"\ty\nlast one\tz\n'
     if quoting:
         assert read("a.tsv", content, quoting=quoting) == [["first"], ["To be\tx\nor not to be"], ["last one"]]
     else:
-        with pytest.raises(UserError, match=r"a\.tsv: quotes make one row of lines 4 to 5: give --csv_quoting none"):
+        with pytest.raises(UserError, match=r"a\.tsv: quotes join lines 4 to 5 into one row: give --csv_quoting none"):
             read("a.tsv", content)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet"])
-def test_two_columns_of_one_name_are_an_error(name, read):
+def test_duplicate_column_names_are_an_error(name, read):
     names = ["text", "id", "text"]
     content = (("\t" if "tsv" in name else ",").join(names) + "\n").encode()
     if "parquet" in name:
         buffer = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names), buffer)
         content = buffer.getvalue().to_pybytes()
-    with pytest.raises(UserError, match=rf"{name}: 2 columns are called text: rename .* \(columns: text, id, text\)"):
+    with pytest.raises(UserError, match=rf"{name}: 2 columns are named text: rename .* \(columns: text, id, text\)"):
         read(name, content)
 
 
-def test_columns_without_a_name_may_be_several(read):
-    """As spreadsheets leave them behind the last column."""
+def test_several_unnamed_columns_are_allowed(read):
+    """Spreadsheets write them after the last column."""
     assert read("a.csv", b"text,,\none,,\n") == [["one"]]
 
 
@@ -289,9 +289,9 @@ def test_columns_without_a_name_may_be_several(read):
         "ወንዙ ይፈሳል።",
     ],
 )
-def test_first_text_is_not_taken_for_the_name_of_the_only_column(first, read):
+def test_text_as_the_name_of_the_only_column_is_an_error(first, read):
     content = f'"{first}"\nA text.\nA text; of two.\n'.encode()
-    with pytest.raises(UserError, match=r"its only column is called .* put a line with the word text above it"):
+    with pytest.raises(UserError, match=r"the only column name, .*, looks like text: add the header line text"):
         read("a.csv", content)
     assert read("a.csv", content, first) == [["A text."], ["A text; of two."]]
 
@@ -305,7 +305,7 @@ def test_header_names_are_not_taken_for_text(name, read):
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "text.txt"])
-def test_rows_without_text_are_left_out(name, read):
+def test_rows_without_text_are_skipped(name, read):
     assert read(name, FORMATS[name](["", "one", " \t ", "two"])) == [["one"], ["two"]]
     if "csv" not in name and "tsv" not in name:
         assert read(name, FORMATS[name]([None, "one", None])) == [["one"]]
@@ -325,11 +325,11 @@ def test_table_without_rows_has_no_documents(name, read):
         ("text.json", b'\n\n[{"text": "one"},\n\n{"text": "two"}]\n'),
     ],
 )
-def test_blank_lines_in_tables_are_no_rows(name, content, read):
+def test_blank_lines_in_tables_are_skipped(name, content, read):
     assert read(name, content) == [["one"], ["two"]]
 
 
-def test_field_longer_than_the_csv_module_allows_by_default(read):
+def test_field_longer_than_the_default_limit_of_the_csv_module_is_read(read):
     text = "long " * 100_000
     assert read("text.csv", as_csv([text])) == [[text.strip()]]
 
@@ -344,19 +344,19 @@ def test_field_longer_than_the_csv_module_allows_by_default(read):
         ({"Text": "a"}, None, "Text"),
     ],
 )
-def test_column_is_the_one_asked_for_else_text_else_the_only_one_of_strings(row, asked, column):
+def test_column_is_the_given_one_else_text_else_the_only_one_of_strings(row, asked, column):
     assert choose_column(row, asked, "file") == column
 
 
 @pytest.mark.parametrize(
     ("row", "asked"), [({"title": "a", "body": "b"}, None), ({"title": 1, "body": 2}, None), ({"title": "a"}, "body")]
 )
-def test_column_in_doubt_is_an_error_that_lists_the_columns(row, asked):
+def test_ambiguous_column_is_an_error_that_lists_the_columns(row, asked):
     with pytest.raises(UserError, match=rf"--text_column.*\(columns: {', '.join(row)}\)"):
         choose_column(row, asked, "file")
 
 
-def test_column_asked_for_is_read(read):
+def test_given_column_is_read(read):
     content = b"title,body\nEmma,Emma Woodhouse\nUlysses,Stately\n"
     assert read("books.csv", content, "body") == [["Emma Woodhouse"], ["Stately"]]
     assert read("books.csv", content, "title") == [["Emma"], ["Ulysses"]]
@@ -374,8 +374,8 @@ def test_column_asked_for_is_read(read):
         ("a.csv", b'text,year\none,1\n"two,2\nthree,3\nfour,4\n', "a.csv, lines 3 to 5: unexpected end of data"),
         ("a.csv", b'text,year\none,1\n"t"wo,2\nthree,3\n', "a.csv, line 3: "),
         ("a.jsonl", b'{"text": "one"}\n\n{"text": \n', "a.jsonl, line 3: not JSON"),
-        ("a.jsonl", b'{"text": "one"}\n{"txt": "two"}\n', "a.jsonl, line 2: no 'text' (columns: txt)"),
-        ("a.jsonl", b'{"text": "one"}\n{"text": ["two"]}\n', "a.jsonl, line 2: 'text' holds list, not text"),
+        ("a.jsonl", b'{"text": "one"}\n{"txt": "two"}\n', "a.jsonl, line 2: no column 'text' (columns: txt)"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": ["two"]}\n', "a.jsonl, line 2: column 'text' holds list, not text"),
         ("a.json", b'[{"text": "one"},\n{"text": "two"},\n]', "a.json, line 3: not JSON"),
         ("a.json", b'[{"text": "one"}, "two"]', "a.json, row 1: not an object"),
         ("a.json", b'[{"text": "one"},\n' + b"[" * 200_000, "a.json, line 2: not JSON (maximum recursion depth"),
@@ -390,8 +390,8 @@ def test_error_names_file_and_line(name, content, place, read, tmp_path):
     assert str(error.value).startswith(f"{tmp_path}/{place}")
 
 
-def test_parquet_of_other_encodings_is_an_error(read):
-    """Strings that were written as bytes, and damaged files: pyarrow decodes a text when it is read."""
+def test_parquet_in_another_encoding_is_an_error(read):
+    """pyarrow decodes a text only when it is read."""
     content = as_parquet(["one", "M\u00fcller"]).replace("\u00fc".encode(), b"\xff\xff")
     with pytest.raises(UserError, match=r"a\.parquet cannot be read as parquet: .*0xff"):
         read("a.parquet", content)
@@ -399,7 +399,7 @@ def test_parquet_of_other_encodings_is_an_error(read):
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 @pytest.mark.parametrize("name", ["text.txt", "text.csv", "text.jsonl", "text.parquet"])
-def test_compressed_file_that_is_cut_off_is_an_error_not_a_shorter_corpus(name, suffix, read, tmp_path):
+def test_truncated_compressed_file_is_an_error(name, suffix, read, tmp_path):
     texts = list(map(str, np.random.default_rng(0).random(9999)))
     content = COMPRESSIONS[suffix](FORMATS[name](texts))
     with pytest.raises(UserError, match=f"{name}{suffix} cannot be read"):
@@ -407,8 +407,8 @@ def test_compressed_file_that_is_cut_off_is_an_error_not_a_shorter_corpus(name, 
 
 
 @pytest.mark.parametrize("place", [100, 50_000])
-def test_compressed_file_that_is_damaged_is_an_error(place, read):
-    """Python's gzip has an exception for each kind of damage."""
+def test_damaged_compressed_file_is_an_error(place, read):
+    """Python's gzip raises a different exception for each kind of damage."""
     content = bytearray(gzip.compress(as_txt(map(str, np.random.default_rng(0).random(9999)))))
     content[place : place + 100] = bytes(100)
     with pytest.raises(UserError, match=r"text\.txt\.gz cannot be read"):
@@ -419,7 +419,7 @@ def test_compressed_file_that_is_damaged_is_an_error(place, read):
     ("name", "kind"),
     [("a.txt", ".txt"), ("a.b.csv", ".csv"), ("a.txt.gz", ".txt"), ("a.jsonl.zst", ".jsonl"), ("a.gz", ""), ("a", "")],
 )
-def test_format_is_the_suffix_below_that_of_the_compression(name, kind, tmp_path):
+def test_format_is_the_suffix_before_the_compression_suffix(name, kind, tmp_path):
     assert file_format(tmp_path / name) == kind
 
 
@@ -434,7 +434,7 @@ LONG = "a long text " * 1000
 def test_document_longer_than_allowed_is_an_error(name, suffix, read):
     content = COMPRESSIONS[suffix](FORMATS[name](["short", LONG]))
     assert read(name + suffix, content, max_document_chars=13_000) == [["short"], [LONG.strip()]]
-    with pytest.raises(UserError, match=r"a document of more than 11,000 characters: .* raise --max_document_chars"):
+    with pytest.raises(UserError, match=r"document longer than 11,000 characters: .* raise --max_document_chars"):
         read(name + suffix, content, max_document_chars=11_000)
 
 
@@ -452,22 +452,22 @@ def test_document_longer_than_allowed_is_an_error(name, suffix, read):
     ],
 )
 @pytest.mark.parametrize("chunk", [3, decoding.CHUNK_CHARS])
-def test_place_of_a_document_that_is_too_long_is_named(name, content, where, chunk, read, tmp_path, monkeypatch):
+def test_error_locates_a_document_that_is_too_long(name, content, where, chunk, read, tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "CHUNK_CHARS", chunk)
     with pytest.raises(UserError) as error:
         read(name, content, max_document_chars=100)
-    assert str(error.value).startswith(f"{tmp_path}/{name}, {where}: a document of more than 100 characters")
+    assert str(error.value).startswith(f"{tmp_path}/{name}, {where}: document longer than 100 characters")
     read(name, content, max_document_chars=40_000)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.json", "a.jsonl"])
 def test_document_is_not_read_beyond_its_limit(name, tmp_path):
-    """Of 40 MB in 40 kB, which is not in memory either."""
+    """40 MB compressed to 40 kB must not fill the memory."""
     start = {"a.txt": b"", "a.csv": b'text\n"', "a.json": b'[{"text": "', "a.jsonl": b'{"text": "'}[name]
     path = tmp_path / f"{name}.gz"
     path.write_bytes(gzip.compress(start + b"a" * 40_000_000, compresslevel=1))
     tracemalloc.start()
-    with pytest.raises(UserError, match=r"a document of more than 2,000,000 characters"):
+    with pytest.raises(UserError, match=r"document longer than 2,000,000 characters"):
         list(FileCorpus((path,), None, ReaderSettings(max_document_chars=2_000_000)).documents())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -475,7 +475,7 @@ def test_document_is_not_read_beyond_its_limit(name, tmp_path):
 
 
 def test_rows_of_parquet_are_read_a_few_at_a_time(tmp_path, monkeypatch):
-    """And of the column alone that holds the text, of a group of rows that is all of the file."""
+    """Only the text column is read, and not at once although one row group is all of the file."""
     texts = [character * 100_000 for character in string.ascii_letters * 4]
     table = pyarrow.table({"text": texts, "other": [text[::-1] for text in texts]})
     pyarrow.parquet.write_table(
@@ -500,8 +500,8 @@ def test_rows_of_parquet_are_read_a_few_at_a_time(tmp_path, monkeypatch):
     assert -1 < min(sizes) <= max(sizes) <= 2_000_000
 
 
-def test_only_the_column_of_the_text_is_read_of_a_parquet_file(read):
-    """What is wrong with another is no matter."""
+def test_only_the_text_column_of_a_parquet_file_is_read(read):
+    """Damage in another column does not matter."""
     content = pyarrow.BufferOutputStream()
     table = pyarrow.table({"text": ["x"] * 99, "other": ["y"] * 98 + ["M\u00fcller"]})
     pyarrow.parquet.write_table(table, content)
@@ -517,7 +517,7 @@ def rows_of_csv(path, settings):
 
 
 @pytest.mark.parametrize("quoting", [None, "none"])
-def test_long_rows_of_a_csv_are_those_of_the_csv_module(quoting, tmp_path, monkeypatch):
+def test_long_csv_rows_equal_those_of_the_csv_module(quoting, tmp_path, monkeypatch):
     rng, path, settings = np.random.default_rng(0), tmp_path / "a.csv", ReaderSettings(quoting=quoting)
     for _ in range(300):
         path.write_text("".join(rng.choice(["a", "b", '"', ",", "\n", '""', '"a"'], size=rng.integers(30))))
@@ -528,8 +528,8 @@ def test_long_rows_of_a_csv_are_those_of_the_csv_module(quoting, tmp_path, monke
         assert found[0] == found[1] == found[2]
 
 
-def test_array_of_json_is_decoded_as_if_it_were_read_at_once(tmp_path, monkeypatch):
-    """Wherever a read ends, and with the same errors in the same lines."""
+def test_json_array_read_in_chunks_equals_json_loads(tmp_path, monkeypatch):
+    """Values, errors and their lines are equal at any chunk size."""
     rng, path = np.random.default_rng(0), tmp_path / "a.json"
     rows = [{"text": '\u00e9\n"x'}, {"a": [1, -2.5e3, None, {"b": [True]}], "text": "\U0001f600" * 3}, {}, {"n": 1.5}]
     for number in range(400):
@@ -542,13 +542,17 @@ def test_array_of_json_is_decoded_as_if_it_were_read_at_once(tmp_path, monkeypat
             text = text[:place] + mistake + text[place + rng.integers(3) :]
         path.write_text(text)
         try:
-            expected = json.loads(text)
+            expected = [json.loads(text)]
         except json.JSONDecodeError as error:
-            expected = f"{path}, line {error.lineno}: not JSON ({error.msg})"
+            expected = [f"{path}, line {error.lineno}: not JSON ({error.msg})"]
+            # Python 3.13 names it, at the comma; between rows, the reader says what earlier versions do.
+            if error.msg == "Illegal trailing comma before end of array":
+                line = text.count("\n", 0, text.index("]", error.pos)) + 1
+                expected.append(f"{path}, line {line}: not JSON (Expecting value)")
         for chunk in (1, 2, 7, 20, 10**6):
             monkeypatch.setattr(decoding, "CHUNK_CHARS", chunk)
             try:
                 found = list(json_rows._read_array(path, ReaderSettings()))
             except UserError as error:
                 found = str(error).partition(": the file")[0]
-            assert found == expected, (text, chunk)
+            assert found in expected, (text, chunk)

@@ -1,4 +1,4 @@
-"""Text -> ids exactly as the tokenizer itself gives them, whoever finds them, and in the order of the text."""
+"""Encode text exactly as the tokenizer itself does, with any backend, and in the order of the text."""
 
 import copy
 import logging
@@ -27,12 +27,12 @@ def ids_of(tokenizer, texts):
 
 
 def lists(encoded):
-    """The ids of each text."""
+    """Return the ids of each text."""
     return [ids.tolist() for ids, _ in encoded.texts()]
 
 
 def numbers(texts):
-    """An encoder of its own kind: a text's number is its only id, the empty text has none."""
+    """Encode texts that are numbers: each is its own only id; the empty text has none."""
     lengths = np.array([bool(text) for text in texts], dtype=np.int64)
     return Encoded(np.array([int(text) for text in texts if text], dtype=np.uint32), None, lengths)
 
@@ -43,15 +43,15 @@ def warnings(caplog):
     return caplog
 
 
-# The tokenizer's own
+# The tokenizer itself
 
 
-@pytest.mark.parametrize("portion", [encoding.CHUNK_CHARS, 300])
+@pytest.mark.parametrize("chunk", [encoding.CHUNK_CHARS, 300])
 @pytest.mark.parametrize("with_words", [False, True])
 @pytest.mark.parametrize("as_found", [copy.deepcopy, truncating])
 @pytest.mark.parametrize("kind", KINDS)
-def test_encoded_ids_equal_the_tokenizers(kind, as_found, with_words, portion, tokenizers, texts, monkeypatch):
-    monkeypatch.setattr(encoding, "CHUNK_CHARS", portion)
+def test_encoded_ids_equal_the_tokenizers(kind, as_found, with_words, chunk, tokenizers, texts, monkeypatch):
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", chunk)
     odd = ["", "\u00e9 [MASK] <mask> \U0001f991"]
     documents = [texts[:3], [], odd, [" ".join(texts[:20])], *([text] for text in texts[20:60]), [""]]
     encoded = list(encode(documents, as_found(tokenizers[kind]), with_words))
@@ -71,7 +71,7 @@ def test_encoded_ids_equal_the_tokenizers(kind, as_found, with_words, portion, t
 
 # Groups of three digits, from the left.
 DIGITS = pre_tokenizers.Split(Regex(r"\p{N}{1,3}|\s?\p{L}+|\s+|[^\s\p{L}\p{N}]"), "isolated")
-# The same from the right, as in 1 234 567.
+# Groups of three digits from the right, such as 1 234 567.
 THOUSANDS = pre_tokenizers.Split(
     Regex(r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))|\s?\p{L}+|\s+|[^\s\p{L}\p{N}]"), "isolated"
 )
@@ -87,7 +87,7 @@ def trained_bpe(texts, pre_tokenizer, normalizer=None):
 
 @pytest.fixture(scope="module")
 def backends(tokenizers, texts):
-    """Tokenizers, and whether places to cut are to be found for them."""
+    """Return tokenizers, and whether their texts can be cut."""
     added = copy.deepcopy(tokenizers["byte_level"]).backend_tokenizer
     added.add_tokens([AddedToken("of the", normalized=True), AddedToken("and", lstrip=True, rstrip=True)])
     texts = [*texts, *nanotoken.HARD_TEXTS]
@@ -105,7 +105,7 @@ def backends(tokenizers, texts):
 @pytest.mark.parametrize("kind", [*KINDS, "added tokens", "digits", "thousands", "without words", "fixed length"])
 @pytest.mark.parametrize("seed", range(3))
 def test_long_text_is_encoded_in_chunks_to_the_same_ids(kind, seed, backends, texts, monkeypatch):
-    """Where no place is safe to cut, as all is one word, or words depend on where the text begins, it is left whole."""
+    """A text is not cut if it is all one word, or if its words depend on where it begins."""
     monkeypatch.setattr(encoding, "PIECE", 700)
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 2800)
     backend, is_cut = backends[kind]
@@ -140,38 +140,38 @@ def test_slow_tokenizer_encodes():
     assert words is None
 
 
-# Portions
+# Chunks
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 5])
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 30])
 def test_chunks_keep_their_order(count, ahead, monkeypatch):
-    """Though a later one may be tokenized sooner."""
+    """A later chunk may be tokenized sooner."""
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 4)
     monkeypatch.setattr(token_cache, "PREFETCH", ahead)
     documents = [[str(1000 + 2 * n), "", str(1001 + 2 * n)] if n % 5 else [] for n in range(count)]
     later = threading.Event()
 
     def encoder(texts):
-        if "1004" in texts and ahead > 1 and count > 3:  # the first that is tokenized in a thread
+        if "1004" in texts and ahead > 1 and count > 3:  # the first chunk that a thread tokenizes
             assert later.wait(20)
         elif "1006" in texts:
             later.set()
         return numbers(texts)
 
-    portions = list(encode_ahead(documents, numbers, None if count < 2 else encoder))
+    chunks = list(encode_ahead(documents, numbers, None if count < 2 else encoder))
     if count:
-        assert np.concatenate([encoded.ids for encoded, _ in portions]).tolist() == [
+        assert np.concatenate([encoded.ids for encoded, _ in chunks]).tolist() == [
             int(text) for text in chain.from_iterable(documents) if text
         ]
-        assert np.concatenate([encoded.lengths for encoded, _ in portions]).tolist() == [
+        assert np.concatenate([encoded.lengths for encoded, _ in chunks]).tolist() == [
             bool(text) for text in chain.from_iterable(documents)
         ]
-    assert list(chain.from_iterable(counts for _, counts in portions)) == [len(document) for document in documents]
+    assert list(chain.from_iterable(counts for _, counts in chunks)) == [len(document) for document in documents]
 
 
 def test_chunks_in_memory_are_bounded(monkeypatch):
-    """However slow the reader of the ids is."""
+    """A slow consumer of the ids must not fill the memory."""
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 1)
     read = []
     documents = ([str(read.append(n) or n)] for n in range(100))
@@ -198,7 +198,7 @@ def test_error_in_reader_or_tokenizer_is_raised(monkeypatch):
 
 @pytest.fixture(params=["lower case", "accents stripped", "cased", "Chinese kept together", "words added"])
 def wordpiece(request, texts):
-    """WordPiece tokenizers of each way to normalise."""
+    """Train a WordPiece tokenizer with each kind of normalization."""
     settings = {
         "lower case": {"do_lower_case": True, "strip_accents": False},
         "accents stripped": {"do_lower_case": True, "strip_accents": None},
@@ -224,7 +224,7 @@ def test_nanotoken_gives_the_ids_of_the_tokenizer(choice, as_found, wordpiece, t
     assert not warnings.records
 
 
-def test_nanotoken_is_not_used_where_tokenizers_is_asked_for(tokenizers, monkeypatch):
+def test_nanotoken_is_not_used_with_the_backend_tokenizers(tokenizers, monkeypatch):
     monkeypatch.setitem(sys.modules, "nanotoken", None)
     assert faster_encoder(tokenizers["wordpiece"], "tokenizers", with_words=False) is None
 
@@ -234,7 +234,7 @@ def not_installed(tokenizers, monkeypatch):
     return tokenizers["wordpiece"]
 
 
-def not_known_to_it(tokenizers, _):
+def unsupported(tokenizers, _):
     tokenizer = copy.deepcopy(tokenizers["wordpiece"])
     tokenizer.backend_tokenizer.pre_tokenizer = tokenizers["byte_level"].backend_tokenizer.pre_tokenizer
     return tokenizer
@@ -244,15 +244,25 @@ def not_known_to_it(tokenizers, _):
     ("make", "with_words", "culprit", "cure"),
     [
         (not_installed, False, "nanotoken", "pip install nanotoken, or drop the flag"),
-        (not_known_to_it, False, "cannot be BertTokenizer (", "drop the flag"),
-        (lambda tokenizers, _: tokenizers["byte_level"], False, "RobertaTokenizer is none (BPE)", "drop the flag"),
-        (lambda *_: ByT5Tokenizer(), False, "ByT5Tokenizer is none (slow)", "drop the flag"),
+        (unsupported, False, "does not support BertTokenizer (", "drop the flag"),
+        (
+            lambda tokenizers, _: tokenizers["byte_level"],
+            False,
+            "needs a fast WordPiece tokenizer, and RobertaTokenizer is BPE",
+            "drop the flag",
+        ),
+        (
+            lambda *_: ByT5Tokenizer(),
+            False,
+            "needs a fast WordPiece tokenizer, and ByT5Tokenizer is slow",
+            "drop the flag",
+        ),
         (lambda tokenizers, _: tokenizers["wordpiece"], True, "--whole_word_mask", "drop one of the two"),
     ],
     ids=["not installed", "unknown part", "BPE", "slow", "whole words"],
 )
 def test_nanotoken_reports_where_it_cannot_be_used(make, with_words, culprit, cure, tokenizers, monkeypatch, warnings):
-    """It is an error if it was asked for, and no matter otherwise."""
+    """This is an error only if the backend was chosen."""
     tokenizer = make(tokenizers, monkeypatch)
     assert faster_encoder(tokenizer, "auto", with_words) is None
     assert not warnings.records
@@ -264,7 +274,7 @@ def test_nanotoken_reports_where_it_cannot_be_used(make, with_words, culprit, cu
 
 
 def other_normaliser(tokenizer, monkeypatch):
-    """nanotoken, as it would be if it lower-cased the text."""
+    """Make nanotoken lower-case the text."""
     nanotoken_encoder = nanotoken.nanotoken_encoder
 
     def lower_cases(tokenizer, with_words):
@@ -286,7 +296,9 @@ def test_nanotoken_difference_in_a_hard_text_is_reported(choice, tokenizers, mon
     assert faster_encoder(tokenizer, choice, with_words=False) is None
     (record,) = warnings.records
     assert record.levelno == logging.WARNING
-    assert f"for test {number}, {text[:60]!r}: it is not used" in record.getMessage()
+    assert record.getMessage() == (
+        f"not using nanotoken: its ids differ from the tokenizer's for test {number}, {text[:60]!r}"
+    )
 
 
 def test_hard_texts_include_added_tokens(tokenizers, monkeypatch, warnings):
@@ -304,16 +316,16 @@ def test_hard_texts_include_added_tokens(tokenizers, monkeypatch, warnings):
         ([10, 11, 12, 14, 15], [1, 1, 1, 0, 1, 1]),
         ([10, 11, 12, 13, 14, 15], [1, 1, 1, 2, 0, 1]),
     ],
-    ids=["another id", "an id fewer", "an id of the next text"],
+    ids=["other id", "missing id", "id of the next text"],
 )
 def test_nanotoken_difference_in_the_first_chunk_discards_it(ids, lengths, monkeypatch, warnings):
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 12)
     documents = [["10", "11"], ["12"], ["13", "14", "15"], ["16"], ["17"], ["18", "19", "20", "21"]]
     wrong = Encoded(np.array(ids, dtype=np.uint32), None, np.array(lengths))
-    portions = list(encode_ahead(documents, numbers, lambda _: wrong))
-    assert [encoded.ids.tolist() for encoded, _ in portions] == [[10, 11, 12, 13, 14, 15], [16, 17, 18, 19, 20, 21]]
+    chunks = list(encode_ahead(documents, numbers, lambda _: wrong))
+    assert [encoded.ids.tolist() for encoded, _ in chunks] == [[10, 11, 12, 13, 14, 15], [16, 17, 18, 19, 20, 21]]
     assert len(warnings.records) == 1
-    assert "for text 4, '13': it is not used" in warnings.text
+    assert "not using nanotoken: its ids differ from the tokenizer's for text 4, '13'" in warnings.text
 
 
 def test_nanotoken_is_checked_on_the_first_chunk(monkeypatch, warnings):
@@ -323,8 +335,8 @@ def test_nanotoken_is_checked_on_the_first_chunk(monkeypatch, warnings):
     def watched(name):
         return lambda texts: seen[name].append(texts) or numbers(texts)
 
-    portions = list(encode_ahead([["10", "1122", "33"], ["12", "13"], ["14"]], watched("own"), watched("faster")))
-    assert [encoded.ids.tolist() for encoded, _ in portions] == [[10, 1122, 33], [12, 13], [14]]
+    chunks = list(encode_ahead([["10", "1122", "33"], ["12", "13"], ["14"]], watched("own"), watched("faster")))
+    assert [encoded.ids.tolist() for encoded, _ in chunks] == [[10, 1122, 33], [12, 13], [14]]
     assert seen["own"] == [["10", "11"]]
     assert sorted(seen["faster"]) == [["10", "11"], ["10", "1122", "33"], ["12", "13"], ["14"]]
     assert not warnings.records

@@ -1,4 +1,4 @@
-"""Loading tokenizers from whichever of their files are there."""
+"""Load tokenizers from any of their file formats."""
 
 import json
 
@@ -20,7 +20,7 @@ TINY = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_si
 
 
 def cased_backend(names=SPECIAL):
-    """A WordPiece tokenizer of the tokenizers library that keeps case and accents."""
+    """Train a WordPiece tokenizer of the tokenizers library that keeps case and accents."""
     backend = Tokenizer(models.WordPiece(unk_token=names[1]))
     backend.normalizer, backend.pre_tokenizer = normalizers.NFC(), pre_tokenizers.BertPreTokenizer()
     backend.train_from_iterator([TEXT] * 9, trainers.WordPieceTrainer(vocab_size=200, special_tokens=names))
@@ -44,7 +44,7 @@ def load(name, model_type="bert"):
 
 
 def assert_loads_again(tokenizer, path, model_type="bert"):
-    """By AutoTokenizer, as those do who are given what the scripts write."""
+    """Assert that AutoTokenizer loads the saved tokenizer unchanged."""
     tokenizer.save_pretrained(path)
     CONFIG_MAPPING[model_type]().save_pretrained(path)
     again = AutoTokenizer.from_pretrained(path)
@@ -59,7 +59,7 @@ def assert_loads_again(tokenizer, path, model_type="bert"):
 @pytest.mark.parametrize("configured", [False, True])
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "electra", "roberta", "modernbert", "albert"])
 def test_tokenizer_json_is_loaded_unchanged(model_type, configured, folder, tmp_path):
-    """With a config.json, transformers 5 makes a BERT's tokenizer that lower-cases of it (transformers#2742)."""
+    """With a config.json, transformers 5 loads it as a lower-casing BERT tokenizer (transformers#2742)."""
     backend = cased_backend()
     backend.save(str(folder / "tokenizer.json"))
     if configured:
@@ -93,7 +93,7 @@ def test_settings_apply_to_tokenizer_json(folder):
 
 
 @pytest.mark.parametrize("lower_case", [False, True])
-def test_do_lower_case_sets_a_tokenizer_json_that_can(lower_case, folder):
+def test_do_lower_case_sets_the_normalizer_of_tokenizer_json(lower_case, folder):
     backend = cased_backend()
     backend.normalizer = normalizers.BertNormalizer(lowercase=not lower_case, strip_accents=False)
     backend.save(str(folder / "tokenizer.json"))
@@ -103,7 +103,7 @@ def test_do_lower_case_sets_a_tokenizer_json_that_can(lower_case, folder):
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "roberta", "modernbert", "albert", "deberta-v2"])
-def test_what_transformers_saves_is_loaded_as_by_transformers(family, checkpoint, tmp_path):
+def test_tokenizers_that_transformers_saves_load_as_in_transformers(family, checkpoint, tmp_path):
     tokenizer, own = load(checkpoint(family)), AutoTokenizer.from_pretrained(checkpoint(family))
     assert type(tokenizer) is type(own)
     assert tokenizer(TEXT, TEXT) == own(TEXT, TEXT)
@@ -131,24 +131,24 @@ def write_vocabulary(folder, *tokens):
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "tokens", "said"),
+    ("vocabulary", "tokens", "case"),
     [
-        ("M ##ü ##l ##e ##r", "M ##ü ##l ##l ##e ##r", "cased, as its vocab.txt has capital letters and accented ones"),
+        ("M ##ü ##l ##e ##r", "M ##ü ##l ##l ##e ##r", "cased, because vocab.txt has capital letters and accented"),
         (
             "m ##ü ##l ##e ##r",
             "m ##ü ##l ##l ##e ##r",
-            "uncased, accents kept, as its vocab.txt has no capital letters",
+            "uncased, accents kept, because vocab.txt has no capital letters and accented letters",
         ),
-        ("m ##u ##l ##e ##r COVID É-1", "m ##u ##l ##l ##e ##r", "uncased, accents stripped, as its vocab.txt"),
+        ("m ##u ##l ##e ##r COVID É-1", "m ##u ##l ##l ##e ##r", "uncased, accents stripped, because vocab.txt has no"),
     ],
 )
 @pytest.mark.parametrize("model_type", ["bert", "electra", "roberta"])
-def test_vocabulary_letters_determine_case(model_type, vocabulary, tokens, said, folder, tmp_path, caplog):
+def test_vocabulary_letters_determine_case(model_type, vocabulary, tokens, case, folder, tmp_path, caplog):
     write_vocabulary(folder, *vocabulary.split())
     caplog.set_level("INFO", "cloze")
     tokenizer = load(folder, model_type)
     assert tokenizer.tokenize("Müller") == tokens.split()
-    assert f"Tokenizer: {said}" in caplog.text
+    assert f"Tokenizer: {case}" in caplog.text
     assert_loads_again(tokenizer, tmp_path / "saved")
 
 
@@ -168,23 +168,25 @@ def test_vocabulary_and_merges_files_load(model_type, tokenizers, folder, tmp_pa
     assert_loads_again(tokenizer, tmp_path / "saved", model_type)
 
 
-# Files, and what is none
+# Files and errors
 
 
 def test_tokenizer_file_loads_its_folder(folder):
     cased_backend().save(str(folder / "tokenizer.json"))
     assert load(folder / "tokenizer.json").tokenize("Müller Wald") == ["Müller", "Wald"]
     (folder / "tokenizer.json").rename(folder / "mine.json")
-    with pytest.raises(UserError, match=r"mine.json: no tokenizer .* read from files named tokenizer.json, vocab.txt"):
+    with pytest.raises(
+        UserError, match=r"mine.json: no tokenizer .* \(supported file names: tokenizer.json, vocab.txt"
+    ):
         load(folder / "mine.json")
-    with pytest.raises(UserError, match=r"\(none is there\): give --tokenizer_name PATH, a folder with tokenizer.json"):
+    with pytest.raises(UserError, match=r"\(no tokenizer file found\): give --tokenizer_name PATH, a folder with"):
         load(folder)
 
 
 def test_case_is_not_logged_without_vocabulary(folder, caplog):
     caplog.set_level("INFO", "cloze")
     (folder / "vocab.json").write_text("{}")
-    with pytest.raises(UserError, match="none is there"):
+    with pytest.raises(UserError, match="no tokenizer file found"):
         load(folder)
     assert "vocab.txt" not in caplog.text
 

@@ -1,4 +1,4 @@
-"""The prepared corpus: the tokenizer's own ids, few bytes, and a cache that is neither too loose nor never hit."""
+"""Prepare corpora: the ids of the tokenizer in few bytes, cached under keys neither too loose nor too strict."""
 
 import copy
 import os
@@ -58,7 +58,7 @@ def prepared(corpus, tokenizer, cache, unit="document", with_words=False, **sett
 
 
 def finished(cache):
-    """The folders of prepared corpora."""
+    """List the folders of prepared corpora."""
     return sorted(path for path in cache.iterdir() if path.is_dir())
 
 
@@ -70,15 +70,15 @@ def units_of(result, documents=None):
     return [result.tokens[start:stop].tolist() for start, stop in result.spans(documents)]
 
 
-# What is written
+# Cached ids
 
 
-@pytest.mark.parametrize("portion", [encoding.CHUNK_CHARS, 1])
+@pytest.mark.parametrize("chunk", [encoding.CHUNK_CHARS, 1])
 @pytest.mark.parametrize("with_words", [False, True])
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_cached_ids_equal_the_tokenizers(kind, unit, with_words, portion, corpus, tokenizers, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoding, "CHUNK_CHARS", portion)
+def test_cached_ids_equal_the_tokenizers(kind, unit, with_words, chunk, corpus, tokenizers, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "CHUNK_CHARS", chunk)
     tokenizer = tokenizers[kind]
     result = prepared(corpus, tokenizer, tmp_path, unit, with_words)
     units = list(chain.from_iterable(UNITS[unit]))
@@ -98,7 +98,7 @@ def test_cached_ids_equal_the_tokenizers(kind, unit, with_words, portion, corpus
     ("size", "dtype"), [(300, "uint16"), (65_536, "uint16"), (65_537, "uint32"), (70_000, "uint32")]
 )
 def test_cached_token_takes_2_or_4_bytes(size, dtype, tmp_path):
-    """datasets#861: 2 bytes a token, 4 where ids do not fit, and 1 more for words."""
+    """datasets#861: 2 bytes per token, 4 if ids do not fit, and 1 more for word starts."""
     backend = Tokenizer(models.BPE({f"<{number}>": number for number in range(size)}, []))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_tokens([f"<{size - 1}>", "<1>"])
@@ -116,7 +116,7 @@ def test_cached_token_takes_2_or_4_bytes(size, dtype, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cache_counts_unknown_tokens(kind, tokenizers, tmp_path, monkeypatch):
-    """Over all portions, and again when the corpus is taken as it was prepared."""
+    """The count covers all chunks, and is the same when the cache is reused."""
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 1)
     corpus = write_corpus(tmp_path / "corpus.txt", ["Salt stays.", "Salt \U00012000 stays.", "\U00012000"])
     for _ in range(2):
@@ -135,7 +135,7 @@ def test_cache_is_memory_mapped(corpus, tokenizers, tmp_path):
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_nanotoken_writes_the_same_cache(unit, tokenizers, texts, tmp_path, monkeypatch):
-    """It has all but the first of many portions; and nobody asks later who found the ids."""
+    """nanotoken encodes all chunks except the first; the cache does not depend on the backend."""
     monkeypatch.setattr(encoding, "CHUNK_CHARS", 500)
     tokenizer = tokenizers["wordpiece"]
     corpus = write_corpus(tmp_path / "corpus.txt", ["\n".join(texts[i : i + 9]) for i in range(0, len(texts), 9)])
@@ -162,12 +162,12 @@ def test_nanotoken_differences_are_not_cached(corpus, tokenizers, tmp_path, monk
     own = encoding.own_encoder(tokenizer, with_words=False)
     result = prepared(corpus, tokenizer, tmp_path, faster=lambda texts: own([text[::-1] for text in texts]))
     assert units_of(result) == ids_of(tokenizer, DOCUMENTS)
-    assert f"for text 1, {DOCUMENTS[0][:20]!r}: it is not used" in caplog.text
+    assert f"not using nanotoken: its ids differ from the tokenizer's for text 1, {DOCUMENTS[0][:20]!r}" in caplog.text
 
 
 @pytest.mark.parametrize("count", [999, 1001, 2500])
 def test_cache_keeps_every_document(count, tokenizers, tmp_path):
-    """transformers#12438: no remainder of every 1,000 texts dropped, from the text to the blocks."""
+    """transformers#12438: no remainder of 1,000 texts is dropped, from the text to the blocks."""
     tokenizer = tokenizers["wordpiece"]
     documents = [f"The {number} tides" for number in range(count)]
     result = prepared(write_corpus(tmp_path / "corpus.txt", documents), tokenizer, tmp_path)
@@ -199,7 +199,7 @@ def test_spans_of_chosen_documents(documents, lines, corpus, tokenizers, tmp_pat
     [("document", [1, 1, 1]), ("line", [2, 1, 2]), ("sentence", [3, 1, 3])],
 )
 @pytest.mark.parametrize("documents", [None, [0], [1], [0, 2], [1, 2], []])
-def test_counts_of_chosen_documents_are_those_of_their_spans(documents, unit, counts, corpus, tokenizers, tmp_path):
+def test_counts_of_chosen_documents_equal_their_numbers_of_spans(documents, unit, counts, corpus, tokenizers, tmp_path):
     result = prepared(corpus, tokenizers["wordpiece"], tmp_path, unit)
     chosen = None if documents is None else np.array(documents, dtype=int)
     expected = counts if documents is None else [counts[number] for number in documents]
@@ -209,7 +209,9 @@ def test_counts_of_chosen_documents_are_those_of_their_spans(documents, unit, co
 
 def test_text_without_tokens_is_an_error(tokenizers, tmp_path):
     corpus = write_corpus(tmp_path / "corpus.txt", ["\u200b", "\u200b\u200b"])
-    with pytest.raises(UserError, match=r"corpus\.txt: the tokenizer finds no token"):
+    with pytest.raises(
+        UserError, match=r"corpus\.txt: the tokenizer finds no token in the text: give a model or --tokenizer_name"
+    ):
         prepared(corpus, tokenizers["wordpiece"], tmp_path / "cache")
     assert finished(tmp_path / "cache") == []
 
@@ -229,7 +231,7 @@ LANGUAGES = [
 
 @pytest.fixture(scope="module")
 def of_all_characters():
-    """A tokenizer that knows every character above, so that no sentence is all [UNK]."""
+    """Train a tokenizer on every character above; otherwise a sentence would be all [UNK]."""
     tokenizer = RobertaTokenizer().train_new_from_iterator([[text] for text, _ in LANGUAGES], vocab_size=400)
     assert tokenizer.decode(ids_of(tokenizer, LANGUAGES[2][0])) == LANGUAGES[2][0]
     return tokenizer
@@ -237,11 +239,11 @@ def of_all_characters():
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_sentences_of_any_language_are_found(unit, of_all_characters, tmp_path):
-    """By their punctuation; over the end of a line, not over that of a document; none of them blank."""
+    """Sentences end at punctuation, may span lines but not documents, and are not blank."""
     corpus = write_corpus(tmp_path / "corpus.txt", [text for text, _ in LANGUAGES])
     result = prepared(corpus, of_all_characters, tmp_path, unit)
     assert result.num_documents == 6
-    # A sentence that goes over a line's end is two to one who looks at lines.
+    # In units of lines, a sentence that spans two lines counts twice.
     assert result.num_sentences == (14 if unit == "line" else 12)
     assert (
         result.counts().tolist()
@@ -266,7 +268,7 @@ GERMAN = {
 
 
 def test_sentences_are_found_by_the_rules_of_the_language(of_all_characters, tmp_path):
-    """A date is no end in German. What is prepared of one language is not taken for another."""
+    """A date does not end a German sentence. A cache is not reused for another language."""
     corpus = write_corpus(tmp_path / "corpus.txt", [" ".join(GERMAN["de"])])
     for language, sentences in GERMAN.items():
         for unit in ("sentence", "document"):
@@ -286,13 +288,13 @@ def test_streamed_sentences_are_found_by_the_rules_of_the_language(of_all_charac
     ("language", "warns"), [("en", False), ("de", False), ("zz", True), ("a", True), ("deu", True)]
 )
 def test_language_without_rules_is_warned_about(language, warns, caplog):
-    """sentencex takes English instead and does not say so."""
+    """sentencex silently uses English rules instead."""
     check_language(language)
-    assert ("LANGUAGE: there are no rules for sentences of" in caplog.text) == warns
+    assert (f"--language {language} has no sentence rules: using the rules of a related" in caplog.text) == warns
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sentence_over_two_lines_is_one_for_every_tokenizer(kind, tokenizers, tmp_path):
+def test_sentence_may_span_two_lines_for_every_tokenizer(kind, tokenizers, tmp_path):
     documents = ["The Moon pulls the\nwater. Twice\na day.", "Salt stays\nbehind."]
     tokenizer = tokenizers[kind]
     result = prepared(write_corpus(tmp_path / "corpus.txt", documents), tokenizer, tmp_path, "sentence")
@@ -301,7 +303,7 @@ def test_sentence_over_two_lines_is_one_for_every_tokenizer(kind, tokenizers, tm
 
 
 def test_sentences_of_a_table_row_end_at_blank_lines(tokenizers, tmp_path):
-    """A row's text may have blank lines of its own, as between title and text."""
+    """The text of a row may contain blank lines, for example after a title."""
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "On tides\\n\\n  \\nWater heaps up. Twice\\na day.\\n"}\n{"text": "Salt."}\n')
     tokenizer = tokenizers["wordpiece"]
@@ -329,7 +331,7 @@ SENTENCES = [f"{'One. Two. Three. Four.'[: 5 * (1 + number % 4)]}" for number in
 def test_sentences_are_counted_or_their_number_estimated(
     unit, counted, share, about, least, most, of_all_characters, tmp_path, monkeypatch
 ):
-    """All are counted where they are units, or the text is short."""
+    """Sentences are counted if they are units or the text is short."""
     monkeypatch.setattr(segmentation, "COUNTED", counted)
     monkeypatch.setattr(segmentation, "COUNTED_SHARE", share)
     looked_at = []
@@ -347,7 +349,7 @@ def test_sentences_are_counted_or_their_number_estimated(
 
 
 def test_sentence_estimate_samples_the_whole_text(of_all_characters, tmp_path, monkeypatch):
-    """The first half has no stop."""
+    """The first half of the text has no sentence ends."""
     monkeypatch.setattr(segmentation, "COUNTED", 100)
     texts = ["no stop at all in here"] * 2000 + ["It stops. Often. So."] * 2000
     result = prepared(write_corpus(tmp_path / "corpus.txt", texts), of_all_characters, tmp_path)
@@ -359,7 +361,7 @@ def test_sentence_estimate_samples_the_whole_text(of_all_characters, tmp_path, m
 
 
 def test_prepared_cache_is_reused(corpus, tokenizers, tmp_path, monkeypatch, caplog):
-    """datasets#3847: a cache that is hit, by an equal tokenizer and after other uses of it, and not read again."""
+    """datasets#3847: an equal tokenizer reuses the cache, also after other uses, without reading the text."""
     caplog.set_level("INFO", logger="cloze")
     tokenizer = tokenizers["wordpiece"]
     first = units_of(prepared(corpus, tokenizer, tmp_path, with_words=True))
@@ -394,15 +396,15 @@ def without_normalizer(tokenizer):
     return tokenizer
 
 
-def with_a_word_more(tokenizer):
+def with_an_added_word(tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_tokens(["behind"])
     return tokenizer
 
 
-@pytest.mark.parametrize("change", [without_normalizer, with_a_word_more])
+@pytest.mark.parametrize("change", [without_normalizer, with_an_added_word])
 def test_cache_is_not_reused_for_another_tokenizer(change, corpus, tokenizers, tmp_path):
-    """datasets#3847: of the same class, and even the same vocabulary."""
+    """datasets#3847: tokenizers may differ although class and even vocabulary are the same."""
     tokenizer = tokenizers["wordpiece"]
     other = change(tokenizer)
     assert ids_of(other, DOCUMENTS) != ids_of(tokenizer, DOCUMENTS)
@@ -412,7 +414,7 @@ def test_cache_is_not_reused_for_another_tokenizer(change, corpus, tokenizers, t
 
 
 def test_cache_is_not_reused_for_another_text(corpus, tokenizers, tmp_path):
-    """datasets#3847: of the same length, or the same file beside another."""
+    """datasets#3847: a text of the same length, and the same file with a second one, are other texts."""
     tokenizer = tokenizers["wordpiece"]
     (path,) = corpus.files
     prepared(corpus, tokenizer, tmp_path)
@@ -447,7 +449,7 @@ def test_cache_is_not_reused_for_another_column(tokenizers, tmp_path):
 
 
 def test_half_written_cache_is_replaced(corpus, tokenizers, tmp_path):
-    """transformers#35782, of caches: what a killed process left is never read, not even in part."""
+    """transformers#35782: files that a killed process left are never read."""
     tokenizer = tokenizers["wordpiece"]
     prepared(corpus, tokenizer, tmp_path)
     (folder,) = finished(tmp_path)
@@ -477,7 +479,7 @@ def test_error_leaves_no_cache(corpus, tokenizers, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_concurrent_writers_make_one_cache(overwrite, corpus, tokenizers, tmp_path, monkeypatch):
-    """transformers#17106: they wait for each other at the file's lock, whoever is first."""
+    """transformers#17106: processes wait for each other at a file lock."""
     tokenizer = tokenizers["wordpiece"]
     inside, written, together = [], [], threading.Barrier(4)
     write = preparation.write
@@ -503,8 +505,7 @@ def test_concurrent_writers_make_one_cache(overwrite, corpus, tokenizers, tmp_pa
 
 
 def test_cache_is_opened_before_another_process_may_remove_it(corpus, tokenizers, tmp_path, monkeypatch):
-    """transformers#17106: all processes get --overwrite_cache; one that has the lock removes the result of the one
-    before."""
+    """transformers#17106: with --overwrite_cache, each process that gets the lock removes the previous result."""
 
     class Lock(storage.FileLock):
         def release(self, force=False):
@@ -539,8 +540,8 @@ CHINESE, JAPANESE = "春眠不覺曉。處處聞啼鳥。\n", "春は眠い。�
     ids=["Chinese", "Japanese", "mostly Chinese", "mostly English", "English", "Korean"],
 )
 def test_single_character_words_are_warned_about(text, warned, tmp_path, caplog):
-    """google-bert#780: BERT's tokenizer takes each Chinese character for a word; a word of an alphabet is one token."""
+    """google-bert#780: BERT's tokenizer treats each Chinese character as a word."""
     corpus = write_corpus(tmp_path / "corpus.txt", [text * 9])
     tokenizer = train_tokenizer(corpus, "bert", 300, False, tmp_path, overwrite=False)
     check_words(prepared(corpus, tokenizer, tmp_path, with_words=True), tokenizer)
-    assert ("WHOLE WORDS" in caplog.text) == warned
+    assert ("--whole_word_mask has little effect" in caplog.text) == warned

@@ -1,4 +1,4 @@
-"""Training tokenizers, and what is asked of them."""
+"""Train tokenizers, and check special tokens, unknown text and word boundaries."""
 
 import copy
 import hashlib
@@ -49,7 +49,7 @@ def digest(tokenizer):
 
 
 def test_tokenizer_training_is_deterministic():
-    """Over two runs, and in another process, where Python and the trainer hash strings differently."""
+    """Two runs agree, also in another process, where Python and the trainer hash strings differently."""
     digests = [[digest(train(kind)) for kind in ("bert", "roberta")] for _ in range(2)]
     script = "from tests.tokenization.test_training import *; print(*[digest(train(k)) for k in ('bert', 'roberta')])"
     output = subprocess.run(
@@ -63,7 +63,7 @@ def test_tokenizer_training_is_deterministic():
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_vocabulary_has_the_size_asked_for(kind):
+def test_vocabulary_has_the_given_size(kind):
     tokenizer = train(kind, 800)
     assert len(tokenizer) == required_vocab_size(tokenizer) == 800
 
@@ -83,7 +83,7 @@ def test_trained_tokenizer_has_its_familys_special_tokens(kind, accents, tmp_pat
 
 @pytest.mark.parametrize("lower_case", [False, True])
 def test_wordpiece_keeps_accents(lower_case, accents, tmp_path):
-    """In memory, and as it is loaded again; Hangul is not taken apart."""
+    """Accents are kept in memory and after loading; Hangul is not decomposed."""
     tokenizer = train_tokenizer(accents, "bert", 300, lower_case, tmp_path, overwrite=False)
     for loaded in (tokenizer, tokenization.train_wordpiece(accents, 300, lower_case)):
         words = "".join(piece.removeprefix("##") for piece in loaded.tokenize("naïve Ärztin 한국어 漢字 Łódź"))
@@ -91,14 +91,14 @@ def test_wordpiece_keeps_accents(lower_case, accents, tmp_path):
 
 
 def test_wordpiece_continuations_exclude_stand_alone_characters(accents):
-    """Punctuation and Chinese characters are words by themselves: such tokens would be rows that nothing trains."""
+    """Punctuation and Chinese characters are words by themselves; such tokens would never be trained."""
     vocabulary = tokenization.train_wordpiece(accents, 300, lower_case=False).get_vocab()
     assert {"漢", "字", ",", ".", "##국", "##어", "##ï"} <= vocabulary.keys()
     assert not {"##漢", "##字", "##,", "##."} & vocabulary.keys()
 
 
 def test_byte_level_mask_includes_the_space_before(accents, tmp_path):
-    """As the pipeline for filling masks takes it: nothing but the mask is between the words."""
+    """Only the mask is between the words, as the fill-mask pipeline expects."""
     tokenizer = train_tokenizer(accents, "roberta", 400, False, tmp_path, overwrite=False)
     before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", " two"))
     assert tokenizer("one <mask> two", add_special_tokens=False)["input_ids"] == [
@@ -120,7 +120,7 @@ def test_trained_tokenizer_is_reused(accents, tmp_path, monkeypatch):
     accents = FileCorpus(accents.files)
     other = train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab()
     assert other != vocabulary
-    # From here on, the text must not be read.
+    # From here on, reading the text raises TypeError.
     monkeypatch.setattr(tokenization, "read_documents", None)
     assert train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab() == other
     with pytest.raises(TypeError):
@@ -133,15 +133,14 @@ def test_trained_tokenizer_is_reused(accents, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_long_words_are_cut_for_training(kind, tmp_path, caplog):
-    """A single one of 300,000 letters took a minute; without the cut, the longest token is the whole word."""
+    """Uncut, one word of 300,000 letters took a minute and became a token."""
     path = tmp_path / "word.txt"
     path.write_text("ab" * 150_000 + " and short words\n")
     function = {"bert": tokenization.train_wordpiece, "roberta": tokenization.train_byte_level}[kind]
     tokenizer = function(FileCorpus((path,)), 300, lower_case=False)
     assert max(map(len, tokenizer.get_vocab())) == tokenization.LONGEST_WORD
-    assert [record.message for record in caplog.records if "LONG WORDS" in record.message] == [
-        "LONG WORDS: words longer than 1,000 characters (1) are cut into pieces to train the tokenizer: check that "
-        "spaces separate the words of the text"
+    assert [record.message for record in caplog.records if "words longer than" in record.message] == [
+        "words longer than 1,000 characters (1) were cut to train the tokenizer: check that spaces separate words"
     ]
 
 
@@ -157,13 +156,13 @@ def test_ordinary_words_are_trained_on_whole(kind, monkeypatch, caplog):
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_signal_ends_tokenizer_training(kind, monkeypatch):
-    """At once, not when the library has read all texts."""
+    """A signal takes effect before the library has read all texts."""
     read = []
 
     def read_texts(corpus):
         for number in range(3_000):
             read.append(number)
-            # The first pass over a text of WordPiece is Python's own.
+            # WordPiece reads the texts a first time in Python, outside the library.
             if len(read) == 10 + 3_000 * (kind == "bert"):
                 os.kill(os.getpid(), signal.SIGTERM)
             yield [f"text{number} " * 1_000]
@@ -176,14 +175,18 @@ def test_signal_ends_tokenizer_training(kind, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "lower_case", "message"), [("albert", False, "--tokenizer_name"), ("roberta", True, "--do_lower_case")]
+    ("kind", "lower_case", "message"),
+    [
+        ("albert", False, "a new albert needs --tokenizer_name PATH; tokenizers can be trained for bert"),
+        ("roberta", True, "--do_lower_case is for WordPiece tokenizers"),
+    ],
 )
 def test_untrainable_tokenizers_are_errors(kind, lower_case, message, accents, tmp_path):
     with pytest.raises(UserError, match=message):
         train_tokenizer(accents, kind, 300, lower_case, tmp_path, overwrite=False)
 
 
-# Using
+# Special tokens
 
 
 @pytest.mark.parametrize(
@@ -210,7 +213,7 @@ def test_template_of_a_tokenizer_without_special_tokens():
     ],
 )
 def test_template_of_pairs(kind, prefix, middle, suffix, tokenizers):
-    """Between the ids of two texts it gives what the tokenizer gives."""
+    """The template gives the same ids as the tokenizer."""
     tokenizer = tokenizers[kind]
     template = pair_template_of(tokenizer)
     assert template == PairTemplate(
@@ -234,7 +237,7 @@ PAIR = "[CLS] $A [SEP] $B:1 [SEP]:1"
 
 
 def characters(post_processor, letters="xy", unk_token=None):
-    """A tokenizer of some letters, to which others are nothing."""
+    """Return a tokenizer of some letters that drops all others."""
     vocabulary = {token: number for number, token in enumerate(["[PAD]", "[MASK]", "[CLS]", "[SEP]", *letters])}
     backend = Tokenizer(models.BPE(vocabulary, [], unk_token=unk_token))
     if post_processor is not None:
@@ -255,7 +258,7 @@ def characters(post_processor, letters="xy", unk_token=None):
     ids=["template", "BERT", "RoBERTa", "sequence"],
 )
 def test_templates_do_not_depend_on_the_probe_text(post_processor, middle, letters):
-    """tokenizers#1208: "a" gives no token where the vocabulary has neither it nor an unknown one."""
+    """tokenizers#1208: "a" gives no token if the vocabulary has neither "a" nor an unknown token."""
     tokenizer = characters(post_processor, letters)
     assert template_of(tokenizer) == Template((2,), (3,), (3,))
     assert template_of(truncating(tokenizer)) == Template((2,), (3,), (3,))
@@ -269,16 +272,18 @@ def test_templates_of_slow_tokenizers():
 
 
 @pytest.mark.parametrize(
-    ("post_processor", "whom"),
+    ("post_processor", "texts"),
     [(None, "a text"), (processors.ByteLevel(), "a text"), (processors.TemplateProcessing(**CLS_SEP), "two texts")],
     ids=["none", "byte level", "single text"],
 )
 @pytest.mark.parametrize(("family", "middle"), [("bert", (3,)), ("xlm-roberta", (3, 3))])
-def test_missing_special_tokens_are_added_by_family(family, middle, post_processor, whom, tmp_path, caplog):
-    """transformers#13000: also for those who load the tokenizer that is saved with the model."""
+def test_missing_special_tokens_are_added_by_family(family, middle, post_processor, texts, tmp_path, caplog):
+    """transformers#13000: the tokens are added also by the tokenizer saved with the model."""
     tokenizer = characters(post_processor)
     ensure_template(tokenizer, family)
-    assert f"SPECIAL TOKENS: the tokenizer (TokenizersBackend) adds none to {whom}: those of {family}" in caplog.text
+    assert (
+        f"the tokenizer (TokenizersBackend) adds no special tokens to {texts}: adding the template of {family} models"
+    ) in caplog.text
     tokenizer.save_pretrained(tmp_path)
     for loaded in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
         assert template_of(loaded) == Template((2,), (3,), (3,))
@@ -299,8 +304,8 @@ def test_existing_special_tokens_are_kept(kind, tokenizers, caplog):
     assert not caplog.text
 
 
-def test_fingerprint_changes_with_what_the_tokenizer_does(tokenizers):
-    """datasets#3847: of the same kind and size, but another vocabulary or another normalizer."""
+def test_fingerprint_changes_with_vocabulary_and_normalizer(tokenizers):
+    """datasets#3847: tokenizers of the same kind and size may differ."""
     tokenizer = tokenizers["wordpiece"]
     assert fingerprint(truncating(tokenizer)) == fingerprint(copy.deepcopy(tokenizer)) == fingerprint(tokenizer)
     other = copy.deepcopy(tokenizer)
@@ -319,20 +324,20 @@ def test_unknown_tokens_are_counted_by_tokenizer(kind, tokenizers):
     assert count_unknown(ids, unknown_id(tokenizer)) == (0 if kind == "byte_level" else 1)
 
 
-def test_bare_tokenizer_takes_the_unknown_token_of_its_model():
+def test_bare_tokenizer_uses_the_unknown_token_of_its_model():
     backend = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, "[UNK]"))
     assert unknown_id(PreTrainedTokenizerFast(tokenizer_object=backend)) == 1
     assert unknown_id(characters(None)) is None
     assert count_unknown(np.arange(3), None) == 0
 
 
-def test_unknown_text_is_warned_about_or_refused(tokenizers, caplog):
-    """A share of 2 % is let pass, one of more than half is an error."""
+def test_unknown_text_is_a_warning_or_an_error(tokenizers, caplog):
+    """2 % unknown tokens pass; more than half are an error."""
     tokenizer = tokenizers["wordpiece"]
     check_unknown(0.02, "a.txt", tokenizer)
     assert not caplog.text
     check_unknown(0.5, "a.txt", tokenizer)
-    assert "UNKNOWN: a.txt: 50.0% of the tokens are [UNK]: the tokenizer  (BertTokenizer) lacks" in caplog.text
+    assert caplog.messages[0].startswith("a.txt: 50.0% of the tokens are [UNK]: the tokenizer  (BertTokenizer) lacks")
     with pytest.raises(
         UserError, match=r"^a.txt: 50.1% .* longer than 100 characters: give a model or --tokenizer_name"
     ):
@@ -340,21 +345,23 @@ def test_unknown_text_is_warned_about_or_refused(tokenizers, caplog):
     assert "longer than" not in describe_unknown(0.1, "a.txt", tokenizers["unigram"])
 
 
-def test_dropped_text_is_warned_about_or_refused(tokenizers, caplog):
-    """BPE without an unknown token gives no token for it; spaces, and what the normalizer takes off, do not count."""
+def test_dropped_text_is_a_warning_or_an_error(tokenizers, caplog):
+    """BPE without an unknown token drops text; spaces and characters that the normalizer removes do not count."""
     tokenizer = characters(None)
     tokenizer.backend_tokenizer.normalizer = normalizers.Strip()
     check_dropped([["x" * 49 + "z", "  y   "], [" " * 99]], "a.txt", tokenizer)
     assert not caplog.text
     check_dropped([["xyab"]], "a.txt", tokenizer)
-    assert "UNKNOWN: a.txt: the tokenizer  (TokenizersBackend) leaves out 50.0% of the characters" in caplog.text
-    with pytest.raises(UserError, match=r"^a.txt: .* leaves out 75.0% .*: give a model or --tokenizer_name"):
+    assert caplog.messages[0].startswith("a.txt: the tokenizer  (TokenizersBackend) drops 50.0% of the characters")
+    with pytest.raises(
+        UserError, match=r"^a.txt: .* drops 75.0% of the characters.*: give a model or --tokenizer_name"
+    ):
         check_dropped([["xabc"]], "a.txt", tokenizer)
     for other in (*tokenizers.values(), characters(None, unk_token="x"), ByT5Tokenizer()):
         check_dropped([["\U00013000" * 3]], "a.txt", other)
 
 
-def test_dropped_text_is_found_by_each_script(run_mlm_script, run_classification_script, tmp_path):
+def test_dropped_text_is_detected_by_each_script(run_mlm_script, run_classification_script, tmp_path):
     tokenizer, texts = tmp_path / "tokenizer", tmp_path / "texts.csv"
     characters(processors.TemplateProcessing(**CLS_SEP), letters="xyz").save_pretrained(tokenizer)
     texts.write_text("text,label\n" + "xabc,1\nyabc,2\n" * 9)
@@ -367,14 +374,16 @@ def test_dropped_text_is_found_by_each_script(run_mlm_script, run_classification
     for code, _, error in runs:
         assert code == 2
         assert "texts.csv: the tokenizer" in error
-        assert "leaves out 75.0% of the characters" in error
+        assert "drops 75.0% of the characters" in error
 
 
 def test_unencodable_text_is_an_error():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordPiece({"a": 0})))
     encoder = own_encoder(tokenizer, with_words=False)
     assert encoder(["a"]).ids.tolist() == [0]
-    with pytest.raises(UserError, match=r"cannot encode the text \(.*Missing \[UNK\].*give --tokenizer_name PATH"):
+    with pytest.raises(
+        UserError, match=r"cannot encode the text \(.*Missing \[UNK\].*give another --tokenizer_name PATH"
+    ):
         encoder(["a b"])
 
 
@@ -398,13 +407,19 @@ def unsplit(tokenizer):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda _: word_level(pre_tokenizers.Whitespace()), "TokenizersBackend.*WordLevel"),
-        (lambda tokenizers: unsplit(tokenizers["unigram"]), "DebertaV2Tokenizer.*Unigram"),
+        (
+            lambda _: word_level(pre_tokenizers.Whitespace()),
+            "TokenizersBackend .WordLevel. does not mark where words begin",
+        ),
+        (
+            lambda tokenizers: unsplit(tokenizers["unigram"]),
+            "DebertaV2Tokenizer .Unigram. does not mark where words begin",
+        ),
         (lambda _: ByT5Tokenizer(), "ByT5Tokenizer is a slow tokenizer"),
     ],
     ids=["WordLevel", "nothing splits words", "slow"],
 )
-def test_whole_word_masking_refusal_names_the_tokenizer(make, words, tokenizers):
-    """transformers#11768: an error, instead of masks that are silently wrong."""
+def test_whole_word_masking_error_names_the_tokenizer(make, words, tokenizers):
+    """transformers#11768: without the error, masks would be silently wrong."""
     with pytest.raises(UserError, match=f"--whole_word_mask: {words}"):
         check_whole_words(make(tokenizers))

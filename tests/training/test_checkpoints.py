@@ -1,4 +1,4 @@
-"""Which checkpoints count, which are deleted, and that nothing in output_dir is lost."""
+"""Check which checkpoints count, which are deleted, and that nothing in output_dir is lost."""
 
 import builtins
 import errno
@@ -16,13 +16,13 @@ from cloze.config.arguments import TrainingArguments
 from cloze.errors import UserError
 from cloze.training.checkpoints import (
     MODEL_FILES,
-    aside,
     complete,
     list_checkpoints,
     prune,
     put_in_place,
     remove,
     remove_all,
+    staging_folder,
 )
 from cloze.training.output_dir import check_disk
 from cloze.training.output_dir import prepare_output_dir as prepare
@@ -34,7 +34,7 @@ def out(tmp_path):
 
 
 def make(out, *steps, complete=True):
-    """Checkpoints, and a file of the user's beside them."""
+    """Return a folder with checkpoints and a file of the user."""
     for step in steps:
         path = out / f"checkpoint-{step}"
         path.mkdir(parents=True)
@@ -77,7 +77,7 @@ def test_checkpoints_are_listed_by_step(out):
 
 
 def test_incomplete_checkpoints_and_other_names_are_ignored(out):
-    """transformers#35782: the sums are written last; without them, a crash came between."""
+    """transformers#35782: checksums are written last; a checkpoint without them was interrupted."""
     make(out, 10)
     make(out, 20, complete=False)
     for name in ("checkpoint-30-old", "checkpoint-", "checkpoint-best", "checkpoint-40.tmp", "my-checkpoint-50"):
@@ -97,7 +97,7 @@ def test_no_folder_holds_no_checkpoint(out):
 
 @pytest.fixture
 def scratch(out, tmp_path):
-    """Checkpoints 10, 20 and 30, of which 20 is a link to another disk; gives the folder there."""
+    """Make checkpoints 10, 20 and 30, where 20 links to another disk; return the folder there."""
     make(out, 10, 20, 30)
     scratch = tmp_path / "scratch" / "moved"
     scratch.parent.mkdir()
@@ -130,7 +130,7 @@ def test_broken_symlinks_are_replaced(out):
     assert list(list_checkpoints(str(out))) == [10, 20]
     assert prepare_output_dir(arguments(out), keep=None) == out / "checkpoint-20"
     assert not os.path.lexists(out / "checkpoint-incomplete")
-    folder = aside(str(out), "checkpoint-30")
+    folder = staging_folder(str(out), "checkpoint-30")
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text("learning_rate: 0.001\n")
     complete(folder)
@@ -168,7 +168,7 @@ def test_symlinked_checkpoints_do_not_count_as_freed_disk(out, scratch):
     assert 10_000 < free < 20_000
 
 
-# Another user's
+# Checkpoints of another user
 
 
 @pytest.mark.parametrize("denied", ["recipe.yaml", "SHA256SUMS"])
@@ -184,13 +184,13 @@ def test_unreadable_checkpoint_of_another_user_is_not_damaged(denied, out, monke
 
     monkeypatch.setattr(builtins, "open", refuse)
     for asked in (None, str(out / "checkpoint-20")):
-        with pytest.raises(UserError, match=rf"^{path} cannot be read \(Permission denied\): have its owner make it"):
+        with pytest.raises(UserError, match=rf"^{path} cannot be read \(Permission denied\): ask its owner for read"):
             prepare_output_dir(arguments(out, resume_from_checkpoint=asked), keep=None)
     assert steps_in(out) == [10, 20]
 
 
 def as_nobody(action):
-    """Call it in a forked process without root's rights; gives the error's text."""
+    """Call a function in a forked process without root's rights; return the text of its error."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -212,7 +212,7 @@ def as_nobody(action):
 
 
 def test_folders_of_another_user_are_errors():
-    # Not tmp_path, into which nobody else may look.
+    # Not tmp_path, which no other user may read.
     out = Path(tempfile.mkdtemp()) / "out"
     out.parent.chmod(0o755)
     make(out, 10, 20)
@@ -221,14 +221,14 @@ def test_folders_of_another_user_are_errors():
     out.chmod(0o555)
     try:
         assert as_nobody(lambda: prepare_output_dir(arguments(out), None)) == (
-            f"--output_dir {out} cannot be written to (Permission denied): give a folder of yours"
+            f"--output_dir {out} cannot be written to (Permission denied): give a folder of your own"
         )
         out.chmod(0o777)
         assert as_nobody(lambda: prepare_output_dir(arguments(out), None)).startswith(
-            f"{out / 'checkpoint-20' / 'SHA256SUMS'} cannot be read (Permission denied): have its owner"
+            f"{out / 'checkpoint-20' / 'SHA256SUMS'} cannot be read (Permission denied): ask its owner for"
         )
         assert as_nobody(lambda: remove(out / "checkpoint-10")).startswith(
-            f"{out / 'checkpoint-10'} cannot be deleted (Permission denied): delete it yourself, or have its owner"
+            f"{out / 'checkpoint-10'} cannot be deleted (Permission denied): delete it, or ask its owner"
         )
         assert steps_in(out) == [10, 20]
     finally:
@@ -245,7 +245,7 @@ def test_new_output_dir_is_created(out):
 
 
 def test_newest_complete_checkpoint_is_resumed(out):
-    """transformers#35782 and #26961: newest by step, whatever the times of change."""
+    """transformers#35782 and #26961: newest by step, not by modification time."""
     make(out, 900, 1000)
     make(out, 1100, complete=False)
     os.utime(out / "checkpoint-1000", (1, 1))
@@ -267,12 +267,14 @@ def test_requested_checkpoint_is_resumed(out):
 def test_invalid_checkpoint_path_is_an_error(resume, out):
     make(out, 10, complete=False)
     resume = resume if resume == "True" else str(out / resume)
-    with pytest.raises(UserError, match=r"--resume_from_checkpoint.* (is no checkpoint|holds no checkpoint)"):
+    with pytest.raises(
+        UserError, match=r"--resume_from_checkpoint.* (is corrupt or not a checkpoint|contains no checkpoint)"
+    ):
         prepare_output_dir(arguments(out, resume_from_checkpoint=resume), keep=None)
 
 
 def test_overwrite_output_dir_removes_checkpoints_only(out):
-    """And not before all is ready: until then an error must not cost the earlier run."""
+    """And only when all is ready: an error before must not cost the earlier run."""
     make(out, 10, 20)
     (out / "model.safetensors").touch()
     assert prepare_output_dir(arguments(out, overwrite_output_dir=True), keep=None) is None
@@ -282,7 +284,7 @@ def test_overwrite_output_dir_removes_checkpoints_only(out):
 
 
 def test_processes_inspect_output_dir_at_the_same_time(out):
-    """None takes the file that another one tries the folder with for an error of the disk."""
+    """No process mistakes the probe file of another process for a disk error."""
     make(out, 10)
     settings = arguments(out)
     with ThreadPoolExecutor(8) as pool:
@@ -295,7 +297,7 @@ def test_processes_inspect_output_dir_at_the_same_time(out):
 def test_finished_model_is_not_overwritten(file, out):
     make(out)
     (out / file).write_text("weights")
-    with pytest.raises(UserError, match=r"holds a model already.*--overwrite_output_dir"):
+    with pytest.raises(UserError, match=r"already contains a model.*--overwrite_output_dir"):
         prepare_output_dir(arguments(out), keep=None)
     assert (out / file).read_text() == "weights"
     assert prepare_output_dir(arguments(out, do_train=False, do_eval=True), keep=None) is None
@@ -303,7 +305,7 @@ def test_finished_model_is_not_overwritten(file, out):
 
 
 def model_in(out):
-    """What a reader finds: of each file its text, if there is a model."""
+    """Return what a reader finds: the text by file, None without a model."""
     texts = {path.name: path.read_text() for path in out.iterdir() if path.is_file()}
     return texts if set(MODEL_FILES) & set(texts) else None
 
@@ -336,7 +338,7 @@ def test_model_replaced_when_killed_is_old_none_or_new(weights_before, weights, 
         left[:] = range(calls)
         shutil.rmtree(out, ignore_errors=True)
         write(out, "before", weights_before)
-        before, folder = model_in(out), aside(str(out), "model")
+        before, folder = model_in(out), staging_folder(str(out), "model")
         write(folder, "new", weights)
         new = model_in(folder)
         try:
@@ -353,7 +355,7 @@ def test_model_replaced_when_killed_is_old_none_or_new(weights_before, weights, 
 
 def test_other_files_in_output_dir_are_ignored(out):
     make(out)
-    (out / "config.json").write_text("{}")  # without weights, as a kill left it once
+    (out / "config.json").write_text("{}")  # without weights, as left by a killed process
     assert prepare_output_dir(arguments(out), keep=None) is None
     assert names(out) == ["config.json", "notes.txt"]
 
@@ -362,7 +364,7 @@ def test_other_files_in_output_dir_are_ignored(out):
     ("kept", "overwrite"), [(".", False), (".", True), ("checkpoint-10/..", False), ("checkpoint-10", True)]
 )
 def test_initial_model_is_not_overwritten(kept, overwrite, out):
-    """Nor deleted, when it is one of the checkpoints that --overwrite_output_dir removes."""
+    """Nor deleted, if it is one of the checkpoints that --overwrite_output_dir removes."""
     make(out, 10, 20)
     with pytest.raises(UserError, match="the model to start from"):
         prepare_output_dir(arguments(out, overwrite_output_dir=overwrite), keep=str(out / kept))
@@ -370,7 +372,7 @@ def test_initial_model_is_not_overwritten(kept, overwrite, out):
 
 
 def test_resumed_checkpoint_is_not_deleted(out):
-    """--overwrite_output_dir and --resume_from_checkpoint contradict each other."""
+    """--overwrite_output_dir and --resume_from_checkpoint exclude each other."""
     make(out, 10, 20)
     settings = arguments(out, overwrite_output_dir=True, resume_from_checkpoint=str(out / "checkpoint-10"))
     with pytest.raises(UserError, match="--resume_from_checkpoint"):
@@ -407,17 +409,16 @@ def test_unwritable_output_dir_is_an_error(tmp_path):
         (3, 1000, 80, [80, 100, 1000]),
         (1, 1000, 1000, [1000]),
         (2, 1000, 1000, [100, 1000]),
-        # The best one is gone, as from an earlier run.
+        # The best checkpoint is absent, as after an earlier run.
         (2, 1000, 70, [100, 1000]),
-        # The rest is of an earlier run that went further.
+        # The others are of an earlier, longer run.
         (1, 90, None, [90, 100, 1000]),
         (1, 90, 80, [80, 90, 100, 1000]),
         (2, 100, 80, [80, 100, 1000]),
     ],
 )
 def test_prune_keeps_the_newest_and_the_best(keep, newest, best, left, out):
-    """transformers#26961: by step and not by time of change, the newest and the best never, nor an earlier run's
-    leftovers."""
+    """transformers#26961: by step, not by modification time; never the newest, the best, or those of an earlier run."""
     make(out, 80, 90, 100, 1000)
     make(out, 85, complete=False)
     for time, step in enumerate((1000, 100, 90, 80)):
@@ -430,7 +431,7 @@ def test_prune_keeps_the_newest_and_the_best(keep, newest, best, left, out):
 @pytest.mark.parametrize("keep", [1, 2, 3])
 @pytest.mark.parametrize("best", [None, 5, 20])
 def test_training_prunes_checkpoints(keep, best, out):
-    """After each save the newest and the best are there, and never more than were asked for, or those two."""
+    """After each save, the newest and the best exist, and at most the limit, or these two."""
     for step in range(5, 50, 5):
         make(out, step)
         so_far = best if best is not None and best <= step else None
@@ -457,15 +458,15 @@ WEIGHTS = 4000  # bytes of 1,000 parameters
     ],
 )
 def test_check_disk_warns_or_refuses_by_free_space(settings, keep, least, enough, out, caplog, monkeypatch):
-    """A checkpoint is three times the weights, and one more than is kept is written before the oldest goes."""
+    """A checkpoint is three times the weights, and the next one is written before the oldest is deleted."""
     training_args, disk = arguments(out, **settings), SimpleNamespace(free=least - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: disk)
-    with pytest.raises(UserError, match=f"--output_dir {out}: .* of disk are free"):
+    with pytest.raises(UserError, match=f"--output_dir {out}: .* of disk space are free"):
         check_disk(training_args, keep, 1000)
     for disk.free in (least, max(least, enough - 1), enough):
         caplog.clear()
         check_disk(training_args, keep, 1000)
-        assert ("DISK: " in caplog.text) == (disk.free < enough)
+        assert ("low disk space: " in caplog.text) == (disk.free < enough)
 
 
 def test_check_disk_asks_the_system_by_default(out):
@@ -476,7 +477,7 @@ def test_check_disk_asks_the_system_by_default(out):
 
 
 def test_pruned_checkpoints_count_as_free_disk(out, monkeypatch):
-    """Two of 8 KB, and 11 KB of free disk."""
+    """Two checkpoints of 8 KB, and 11 KB of free disk space."""
     make(out, 10, 20)
     for step in (10, 20):
         checkpoint = out / f"checkpoint-{step}"
@@ -484,9 +485,9 @@ def test_pruned_checkpoints_count_as_free_disk(out, monkeypatch):
         (checkpoint / "model.safetensors").write_bytes(bytes(8000 - others))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=11_000))
     check_disk(arguments(out, overwrite_output_dir=True), 2, 1000)
-    with pytest.raises(UserError, match="of disk are free"):
+    with pytest.raises(UserError, match="of disk space are free"):
         check_disk(arguments(out), 2, 1000)
-    # 16 bytes a parameter, of 27,000 bytes.
+    # 16 bytes per parameter, of 27,000 bytes.
     check_disk(arguments(out, overwrite_output_dir=True), 2, 27_000 // 16)
-    with pytest.raises(UserError, match="of disk are free"):
+    with pytest.raises(UserError, match="of disk space are free"):
         check_disk(arguments(out, overwrite_output_dir=True), 2, 27_000 // 16 + 1)

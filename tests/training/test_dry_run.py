@@ -1,4 +1,4 @@
-"""Dry runs and --prepare_only: what they tell is what the run does, and they leave nothing behind but the cache."""
+"""Check that dry runs and --prepare_only report what the run does, and leave nothing but the cache."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def script(run_mlm_script, checkpoint, out, capsys):
-    """``script(...)`` is run_mlm.py on the sample, with a tiny BERT; gives code, stdout, stderr."""
+    """Return a function that runs run_mlm.py on the sample with a tiny BERT: exit code, stdout, stderr."""
     model = checkpoint("bert")
     capsys.readouterr()
 
@@ -52,7 +52,7 @@ def script(run_mlm_script, checkpoint, out, capsys):
 
 @pytest.fixture
 def dry_run(script):
-    """``dry_run(...)`` gives the table that is shown, as a dict."""
+    """Return a function that makes a dry run and returns the printed table as a dict."""
 
     def run(*argv) -> dict[str, str]:
         code, printed, errors = script("--dry_run", *argv)
@@ -64,7 +64,7 @@ def dry_run(script):
 
 @pytest.fixture
 def reckoned(monkeypatch):
-    """What ``estimate_memory`` has given."""
+    """Collect the results of ``estimate_memory``."""
     given = []
     reckon = dry_run_module.estimate_memory
     monkeypatch.setattr(dry_run_module, "estimate_memory", lambda *args: given.append(reckon(*args)) or given[-1])
@@ -90,7 +90,7 @@ def steps_of(text: str) -> list[int]:
     return [int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", text)]
 
 
-# What a dry run tells
+# The report
 
 
 @pytest.mark.parametrize(
@@ -158,20 +158,23 @@ def test_estimated_memory_counts_ddp_buckets(dry_run, reckoned, monkeypatch):
     assert memory.without_batch(trainer) == Memory(weights=100, gradients=200, optimizer=200)
 
 
-def test_unknown_optimizer_memory_is_estimated_as_adam(monkeypatch):
+def test_unknown_optimizer_memory_is_estimated_as_adam(caplog):
+    caplog.set_level("INFO")
+
     def refuse(*_):
         raise ValueError("it wants a whole model")
 
-    args = SimpleNamespace(device=torch.device("cpu"), optim=SimpleNamespace(value="strange"))
+    args = SimpleNamespace(device=torch.device("cpu"), optim="lomo")
     trainer = SimpleNamespace(
         model=SimpleNamespace(dtype=torch.float32), args=args, get_optimizer_cls_and_kwargs=refuse
     )
     assert memory.optimizer_values(trainer) == 2
+    assert "Memory of --optim lomo estimated as Adam's: it wants a whole model" in caplog.text
 
 
 @pytest.mark.parametrize("count", [1, 7])
 def test_estimated_activations_count_saved_tensors_once(count):
-    """Of linear, ReLU, linear: the input, and the ReLU's output, which two operations keep; no weights or buffers."""
+    """Linear, ReLU, linear keep the input and the output of the ReLU, shared by two operations, and no weights."""
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     model.register_buffer("scale", torch.ones(2))
     trainer = SimpleNamespace(
@@ -182,7 +185,7 @@ def test_estimated_activations_count_saved_tensors_once(count):
         count_targets=lambda batches: None,
         compute_loss=lambda model, inputs, num_items_in_batch: (model(inputs["x"]) * model.scale).sum(),
     )
-    # The product with the buffer keeps that alone, as it needs no gradient.
+    # The product with the buffer keeps only the buffer, which needs no gradient.
     assert saved_for_backward(trainer, [{}] * count) == count * 4 * (4 + 8)
 
 
@@ -203,24 +206,24 @@ def test_recipe_is_printed_as_the_run_writes_it(script, out, tmp_path):
 
 
 def test_dry_run_reports_time_disk_and_cache(dry_run, out, tmp_path):
-    told = dry_run("--max_steps", 10, "--do_eval", "--cache_dir", tmp_path / "cache")
-    assert re.fullmatch(r"about \S+ (s|minutes|hours|days), without evaluating and saving", told["Time"])
-    assert re.fullmatch(r"at most about \S+ s each", told["Evaluation"])
+    report = dry_run("--max_steps", 10, "--do_eval", "--cache_dir", tmp_path / "cache")
+    assert re.fullmatch(r"about \S+ (s|minutes|hours|days), without evaluations and saving", report["Time"])
+    assert re.fullmatch(r"at most about \S+ s each", report["Evaluation"])
     weights = 4 * 14_372
-    # Two checkpoints and a third before the oldest goes, of thrice the weights, and the model.
-    assert told["Disk"].startswith(f"about {3 * 3 * weights / 1e6 + weights / 1e6:.1f} MB at most")
-    assert str(out) in told["Disk"]
+    # Two checkpoints, a third before the oldest is deleted, each three times the weights; and the model.
+    assert report["Disk"].startswith(f"at most about {3 * 3 * weights / 1e6 + weights / 1e6:.1f} MB, of ")
+    assert str(out) in report["Disk"]
     size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file())
-    assert told["Cache"].startswith(f"{tmp_path / 'cache' / 'cloze'} ({size / 1e6:.1f} MB, ")
-    assert "8 examples of up to 32 tokens" in told["Longest batch"]
+    assert report["Cache"].startswith(f"{tmp_path / 'cache' / 'cloze'} ({size / 1e6:.1f} MB, ")
+    assert "8 examples of up to 32 tokens" in report["Longest batch"]
 
 
 def test_dry_run_reports_the_resumed_checkpoint(dry_run, script, out):
     assert script("--max_steps", 4, "--save_steps", 2)[0] == 0
-    told = dry_run("--max_steps", 4)
-    assert told["Steps"].endswith(f"; going on from step 4, {out / 'checkpoint-4'}")
-    assert told["Time"].startswith("about 0 s")
-    assert "going on" not in dry_run("--max_steps", 4, "--overwrite_output_dir")["Steps"]
+    report = dry_run("--max_steps", 4)
+    assert report["Steps"].endswith(f"; resuming at step 4, from {out / 'checkpoint-4'}")
+    assert report["Time"].startswith("about 0 s")
+    assert "resuming" not in dry_run("--max_steps", 4, "--overwrite_output_dir")["Steps"]
 
 
 def test_dry_run_of_a_stream_uses_full_length_examples(dry_run, tmp_path, monkeypatch):
@@ -234,9 +237,9 @@ def test_dry_run_of_a_stream_uses_full_length_examples(dry_run, tmp_path, monkey
     monkeypatch.setattr(PretrainingTrainer, "compute_loss", stop_callback)
     (tmp_path / "text.txt").write_text("one two\nthree hundred\n" * 20)
     flags = ["--streaming", "--line_by_line", "--max_steps", 5, "--whole_word_mask"]
-    told = dry_run(*flags, "--train_file", tmp_path / "text.txt")
-    assert told["Steps"] == "5"
-    assert told["Longest batch"] == "8 examples of up to 32 tokens"
+    report = dry_run(*flags, "--train_file", tmp_path / "text.txt")
+    assert report["Steps"] == "5"
+    assert report["Longest batch"] == "8 examples of up to 32 tokens"
     assert (8, 32) in sizes
     assert max(sizes) == (8, 32)
 
@@ -269,7 +272,7 @@ def test_durations_are_readable(seconds, text):
 
 
 class Texts:
-    """Examples of these lengths."""
+    """Return examples of these lengths."""
 
     def __init__(self, lengths):
         self.lengths = np.array(lengths)
@@ -300,7 +303,7 @@ def batches(request):
 
 
 def all_keys(batches):
-    """What is in the batches of all processes, which take them in turn."""
+    """Return the batches of all processes, which take them in turn."""
     ranks = [
         ResumableBatchSampler(batches.examples, batches.settings, batches.padded_lengths, batches.seed, rank)
         for rank in range(batches.settings.processes)
@@ -329,7 +332,7 @@ def test_dry_run_batch_equals_a_batch_of_the_run(batches):
 
 
 def thirds(sizes):
-    """The smallest and the largest of each third."""
+    """Return the smallest and the largest batch of each third."""
     parts = np.array_split(np.sort(sizes), 3) if len(sizes) > 2 else [sizes]
     return [part.min() for part in parts], [part.max() for part in parts]
 
@@ -351,7 +354,7 @@ def test_dry_run_repeats_an_example_to_a_length():
     assert (longer["example"], longer["epoch"]) == (5, 0)
 
 
-# What is met
+# Errors of the run
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -388,7 +391,7 @@ def test_dry_run_meets_the_errors_of_the_run(name, script, monkeypatch, out):
     [
         ([], "halve --per_device_train_batch_size 8 and double --gradient_accumulation_steps 1"),
         (["--max_tokens_per_batch", 64], "halve --max_tokens_per_batch 64, or lower --max_seq_length"),
-        (["--per_device_train_batch_size", 1], "lower --max_seq_length, or take a smaller model"),
+        (["--per_device_train_batch_size", 1], "lower --max_seq_length, or use a smaller model"),
     ],
     ids=str,
 )
@@ -414,13 +417,13 @@ def test_dry_run_finds_the_batch_size_of_the_run(dry_run, monkeypatch):
         return step(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(PretrainingTrainer, "training_step", with_little_memory)
-    told = dry_run("--auto_find_batch_size", "--num_train_epochs", 1)
-    assert told["Longest batch"] == "4 examples of up to 32 tokens"
-    assert steps_of(told["Steps"])[0] == 200
+    report = dry_run("--auto_find_batch_size", "--num_train_epochs", 1)
+    assert report["Longest batch"] == "4 examples of up to 32 tokens"
+    assert steps_of(report["Steps"])[0] == 200
 
 
 def ending(script, *argv):
-    """The exit code, or the error that it ends in."""
+    """Return the exit code, or the error."""
     try:
         return script(*argv)[0]
     except Exception as error:
@@ -444,7 +447,7 @@ def test_other_errors_are_not_taken_for_out_of_memory(script, monkeypatch):
 
 
 def test_batch_beyond_memory_is_refused_before_the_trial(script, monkeypatch, reckoned):
-    """On a CPU, the attempt would end in the process being killed."""
+    """On a CPU, the attempt would kill the process."""
     sizes = []
     compute_loss = PretrainingTrainer.compute_loss
 
@@ -462,7 +465,7 @@ def test_batch_beyond_memory_is_refused_before_the_trial(script, monkeypatch, re
     code, _, errors = script(*flags)
     assert code == 2
     assert re.search(
-        r"about [\d.]+ MB a device \(weights .*\) for the longest batch, but [\d.]+ MB there: halve", errors
+        r"the longest batch needs about [\d.]+ MB per device \(weights .*\), but [\d.]+ MB are available: halve", errors
     )
     assert sizes == [1, 2]
 
@@ -471,7 +474,7 @@ def test_dry_run_compares_its_estimate_with_free_memory(script, monkeypatch, rec
     assert script("--dry_run")[0] == 0
     for room, code in ((reckoned[0].total, 0), (reckoned[0].total - 1, 2)):
         monkeypatch.setattr(dry_run_module, "available_memory", lambda device, room=room: room)
-        # Of ever the same masks, as the seed is.
+        # The same masks each time, by the seed.
         assert script("--dry_run")[0] == code
 
 
@@ -485,10 +488,10 @@ def test_sharded_weights_are_refused_by_dry_run(script, monkeypatch):
     monkeypatch.setattr(training, "dry_run", share_out)
     code, _, errors = script("--dry_run")
     assert code == 2
-    assert "--dry_run does not know weights that are shared out" in errors
+    assert "--dry_run does not support FSDP or DeepSpeed" in errors
 
 
-# What is left behind
+# Files
 
 
 def test_dry_run_leaves_no_files(script, tmp_path):
@@ -525,7 +528,7 @@ def test_dry_run_removes_only_new_empty_folders(tmp_path):
 
 def test_dry_run_does_not_write_to_the_hub(dry_run, monkeypatch):
     monkeypatch.setattr(PretrainingTrainer, "init_hf_repo", lambda self: pytest.fail("a repository is made"))
-    assert dry_run("--push_to_hub")["Hub"].startswith("not tried")
+    assert dry_run("--push_to_hub")["Hub"] == "not checked: that would create the repository"
 
 
 # --prepare_only
@@ -533,7 +536,7 @@ def test_dry_run_does_not_write_to_the_hub(dry_run, monkeypatch):
 
 @pytest.fixture
 def scratch(run_mlm_script, tmp_path):
-    """``scratch(...)`` is run_mlm.py with a new model and tokenizer, on a copy of the sample of its own."""
+    """Return a function that runs run_mlm.py with a new model and tokenizer on its own copy of the sample."""
     text = tmp_path / "text"
     shutil.copytree(SAMPLE, text)
 
@@ -558,10 +561,10 @@ def test_corpus_prepared_on_a_cpu_is_used_on_a_gpu(flags, scratch, out, tmp_path
         monkeypatch.setattr(training, name, lambda *_: pytest.fail("a model is loaded"))
     code, printed, errors = scratch("--prepare_only", *flags, "--output_dir", out)
     assert code == 0, errors
-    assert f"Prepared, in {tmp_path / 'cache' / 'cloze'} (" in printed
+    assert f"Prepared the data in {tmp_path / 'cache' / 'cloze'} (" in printed
     for fact in (
         "Tokenizer: BertTokenizer, 300 tokens",
-        "Training text: 57 of 60",
+        "Training text: 342 of 360",
         "Held-out examples: ",
         "An example: ",
     ):
@@ -594,7 +597,7 @@ def test_prepare_only_works_in_every_script(run_nsp_script, run_pretraining_scri
             "--do_train", "--prepare_only", "--output_dir", out,
         )  # fmt: skip
         assert code == 0, errors
-        assert "Prepared, in " in printed
+        assert "Prepared the data in " in printed
     assert not out.exists()
 
 
@@ -604,7 +607,7 @@ def parse(*argv):
 
 def test_conflicting_flags_are_errors():
     least = ("--model_type", "bert", "--do_train", "--max_steps", "5")
-    with pytest.raises(UserError, match="--prepare_only has nothing to prepare of a stream"):
+    with pytest.raises(UserError, match="--prepare_only and --streaming exclude each other"):
         parse(*least, "--prepare_only", "--streaming")
     with pytest.raises(UserError, match="--dry_run and --prepare_only exclude each other"):
         parse(*least, "--prepare_only", "--dry_run")

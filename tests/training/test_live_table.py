@@ -124,7 +124,8 @@ def play(table, state, logs, seconds=0.0, monkeypatch=None, disable_tqdm=True):
     if monkeypatch is not None:
         times = iter([1_000.0, *[1_000.0 + seconds] * len(logs)])
         monkeypatch.setattr(live_table.time, "monotonic", lambda: next(times))
-    table.on_epoch_begin(args, state, control)
+    state.global_step += 1
+    table.on_step_end(args, state, control)
     for entry in logs:
         state.global_step = entry["step"]
         logged = {name: value for name, value in entry.items() if name not in ("step", "eta")}
@@ -176,10 +177,16 @@ def test_other_processes_print_nothing(capsys):
 
 @pytest.mark.parametrize(
     ("start", "step", "clock", "eta"),
-    [(0, 50, None, "1:00"), (40, 50, None, "5:00"), (0, 100, None, "0:00"), (0, 50, Clock(3_600, 3_000), "10:00")],
+    [
+        (0, 51, None, "0:59"),
+        (40, 51, None, "4:54"),
+        (0, 100, None, "0:00"),
+        (0, 1, None, "5.000"),
+        (0, 50, Clock(3_600, 3_000), "10:00"),
+    ],
 )
 def test_eta_counts_the_steps_since_the_start_or_the_hours_left(start, step, clock, eta, monkeypatch, capsys):
-    """Resumed at step 40, ten steps took the minute."""
+    """Resumed at step 40, ten steps took the minute; the first step has a loss only."""
     play(*make_table(clock, start), [log(step)], 60.0, monkeypatch)
     assert capsys.readouterr().out.split()[-1] == eta
 

@@ -1,4 +1,4 @@
-"""Train streams: the micro-batches of each optimizer step, across epochs, and from where a state says."""
+"""Check the micro-batches of optimizer steps in train streams, across epochs and after resuming."""
 
 import json
 from itertools import islice
@@ -16,7 +16,7 @@ from cloze.training.stream import open_stream
 
 
 class Numbers:
-    """Examples that tell their number; an epoch has one fewer than the one before."""
+    """Return examples with their number; each epoch has one example fewer."""
 
     def __init__(self, count):
         self.lengths = np.full(count, 4)
@@ -52,7 +52,7 @@ def taken(steps):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_step_has_fewer_micro_batches_at_the_end_of_an_epoch(workers):
-    """10 examples by 2: steps of 3 and 2 micro-batches; then 9: of 3, and 3 examples in 2."""
+    """10 examples by 2 make steps of 3 and 2 micro-batches; then 9 make steps of 3, and of 2 with 3 examples."""
     stream = stream_of(workers=workers)
     assert stream.steps_in_epoch == 2
     seen, steps = [], iter(stream)
@@ -77,7 +77,7 @@ def test_each_example_comes_once_an_epoch():
 
 @pytest.mark.parametrize("steps_done", range(1, 6))
 def test_a_stream_is_resumed_after_any_step(steps_done):
-    """From JSON, as a checkpoint has it."""
+    """The state passes through JSON, as in a checkpoint."""
     whole = taken(islice(iter(stream_of()), 8))
     stream = stream_of()
     assert taken(islice(iter(stream), steps_done)) == whole[:steps_done]
@@ -91,7 +91,7 @@ def test_a_stream_is_resumed_after_any_step(steps_done):
 
 
 def test_fewer_examples_than_processes_are_refused():
-    with pytest.raises(UserError, match="10 examples for 11 processes: give more text, or use fewer"):
+    with pytest.raises(UserError, match="10 examples for 11 processes: give more text, or use fewer processes"):
         stream_of(world_size=11)
 
 

@@ -1,4 +1,4 @@
-"""Throughput of given batches, by hand."""
+"""Compare throughput with values computed by hand."""
 
 import math
 
@@ -23,12 +23,12 @@ def batch_of(lengths, width, labels=None):
 
 @pytest.fixture
 def meter():
-    """Of a device of 1000 operations a second, and a model with a different price of each thing."""
+    """Return the meter of a device of 1000 FLOPs per second, and of a model with a different cost per quantity."""
     return ThroughputMeter(Flops(1000, 100, 10, 1), 1000.0, CPU)
 
 
 def test_throughput_of_given_batches(meter):
-    """Lengths 4 and 2 in rows of 4, then 3 in one of 8, and 5 labels: 9 tokens of 16 places, squares 16 + 4 + 9."""
+    """Lengths 4 and 2 in rows of 4, then 3 in one of 8, and 5 labels: 9 tokens of 16 positions, squares 16 + 4 + 9."""
     accelerator = Accelerator(cpu=True)
     meter.add(batch_of([4, 2], 4, labels=3))
     meter.add(batch_of([3], 8, labels=2))
@@ -69,7 +69,7 @@ def test_mfu_is_absent_without_flops():
 
 
 def test_throughput_does_not_synchronise_the_device():
-    """On the meta device there are no values to ask for."""
+    """The meta device has no values to wait for."""
     meta = torch.device("meta")
     meter = ThroughputMeter(None, 1.0, meta)
     meter.add({name: values.to(meta) for name, values in batch_of([4, 2], 4, labels=3).items()})

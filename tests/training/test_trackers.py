@@ -1,4 +1,4 @@
-"""What trackers are given is what trainer_state.json has, under names of their own, and no secret."""
+"""Check that trackers get the values of trainer_state.json under their own names, and no secret."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from tests.utils import SAMPLE
 
 SECRET = "hf_" + "s" * 20
-# What wandb keeps once a run, in its summary.
+# The keys that wandb keeps once per run, in its summary.
 ONCE = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
 
 
@@ -27,7 +27,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def train(run_pretraining_script, pair_checkpoint, out, monkeypatch):
-    """``train(...)`` takes four steps of both objectives, with a secret on the command line."""
+    """Return a function that takes four steps of both objectives, with a secret on the command line."""
 
     def run(*argv) -> str:
         argv = (
@@ -36,7 +36,7 @@ def train(run_pretraining_script, pair_checkpoint, out, monkeypatch):
             "--logging_steps", 1, "--eval_strategy", "steps", "--eval_steps", 2, "--save_steps", 2,
             "--per_device_train_batch_size", 4, "--output_dir", out, "--token", SECRET, f"--hub_token={SECRET}", *argv,
         )  # fmt: skip
-        # As from a shell.
+        # As in a shell.
         monkeypatch.setattr(sys, "argv", ["run_pretraining.py", *map(str, argv)])
         code, printed, errors = run_pretraining_script(*argv)
         assert code == 0, errors
@@ -46,7 +46,7 @@ def train(run_pretraining_script, pair_checkpoint, out, monkeypatch):
 
 
 def logged(out, leave_out=()) -> dict[str, list[tuple]]:
-    """Steps and values in trainer_state.json, by the names that trackers are to have for them."""
+    """Return steps and values in trainer_state.json, by their names in trackers."""
     series = {}
     for entry in json.loads((out / "trainer_state.json").read_text())["log_history"]:
         for name, value in entry.items():
@@ -64,8 +64,10 @@ def assert_secret_is_nowhere(folder):
 
 @pytest.fixture(scope="session")
 def wandb_runs(tmp_path_factory):
-    """``wandb_runs()`` gives the files of the runs that are new since it was called last; wandb's settings are read
-    once a process, and its service cannot be used again once it has ended."""
+    """Return a function that returns the files of runs that are new since its last call.
+
+    wandb reads its settings once per process, and cannot restart its service in it.
+    """
     folder, seen = tmp_path_factory.mktemp("wandb"), set()
 
     def new() -> list[Path]:
@@ -76,7 +78,7 @@ def wandb_runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_DIR", str(folder))
-        # Its service takes longer to start on a busy machine than the 30 s that it is given.
+        # On a busy machine, its service takes longer to start than the default timeout of 30 s.
         patch.setenv("WANDB__SERVICE_WAIT", "600")
         patch.setenv("WANDB_INIT_TIMEOUT", "600")
         yield new
@@ -84,14 +86,14 @@ def wandb_runs(tmp_path_factory):
 
 
 def events_of(path) -> dict[str, list[tuple]]:
-    """Steps and values of the scalars in an event file of TensorBoard."""
+    """Return steps and values of the scalars in an event file of TensorBoard."""
     events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
     names = events.Tags()["scalars"]
     return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
 
 
 def assert_close(found, expected):
-    """TensorBoard has numbers of 32 bits."""
+    """TensorBoard stores 32-bit numbers."""
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         assert [step for step, _ in found[name]] == [step for step, _ in values], name
@@ -105,10 +107,10 @@ def test_tensorboard_has_the_whole_log_and_resumes_without_a_gap(train, out):
     assert_close(found, whole)
     for name in ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "tokens_per_second", "mfu"):
         assert [step for step, _ in found[f"train/{name}"]] == [1, 2, 3, 4]
-    # Before training, and twice during it; after it once more.
+    # Before training, twice during it, and after it.
     for name in ("loss", "mlm_perplexity", "mlm_accuracy", "nsp_accuracy", "nsp_f1"):
         assert [step for step, _ in found[f"eval/{name}"]] == [0, 2, 4, 4]
-    # As if it had been killed in the fourth step.
+    # As if killed in the fourth step.
     shutil.rmtree(out / "checkpoint-4")
     train("--report_to", "tensorboard")
     (second,) = set(out.glob("runs/*/events*")) - {first}
@@ -120,8 +122,7 @@ def test_tensorboard_has_the_whole_log_and_resumes_without_a_gap(train, out):
 
 
 def records_of(path: Path) -> list[Record]:
-    """Return what a .wandb file has once its last record, of the run's end, is written: the service may be slower than
-    wandb.finish."""
+    """Return the records of a .wandb file when the last one is written; the service may be slower than wandb.finish."""
     deadline = time.monotonic() + 60
     while not (records := read_records(path)) or not records[-1].HasField("exit"):
         assert time.monotonic() < deadline, (
@@ -132,7 +133,7 @@ def records_of(path: Path) -> list[Record]:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Return the whole records of a log of LevelDB's format, of blocks of 32 KB, behind seven bytes of wandb's own."""
+    """Return the complete records of a log in LevelDB's format: blocks of 32 KB after seven bytes of wandb."""
     data, place, part, records = path.read_bytes(), 7, b"", []
     while place + 7 <= len(data):
         room = 32768 - place % 32768
@@ -144,7 +145,7 @@ def read_records(path: Path) -> list[Record]:
             break
         part += data[place + 7 : place + 7 + length]
         place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # complete, or the last part
             records.append(Record.FromString(part))
             part = b""
     return records
@@ -185,7 +186,7 @@ def test_wandb_has_a_run_for_each_run_of_a_comparison(run_classification_script,
 
 
 def test_trackers_end_once_after_the_last_evaluation(train, monkeypatch):
-    """Else MLflow and Trackio would begin another run for that."""
+    """Otherwise MLflow and Trackio would start another run for it."""
     events = []
 
     class Tracker(TrainerCallback):
@@ -204,7 +205,7 @@ def test_trackers_end_once_after_the_last_evaluation(train, monkeypatch):
 
 @pytest.fixture
 def no_login(wandb_runs, tmp_path, monkeypatch):
-    """wandb online, with nobody logged in."""
+    """Set wandb online, without a login."""
     monkeypatch.setattr(wandb.setup().settings, "mode", "online")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -212,7 +213,7 @@ def no_login(wandb_runs, tmp_path, monkeypatch):
 
 @pytest.fixture
 def fail(run_mlm_script, checkpoint, out):
-    """``fail(...)`` gives the one line in which a run ends."""
+    """Return a function that runs a script and returns its error line."""
 
     def run(*argv) -> str:
         code, _, errors = run_mlm_script(
@@ -229,7 +230,7 @@ def fail(run_mlm_script, checkpoint, out):
 @pytest.mark.parametrize("argv", [(), ("--dry_run",)])
 def test_wandb_without_login_is_an_error_before_the_model_is_loaded(argv, fail, no_login, monkeypatch):
     monkeypatch.setattr("cloze.training.context.set_up", None)
-    assert "--report_to wandb: nobody is logged in: run wandb login, or set WANDB_MODE=off" in fail(
+    assert "--report_to wandb: not logged in: run wandb login, or set WANDB_MODE=off" in fail(
         "--report_to", "wandb", *argv
     )
 
@@ -244,15 +245,15 @@ def test_wandb_login_error_is_one_line(fail, no_login, monkeypatch):
 
 def test_report_to_all_uses_the_available_trackers(train, out, no_login, monkeypatch):
     printed = train("--report_to", "all", "--max_steps", 1)
-    assert "TRACKER: wandb cannot be used and is left out: nobody is logged in" in printed
+    assert "warning: dropping tracker wandb: not logged in" in printed
     (events,) = out.glob("runs/*/events*")
     assert "train/loss" in events_of(events)
     assert "report_to:\n- all" in (out / "recipe.yaml").read_text()
-    # The other one cannot begin.
+    # TensorBoard cannot start.
     (out / "file").touch()
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(out / "file" / "runs"))
     printed = train("--report_to", "all", "--max_steps", 1, "--overwrite_output_dir")
-    assert "TRACKER: tensorboard cannot be used and is left out: [Errno 20] Not a directory" in printed
+    assert "warning: dropping tracker tensorboard: [Errno 20] Not a directory" in printed
 
 
 def test_tracker_that_fails_to_start_is_one_line(fail, out, monkeypatch):
