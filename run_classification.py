@@ -37,6 +37,7 @@ from cloze.config.classification_arguments import ClassificationArguments, Class
 
 
 def main(model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments) -> None:
+    """Fine-tune one classifier, or compare several."""
     if model_args.compare_with:
         from cloze.comparison.runner import compare
 
@@ -48,6 +49,7 @@ def main(model_args: ClassifierArguments, data_args: ClassificationArguments, tr
 def fine_tune(
     model_args: ClassifierArguments, data_args: ClassificationArguments, training_args: TrainingArguments
 ) -> Outcome | None:
+    """Fine-tune a classifier; return its outcome, None without an evaluation."""
     # Imported here because they take seconds; --help and errors in flags do not wait for them.
     from cloze.comparison.runner import outcome_of
     from cloze.data.classification import examples_of
@@ -76,7 +78,7 @@ def fine_tune(
     outcome = outcome_of(trainer, splits, metrics) if training_args.do_eval else None
 
     # Classify the texts of --test_file.
-    if test_rows:
+    if test_examples is not None:
         predict_classes(trainer, test_rows, test_examples, context)
 
     finish(trainer, context, splits, metrics)

@@ -31,6 +31,7 @@ from cloze.config.data_arguments import DataTrainingArguments
 
 
 def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:
+    """Train a masked language model, evaluate it, and predict masked words, as the settings say."""
     # Imported here because they take seconds; --help and errors in flags do not wait for them.
     from cloze.inference.fill_mask import predict_words, read_masked_texts
     from cloze.reporting.summary import finish

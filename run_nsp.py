@@ -31,6 +31,7 @@ from cloze.config.data_arguments import NextSentenceArguments
 
 
 def main(model_args: ModelArguments, data_args: NextSentenceArguments, training_args: TrainingArguments) -> None:
+    """Train next sentence prediction, evaluate it, and predict for pairs, as the settings say."""
     # Imported here because they take seconds; --help and errors in flags do not wait for them.
     from cloze.inference.next_sentence import predict_pairs, read_pairs
     from cloze.reporting.summary import finish

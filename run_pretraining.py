@@ -26,6 +26,7 @@ from cloze.config.data_arguments import PretrainingDataArguments
 
 
 def main(model_args: ModelArguments, data_args: PretrainingDataArguments, training_args: TrainingArguments) -> None:
+    """Train both objectives and evaluate them, as the settings say."""
     # Imported here because they take seconds; --help and errors in flags do not wait for them.
     from cloze.reporting.summary import finish
     from cloze.tasks.pretraining import PRETRAINING

@@ -37,7 +37,7 @@ MANY = 1_000_000
 
 # Model sizes, with BERT's vocabulary of 30,522. "micro" only tests that a benchmark runs.
 SIZES = {
-    "micro": "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64,vocab_size=8000",
+    "micro": "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64,vocab_size=12000",
     "tiny": "hidden_size=128,num_hidden_layers=2,num_attention_heads=2,intermediate_size=512",
     "small": "hidden_size=512,num_hidden_layers=4,num_attention_heads=8,intermediate_size=2048",
     "bert-base": "hidden_size=768,num_hidden_layers=12,num_attention_heads=12,intermediate_size=3072",

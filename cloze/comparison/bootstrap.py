@@ -75,13 +75,15 @@ def difference(first: Sequence[Outcome], other: Sequence[Outcome], rng: np.rando
     }
 
 
-def summarise(models: Sequence[tuple[str, str]], outcomes: Sequence[Sequence[Outcome]], seeds: Sequence[int]) -> dict:
+def summarise(
+    models: Sequence[tuple[str, str | None]], outcomes: Sequence[Sequence[Outcome]], seeds: Sequence[int]
+) -> dict:
     """Return a comparison in the format of comparison.json.
 
     Args:
-        models: name and path of each model.
+        models: name and path of each model, None for a new one.
         outcomes: [models, seeds].
-        seeds: of the runs.
+        seeds: seed of each run of a model.
     """
     rows: list[dict] = []
     for (name, model), runs in zip(models, outcomes, strict=True):

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,15 +81,23 @@ def compare(
     digests = []
     if trains:
         corpora = find_texts(model_args, data_args, training_args)
-        _, *texts = read_splits(corpora, data_args, training_args.do_eval, training_args.data_seed or 0)
-        digests = list(map(digest_of, texts))
+        _, training_texts, held_out = read_splits(
+            corpora, data_args, training_args.do_eval, training_args.data_seed or 0
+        )
+        assert training_texts is not None
+        assert held_out is not None
+        digests = [digest_of(training_texts), digest_of(held_out)]
     for count, (seed, number) in enumerate(runs, 1):
         model, training = _settings_of_run(model_args, training_args, number, seed)
         logger.info("\nRun %d of %d: %s", count, len(runs), training.run_name)
         # The lock that a single run takes.
         with lock_output_dir(training.output_dir, dry_run=training.dry_run, prepare_only=training.prepare_only):
-            outcomes[number].append(_outcome_of_run(fine_tune, model, data_args, training))
-        if trains and outcomes[number][-1].digests != digests:
+            outcome = _outcome_of_run(fine_tune, model, data_args, training)
+        if not trains:
+            continue
+        assert outcome is not None
+        outcomes[number].append(outcome)
+        if outcome.digests != digests:
             raise UserError(
                 "the texts have changed since some runs of this comparison: restore them, or start over with "
                 "--overwrite_output_dir"
@@ -126,12 +135,12 @@ def _settings_of_run(
 ) -> tuple[ClassifierArguments, TrainingArguments]:
     """Return the settings of one run. --config_name and --tokenizer_name apply to the first model only."""
     name, path = model_args.models[number]
-    own = {"config_name": None, "tokenizer_name": None} if number else {}
     training = copy.copy(training_args)
     training.seed, training.run_name, training.compared = seed, f"{name}-seed-{seed}", True
     training.output_dir = str(Path(training_args.output_dir) / name / f"seed-{seed}")
     training.resolved = training_args.resolved | {"seed": seed, "output_dir": training.output_dir}
-    return replace(model_args, compare_with=None, model_name_or_path=path, **own), training
+    model = replace(model_args, compare_with=None, model_name_or_path=path)
+    return model if number == 0 else replace(model, config_name=None, tokenizer_name=None), training
 
 
 def _outcome_of_run(
@@ -151,7 +160,7 @@ def _outcome_of_run(
         training_args.overwrite_output_dir = starts_afresh
     outcome = fine_tune(model_args, data_args, training_args)
     gc.collect()  # frees the memory of the device before the next model
-    if "wandb" in training_args.report_to:
+    if "wandb" in (training_args.report_to or []):
         # The Trainer's callback leaves its wandb run open, and the next model would be logged to it.
         importlib.import_module("wandb").finish()
     if outcome is not None and training_args.process_index == 0:
@@ -182,11 +191,14 @@ def _find_outcome(path: Path, recipe: str) -> tuple[Outcome | None, bool]:
 
 def outcome_of(trainer: PretrainingTrainer, splits: DatasetSplits, metrics: dict[str, float]) -> Outcome:
     """Return the outcome of the last evaluation, with labels and predictions in the order of the held-out texts."""
+    # Both hold LabelledExamples, which DatasetSplits does not declare.
+    train: Any = splits.train
+    validation: Any = splits.validation
     names = np.array(list(numbers_of_classes(trainer.model.config)))
-    order = np.argsort(splits.validation.indices)
+    order = np.argsort(validation.indices)
     labels, predictions = (names[classes][order].tolist() for classes in classes_of(trainer.scores[""]))
     seconds = trainer.stop_callback.seconds_before + metrics.get("train_runtime", 0.0)
-    digests = [splits.train.examples_for_epoch(0).digest, splits.validation.dataset.digest] if splits.train else []
+    digests = [train.examples_for_epoch(0).digest, validation.dataset.digest] if train else []
     return Outcome(metrics["eval_accuracy"], metrics["eval_macro_f1"], seconds, labels, predictions, digests)
 
 

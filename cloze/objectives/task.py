@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from cloze.data.collators import Padding, collate
@@ -60,8 +60,8 @@ class Task(ABC):
         return partial(collate, pad_id=context.tokenizer.pad_token_id, padding=padding)
 
     @abstractmethod
-    def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
-        """Return predictions for a few examples, as lines of text by title.
+    def predict_samples(self, trainer: Any, samples: Sequence[dict]) -> dict[str, list[str]]:
+        """Return the predictions of a PretrainingTrainer's model for a few examples, as lines of text by title.
 
         Every process calls it, because with FSDP no process has the whole model.
         """

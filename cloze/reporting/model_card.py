@@ -38,10 +38,11 @@ def write_model_card(
     metadata = ModelCardData(library_name="transformers", tags=[model.config.model_type])
     settings = task.describe_settings(data_args)
     metadata.pipeline_tag = task.pipeline_tag
-    metadata.base_model, metadata.datasets = map(_hub_name, (model_args.model_name_or_path, data_args.dataset_name))
+    metadata.base_model, dataset = map(_hub_name, (model_args.model_name_or_path, data_args.dataset_name))
+    metadata.datasets = dataset
     name = Path(training_args.output_dir).resolve().name
     if evaluated:
-        _add_evaluation(metadata, evaluated, name)
+        _add_evaluation(metadata, evaluated, name, dataset)
     origin = model_args.model_name_or_path or f"a new {model.config.model_type}"
     if model_args.trust_remote_code:
         sources = " and ".join(code_sources(model_args))
@@ -83,15 +84,17 @@ def _hub_name(name: str | None) -> str | None:
     return None if name is None or Path(name).exists() else name
 
 
-def _add_evaluation(metadata: ModelCardData, evaluated: dict[str, tuple[str, float]], name: str) -> None:
+def _add_evaluation(
+    metadata: ModelCardData, evaluated: dict[str, tuple[str, float]], name: str, dataset: str | None
+) -> None:
     # The Hub knows metrics without our prefixes: perplexity for mlm_perplexity, f1 for macro_f1.
     kinds = {metric: metric.rpartition("_")[2] for metric in evaluated}
     metadata.model_name, metadata.metrics = name, [kind for kind in dict.fromkeys(kinds.values()) if kind != "loss"]
     metadata.eval_results = [
         EvalResult(
             task_type=metadata.pipeline_tag or "next-sentence-prediction",
-            dataset_type=metadata.datasets or "text",
-            dataset_name=metadata.datasets or "held-out text",
+            dataset_type=dataset or "text",
+            dataset_name=dataset or "held-out text",
             metric_type=kinds[metric],
             metric_name=title,
             metric_value=float(value),

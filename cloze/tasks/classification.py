@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from transformers import AutoModelForSequenceClassification, Trainer
+from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from cloze.data.classification import make_labelled
@@ -13,6 +13,7 @@ from cloze.inference.classify import classify_samples
 from cloze.objectives.classification import CLASSES
 from cloze.objectives.task import Task
 from cloze.tasks.masked_lm import MASKED_LM
+from cloze.training.trainer import PretrainingTrainer
 
 
 class Classification(Task):
@@ -34,7 +35,7 @@ class Classification(Task):
         """Return labelled texts; log their statistics and a sample."""
         return make_labelled(context)
 
-    def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
+    def predict_samples(self, trainer: PretrainingTrainer, samples: Sequence[dict]) -> dict[str, list[str]]:
         """Return the predicted classes of four samples."""
         spread = samples[:: max(1, len(samples) // 4)][:4]
         return {"Sample texts and predicted classes": classify_samples(trainer, spread)}

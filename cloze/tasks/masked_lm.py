@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from cloze.config.data_arguments import MaskingArguments
@@ -18,6 +19,7 @@ from cloze.inference.predictions import name_samples
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.objectives.task import Task
+from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ class MaskedLM(Task):
 
     title = "masked language model"
     head = "masked-language-modelling head"
-    auto_model = AutoModelForMaskedLM
+    auto_model: type[_BaseAutoModelClass] = AutoModelForMaskedLM
     model_types = tuple(MODEL_FOR_MASKED_LM_MAPPING_NAMES)
     instead = "use an encoder such as bert, distilbert, roberta, electra, albert, modernbert or deberta-v2"
     objectives: ClassVar = {"": MASKED_TOKENS}
@@ -68,7 +70,7 @@ class MaskedLM(Task):
             padding=padding,
         )
 
-    def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
+    def predict_samples(self, trainer: PretrainingTrainer, samples: Sequence[dict]) -> dict[str, list[str]]:
         """Return the surest right and wrong guesses of masked words in the samples."""
         right, wrong = guess_words(trainer.model, trainer.processing_class, samples, num_right=3, num_wrong=2)
         words = f"{name_samples(trainer)} words"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from transformers import AutoModelForNextSentencePrediction, PretrainedConfig, PreTrainedTokenizerBase, Trainer
+from transformers import AutoModelForNextSentencePrediction, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES
 
 from cloze.config.data_arguments import PairArguments
@@ -15,6 +15,7 @@ from cloze.inference.next_sentence import judge_samples
 from cloze.inference.predictions import name_samples
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.objectives.task import Task
+from cloze.training.trainer import PretrainingTrainer
 
 
 class NextSentence(Task):
@@ -39,7 +40,7 @@ class NextSentence(Task):
         """Return pairs of texts; log their statistics and a sample."""
         return make_pairs(context)
 
-    def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
+    def predict_samples(self, trainer: PretrainingTrainer, samples: Sequence[dict]) -> dict[str, list[str]]:
         """Return the surest right and wrong predictions for the sample pairs."""
         right, wrong = judge_samples(trainer.model, trainer.processing_class, samples)
         pairs = f"{name_samples(trainer)} pairs"

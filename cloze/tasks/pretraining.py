@@ -1,17 +1,17 @@
 """Define the task of run_pretraining.py, BERT's joint masked-language-modelling and next-sentence objective."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from transformers import AutoModelForPreTraining, PretrainedConfig, PreTrainedTokenizerBase, Trainer
+from transformers import AutoModelForPreTraining, PretrainedConfig, PreTrainedTokenizerBase
 
-from cloze.config.data_arguments import PretrainingDataArguments
 from cloze.data.context import DataContext
 from cloze.data.nsp import make_pairs
 from cloze.data.splits import DatasetSplits
 from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS
 from cloze.tasks.masked_lm import MaskedLM
 from cloze.tasks.next_sentence import NEXT_SENTENCE
+from cloze.training.trainer import PretrainingTrainer
 
 
 class Pretraining(MaskedLM):
@@ -35,12 +35,12 @@ class Pretraining(MaskedLM):
         """Return pairs of texts; log their statistics and a sample."""
         return make_pairs(context)
 
-    def predict_samples(self, trainer: Trainer, samples: Sequence[dict]) -> dict[str, list[str]]:
+    def predict_samples(self, trainer: PretrainingTrainer, samples: Sequence[dict]) -> dict[str, list[str]]:
         """Return the surest right and wrong predictions of both objectives."""
         return super().predict_samples(trainer, samples) | NEXT_SENTENCE.predict_samples(trainer, samples)
 
-    def describe_settings(self, data_args: PretrainingDataArguments) -> list[str]:
-        """Describe the settings of both objectives."""
+    def describe_settings(self, data_args: Any) -> list[str]:
+        """Describe the settings of both objectives, a PretrainingDataArguments."""
         return super().describe_settings(data_args) + NEXT_SENTENCE.describe_settings(data_args)
 
 
