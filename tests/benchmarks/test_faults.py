@@ -1,4 +1,4 @@
-"""benchmarks/faults.py on commands that stand in for the scripts: what it waits for, and what it takes for wrong."""
+"""Test benchmarks/faults.py with shell commands instead of the scripts: its waits and its checks."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def case(tmp_path):
 
 
 def write_run(folder, loss=2.0):
-    """Write what a run leaves, with this loss at step 1."""
+    """Write the files of a finished run with this loss at step 1."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"weight": zeros(2)}, folder / "model.safetensors")
     (folder / "trainer_state.json").write_text(json.dumps({"log_history": [{"step": 1, "loss": loss}]}))
@@ -32,7 +32,7 @@ def write_run(folder, loss=2.0):
 
 
 def ends(case, code, *lines):
-    """A process that prints these lines and ends with this code."""
+    """Start a process that prints these lines and exits with this code."""
     script = "printf '%s\\n' \"$@\"; exit " + str(code)
     return case.start(["sh", "-c", script, "sh", *lines])
 
@@ -71,7 +71,7 @@ def test_fault_leaves_no_process_behind(tmp_path):
     assert run.code == -signal.SIGKILL
 
 
-# Judging
+# Checks
 
 
 def test_one_line_end_is_accepted(case):
@@ -104,7 +104,7 @@ def test_peak_memory_is_bounded(case):
 
 
 def test_peak_memory_is_that_of_the_process(case):
-    # Of a process that is small, whatever this one has.
+    # A small process, whatever the memory of this one.
     run = case.start(["sh", "-c", "echo begun; exec sleep 60"]).wait_for("begun")
     run.kill()
     assert 0 < run.peak < 50
@@ -147,12 +147,12 @@ def test_last_words_are_the_error_or_the_last_line(case):
     assert ends(case, 0).end().last_words() == "(nothing printed)"
 
 
-# The whole
+# The command
 
 
 @pytest.fixture
 def stand_ins(monkeypatch):
-    """Faults of which one ends right, one wrong, one fails itself and one is not tried."""
+    """Replace the faults by four: one right, one wrong, one that raises, and one that is skipped."""
 
     def good(case):
         return Outcome(ends(case, 2, "error: no text").end(), f"error: {case.folder}/text")
@@ -172,7 +172,7 @@ def stand_ins(monkeypatch):
 
 
 def start(capsys, *argv):
-    """Run the benchmark; its exit code, the table's rows, and the line of JSON."""
+    """Run the benchmark; return its exit code, the rows of the table, and the line of JSON."""
     with pytest.raises(SystemExit) as end:
         faults.main(argv)
     *table, summary = capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.sh with tiny sizes on the CPU: what it compares, and what a part costs that hangs or dies."""
+"""Test benchmarks/gpu.sh with tiny sizes on the CPU: its comparisons, and parts that hang or fail."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ PARTS = ["parity", "resume", "commands", "throughput", "compiled"]
 
 @pytest.fixture
 def part(tmp_path):
-    """``part(function)`` runs a part with tiny sizes; the lines it reports."""
+    """Return a function that runs a part with tiny sizes and returns its reported lines."""
 
     def run(function, limit=float("inf"), earlier=()):
         results = tmp_path / "results.jsonl"
@@ -38,7 +38,7 @@ def part(tmp_path):
 
 
 def start(*argv, **environment):
-    """Run gpu.sh; its exit code, and the line of JSON at its end."""
+    """Run gpu.sh; return its exit code, the last line as JSON, and the output."""
     run = subprocess.run(
         ["bash", ROOT / "benchmarks/gpu.sh", *argv],
         env=os.environ | {"PYTHON": sys.executable} | environment,
@@ -55,7 +55,7 @@ def test_parity_passes_on_equal_models(part):
     checks = part(parity)
     assert [line["ok"] for line in checks] == [True] * 3
     single, half, heads = checks
-    # Two runs on the same device are equal; those that differ are close.
+    # Two runs on the same device are equal; the other comparisons are close.
     assert single["loss"] == single["gradient"] == 0.0
     assert 0.0 < half["loss"] < 2e-3
     assert 0.0 < heads["gradient"] < 1e-5
@@ -74,7 +74,7 @@ def test_parity_finds_a_head_that_selects_other_positions(tmp_path, monkeypatch)
 
 
 def test_differences_are_relative():
-    """Relative to the weight's own largest gradient, or to a thousandth of the largest of all."""
+    """Differences are relative to the largest gradient of the weight, or a thousandth of the largest of all."""
     wanted = {"large": torch.tensor([3.0, 4.0]), "small": torch.tensor([0.1]), "noise": torch.tensor([1e-9])}
     own = {"large": torch.tensor([3.0, 4.0]), "small": torch.tensor([0.11]), "noise": torch.tensor([-1e-9])}
     found = compare([(2.0, wanted)], [(2.5, own)])
@@ -99,7 +99,7 @@ def test_throughput_uses_the_largest_batch(part, monkeypatch):
 
 
 class Clock:
-    """That of a training which did not take place."""
+    """A clock without a training run."""
 
     warm_up_seconds = 1.0
     turns = ({"tokens_per_second": 5.0, "non_padding_fraction": 1.0},)
@@ -111,13 +111,13 @@ def test_compiled_throughput_uses_the_batch_found_before(part, monkeypatch):
     ours, stock = part(compiled, earlier=earlier)
     assert (ours["tokens"], ours["compiled"]) == (512, True)
     assert ours["figures"]["tokens/s"] > 0
-    # Where none was found.
+    # Without a measured batch size.
     assert (stock["tokens"], stock["figures"]["tokens/s"]) == (1024, 5.0)
 
 
 @pytest.fixture
 def unmeasured(monkeypatch):
-    """Batches of more than 512 tokens run out of memory, others are not trained with."""
+    """Let batches of more than 512 tokens run out of memory; skip training with others."""
 
     def train(bench, model, args, *_, **training):
         if training["per_device_train_batch_size"] > 4:
@@ -161,7 +161,7 @@ def test_failing_command_is_reported(tmp_path):
 
 
 def run_with_losses(folder, **losses):
-    """Two runs with the same weights and metrics."""
+    """Write runs with the same weights and metrics, and these losses."""
     for name, values in losses.items():
         (folder / name).mkdir()
         history = [{"step": step, "loss": loss} for step, loss in enumerate(values)]
@@ -216,7 +216,7 @@ def test_gpu_sh_stops_and_resumes():
 
 @pytest.fixture
 def parts_that(tmp_path):
-    """``parts_that(parity="sleep 60")`` is a Python that does this for a part, and else reports something."""
+    """Return a function that replaces Python by a script: the given commands for parts, a report for the others."""
 
     def make(**actions):
         report = 'echo "{\\"part\\": \\"$2\\", \\"check\\": \\"$2\\", \\"ok\\": true}" >>"$4"'

@@ -1,4 +1,4 @@
-"""The statistics of a comparison, and its table."""
+"""Test the statistics of a comparison, and its table."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from cloze.comparison.table import format_comparison
 
 
 def outcomes(hits: np.ndarray) -> list[Outcome]:
-    """Those of runs with these hits, [seeds, texts]."""
+    """Return the outcomes of runs with these hits, [seeds, texts]."""
     return [
         Outcome(row.mean(), row.mean() / 2, 10.0 + seed, ["a"] * len(row), np.where(row, "a", "b").tolist())
         for seed, row in enumerate(hits)
@@ -33,8 +33,10 @@ def test_bootstrap_finds_a_large_difference_with_its_sign():
 
 
 def test_bootstrap_rarely_finds_a_difference_where_none_is():
-    """Texts of unequal difficulty, and seeds of unequal luck: of 100 comparisons, at most one in ten finds a
-    difference, where a test over texts alone finds it in a quarter."""
+    """With texts of unequal difficulty and seeds of unequal luck, at most 10 of 100 comparisons find a difference.
+
+    A test over texts alone finds one in more than 25.
+    """
     rng = np.random.default_rng(0)
     found = alone = 0
     for _ in range(100):
@@ -50,7 +52,7 @@ def test_bootstrap_rarely_finds_a_difference_where_none_is():
 
 
 def test_bootstrap_of_one_seed_resamples_texts_only():
-    """The deviation of a mean is that of its texts over the root of their number."""
+    """The deviation of the mean is the deviation of the texts over the root of their number."""
     gains = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], size=(1, 400), p=[0.1, 0.7, 0.2])
     drawn = bootstrap_difference(gains, np.random.default_rng(0))
     assert drawn.mean() == pytest.approx(gains.mean(), abs=1e-3)
@@ -58,7 +60,7 @@ def test_bootstrap_of_one_seed_resamples_texts_only():
 
 
 def test_seeds_widen_the_interval_as_their_deviation_says():
-    """Each seed gains the same on all texts: what is left is the deviation of three seeds over the root of three."""
+    """If each seed gains the same on all texts, only the deviation of three seeds over the root of three is left."""
     gains = np.array([[0.0], [0.01], [0.05]]).repeat(100, axis=1)
     drawn = bootstrap_difference(gains, np.random.default_rng(0))
     assert drawn.std() == pytest.approx(np.std([0, 0.01, 0.05], ddof=1) / np.sqrt(3), rel=0.03)

@@ -1,4 +1,4 @@
-"""What a run logged, read back: evaluations once each, and a table that carries the logged values."""
+"""Test reading the log history: evaluations without repeats, and a table of the logged values."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def test_history_counts_the_last_evaluation_once():
 
 @pytest.mark.parametrize(("loss", "steps"), [(5.0, [0, 4, 8]), (5.25, [0, 4, 8, 12])])
 def test_history_keeps_best_model_evaluation_apart_from_the_last_step(loss, steps):
-    """It repeats that of step 8, to the last digit, if that was loaded at the end."""
+    """The last evaluation repeats step 8 exactly if that model was loaded at the end."""
     history = [entry for entry in HISTORY[:-1] if entry != evaluation(12, 5.5)] + [evaluation(12, loss)]
     assert [entry["step"] for entry in evaluations_of(history)] == steps
 
@@ -92,7 +92,7 @@ def test_history_of_an_empty_log_has_no_table():
     [(19, None, [], False), (20, None, [], True), (1, 4, [], True), (1, None, [{"step": 0, "resumed": True}], True)],
 )
 def test_history_table_adds_to_live_table(logs, best, more, adds):
-    """As it marks the best evaluation, has what came before the run was resumed, and shortens a long run."""
+    """The table marks the best evaluation, includes rows before a resume, and shortens a long run."""
     assert adds_to_live_table([*[log(step, 5.0) for step in range(logs)], evaluation(9, 5.0), *more], best) == adds
 
 
@@ -107,7 +107,7 @@ def test_history_table_of_a_long_run_has_ten_rows_with_the_best(best):
 
 
 def test_history_table_fits_its_width():
-    """Both objectives, of a run of millions of steps."""
+    """Both objectives, in a run of millions of steps."""
     figures = FIGURES | {"nsp_accuracy": ("pair accuracy", ".1%"), "nsp_f1": ("pair F1", ".3f")}
     entry = evaluation(9_000_000, 5.0) | {"eval_nsp_accuracy": 1.0, "eval_nsp_f1": 1.0, "eval_perplexity": 30_000.0}
     lines = table_of([log(9_000_000, 5.0, tokens_per_second=1_234_567.8), entry], 9_000_000, figures)

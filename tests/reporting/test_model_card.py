@@ -1,4 +1,4 @@
-"""The model card: the Hub's metadata, true figures, the curves, and no settings that are secret."""
+"""Test the model card: metadata of the Hub, figures, curves, and no secret settings."""
 
 from types import SimpleNamespace
 
@@ -45,7 +45,7 @@ def test_model_card_has_hub_metadata_and_results(checkpoint, tmp_path):
 
 
 def test_model_card_of_next_sentence_has_no_pipeline_tag(pair_checkpoint, tmp_path):
-    """There is none on the Hub for pairs; nothing is said of masks."""
+    """The Hub has no tag for pairs, and the card does not mention masks."""
     model = AutoModelForNextSentencePrediction.from_pretrained(pair_checkpoint("bert"))
     model_args = ModelArguments(model_type="bert", token="hf_secret")
     training_args = TrainingArguments(output_dir=str(tmp_path), hub_token="hf_secret")
@@ -77,7 +77,7 @@ def test_model_card_of_both_objectives(pair_checkpoint, tmp_path):
 
 
 def test_model_card_shows_curves_if_present(checkpoint, tmp_path):
-    """By a path that holds on the Hub as well, where both are at the top."""
+    """The relative path is also valid on the Hub, where both files are at the top."""
     model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
     training_args = TrainingArguments(output_dir=str(tmp_path))
     arguments = (MASKED_LM, {}, {}, ModelArguments(model_type="bert"), DataTrainingArguments(), training_args, model)
@@ -87,7 +87,7 @@ def test_model_card_shows_curves_if_present(checkpoint, tmp_path):
 
 
 def test_the_metadata_has_the_evaluation_and_the_data_set(pair_checkpoint, tmp_path):
-    """As the Hub shows them beside the model, read back by its own library."""
+    """The Hub's own library reads the metadata back."""
     model = AutoModelForPreTraining.from_pretrained(pair_checkpoint("bert"))
     training_args = TrainingArguments(output_dir=str(tmp_path / "out"))
     data_args = PretrainingDataArguments(dataset_name="org/books")

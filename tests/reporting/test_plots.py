@@ -1,4 +1,4 @@
-"""The figures show what was logged: their data is taken back out of the axes."""
+"""Test that the figures show the logged values, by reading the data of their axes."""
 
 import json
 import math
@@ -41,7 +41,7 @@ HISTORY = [
 
 
 def panels(figure) -> dict[str, dict[str, list]]:
-    """The points of each line, by the title of its panel and its own name."""
+    """Return the points of each line, by the title of its panel and its label."""
     return {
         axes.get_title(loc="left"): {line.get_label(): np.array(line.get_data()).T.tolist() for line in axes.lines}
         for axes in figure.axes
@@ -103,7 +103,7 @@ def test_curves_leave_out_nan_and_infinity():
 
 
 def test_curves_of_a_long_log_are_means_with_range(tmp_path):
-    """One spike in 100,000 entries is still in the band."""
+    """The band includes a single spike among 100,000 entries."""
     losses = np.linspace(8, 7, 100_000)
     losses[50_000] = 20.0
     figure = curves_of([log(step, loss, 0.5) for step, loss in enumerate(losses, 1)], None, MASKED)

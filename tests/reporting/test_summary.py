@@ -1,4 +1,4 @@
-"""What a user reads at the end: true figures, whole words, and no settings that are secret."""
+"""Test the summary of a run, and the samples that it shows."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
-"""The files for clusters: Slurm's with a stand-in for Slurm, accelerate's through accelerate, Kubernetes' as text.
+"""Test the recipes for clusters: Slurm with a stand-in, accelerate's configs by accelerate, Kubernetes as text.
 
-That Slurm itself does what is asked of it is tried by benchmarks/slurm_cluster.sh.
+benchmarks/slurm_cluster.sh tests them on a real Slurm.
 """
 
 import json
@@ -23,7 +23,7 @@ from tests.utils import FAMILIES, ROOT, SAMPLE, run_in_own_session, start
 
 CLUSTER, ACCELERATE = ROOT / "recipes" / "cluster", ROOT / "recipes" / "accelerate"
 
-# What srun does for us: it starts the tasks, on what are nodes in name only, and gives the highest exit code.
+# A stand-in for srun: starts the tasks on nodes in name only, and returns the highest exit code.
 SRUN = """
 import json, os, pathlib, subprocess, sys
 argv = sys.argv[1:]
@@ -46,7 +46,7 @@ else:
     with (pathlib.Path(os.environ["NOTES"]) / "scontrol").open("a") as notes:
         print(*sys.argv[1:], file=notes)
 """
-# The task: it writes down what it sees, and ends with its own code of CODES, or with 75 when it is told to.
+# The task: records its environment, and exits with its code of CODES, or with 75 after a signal.
 TASK = """
 import json, os, pathlib, signal, sys, time
 told = []
@@ -66,7 +66,7 @@ sys.exit(75 if told else int(codes[rank]))
 
 @pytest.fixture
 def sbatch(tmp_path):
-    """``sbatch(*argv, nodes, codes)`` starts the batch file as Slurm would, without waiting for it."""
+    """Return a function that starts the batch script as Slurm does, without waiting for it."""
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ def sbatch(tmp_path):
 
 
 def tasks(tmp_path, count):
-    """What the tasks saw, once all have started."""
+    """Return the records of the tasks when all have started."""
     paths = [tmp_path / f"task-{rank}.json" for rank in range(count)]
     deadline = time.monotonic() + 30
     while not all(path.exists() for path in [*paths, tmp_path / "srun.json"]):
@@ -138,7 +138,7 @@ def test_slurm_tasks_know_their_rank(nodes, codes, local, sbatch, tmp_path):
             "LOCAL_WORLD_SIZE": str(count // nodes),
         }
         assert environment["MASTER_ADDR"] == "node-a"
-        assert environment["MASTER_PORT"] == "24567", "of the job's number: below those that systems give away"
+        assert environment["MASTER_PORT"] == "24567", "from the job id, below the ephemeral ports"
         assert environment["HF_HUB_OFFLINE"] == "1"
         assert environment["OMP_NUM_THREADS"] == "3"
     assert requeued(tmp_path) == []
@@ -167,7 +167,7 @@ def test_slurm_job_requeues_on_exit_code_75_only(codes, code, nodes, sbatch, tmp
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_slurm_signal_reaches_the_script(nodes, sbatch, tmp_path):
-    """Slurm signals the processes that srun started: no shell may stand between."""
+    """Slurm signals the processes that srun started, so they must not be shells."""
     process = sbatch(tmp_path / "task.py", codes="wait wait", nodes=nodes)
     pids = [seen["pid"] for seen in tasks(tmp_path, 2)]
     assert pids == json.loads((tmp_path / "srun.json").read_text())["pids"]
@@ -194,7 +194,7 @@ def test_slurm_script_requests_resources(sbatch, tmp_path):
 
 @pytest.mark.slow
 def test_slurm_tasks_train_together(sbatch, checkpoint, tmp_path):
-    """The places given above are those that torch and accelerate read."""
+    """torch and accelerate read the variables that the script sets."""
     out = tmp_path / "out"
     process = sbatch(
         "run_mlm.py", "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE, "--max_seq_length", 32,
@@ -203,11 +203,11 @@ def test_slurm_tasks_train_together(sbatch, checkpoint, tmp_path):
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0, printed
     assert sorted(path.name for path in out.glob("checkpoint-2/rng_state*")) == ["rng_state_0.pth", "rng_state_1.pth"]
-    assert printed.count("Training examples:") == 1, "one process tells of it"
+    assert printed.count("Training examples:") == 1, "only one process logs it"
 
 
 def test_signal_to_all_processes_spares_data_loader_workers(checkpoint, tmp_path):
-    """Slurm sends SIGTERM to them too when a job is preempted, while the step still needs their batches."""
+    """Slurm sends SIGTERM to the workers too, while the current step still needs their batches."""
     log = tmp_path / "log"
     process = start(
         "run_mlm", "--model_name_or_path", checkpoint("bert"), "--train_file", SAMPLE, "--max_seq_length", 32,
@@ -232,7 +232,7 @@ def manifests():
 
 
 def test_kubernetes_commands_parse(manifests, tmp_path, monkeypatch):
-    """As they stand, but for paths that are not here, and bf16, which a CPU's trainer refuses."""
+    """The commands parse unchanged, except for missing paths, and bf16, which needs a GPU."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text(manifests["ConfigMap"]["data"]["recipe.yaml"])
     pod = manifests["Job"]["spec"]["template"]["spec"]
@@ -293,9 +293,8 @@ def test_kubernetes_job_tokens_per_step_match_its_comment(manifests):
 
 # accelerate launch
 CONFIGS = sorted(path.name for path in ACCELERATE.glob("*.yaml"))
-# accelerate divides a model among accelerators only; here it takes two CPU processes for two. They end without torch's
-# destructors, in which gloo, which nobody uses for that, aborts now and then ("terminate called without an active
-# exception") when all is written.
+# accelerate shards models over accelerators only; this script makes it take two CPU processes for two accelerators. It
+# exits without torch's destructors, because gloo's sometimes abort ("terminate called without an active exception").
 AS_IF_ON_GPUS = """
 import os, sys
 sys.path.insert(0, {root!r})
@@ -312,7 +311,7 @@ os._exit(0)
 
 
 def launch_arguments(config, *argv):
-    """The settings of accelerate launch, resolved as it does."""
+    """Return the settings of accelerate launch as it resolves them."""
     command = ["--config_file", str(ACCELERATE / config), *argv, "run_mlm.py", "--output_dir", "out"]
     args, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
     return args
@@ -327,7 +326,7 @@ def test_accelerate_accepts_the_config_files(config):
     known = vars(launch_command_parser().parse_args(["run_mlm.py"]))
     settings = yaml.safe_load((ACCELERATE / config).read_text())
     for name, value in {**settings.get("fsdp_config", {}), **settings.get("deepspeed_config", {})}.items():
-        assert name in known, "accelerate itself would pass over it"
+        assert name in known, "accelerate would ignore it"
         assert getattr(args, name) == value
 
 
@@ -340,14 +339,14 @@ def test_accelerate_config_needs_num_processes(config):
 def test_fsdp_layer_names_are_those_of_the_models(checkpoint):
     text = (ACCELERATE / "fsdp.yaml").read_text()
     named = set(re.findall(r"\w+Layer\b|TransformerBlock", text))
-    for family in set(FAMILIES) - {"albert", "deberta-v2"}:  # which were not tried
+    for family in set(FAMILIES) - {"albert", "deberta-v2"}:  # not tested with FSDP
         model = AutoModelForMaskedLM.from_pretrained(checkpoint(family))
         assert named & {type(module).__name__ for module in model.modules()}, family
 
 
 @pytest.fixture
 def launch(checkpoint, tmp_path):
-    """``launch(config, script, *argv)`` trains a tiny BERT with two processes; gives the losses by step."""
+    """Return a function that trains a tiny BERT with two processes and returns its losses by step."""
 
     def run(config, script, *argv):
         out = tmp_path / Path(config).stem
@@ -401,7 +400,7 @@ def test_fsdp_trains_as_one_process_and_resumes(launch, by_one_process, tmp_path
     out = tmp_path / "fsdp"
     tied = AutoModelForMaskedLM.from_pretrained(out)
     assert tied.get_input_embeddings().weight is tied.get_output_embeddings().weight
-    assert "## Surest wrong guesses of " in (out / "README.md").read_text(), "which all processes have to make together"
+    assert "## Surest wrong guesses of " in (out / "README.md").read_text(), "all processes must predict them together"
     for path in sorted(out.glob("checkpoint-4/*")):
         path.unlink()
     (out / "checkpoint-4").rmdir()

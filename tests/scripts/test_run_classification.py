@@ -1,4 +1,4 @@
-"""run_classification.py from end to end, through its front door."""
+"""Test run_classification.py end to end."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def train(script, checkpoint, out):
-    """``train(...)`` fine-tunes a tiny BERT to tell the subjects of the sample; gives what it printed."""
+    """Return a function that fine-tunes a tiny BERT on the sample's subjects and returns its output."""
 
     def run(*argv, model=None) -> str:
         model = model or ("--model_name_or_path", checkpoint("bert"))
@@ -62,7 +62,7 @@ def test_run_classification_trains_every_architecture_two_steps(family, checkpoi
 
 
 def test_classification_learns_and_predictions_equal_the_saved_model(train, script, checkpoint, out, tmp_path):
-    """Words that tell the class are learnt; predictions.jsonl has the probabilities of the model asked directly."""
+    """The model learns words that name the class; predictions.jsonl has the same probabilities as the model itself."""
     rows = [(f"the {word} of stone and the {word}", word) for word in ("moon", "soup", "song")] * 20
     write_csv(tmp_path / "words.csv", rows)
     settings = "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32,initializer_range=0.2"
@@ -107,7 +107,7 @@ def write_csv(path, rows, header=("text", "label")):
 def test_classification_predicts_unlabelled_texts_and_pairs(train, script, out, tmp_path):
     rows = [(f"question {number}", f"answer {number}", number % 2) for number in range(20)]
     write_csv(tmp_path / "pairs.csv", rows, ("q", "a", "kind"))
-    # Rows without one of the texts have a line, too, but no prediction.
+    # Rows with a missing text also have a line, without a prediction.
     asked = [(f"id {n}", *row[:2]) for n, row in enumerate([("", "answer", 0), *rows, ("question", " ", 0)])]
     write_csv(tmp_path / "unknown.csv", asked, ("id", "q", "a"))
     columns = ("--text_column", "q", "--text_pair_column", "a", "--label_column", "kind")
@@ -147,7 +147,7 @@ def test_unknown_test_label_is_an_error_before_training(script, checkpoint, out,
 
 
 def test_class_present_in_held_out_texts_only_is_known(script, checkpoint, out, tmp_path):
-    """One text has a class of its own: here it is held out."""
+    """One text has its own class, and is held out here."""
     write_csv(tmp_path / "rare.csv", [(f"text {number}", "abc"[number // 9]) for number in range(19)])
     code, printed, errors = script(
         "--model_name_or_path", checkpoint("bert"), "--train_file", tmp_path / "rare.csv", "--max_seq_length", 32,
@@ -159,7 +159,7 @@ def test_class_present_in_held_out_texts_only_is_known(script, checkpoint, out, 
 
 
 def test_do_eval_alone_equals_the_evaluation_after_training(train, script, out, tmp_path):
-    """The same sample of the same texts held out, however many are trained on."""
+    """The held-out sample does not depend on the number of training texts."""
     train("--max_steps", 1)
     code, _, errors = script(
         "--model_name_or_path", out, "--train_file", SAMPLE, "--max_seq_length", 32, "--do_eval", "--max_eval_samples",
@@ -183,7 +183,7 @@ def test_held_out_texts_do_not_depend_on_the_seed(train, out):
 
 @pytest.fixture
 def classifier(checkpoint, tmp_path):
-    """``classifier(names)`` is a checkpoint whose head was trained for these classes."""
+    """Return a function that saves a checkpoint whose head was trained for these classes."""
 
     def make(*names) -> str:
         model = AutoModelForSequenceClassification.from_pretrained(checkpoint("bert"), num_labels=len(names))
@@ -206,7 +206,7 @@ def classifier(checkpoint, tmp_path):
         (("cats", "dogs"), ("0", "1"), False),
         (("LABEL_0", "LABEL_1"), ("0", "1"), True),
         (("spam", "ham"), ("spam", "ham"), True),
-        # In the order of words: "ham" would be the first.
+        # Sorted labels would have "ham" first.
         (("spam", "ham"), ("ham", "spam"), True),
     ],
 )
@@ -219,7 +219,7 @@ def test_classification_head_is_kept_for_equal_classes_only(trained, labels, is_
     assert ("new weights, not loaded from" in caplog.text) != is_kept
     assert is_kept or "must be trained: classifier.bias, classifier.weight" in caplog.text
     assert config.id2label == (dict(enumerate(trained)) if is_kept else dict(enumerate(sorted(labels))))
-    # As the library initializes it, and nothing else.
+    # Initialized by the library.
     assert is_kept or 0 < model.classifier.weight.std() < 0.05
     before = AutoModelForSequenceClassification.from_pretrained(model_args.model_name_or_path).bert.state_dict()
     assert all(torch.equal(weights, before[name]) for name, weights in model.bert.state_dict().items())
@@ -240,7 +240,7 @@ def test_training_with_a_new_head_resumes_exactly(train, classifier, out, tmp_pa
 
 
 def compared(out):
-    """What came of a comparison, but for the time."""
+    """Return comparison.json without times."""
     comparison = read_json(out / "comparison.json")
     for model in comparison["models"]:
         del model["seconds"]
@@ -262,7 +262,7 @@ def test_comparison_of_a_model_with_itself_finds_no_difference(train, script, ch
     assert "+0.0 (+0.0 to +0.0), p 1: no difference beyond noise" in printed
     assert "Run 4 of 4: same-seed-43" in printed
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    # The seeds are two runs, and on the same texts.
+    # The two seeds give two runs on the same texts.
     runs = [out / "one" / f"seed-{seed}" for seed in (42, 43)]
     losses = [read_json(run / "eval_results.json")["eval_loss"] for run in runs]
     assert losses[0] != losses[1]
@@ -271,18 +271,18 @@ def test_comparison_of_a_model_with_itself_finds_no_difference(train, script, ch
     assert outcomes[0]["digests"] == outcomes[1]["digests"]
     assert len(set(outcomes[0]["digests"])) == 2
     assert np.mean(np.array(outcomes[0]["labels"]) == outcomes[0]["predictions"]) == one["accuracy"]["by_seed"][0]
-    # Models are kept, checkpoints to go on from are not.
+    # Models are kept, checkpoints are deleted.
     assert (runs[0] / "model.safetensors").exists()
     assert not list(out.glob("*/*/checkpoint-*"))
 
-    # A text of a run from before that is another now, as an outcome of other digests.
+    # An outcome with other digests, as if a text had changed since.
     changed = outcomes[1] | {"digests": [outcomes[1]["digests"][0], "of another text"]}
     (runs[1] / "outcome.json").write_text(json.dumps(changed))
     code, _, errors = script(out / "recipe.yaml")
     assert code == 2
     assert "the texts have changed since some runs of this comparison" in errors
 
-    # What has written the recipe is known by it.
+    # Changed settings are an error.
     code, _, errors = script(out / "recipe.yaml", "--learning_rate", "1e-3")
     assert code == 2
     assert "seed-42 was created with different settings (now learning_rate" in errors
@@ -309,11 +309,11 @@ def test_finished_comparison_with_changed_texts_is_an_error(train, script, check
 
 
 class Killed(BaseException):
-    """Stands for kill -9: no handler of the scripts knows it."""
+    """Simulate kill -9: no handler of the scripts catches it."""
 
 
 def test_killed_comparison_resumes_exactly(train, checkpoint, out, tmp_path, monkeypatch):
-    """In the second of three runs, behind its first checkpoint."""
+    """The kill is in the second of three runs, after its first checkpoint."""
     models = (
         "--compare_with",
         f"a={checkpoint('bert')}",
@@ -335,7 +335,7 @@ def test_killed_comparison_resumes_exactly(train, checkpoint, out, tmp_path, mon
         train(*settings, model=models)
     assert not (out / "comparison.json").exists()
     printed = train(*settings, model=models)
-    # Five steps, three, of which the last was lost, three more, five.
+    # Nine steps before the kill, of which one is lost, then three to complete the second run and five for the third.
     assert len(taken) == 9 + 3 + 5
     assert printed.count("Already complete: accuracy") == 1
     assert "Resuming from" in printed
@@ -343,7 +343,7 @@ def test_killed_comparison_resumes_exactly(train, checkpoint, out, tmp_path, mon
 
 
 def test_comparison_ignores_outcomes_of_an_earlier_one(train, checkpoint, out, monkeypatch):
-    """It is started afresh, and killed in its first run: the second of before is done anew, too."""
+    """After a kill in the first run of a new comparison, the second run is repeated too."""
     models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
     settings = ("--max_steps", 1, "--num_seeds", 1)
     train(*settings, model=models)
@@ -357,7 +357,7 @@ def test_comparison_ignores_outcomes_of_an_earlier_one(train, checkpoint, out, m
 
 
 def test_comparison_repeats_a_killed_run_without_checkpoints(train, checkpoint, out, monkeypatch):
-    """In the evaluation after training, when its model is saved; a model of another recipe is not lost."""
+    """The kill is in the evaluation after the model was saved; a model with other settings is not overwritten."""
     models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
     settings = ("--max_steps", 1, "--num_seeds", 1, "--save_strategy", "no")
     with monkeypatch.context() as patch:
@@ -373,7 +373,7 @@ def test_comparison_repeats_a_killed_run_without_checkpoints(train, checkpoint, 
 
 @pytest.mark.parametrize("saving", ["steps", "no"])
 def test_comparison_stopped_by_a_signal_resumes(saving, train, checkpoint, out, monkeypatch):
-    """In the last evaluation of the first run: without a checkpoint, that run is done anew."""
+    """The signal is in the last evaluation of the first run, which is repeated if there is no checkpoint."""
     models = ("--compare_with", f"a={checkpoint('bert')}", f"b={checkpoint('distilbert')}")
     settings = ("--max_steps", 1, "--num_seeds", 1, "--save_strategy", saving)
     predict, taken = PretrainingTrainer.prediction_step, []
@@ -395,7 +395,7 @@ def test_comparison_stopped_by_a_signal_resumes(saving, train, checkpoint, out, 
 
 @pytest.mark.parametrize("task", ["--do_eval", "--do_predict"])
 def test_signal_stops_evaluation_or_prediction_at_its_next_batch(task, script, train, out, tmp_path, monkeypatch):
-    """What was predicted before stays whole."""
+    """Earlier predictions stay complete."""
     train("--max_steps", 1)
     (tmp_path / "texts.csv").write_text("text,label\n" + "the moon,astronomy\n" * 6)
     text = ("--validation_file", SAMPLE) if task == "--do_eval" else ("--test_file", tmp_path / "texts.csv")
@@ -430,8 +430,8 @@ def test_comparison_dry_run_leaves_no_files(train, checkpoint, out):
 
 @pytest.mark.slow
 def test_pretraining_on_the_text_improves_accuracy_beyond_noise(script, run_mlm_script, tmp_path):
-    """Two classes of made-up words, which plain text shows together: the test has words that no labelled text has, so
-    that random weights can but guess."""
+    """Words of two classes occur together in plain text. The test has words that no labelled text has, which random
+    weights can only guess."""
     rng = np.random.default_rng(0)
     words = rng.choice([*"abcdefghijklmnopqrstuvwxyz"], size=(2, 30, 5))
     words = [["".join(word) for word in of_class] for of_class in words]
