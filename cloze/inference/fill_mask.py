@@ -195,16 +195,16 @@ def guess_words(
 ) -> tuple[list[str], list[str]]:
     """Return the words that the model guesses right and wrong with the highest probability, each in its context.
 
-    Each example is seen once, with some of its long words hidden, so far apart that the context shown has one of them.
-    A word is shown once. Where nothing is right, there are as many mistakes instead.
+    Each example is seen once, with some of its rarer words hidden, so far apart that the context shown has one of them.
+    A word is shown once. Where nothing is right, there are ``MAX_GUESSES`` mistakes instead.
     """
     model.eval()
+    samples = within_budget(examples)
     guesses = []
-    for example in within_budget(examples):
-        hidden = example["input_ids"].copy()
-        positions = spread_words(tokenizer, hidden)
+    for example, positions in zip(samples, words_to_hide(tokenizer, samples), strict=True):
         if not positions:
             continue
+        hidden = example["input_ids"].copy()
         hidden[positions] = tokenizer.mask_token_id
         inputs = {"input_ids": hidden} | {name: example[name] for name in ("token_type_ids",) if name in example}
         batch = {name: torch.tensor(values, device=model.device)[None] for name, values in inputs.items()}
@@ -246,29 +246,39 @@ class WordGuess(NamedTuple):
         probabilities: list[float],
     ) -> "WordGuess":
         """Take an example's tokens [length], the same with words hidden, and the best tokens at a position."""
-        truth, *words = (tokenizer.decode([token]).strip() for token in (ids[position], *tokens))
+        truth, *words = (str(tokenizer.decode([token])).strip() for token in (ids[position], *tokens))
         start, end = max(position - CONTEXT, 0), position + CONTEXT + 1
         special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
-        text = tokenizer.decode([token for token in hidden[start:end] if token not in special]).strip()
-        if start:
-            text = f"... {re.sub(r'^##[^ ]* ?', '', text)}"
-        if end < len(ids):
-            text += " ..."
+        shown = [token for token in hidden[start:end].tolist() if token not in special]
+        text = str(tokenizer.decode(shown)).replace(str(tokenizer.mask_token), f" {MASK}")
+        # The part of a word at the beginning.
+        text = re.sub(r"^##\S* ?", "", " ".join(text.split()))
+        text = f"{'... ' if start else ''}{text}{' ...' if end < len(ids) else ''}"
         shares = ", ".join(f"{word} {share:.0%}" for word, share in zip(words, probabilities, strict=True))
         text = f"{text}\n    {shares}   (the text has: {truth})"
         return cls(probabilities[0], truth, tokens[0] == ids[position], words[0].isalpha(), text)
 
 
-def spread_words(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[int]:
-    """Return positions of an example's longest words, more than ``CONTEXT`` tokens apart, ascending."""
-    words = [position for position in range(1, len(ids) - 1) if is_word(tokenizer, ids, position)]
-    # Long words say more about what was learnt than "that" and "with" do.
-    words.sort(key=lambda position: -len(tokenizer.decode([ids[position]]).strip()))
-    positions: list[int] = []
-    for position in words:
-        if all(abs(position - other) > CONTEXT for other in positions):
-            positions.append(position)
-    return sorted(positions)
+def words_to_hide(tokenizer: PreTrainedTokenizerBase, examples: Sequence[dict]) -> list[list[int]]:
+    """Return positions of words in each example, more than ``CONTEXT`` tokens apart, ascending.
+
+    They are among the rarer half of the examples' words, the rarest first: frequent words show little of the subject.
+    """
+    counts = np.bincount(np.concatenate([example["input_ids"] for example in examples]))
+    words = [
+        [position for position in range(1, len(ids) - 1) if is_word(tokenizer, ids, position)]
+        for ids in (example["input_ids"] for example in examples)
+    ]
+    frequencies = [counts[example["input_ids"][positions]] for example, positions in zip(examples, words, strict=True)]
+    median = np.median(np.concatenate(frequencies)) if any(words) else 0
+    hidden: list[list[int]] = []
+    for positions, counted in zip(words, frequencies, strict=True):
+        chosen: list[int] = []
+        for count, position in sorted(zip(counted, positions, strict=True)):
+            if count <= median and all(abs(position - other) > CONTEXT for other in chosen):
+                chosen.append(position)
+        hidden.append(sorted(chosen))
+    return hidden
 
 
 def is_word(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, position: int) -> bool:

@@ -72,7 +72,7 @@ class MaskedLM(Task):
 
     def predict_samples(self, trainer: PretrainingTrainer, samples: Sequence[dict]) -> dict[str, list[str]]:
         """Return the surest right and wrong guesses of masked words in the samples."""
-        right, wrong = guess_words(trainer.model, trainer.processing_class, samples, num_right=3, num_wrong=2)
+        right, wrong = guess_words(trainer.model, trainer.processing_class, samples, num_right=5, num_wrong=3)
         words = f"{name_samples(trainer)} words"
         return {f"Surest right guesses of {words}": right, f"Surest wrong guesses of {words}": wrong}
 

@@ -4,12 +4,13 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback
 
 from cloze.objectives.metrics import Objective, figures_of, format_metric
+from cloze.training.trainer import PretrainingTrainer
 
 # What the first column says of a log of training, and of an evaluation.
 TRAIN, HELD_OUT = "train", "held-out"
@@ -39,6 +40,7 @@ def columns_for(
     """Return the columns of a task's table, for all of its lines.
 
     Args:
+        objectives: of the task, by the prefix of their metrics.
         max_steps: the step of the last line.
         with_epoch: whether the length of an epoch is known.
         max_width: characters in a line; the columns that say least are left out where they do not fit.
@@ -73,6 +75,7 @@ def format_log(logs: dict[str, float], columns: Sequence[Column]) -> str:
 
     Args:
         logs: as the Trainer logs them, with ``step``; ``eta`` in seconds.
+        columns: columns of the table.
     """
     kind, prefix = (HELD_OUT, "eval_") if "eval_loss" in logs else (TRAIN, "")
     values = {name.removeprefix(prefix): value for name, value in logs.items()}
@@ -104,27 +107,35 @@ class LiveTable(ProgressCallback):
     The first process prints to stdout. Progress bars are on stderr; ``disable_tqdm`` turns them off.
     """
 
-    def __init__(self, trainer: Trainer):
+    # transformers declares None.
+    training_bar: Any
+
+    def __init__(self, trainer: PretrainingTrainer):
         super().__init__()
-        self.trainer, self.columns, self.started, self.first_step = trainer, [], 0.0, None
+        self.trainer, self.started, self.first_step = trainer, 0.0, None
+        self.columns: list[Column] = []
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Start the bar of the first process, at the step of the checkpoint if the run is resumed."""
         self.current_step = state.global_step
         if state.is_world_process_zero:
             steps = {"total": state.max_steps, "initial": state.global_step}
             self.training_bar = tqdm(**steps, dynamic_ncols=True, disable=args.disable_tqdm)
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Advance the bar; start the clock of the time left."""
         super().on_step_end(args, state, control, **kwargs)
         if self.first_step is None:
             # The first step takes longer than others.
             self.started, self.first_step = time.monotonic(), state.global_step
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        """Advance the bar of an evaluation."""
         if not args.disable_tqdm:
             super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        """Print the line of a log or an evaluation of a run that trains."""
         # An evaluation without training is in the summary alone.
         if self.training_bar is None or not {"loss", "eval_loss"} & logs.keys() or _is_repeated(state.log_history):
             return
@@ -162,7 +173,7 @@ def _is_repeated(history: Sequence[dict]) -> bool:
     return any(entry.get("eval_loss") == last["eval_loss"] for entry in earlier)
 
 
-def show_live_table(trainer: Trainer) -> None:
+def show_live_table(trainer: PretrainingTrainer) -> None:
     """Let a live table take the place of the dictionaries that the Trainer prints."""
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePrediction, AutoModelForPreTraining
 
 from cloze.inference import predictions
-from cloze.inference.fill_mask import CONTEXT, guess_words, is_word, spread_words
+from cloze.inference.fill_mask import CONTEXT, guess_words, is_word, words_to_hide
 from cloze.inference.next_sentence import judge_samples
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.reporting.summary import log_summary, summarise_run
@@ -140,7 +140,7 @@ def encode_samples(tokenizer, *texts):
     return [{"input_ids": np.array(tokenizer(text)["input_ids"])} for text in texts]
 
 
-LIGHT_TEXTS = ("light of the moon", "the light of the sun", "from the moon", "light from the", "with it", "that it is")
+LIGHT_TEXTS = ("light of the moon", "the light of the sun", "from the moon", "from the", "with it", "with that it is")
 
 
 def test_guesses_are_parted_into_right_and_wrong(light_model, tokenizers):
@@ -190,14 +190,22 @@ def test_guesses_prefer_words_to_punctuation(checkpoint, tokenizers):
     assert ". 100%" in wrong[0]
 
 
-def test_guessed_words_stand_apart(tokenizers):
+def test_hidden_words_are_rare_and_stand_apart(tokenizers):
     """So far that the context shown of one has no other hidden word."""
     tokenizer = tokenizers["wordpiece"]
-    ids = np.array(tokenizer("the moon and the light " * 20)["input_ids"])
-    positions = spread_words(tokenizer, ids)
-    assert len(positions) > 3
-    assert min(np.diff(positions)) > CONTEXT
-    assert all(is_word(tokenizer, ids, position) for position in positions)
+    examples = encode_samples(tokenizer, *["from light with light light " * 10] * 2, "moon light " * 20)
+    rare = {tokenizer.convert_tokens_to_ids(word) for word in ("moon", "from", "with")}
+    for example, positions in zip(examples, words_to_hide(tokenizer, examples), strict=True):
+        ids = example["input_ids"]
+        assert len(positions) >= 3
+        assert min(np.diff(positions)) > CONTEXT
+        assert all(is_word(tokenizer, ids, position) for position in positions)
+        assert set(ids[positions]) <= rare, "never light, which is more than half of the words"
+
+
+def test_examples_without_words_hide_none(tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    assert words_to_hide(tokenizer, encode_samples(tokenizer, ". .", ",")) == [[], []]
 
 
 def test_long_context_is_cut_at_words(light_model, tokenizers):
