@@ -1,5 +1,6 @@
 """What README, docs and recipes name exists: linked files and anchors, paths, flags, and settings in YAML."""
 
+import ast
 import dataclasses
 import re
 from collections.abc import Iterator
@@ -40,6 +41,12 @@ FOLDERS = ("recipes", "benchmarks", "cloze", "sample", "tests", "docs")
 PATH = re.compile(rf"(?<![\w/.~-])(?:{'|'.join(FOLDERS)})/[\w./*-]*[\w/*]")
 SCRIPT = re.compile(r"(?:python|nproc_per_node \S+|num_processes \S+) ([\w/]+\.py)\b")
 FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
+# Conversions in messages of the logging module.
+CONVERSION = re.compile(r"%[\d.]*[a-z]")
+# Messages of other programs: Starlette's, which tests/app/test_app.py asserts.
+OTHER_MESSAGES = {"Invalid host header"}
+# Fewer characters in a row would occur in any message.
+MIN_FIXED_CHARS = 10
 LINK = re.compile(r"\[(?:[^][]|\[[^]]*\])*\]\(([^)\s]+)\)")
 
 
@@ -124,6 +131,55 @@ def unknown_settings(text: str, page: Path) -> list[str]:
     return found
 
 
+def text_of(node: ast.AST) -> str:
+    """Return a string expression with ``...`` for what varies."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return CONVERSION.sub("...", text).replace("%%", "%")
+        case ast.JoinedStr(values=parts):
+            return "".join(map(text_of, parts))
+        case ast.BinOp(op=ast.Add(), left=left, right=right):
+            return text_of(left) + text_of(right)
+    return "..."
+
+
+def strings_in(source: str) -> list[str]:
+    """Return the strings of a module but docstrings, each whole, without the prefix of warnings."""
+    nodes = list(ast.walk(ast.parse(source)))
+    # A part of a longer string is no message.
+    wholes = (ast.Expr, ast.JoinedStr, ast.BinOp)
+    parts = {part for node in nodes if isinstance(node, wholes) for part in ast.iter_child_nodes(node)}
+    texts = [text_of(node) for node in nodes if isinstance(node, ast.expr) and node not in parts]
+    return [text.strip().removeprefix("warning: ") for text in texts if text.strip(".")]
+
+
+@cache
+def messages() -> list[str]:
+    """Return the strings of the package and of the scripts."""
+    paths = [*ROOT.glob("*.py"), *(ROOT / "cloze").rglob("*.py")]
+    return [text for path in paths for text in strings_in(path.read_text())]
+
+
+def is_message(pattern: str, texts: list[str]) -> bool:
+    """Return whether one text equals the pattern, in which ``...`` stands for any characters."""
+    fixed = pattern.split("...")
+    if max(map(len, fixed)) < MIN_FIXED_CHARS:
+        return False
+    expression = re.compile(".*".join(map(re.escape, fixed)), re.S)
+    return any(map(expression.fullmatch, texts))
+
+
+def unknown_messages(text: str) -> list[str]:
+    """Return the code spans in the first columns of tables that are no message of the source."""
+    return [
+        f"line {number}: {span}"
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.startswith("|")
+        for span in re.findall(r"`([^`]+)`", line.split("|")[1])
+        if span not in OTHER_MESSAGES and not is_message(span, messages())
+    ]
+
+
 CHECKS = {
     broken_links: (
         "# Long runs\n[a](#long-runs) [b](https://x.org/y) ![c](app.png) [d](../recipes/README.md#recipes)",
@@ -157,6 +213,32 @@ def test_a_name_of_nothing_is_found(check):
     assert check(right, page) == []
     for text in wrong:
         assert len(check(f"{right}\n{text}", page)) == 1, text
+
+
+def test_messages_on_the_page_are_those_of_the_source():
+    right = "| `out of memory: ...`, or prose | `--no_message` |\n| `Invalid host header` | |\n`no table`\n"
+    assert unknown_messages(right) == []
+    assert unknown_messages((ROOT / "docs" / "troubleshooting.md").read_text()) == []
+    wrong = ["out of memory", "out of memory: ... again", "of memory: ...", "...", "...: ...", "no such message: ..."]
+    for message in wrong:
+        assert len(unknown_messages(f"{right}| `{message}` | |")) == 1, message
+
+
+def test_messages_are_whole_strings_without_docstrings():
+    source = '''
+"""Describe the module."""
+raise UserError(
+    f"{name} has {count:,} values ({', '.join(names)})"
+    ": give fewer" + f", at most {bound}" * is_bounded + " of them"
+)
+logger.warning("%s: %.1f %% of %d rows", name, share, count)
+report = f"warning: cannot write to {name}\\n"
+'''
+    texts = strings_in(source)
+    assert "... has ... values (...): give fewer... of them" in texts
+    assert "...: ... % of ... rows" in texts
+    assert "cannot write to ..." in texts
+    assert not any(text.startswith(("Describe", ": give", " of them", "of them")) for text in texts)
 
 
 def test_anchors_are_those_of_github():
