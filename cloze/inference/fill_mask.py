@@ -246,10 +246,10 @@ class WordGuess(NamedTuple):
         probabilities: list[float],
     ) -> "WordGuess":
         """Take an example's tokens [length], the same with words hidden, and the best tokens at a position."""
-        truth, *words = (tokenizer.decode([token]).strip() for token in (ids[position], *tokens))
+        truth, *words = (str(tokenizer.decode([token])).strip() for token in (ids[position], *tokens))
         start, end = max(position - CONTEXT, 0), position + CONTEXT + 1
         special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
-        text = tokenizer.decode([token for token in hidden[start:end] if token not in special]).strip()
+        text = str(tokenizer.decode([token for token in hidden[start:end] if token not in special])).strip()
         if start:
             text = f"... {re.sub(r'^##[^ ]* ?', '', text)}"
         if end < len(ids):
@@ -263,7 +263,7 @@ def spread_words(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[in
     """Return positions of an example's longest words, more than ``CONTEXT`` tokens apart, ascending."""
     words = [position for position in range(1, len(ids) - 1) if is_word(tokenizer, ids, position)]
     # Long words say more about what was learnt than "that" and "with" do.
-    words.sort(key=lambda position: -len(tokenizer.decode([ids[position]]).strip()))
+    words.sort(key=lambda position: -len(str(tokenizer.decode(ids[position : position + 1])).strip()))
     positions: list[int] = []
     for position in words:
         if all(abs(position - other) > CONTEXT for other in positions):

@@ -130,7 +130,7 @@ def judge_samples(
         outputs = model(input_ids=ids.to(model.device), token_type_ids=types.to(model.device))
         probability = SENTENCE_PAIRS.logits_of(outputs).float().softmax(-1)[0, IS_NEXT].item()
         a, b = (ids[types == kind] for kind in (0, 1))
-        texts = (tokenizer.decode(text, skip_special_tokens=True) for text in (a[-CONTEXT:], b[:CONTEXT]))
+        texts = (str(tokenizer.decode(text, skip_special_tokens=True)) for text in (a[-CONTEXT:], b[:CONTEXT]))
         label = int(pair["next_sentence_label"])
         truth = "they are in order" if label == IS_NEXT else "they are not"
         text = f"{' | '.join(texts)}\n    in order: {probability:.0%}   ({truth})"

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback
 
 from cloze.objectives.metrics import Objective, figures_of, format_metric
+from cloze.training.trainer import PretrainingTrainer
 
-# What the first column says of a log of training, and of an evaluation.
+# First column of a training log, and of an evaluation.
 TRAIN, HELD_OUT = "train", "held-out"
 # Characters of the widest usual value, by format.
 WIDTHS = {",.2f": 9, ".3f": 6, ".1%": 6, ",.0f": 9, ".2f": 6}
@@ -39,9 +40,10 @@ def columns_for(
     """Return the columns of a task's table, for all of its lines.
 
     Args:
+        objectives: of the task, by the prefix of their metrics.
         max_steps: the step of the last line.
         with_epoch: whether the length of an epoch is known.
-        max_width: characters in a line; the columns that say least are left out where they do not fit.
+        max_width: most characters in a line; the least important columns are dropped to fit.
     """
     shown = {"step": ("step", ","), "epoch": ("epoch", ".2f"), "loss": ("loss", ".3f")}
     figures = {name: figure for name, figure in figures_of(objectives).items() if not name.endswith("loss")}
@@ -63,7 +65,7 @@ def _width_of(columns: Sequence[Column]) -> int:
 
 
 def format_header(columns: Sequence[Column]) -> list[str]:
-    """Return the titles in two lines; in one, where all of them are single words."""
+    """Return the titles in two lines, or in one line if all of them are single words."""
     rows = zip(*(column.titles for column in columns), strict=True)
     return [_format_row("", titles, columns) for titles in rows if any(titles)]
 
@@ -73,6 +75,7 @@ def format_log(logs: dict[str, float], columns: Sequence[Column]) -> str:
 
     Args:
         logs: as the Trainer logs them, with ``step``; ``eta`` in seconds.
+        columns: of the table.
     """
     kind, prefix = (HELD_OUT, "eval_") if "eval_loss" in logs else (TRAIN, "")
     values = {name.removeprefix(prefix): value for name, value in logs.items()}
@@ -104,28 +107,37 @@ class LiveTable(ProgressCallback):
     The first process prints to stdout. Progress bars are on stderr; ``disable_tqdm`` turns them off.
     """
 
-    def __init__(self, trainer: Trainer):
+    # The base class sets it to None without a type.
+    training_bar: tqdm | None  # type: ignore[assignment]
+
+    def __init__(self, trainer: PretrainingTrainer):
         super().__init__()
-        self.trainer, self.columns, self.started, self.first_step = trainer, [], 0.0, None
+        self.trainer, self.started = trainer, 0.0
+        self.columns: list[Column] = []
+        self.first_step: int | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Show the progress bar from the step that the run resumes from."""
         self.current_step = state.global_step
         if state.is_world_process_zero:
             steps = {"total": state.max_steps, "initial": state.global_step}
             self.training_bar = tqdm(**steps, dynamic_ncols=True, disable=args.disable_tqdm)
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Advance the progress bar; start the clock of the ETA after the first step."""
         super().on_step_end(args, state, control, **kwargs)
         if self.first_step is None:
             # The first step takes longer than others.
             self.started, self.first_step = time.monotonic(), state.global_step
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        """Advance the progress bar of an evaluation."""
         if not args.disable_tqdm:
             super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        # An evaluation without training is in the summary alone.
+        """Print the line of a training log or an evaluation, the first one below the header."""
+        # Only the summary shows an evaluation without training.
         if self.training_bar is None or not {"loss", "eval_loss"} & logs.keys() or _is_repeated(state.log_history):
             return
         lines = []
@@ -138,18 +150,19 @@ class LiveTable(ProgressCallback):
         if "loss" in logs:
             row["eta"] = self._seconds_left(state)
         for line in [*lines, format_log(row, self.columns)]:
-            # Not print, which would break the bars.
+            # print would break the bars.
             tqdm.write(line)
         sys.stdout.flush()
 
     def _seconds_left(self, state) -> float | None:
-        """Return how long the run still takes: the rest of its hours, or its steps at the speed since its first.
+        """Return the seconds left of --max_train_hours, or of the steps left at the speed since the first step.
 
-        None after the first step, whose speed says little.
+        None after the first step, which takes longer than others.
         """
         clock = self.trainer.stop_callback
         if clock.limit is not None:
             return max(clock.limit - clock.seconds, 0)
+        assert self.first_step is not None
         steps_done, steps_left = state.global_step - self.first_step, state.max_steps - state.global_step
         return steps_left * (time.monotonic() - self.started) / steps_done if steps_done else None
 
@@ -162,8 +175,8 @@ def _is_repeated(history: Sequence[dict]) -> bool:
     return any(entry.get("eval_loss") == last["eval_loss"] for entry in earlier)
 
 
-def show_live_table(trainer: Trainer) -> None:
-    """Let a live table take the place of the dictionaries that the Trainer prints."""
+def show_live_table(trainer: PretrainingTrainer) -> None:
+    """Replace the dictionaries that the Trainer prints by a live table."""
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(LiveTable(trainer))
