@@ -83,7 +83,7 @@ def _write_entry(path: Path, write: Callable[[Path], None], size: int, damaged: 
     """Write a cache entry to a staging folder and rename it."""
     partial, deleted = Path(f"{path}.partial"), Path(f"{path}.deleted")
     try:
-        with writing(partial, size, "make room, or give another --cache_dir"):
+        with writing(partial, size, "free disk space, or give another --cache_dir"):
             shutil.rmtree(partial, ignore_errors=True)
             if damaged:
                 delete_as(path, deleted)  # now, as its space is needed

@@ -37,7 +37,7 @@ def saved(pair_checkpoint, tmp_path):
         path = tmp_path / f"{family}-{auto_model.__name__}"
         shutil.copytree(pair_checkpoint(family), path)
         model = auto_model.from_pretrained(path)
-        torch.manual_seed(1)
+        torch.manual_seed(3)
         with torch.no_grad():
             for weights in model.parameters():
                 weights.add_(torch.randn_like(weights) * 0.5)

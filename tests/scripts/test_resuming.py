@@ -192,7 +192,7 @@ DAMAGE = {
     "missing": "optimizer.pt cannot be read (No such file or directory)",
     "cut": "checksum mismatch in optimizer.pt",
     "changed": "checksum mismatch in optimizer.pt",
-    "no sums": "SHA256SUMS is cut off",
+    "no sums": "SHA256SUMS is incomplete",
     "no text": "SHA256SUMS cannot be read",
 }
 

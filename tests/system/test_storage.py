@@ -320,7 +320,7 @@ def full_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-FULL = r"cannot be written \(.*\): {}[\d.]+ [GM]B are free: make room, or give another --cache_dir"
+FULL = r"cannot be written \(.*\): {}[\d.]+ [GM]B are free: free disk space, or give another --cache_dir"
 
 
 def test_corpus_on_a_full_disk_is_one_line(corpus, tokenizers, cache, full_disk):
@@ -371,6 +371,6 @@ def test_data_set_on_a_full_disk_is_one_line(cache, tmp_path, full_disk, run_mlm
     code, _, errors = run_mlm_script(*argv, "--output_dir", tmp_path / "out", "--cache_dir", cache)
     assert code == 2
     assert errors.splitlines()[-1] == (
-        f"error: --dataset_name {tmp_path / 'rows'} cannot be loaded: make room, or give a --cache_dir of your own "
+        f"error: --dataset_name {tmp_path / 'rows'} cannot be loaded: free disk space, or give a writable --cache_dir "
         "([Errno 27] File too large)"
     )

@@ -419,7 +419,7 @@ def test_dry_run_finds_the_batch_size_of_the_run(dry_run, monkeypatch):
     monkeypatch.setattr(PretrainingTrainer, "training_step", with_little_memory)
     report = dry_run("--auto_find_batch_size", "--num_train_epochs", 1)
     assert report["Longest batch"] == "4 examples of up to 32 tokens"
-    assert steps_of(report["Steps"])[0] == 200
+    assert steps_of(report["Steps"])[0] == 1213
 
 
 def ending(script, *argv):
