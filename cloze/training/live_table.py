@@ -12,7 +12,7 @@ from transformers import PrinterCallback, ProgressCallback
 from cloze.objectives.metrics import Objective, figures_of, format_metric
 from cloze.training.trainer import PretrainingTrainer
 
-# What the first column says of a log of training, and of an evaluation.
+# First column of a training log, and of an evaluation.
 TRAIN, HELD_OUT = "train", "held-out"
 # Characters of the widest usual value, by format.
 WIDTHS = {",.2f": 9, ".3f": 6, ".1%": 6, ",.0f": 9, ".2f": 6}
@@ -43,7 +43,7 @@ def columns_for(
         objectives: of the task, by the prefix of their metrics.
         max_steps: the step of the last line.
         with_epoch: whether the length of an epoch is known.
-        max_width: characters in a line; the columns that say least are left out where they do not fit.
+        max_width: most characters in a line; the least important columns are dropped to fit.
     """
     shown = {"step": ("step", ","), "epoch": ("epoch", ".2f"), "loss": ("loss", ".3f")}
     figures = {name: figure for name, figure in figures_of(objectives).items() if not name.endswith("loss")}
@@ -65,7 +65,7 @@ def _width_of(columns: Sequence[Column]) -> int:
 
 
 def format_header(columns: Sequence[Column]) -> list[str]:
-    """Return the titles in two lines; in one, where all of them are single words."""
+    """Return the titles in two lines, or in one line if all of them are single words."""
     rows = zip(*(column.titles for column in columns), strict=True)
     return [_format_row("", titles, columns) for titles in rows if any(titles)]
 
@@ -149,18 +149,19 @@ class LiveTable(ProgressCallback):
         if "loss" in logs:
             row["eta"] = self._seconds_left(state)
         for line in [*lines, format_log(row, self.columns)]:
-            # Not print, which would break the bars.
+            # print would break the bars.
             tqdm.write(line)
         sys.stdout.flush()
 
     def _seconds_left(self, state) -> float | None:
-        """Return how long the run still takes: the rest of its hours, or its steps at the speed since its first.
+        """Return the seconds left of --max_train_hours, or of the steps left at the speed since the first step.
 
-        None after the first step, whose speed says little.
+        None after the first step, which takes longer than others.
         """
         clock = self.trainer.stop_callback
         if clock.limit is not None:
             return max(clock.limit - clock.seconds, 0)
+        assert self.first_step is not None
         steps_done, steps_left = state.global_step - self.first_step, state.max_steps - state.global_step
         return steps_left * (time.monotonic() - self.started) / steps_done if steps_done else None
 
