@@ -111,4 +111,4 @@ def log_summary(lines: dict[str, str], samples: dict[str, list[str]], table: Seq
         logger.info("\n%s", "\n".join(table))
     logger.info("\n%s", format_lines(lines))
     for title, examples in samples.items():
-        logger.info("\n%s:\n%s\n", title, "\n".join(f"  {line}" for line in examples))
+        logger.info("\n%s:\n%s", title, "\n".join(f"  {line}" for line in examples))
