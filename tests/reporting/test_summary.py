@@ -303,4 +303,4 @@ def test_samples_shorten_pairs_around_their_border(pair_checkpoint, tokenizers):
 def test_samples_have_titles(caplog):
     caplog.set_level("INFO", logger="cloze")
     log_summary({"pair loss": "0.500", "saved in": "out"}, {"Pairs": ["a | b", "c | d"]})
-    assert caplog.messages == ["\n  Pair loss  0.500\n  Saved in   out", "\nPairs:\n  a | b\n  c | d\n"]
+    assert caplog.messages == ["\n  Pair loss  0.500\n  Saved in   out", "\nPairs:\n  a | b\n  c | d"]
