@@ -110,7 +110,7 @@ def make_labelled(context: DataContext[ClassificationArguments]) -> DatasetSplit
     if splits.samples:
         label, ids = splits.samples[0]["label"], splits.samples[0]["input_ids"]
         class_name = dict(enumerate(numbers_of_classes(config))).get(label, "unknown")
-        logger.info("Text of class %s: %s", class_name, context.tokenizer.decode(ids)[:300])
+        logger.info("Text of class %s: %s", class_name, " ".join(str(context.tokenizer.decode(ids)).split())[:300])
     return splits
 
 

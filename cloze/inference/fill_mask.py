@@ -14,7 +14,7 @@ from cloze.config.data_arguments import DataTrainingArguments
 from cloze.data.collators import collate
 from cloze.data.context import DataContext
 from cloze.errors import UserError
-from cloze.inference.predictions import save_predictions, surest, within_budget
+from cloze.inference.predictions import drop_cut_word, save_predictions, surest, within_budget
 from cloze.objectives.metrics import MASKED_TOKENS, check_finite
 from cloze.text.columns import choose_column, text_in
 from cloze.text.decoding import file_format
@@ -251,8 +251,7 @@ class WordGuess(NamedTuple):
         special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
         shown = [token for token in hidden[start:end].tolist() if token not in special]
         text = str(tokenizer.decode(shown)).replace(str(tokenizer.mask_token), f" {MASK}")
-        # The part of a word at the beginning.
-        text = re.sub(r"^##\S* ?", "", " ".join(text.split()))
+        text = drop_cut_word(" ".join(text.split()))
         text = f"{'... ' if start else ''}{text}{' ...' if end < len(ids) else ''}"
         shares = ", ".join(f"{word} {share:.0%}" for word, share in zip(words, probabilities, strict=True))
         text = f"{text}\n    {shares}   (the text has: {truth})"

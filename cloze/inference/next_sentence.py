@@ -13,7 +13,7 @@ from cloze.data.classification import LabelledExamples
 from cloze.data.labelled_texts import LabelledText, Row, label_in
 from cloze.data.pairs import IS_NEXT, IS_RANDOM
 from cloze.errors import UserError
-from cloze.inference.predictions import predict_scores, save_predictions, surest, within_budget
+from cloze.inference.predictions import drop_cut_word, predict_scores, save_predictions, surest, within_budget
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.text.columns import text_in
 from cloze.text.decoding import file_format
@@ -130,7 +130,9 @@ def judge_samples(
         outputs = model(input_ids=ids.to(model.device), token_type_ids=types.to(model.device))
         probability = SENTENCE_PAIRS.logits_of(outputs).float().softmax(-1)[0, IS_NEXT].item()
         a, b = (ids[types == kind] for kind in (0, 1))
-        texts = (str(tokenizer.decode(text, skip_special_tokens=True)) for text in (a[-CONTEXT:], b[:CONTEXT]))
+        texts = (
+            drop_cut_word(str(tokenizer.decode(text, skip_special_tokens=True))) for text in (a[-CONTEXT:], b[:CONTEXT])
+        )
         label = int(pair["next_sentence_label"])
         truth = "they are in order" if label == IS_NEXT else "they are not"
         text = f"{' | '.join(texts)}\n    in order: {probability:.0%}   ({truth})"

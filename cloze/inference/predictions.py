@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ def surest(guesses: Iterable[Any], count: int) -> list[Any]:
     for guess in sorted(guesses, key=lambda guess: -guess.probability):
         by_truth.setdefault(guess.truth, guess)
     return list(by_truth.values())[:count]
+
+
+def drop_cut_word(text: str) -> str:
+    """Drop the part of a word, of a WordPiece tokenizer, that a decoded text begins with."""
+    return re.sub(r"^##\S* ?", "", text)
 
 
 def name_samples(trainer: PretrainingTrainer) -> str:

@@ -53,7 +53,7 @@ class MaskedLM(Task):
         tokenizer = context.tokenizer
         splits = make_splits(context, BlockBuilder(tokenizer, context.max_seq_length, context.data_args))
         if splits.samples:
-            logger.info("An example: %s", tokenizer.decode(splits.samples[0]["input_ids"])[:300])
+            logger.info("An example: %s", " ".join(str(tokenizer.decode(splits.samples[0]["input_ids"])).split())[:300])
         return splits
 
     def make_collator(self, context: DataContext, padding: Padding, seed: int) -> Callable[[list[dict]], dict]:
