@@ -188,7 +188,7 @@ def _label_of(model: dict) -> str:
     if difference is None:
         return model["name"]
     noise = "exceeds the noise" if difference["exceeds_noise"] else "within the noise"
-    return f"{model['name']}\n{100 * difference['accuracy']:+.1f} points to the first,\n{noise}"
+    return f"{model['name']}\n{100 * difference['accuracy']:+.1f} points vs. the first,\n{noise}"
 
 
 @own_style

@@ -178,8 +178,8 @@ def test_comparison_plot_has_seeds_and_means():
     labels = [label.get_text() for label in accuracy.get_yticklabels()]
     assert labels == [
         "original",
-        "adapted\n+1.2 points to the first,\nexceeds the noise",
-        "other\n-1.0 points to the first,\nwithin the noise",
+        "adapted\n+1.2 points vs. the first,\nexceeds the noise",
+        "other\n-1.0 points vs. the first,\nwithin the noise",
     ]
     bottom, top = accuracy.get_ylim()
     assert bottom > top, "the first on top"
