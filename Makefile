@@ -22,7 +22,7 @@ lint: .venv/installed-test
 # The site, in site/; warnings are errors.
 docs: .venv/installed-docs
 	.venv/bin/python -m docs.make_flags
-	.venv/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
 
 # Runs the commands of the documentation that are marked as quick, offline, in a copy of the checkout.
 check-docs: .venv/installed-test
