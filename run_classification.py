@@ -6,7 +6,7 @@ On a GPU:
     python run_classification.py --model_name_or_path bert-base-uncased --train_file labelled.csv \
         --do_train --do_eval --num_train_epochs 3 --bf16 --output_dir out
 
-On two CPU cores, in a few minutes, offline, after run_mlm.py recipes/quickstart/mlm.yaml:
+On two CPU cores, in about a minute, offline, after run_mlm.py recipes/quickstart/mlm.yaml:
 
     python run_classification.py recipes/quickstart/classification.yaml
 

@@ -6,7 +6,7 @@ On a GPU:
     python run_mlm.py --model_name_or_path bert-base-uncased --train_file corpus.txt --do_train --do_eval --bf16 \
         --output_dir out
 
-On two CPU cores, in a few minutes, offline:
+On two CPU cores, in about a minute, offline:
 
     python run_mlm.py recipes/quickstart/mlm.yaml
 

@@ -5,7 +5,7 @@ On a GPU:
 
     python run_pretraining.py recipes/bert-base/pretraining-128.yaml --train_file corpus.txt --bf16
 
-On two CPU cores, in a few minutes, offline:
+On two CPU cores, in about a minute, offline:
 
     python run_pretraining.py recipes/quickstart/pretraining.yaml
 

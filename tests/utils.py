@@ -61,7 +61,7 @@ FAMILIES = {
         BERT_LIKE | NO_DROPOUT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16},
     ),
 }
-# Those with heads for masked tokens and for pairs; FNet knows neither attention nor its dropout.
+# Families with heads for masked tokens and for pairs; FNet has no attention, and no dropout of it.
 PAIR_FAMILIES = {
     "bert": FAMILIES["bert"],
     "ernie": ("wordpiece", BERT_LIKE | NO_DROPOUT),
@@ -140,7 +140,7 @@ def skip_fsync(replace: Callable) -> None:
 
 
 def skip_flops(replace: Callable) -> None:
-    """Neither count those of a model nor measure those of the device."""
+    """Neither count the FLOPs of a model nor measure the peak of the device."""
     replace(importlib.import_module("cloze.training.run"), "count_flops", lambda model, masks: Flops(1, 1, 1, 1))
     replace(importlib.import_module("cloze.training.trainer"), "peak_flops", lambda device, dtype: 1e12)
 
@@ -172,7 +172,7 @@ def start(
 def start_together(
     script: str, *argv, log: Path, processes: int = 2, patience: float = 600, target: Callable | None = None
 ) -> list[multiprocessing.Process]:
-    """Start processes that know of each other, as a launcher does, and wait so many seconds for each other at most."""
+    """Start processes of one group, as a launcher does; they wait for each other for a limited number of seconds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
@@ -200,7 +200,7 @@ def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) ->
     os.dup2(output, 2)
     tolerate_output_errors()
     sys.stdout.reconfigure(line_buffering=True)
-    # Unless it is told, accelerate sets the number of threads of several processes, with a warning.
+    # If it is unset, accelerate sets the number of threads of several processes, with a warning.
     os.environ.update(environment | {"OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     # Data-loader workers are forked, as from a command line; else they would have a server of their own.

@@ -71,10 +71,10 @@ class MaskedLM(Task):
         )
 
     def predict_samples(self, trainer: PretrainingTrainer, samples: Sequence[dict]) -> dict[str, list[str]]:
-        """Return the surest right and wrong guesses of masked words in the samples."""
+        """Return the most confident correct and wrong guesses of masked words in the samples."""
         right, wrong = guess_words(trainer.model, trainer.processing_class, samples, num_right=5, num_wrong=3)
         words = f"{name_samples(trainer)} words"
-        return {f"Surest right guesses of {words}": right, f"Surest wrong guesses of {words}": wrong}
+        return {f"Most confident correct guesses of {words}": right, f"Most confident wrong guesses of {words}": wrong}
 
     def describe_settings(self, data_args: MaskingArguments) -> list[str]:
         """Describe the masking probabilities."""

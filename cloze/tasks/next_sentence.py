@@ -41,10 +41,10 @@ class NextSentence(Task):
         return make_pairs(context)
 
     def predict_samples(self, trainer: PretrainingTrainer, samples: Sequence[dict]) -> dict[str, list[str]]:
-        """Return the surest right and wrong predictions for the sample pairs."""
+        """Return the most confident correct and wrong predictions for the sample pairs."""
         right, wrong = judge_samples(trainer.model, trainer.processing_class, samples)
         pairs = f"{name_samples(trainer)} pairs"
-        return {f"Surest right guesses on {pairs}": right, f"Surest wrong guesses on {pairs}": wrong}
+        return {f"Most confident correct guesses on {pairs}": right, f"Most confident wrong guesses on {pairs}": wrong}
 
     def describe_settings(self, data_args: PairArguments) -> list[str]:
         """Describe the share of negative pairs."""

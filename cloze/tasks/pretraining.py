@@ -36,7 +36,7 @@ class Pretraining(MaskedLM):
         return make_pairs(context)
 
     def predict_samples(self, trainer: PretrainingTrainer, samples: Sequence[dict]) -> dict[str, list[str]]:
-        """Return the surest right and wrong predictions of both objectives."""
+        """Return the most confident correct and wrong predictions of both objectives."""
         return super().predict_samples(trainer, samples) | NEXT_SENTENCE.predict_samples(trainer, samples)
 
     def describe_settings(self, data_args: Any) -> list[str]:

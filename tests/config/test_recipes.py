@@ -18,10 +18,10 @@ from cloze.config.recipes import differences
 from tests.utils import FAMILIES, PAIR_FAMILIES, ROOT, SAMPLE, driver
 
 RECIPES = ROOT / "recipes"
-# Those of accelerate and of clusters are no scripts' settings; test_cluster.py has their tests.
+# The files for accelerate and clusters are not settings of scripts; test_cluster.py tests them.
 FILES = sorted(path.relative_to(RECIPES) for path in RECIPES.glob("*/*"))
 ALL = [path for path in FILES if path.parent.name not in ("accelerate", "cluster")]
-# A recipe's name begins with that of its script, or of the data that it is for.
+# A recipe's name begins with the name of its script, or of its data set.
 SCRIPTS = {
     "mlm": run_mlm,
     "nsp": run_nsp,

@@ -219,7 +219,7 @@ def test_masks_of_two_epochs_are_independent(tokenizers):
 
 @pytest.mark.parametrize("strategy", ["random", "group_by_length"])
 def test_workers_make_the_same_batches_as_one_process(strategy, tokenizers):
-    """arXiv:1907.11692: workers, that outlive an epoch here, neither repeat each other's masks nor those of last
+    """arXiv:1907.11692: workers, which outlive an epoch here, repeat neither each other's masks nor those of the last
     epoch."""
     tokenizer = tokenizers["wordpiece"]
     text = np.random.default_rng(0).choice(ordinary_ids_of(tokenizer), 2000)

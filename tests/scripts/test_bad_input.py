@@ -96,7 +96,7 @@ FILES = {
 
 Case = namedtuple("Case", "name argv culprit cure")
 
-# Behind these flags, which are right, stand those of a case; a flag given twice has its last value.
+# Valid flags. The flags of a case follow them; if a flag is given twice, the last value counts.
 RIGHT = "--model_name_or_path bert --train_file words.txt --do_train "
 MISTAKES = [
     # Files
@@ -369,7 +369,7 @@ ALONE = [
     ),
 ]
 
-# Of pairs, by either script.
+# For pairs, with either script.
 PAIRED = "--model_name_or_path both --train_file documents.txt --do_train "
 PAIRS = [
     Case(
@@ -413,7 +413,7 @@ PAIRS = [
     Case("best by perplexity", "--metric_for_best_model perplexity", "--metric_for_best_model perplexity", "loss, "),
 ]
 
-# Of run_nsp.py alone; nothing is trained but judged.
+# For run_nsp.py alone; it predicts without training.
 JUDGED = "--model_name_or_path both --do_predict "
 PREDICTIONS = [
     Case("no pairs given", "", "--do_predict needs a file", "--test_file FILE"),
@@ -428,7 +428,7 @@ PREDICTIONS = [
     Case("no pairs there", "--test_file no_pairs.csv", "no_pairs.csv has no pairs", "it is empty"),
 ]
 
-# Of run_mlm.py alone; nothing is trained but filled in.
+# For run_mlm.py alone; it predicts without training.
 FILLED = "--model_name_or_path bert --do_predict "
 FILLINGS = [
     Case("no lines given", "", "--do_predict needs a file", "--test_file FILE"),
@@ -459,7 +459,7 @@ FILLINGS = [
     ),
 ]
 
-# Only the Trainer knows better than these.
+# Only the Trainer detects these.
 LATE = [
     Case("optimizer missing", "--optim galore_adamw", "galore_torch", "pip install"),
     Case("schedule without end", "--lr_scheduler_type cosine_with_min_lr", "min_lr", "lr_scheduler_kwargs"),
@@ -593,7 +593,7 @@ def test_trainer_argument_error_is_one_line(argv, culprit, cure, error_of):
 
 
 def test_hub_that_cannot_be_connected_to_is_one_line(error_of, monkeypatch):
-    """Unlike with HF_HUB_OFFLINE, the error is that of huggingface_hub's HTTP client."""
+    """Unlike with HF_HUB_OFFLINE, the error comes from huggingface_hub's HTTP client."""
 
     def unreachable(trainer, *args, **kwargs):
         raise HTTPError("Name or service not known")

@@ -400,7 +400,7 @@ def test_fsdp_trains_as_one_process_and_resumes(launch, by_one_process, tmp_path
     out = tmp_path / "fsdp"
     tied = AutoModelForMaskedLM.from_pretrained(out)
     assert tied.get_input_embeddings().weight is tied.get_output_embeddings().weight
-    assert "## Surest wrong guesses of " in (out / "README.md").read_text(), "all processes must predict them together"
+    assert "## Most confident wrong guesses of " in (out / "README.md").read_text(), "made by all processes together"
     for path in sorted(out.glob("checkpoint-4/*")):
         path.unlink()
     (out / "checkpoint-4").rmdir()

@@ -65,7 +65,7 @@ def history(out, *names) -> list[tuple]:
 
 
 def assert_alike(out, one):
-    """The same but for the rounding of float32."""
+    """The losses are equal up to float32 rounding."""
     for names in (("step", "epoch", "learning_rate", "grad_norm", "loss"), ("step", "eval_loss")):
         assert_close(history(out, *names), history(one, *names), rtol=2e-5, atol=1e-7)
     weights, expected = load_file(out / "model.safetensors"), load_file(one / "model.safetensors")
@@ -121,7 +121,7 @@ def wait_for(log, text, processes):
 
 
 def test_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
-    """And one process goes on where two were, to the same losses, as their batch is that of both."""
+    """One process resumes a run of two, with the same losses: its batch is as large as both of theirs."""
     one, out, log = tmp_path / "one", tmp_path / "out", tmp_path / "log"
     argv = ("run_mlm", "--line_by_line", "--max_train_samples", 200, "--save_steps", 500)
     processes = start_together(*argv, *flags(out, 8, steps=40), log=log)
@@ -180,7 +180,7 @@ def test_preparation_may_outlast_the_collective_timeout(tmp_path):
 
 
 def test_two_killed_processes_resume_exactly(tmp_path):
-    """Bit for bit, with dropout, whose random numbers each process has of its own."""
+    """Bit for bit, with dropout: each process has its own random numbers."""
     dropout = ("--config_overrides", MODEL.replace("prob=0", "prob=0.1"), "--line_by_line")
     whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
     assert finish(start_together("run_mlm", *flags(whole, 8, *dropout, steps=30), log=tmp_path / "whole.log")) == [0, 0]
@@ -251,7 +251,7 @@ class Lengths:
 
 
 def take(examples, batch_settings, epoch, past, steps):
-    """What so many steps of all processes take, by step; and where to go on then."""
+    """Return the examples that N steps of all processes take, by step, and the position after them."""
     ranks = [
         ResumableBatchSampler(examples, batch_settings, lambda lengths: lengths, 3, rank)
         for rank in range(batch_settings.processes)
@@ -281,7 +281,7 @@ CUTS = st.builds(
 @given(st.integers(20, 90), st.lists(st.tuples(CUTS, st.integers(0, 6)), max_size=5), CUTS)
 @settings(max_examples=200, deadline=None)
 def test_sampler_gives_every_example_once_though_batches_change(count, stretches, last):
-    """Interrupted at any step, gone on with by any number of processes, again and again."""
+    """Runs are interrupted at any step and resumed with any number of processes, several times."""
     examples = EpochDataset(lambda epoch: Lengths(np.random.default_rng(epoch).integers(5, 60, count)))
     epoch, past, taken = 0, [], []
     for cut, steps in [*stretches, (last, 10**6)]:
@@ -292,7 +292,7 @@ def test_sampler_gives_every_example_once_though_batches_change(count, stretches
             break
     assert (epoch, past) == (1, [])
     assert sorted(set(taken)) == list(range(count))
-    # Where fewer are left than there are processes, some are taken twice.
+    # If fewer examples than processes are left, some are taken twice.
     assert len(taken) - count < 4
 
 

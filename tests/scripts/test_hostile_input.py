@@ -170,8 +170,8 @@ def test_recipe_with_a_very_long_key_is_one_error(tmp_path):
 
 @pytest.fixture
 def model(checkpoint, tmp_path):
-    """``model(file, change)`` is a tiny BERT, of which what a file of JSON holds was changed, or its text replaced."""
-    # Here, as it prints when it is made: not in what a test captures.
+    """``model(file, change)`` is a tiny BERT with changed values in a JSON file, or another text in a file."""
+    # Made here, so that a test does not capture what this prints.
     whole = checkpoint("bert")
 
     def make(file, change):

@@ -230,7 +230,7 @@ def test_pair_epoch_trains_on_each_pair_once(flags, train, out, texts, tmp_path,
 
 
 def test_held_out_pairs_are_grouped_by_length(sets_of):
-    """The longest first, lest a batch have much padding; with a limit, they are the first of the text."""
+    """Pairs are sorted by length, longest first, to reduce padding; a limit selects the first pairs of the text."""
     for limit in (None, 9):
         argv = ("--max_eval_samples", limit) if limit else ()
         held_out = sets_of("--max_seq_length", 66, "--short_seq_probability", 1, *argv).validation
@@ -277,7 +277,7 @@ def test_pairs_are_drawn_anew_each_epoch_and_reproducibly(sets_of):
 
 @pytest.mark.parametrize("strategy", ["segment", "sentence"])
 def test_every_sentence_is_used_in_every_epoch(strategy, sets_of):
-    """Drawings of segments differ in number, and epochs with them."""
+    """The number of segment pairs differs between epochs."""
     train = sets_of("--pair_strategy", strategy).train
     counts = [len(train.examples_for_epoch(epoch)) for epoch in range(12)]
     assert (len(set(counts)) > 1) == (strategy == "segment")
@@ -340,7 +340,7 @@ NUMBERS = [
 
 
 def numbered_documents(count: int, seed: int) -> str:
-    """Documents of twelve sentences, each with the number after that of the one before."""
+    """Return documents of twelve numbered sentences, each with the next number."""
     rng = random.Random(seed)
     documents = []
     for _ in range(count):
@@ -402,7 +402,7 @@ def test_next_sentence_prediction_learns_order_with_correct_labels(learn, script
 
 
 def test_next_sentence_prediction_learns_nothing_from_shuffled_labels(learn, monkeypatch):
-    """Nothing but the order of sentences tells the labels: no leak by length, position or type."""
+    """Only the order of sentences determines the labels: length, position and type do not leak them."""
     draw_pairs = cloze.data.nsp.draw_pairs
 
     def shuffled(tokens, sentences, template, settings, rng, word_starts):
@@ -486,7 +486,7 @@ def test_sentence_order_needs_one_document_only(train, tmp_path, texts, out):
 
 
 def test_new_head_weights_are_reported(train, checkpoint, tmp_path):
-    """From a masked language model the pooler and the second head are new, from a bare encoder both heads."""
+    """With a masked language model, the pooler and the second head are new; with a bare encoder, both heads are."""
     printed = train("pretraining", "--max_steps", 1, model=checkpoint("bert"))
     (line,) = [line for line in printed.splitlines() if line.startswith("warning: new weights, not loaded from")]
     assert "bert.pooler.dense.weight" in line
@@ -501,14 +501,14 @@ def test_new_head_weights_are_reported(train, checkpoint, tmp_path):
 
 
 def test_user_pairs_are_judged(scripts, pair_checkpoint, out, tmp_path):
-    """Known and unknown labels, texts that are too long; the results are those of the model asked directly."""
+    """Labels may be unknown, and texts too long; the results equal the output of the model itself."""
     rows = [
         {"sentence_a": "The moon is far.", "sentence_b": "The sun is farther.", "label": 0},
         {"sentence_a": "The moon is far. " * 20, "sentence_b": "Salt.", "label": 1},
         {"sentence_a": "Salt melts ice.", "sentence_b": "The sun is far.", "label": None},
         {"sentence_a": "A tide comes in.", "sentence_b": "A tide goes out.", "label": "1"},
     ]
-    # Rows without one of the texts have a line, too, but no judgement.
+    # Rows without one of the texts also have a line, but no prediction.
     rows[1:1] = [{"sentence_a": None, "sentence_b": "Salt.", "label": 1}]
     rows[4:4] = [{"sentence_a": "Salt.", "sentence_b": " "}]
     rows = [row | {"id": f"number {number}"} for number, row in enumerate(rows)]

@@ -33,7 +33,7 @@ from cloze.training.checkpoints import find_damage
 from cloze.training.trainer import PretrainingTrainer
 from tests.utils import SAMPLE, slow_but, start
 
-# With dropout, whose random numbers have to go on as well.
+# With dropout: its random numbers must resume as well.
 MODEL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
 SCRATCH = ("--model_type", "bert", "--config_overrides", MODEL, "--vocab_size", 600)
 
@@ -51,7 +51,7 @@ IGNORED_BEST = "ignoring the best evaluation so far: not accuracy (--metric_for_
 
 
 class Killed(BaseException):
-    """Stands for kill -9 where the process is to live on: no handler of the scripts knows it."""
+    """Simulate kill -9 in a process that lives on: no handler of the scripts catches it."""
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def losses(out) -> list[tuple]:
 
 
 def resumed(out) -> list[int]:
-    """The steps from which the run went on."""
+    """Return the steps from which the run was resumed."""
     entries = json.loads((out / "trainer_state.json").read_text())["log_history"]
     return [entry["step"] for entry in entries if "resumed" in entry]
 
@@ -145,7 +145,7 @@ def is_evaluated(out, step) -> bool:
 
 
 def write_sums(checkpoint):
-    """As they are of the files now."""
+    """Write the checksums of the present files."""
     files = sorted(path for path in checkpoint.iterdir() if path.name != CHECKSUMS)
     sums = "".join(f"{sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
     (checkpoint / CHECKSUMS).write_text(sums)
@@ -199,7 +199,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_unreadable_checkpoint_is_skipped_for_the_one_before(damage, train, reference, tmp_path):
-    """And is replaced by what the run then saves at its step."""
+    """The resumed run replaces it when it saves at the same step."""
     whole = reference("blocks")
     shutil.copytree(whole, tmp_path / "out")
     optimizer = tmp_path / "out" / "checkpoint-12" / "optimizer.pt"
@@ -256,8 +256,8 @@ def test_no_readable_checkpoint_is_an_error_that_loses_nothing(train, reference,
 
 @pytest.mark.parametrize("broken_off", ["write_state", "complete", "remove"])
 def test_interrupted_save_or_deletion_is_cleaned_up_and_resumed(broken_off, train, reference, tmp_path, monkeypatch):
-    """transformers#35782: what was being written or deleted is gone with the next start, and the run goes on from
-    before."""
+    """transformers#35782: the next start removes what was being written or deleted, and resumes from the
+    checkpoint before."""
     whole = reference("blocks")
     owner = {"write_state": PretrainingTrainer, "complete": checkpoints, "remove": shutil}[broken_off]
     name = "rmtree" if broken_off == "remove" else broken_off
@@ -361,7 +361,7 @@ def test_resuming_with_other_settings_is_an_error_that_lists_them(train, referen
     assert f"checkpoint-12 was created with different settings (now {changes}): restore them, or pass" in errors
     assert "--overwrite_output_dir" in errors
     assert sorted(tmp_path.rglob("*")) == before
-    # What is trained stays the same.
+    # The trained weights stay the same.
     assert train(tmp_path, "blocks", "--save_total_limit", 5, "--logging_steps", 3, "--report_to", "none")[0] == 0
 
 
@@ -492,7 +492,7 @@ def test_early_stopping_is_at_the_same_step_after_a_kill(train, tmp_path, monkey
     code, printed, _ = train(tmp_path / "out", "blocks", *STOPPING)
     assert code == 0
     assert "Training is already complete" in printed
-    # With more patience, it is resumed from there.
+    # With more patience, the run resumes from there.
     patient = ("--early_stopping_patience", 3, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-9")
     assert "Stopped early at step 12" in train(tmp_path / "out", "blocks", *STOPPING, *patient)[1]
 
@@ -532,7 +532,7 @@ def test_other_metric_for_best_model_ignores_the_earlier_best(train, tmp_path):
 
 
 def test_delayed_evaluation_is_not_made_up_on_resuming(train, reference, tmp_path):
-    """It would count for early stopping."""
+    """An additional evaluation would count for early stopping."""
     argv = ("--do_eval", "--eval_strategy", "epoch", "--eval_delay", 2, "--save_steps", 1, "--save_total_limit", 20)
     whole = reference("blocks", *argv, "--max_steps", 20)
     steps = steps_in_epoch(whole)
@@ -557,7 +557,7 @@ def test_checkpoint_of_another_model_or_optimizer_is_an_error(other, message, tr
 
 
 def test_reduce_lr_on_plateau_resumes_with_other_settings_than_the_rate(train, tmp_path):
-    """The rate of another schedule, 0 at its end, would stay for ever, and a rate given now would be ignored."""
+    """Otherwise the old schedule's last rate, 0, would stay, and a rate given now would be ignored."""
     plateau = ("--do_eval", "--eval_strategy", "epoch", "--lr_scheduler_type", "reduce_lr_on_plateau")
     linear, out = tmp_path / "linear", tmp_path / "out"
     argv = ("--max_steps", 15, "--resume_from_checkpoint")
@@ -623,7 +623,7 @@ def test_resuming_accepts_the_same_text_at_another_path(kind, train, reference, 
 
 
 def test_checkpoint_without_text_digests_is_resumed(train, reference, tmp_path):
-    """Those of earlier versions."""
+    """Earlier versions wrote such checkpoints."""
     whole = reference("blocks")
     shutil.copytree(whole, tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "checkpoint-12")
@@ -721,7 +721,7 @@ def test_data_folder_with_symlink_loop_and_own_outputs_is_resumed(train, text, t
 
 
 def wait_for(path, condition, process):
-    """Until a file's text fulfils the condition."""
+    """Wait until a file's text meets the condition."""
     for _ in range(3000):
         if path.exists() and condition(path.read_text()):
             return
@@ -741,7 +741,7 @@ def command(text, out, *argv):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """A run of ``command`` in a process of its own."""
+    """Run ``command`` in its own process."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     process = start(*command(SAMPLE, folder / "out"), log=folder / "log")
     process.join()
@@ -805,7 +805,7 @@ def test_signal_before_training_ends_the_process_at_once(number, code, tmp_path)
 
 @pytest.mark.slow
 def test_five_random_kills_resume_exactly(uninterrupted, tmp_path):
-    """Each start goes on from the last checkpoint; benchmarks/kill_resume.py does it fifty times."""
+    """Each start resumes from the last checkpoint; benchmarks/kill_resume.py repeats this fifty times."""
     rng, log, out = random.Random(0), tmp_path / "log", tmp_path / "out"
     argv = command(SAMPLE, out, "--dataloader_num_workers", 1)
     for kill in range(5):
@@ -841,7 +841,7 @@ def signal_before(number, monkeypatch, owner, name, condition=lambda *args: True
 
 
 def entries(out) -> list[dict]:
-    """All that is logged but times and where the run was resumed."""
+    """Return everything logged except times and resumed steps."""
     timed = ("runtime", "per_second", "mfu", "total_flos")
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     return [
@@ -916,7 +916,7 @@ SAVING = {"checkpoints": (), "none": ("--save_strategy", "no"), "none that count
 NEAR_THE_END = [
     *((moment, "checkpoints", 75) for moment in MOMENTS),
     ("the last step", "none", 75),
-    # Run again, it would begin anew.
+    # A second run would start over.
     *((moment, "none", 0) for moment in AFTER),
     ("the evaluation after training", "none that counts", 0),
 ]
@@ -925,7 +925,7 @@ QUICK_NEAR_THE_END = NEAR_THE_END[:8] + NEAR_THE_END[-2:]
 
 @pytest.mark.parametrize(("moment", "saving", "expected"), slow_but(QUICK_NEAR_THE_END, NEAR_THE_END))
 def test_signal_near_the_end_loses_nothing(moment, saving, expected, train, tmp_path, monkeypatch):
-    """The exit code is 75 where running again does what is left, and 0 where the run went on to its end."""
+    """The exit code is 75 if a second run completes the work, and 0 if the run continued to its end."""
     (tmp_path / "lines.txt").write_text("The [MASK] is here.\n")
     argv = ("blocks", "--max_steps", 2, *EVALUATED, "--cache_dir", tmp_path, *SAVING[saving])
     argv = (*argv, "--do_predict", "--test_file", tmp_path / "lines.txt")
@@ -1010,7 +1010,7 @@ def test_full_disk_at_the_model_keeps_the_earlier_model(train, reference, tmp_pa
 
 
 def test_full_disk_keeps_the_earlier_checkpoints(train, reference, tmp_path):
-    """Files may not grow beyond a limit, as on a disk that is full."""
+    """Limit the size of files, as on a full disk."""
     whole = reference("blocks")
     checkpoint = whole / "checkpoint-12"
     sizes = {path.name: path.stat().st_size for path in checkpoint.iterdir()}
@@ -1040,7 +1040,7 @@ def test_full_disk_keeps_the_earlier_checkpoints(train, reference, tmp_path):
 
 @contextmanager
 def full_disk():
-    """No file may grow any more."""
+    """Let no file grow."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
@@ -1147,12 +1147,12 @@ def test_streamed_file_that_disappears_is_one_line(change, workers, train, text,
     assert not any(map(find_damage, (tmp_path / "out").glob("checkpoint-*")))
 
 
-# Losses that are no numbers
+# NaN and infinite losses
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_non_finite_loss_stops_the_run_unsaved(value, train, tmp_path, monkeypatch):
-    """At a step that would be saved, and not logged; nothing is saved of it."""
+    """The step would be saved but not logged; no checkpoint of it is written."""
     compute_loss = PretrainingTrainer.score
 
     def spoil(self, *args, **kwargs):
@@ -1168,7 +1168,7 @@ def test_non_finite_loss_stops_the_run_unsaved(value, train, tmp_path, monkeypat
     assert list(checkpoints.list_checkpoints(str(tmp_path))) == [3]
 
 
-# The time at hand
+# Wall-clock budget
 
 
 def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeypatch):
@@ -1202,7 +1202,7 @@ def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeyp
 
 
 def test_evaluation_that_is_made_up_takes_of_max_train_hours(train, tmp_path, monkeypatch):
-    """A batch of an evaluation takes 10 s, and nothing else any."""
+    """A batch of an evaluation takes 10 s, and everything else no time."""
     clock, predict, batches = SimpleNamespace(now=0.0), PretrainingTrainer.prediction_step, []
 
     def slow(trainer, *args, **kwargs):

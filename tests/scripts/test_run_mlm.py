@@ -76,7 +76,7 @@ def test_upstream_tutorial_command_trains(run_mlm_script, checkpoint, out, texts
 
 
 def scaled(checkpoint, path, factor):
-    """A checkpoint whose head gives logits so many times as large."""
+    """Return a checkpoint whose head multiplies the logits by a factor."""
     model = AutoModelForMaskedLM.from_pretrained(checkpoint)
     model.cls.predictions.transform.LayerNorm.weight.data.mul_(factor)
     model.save_pretrained(path)
@@ -85,7 +85,7 @@ def scaled(checkpoint, path, factor):
 
 
 def test_overflowing_metrics_are_written_as_valid_json(train, checkpoint, out, tmp_path, monkeypatch):
-    """And so are those of a run that goes on from them."""
+    """The same holds for a run that resumes from them."""
     get_norm = PretrainingTrainer._get_grad_norm
     monkeypatch.setattr(
         PretrainingTrainer, "_get_grad_norm", lambda *args, **kwargs: math.inf * get_norm(*args, **kwargs)
@@ -147,7 +147,7 @@ def test_tokens_are_counted_without_padding(train, out, tmp_path):
     lengths = [len(tokenizer(line)["input_ids"]) for line in ("one two", "three hundred")]
     results = json.loads((out / "train_results.json").read_text())
     assert results["train_tokens"] == 2 * 8 * sum(lengths)
-    # Batches are of lines of one kind, and padded to a multiple of 4.
+    # Each batch has lines of one kind, padded to a multiple of 4.
     assert results["train_non_padding_fraction"] == round(
         sum(lengths) / sum(-(-length // 4) * 4 for length in lengths), 4
     )
@@ -199,7 +199,7 @@ def test_fewer_examples_than_processes_are_an_error(run_mlm_script, checkpoint, 
 
 
 def test_data_seed_determines_the_order(train, monkeypatch):
-    """Masks are those of the seed."""
+    """Masks depend on the seed."""
     taken, get = [], EpochDataset.__getitem__
     monkeypatch.setattr(EpochDataset, "__getitem__", lambda self, key: taken.append(key) or get(self, key))
     orders = []
@@ -379,7 +379,7 @@ def test_mlm_run_resumes_exactly(flags, train, out, texts, tmp_path):
     assert [entry["loss"] for entry in history(out) if "loss" in entry] == [entry["loss"] for entry in steps]
     again = load_file(out / "model.safetensors")
     assert all(torch.equal(weights[name], again[name]) for name in weights)
-    # There is nothing to do any more, and nothing is overwritten with the figures of doing nothing.
+    # Training is complete, and a run without training steps overwrites no figures.
     results, card = (out / "train_results.json").read_text(), (out / "README.md").read_text()
     assert "Training is already complete" in train(*argv, text=tmp_path / "text.txt")
     assert ((out / "train_results.json").read_text(), (out / "README.md").read_text()) == (results, card)
@@ -432,7 +432,7 @@ def test_unequal_document_lengths_are_warned_about(train, texts, tmp_path):
 
 @pytest.mark.curves
 def test_best_checkpoint_is_kept_beside_the_newest(train, out):
-    """The rate rises until training goes astray, so that an early checkpoint is the best."""
+    """The learning rate rises until training diverges, so an early checkpoint is the best."""
     printed = train(
         "--do_eval", "--max_steps", 16, "--save_steps", 2, "--eval_strategy", "steps", "--eval_steps", 2,
         "--load_best_model_at_end", "--save_total_limit", 1, "--learning_rate", 2.0, "--warmup_steps", 16,
@@ -444,7 +444,7 @@ def test_best_checkpoint_is_kept_beside_the_newest(train, out):
     assert best < 16
     assert {path.name for path in out.glob("checkpoint-*")} == {f"checkpoint-{best}", "checkpoint-16"}
     assert json.loads((out / "eval_results.json").read_text())["eval_loss"] == pytest.approx(evaluations[best])
-    # That of the best at the end, which was loaded, is none of step 16.
+    # The evaluation of the best model, loaded at the end, is not one of step 16.
     steps = [entry["step"] for entry in evaluations_of(history(out))]
     assert steps == [*range(0, 17, 2)]
     rows = [line for line in printed.splitlines() if re.match(r"[* ] +\d+ +\d+\.\d\d ", line)]

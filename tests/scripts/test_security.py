@@ -42,7 +42,7 @@ class Evil:
 
 @pytest.fixture
 def trace(tmp_path):
-    """Where evil code leaves its trace, in each of these tests but those that show that it would."""
+    """Return the file that malicious code would write; only the tests that allow code find it."""
     return tmp_path / "executed"
 
 
@@ -293,7 +293,7 @@ def test_secrets_come_from_flags_and_environment(monkeypatch):
     assert {PLAIN_SECRET, "another-secret", "value-of-HF_TOKEN", "value-of-WANDB_API_KEY"} <= found
     assert not {"true", "12345678", ""} & found
     assert redact(f"a {PLAIN_SECRET}, {SECRET}", found) == "a ***, ***"
-    # Of no argument at all, those of the environment.
+    # Without arguments, the secrets of the environment count.
     assert "value-of-HF_TOKEN" in find_secrets([])
 
 
