@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from cloze.training.checkpoints import STAGING_DIR, list_checkpoints  # noqa: E402
 
-# Figures of speed, and those of the last start alone: all others have to be the same.
+# Speeds, and values of the last start only: all others must be equal.
 SPEEDS = ("_per_second", "runtime", "non_padding_fraction", "mfu", "train_tokens")
 TROUBLE = ("Traceback", "error:", "corrupt")
 

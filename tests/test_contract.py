@@ -97,7 +97,7 @@ def test_the_trainer_has_what_is_used_of_it(name):
 
 
 def test_no_other_private_name_is_used():
-    """Nor overridden by chance, by a helper of the same name."""
+    """No helper of the same name overrides one by chance."""
     theirs = private_names_of_libraries()
     assert {"_inner_training_loop", "_set_sync_gradients"} <= theirs
     used = {}

@@ -115,7 +115,7 @@ def checkpoint_maker(auto_model, tokenizers, folder):
 
 
 def driver(main, capsys):
-    """Drive a script as from the command line; gives its exit code, stdout and stderr."""
+    """Run a script as from the command line; return its exit code, stdout and stderr."""
 
     def run(*argv) -> tuple[int, str, str]:
         capsys.readouterr()  # what fixtures printed
@@ -203,16 +203,16 @@ def run(script: str, argv: list[str], log: Path, environment: dict[str, str]) ->
     # If it is unset, accelerate sets the number of threads of several processes, with a warning.
     os.environ.update(environment | {"OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
-    # Data-loader workers are forked, as from a command line; else they would have a server of their own.
+    # Data-loader workers are forked, as from a command line; otherwise they would have their own server.
     multiprocessing.set_start_method("fork", force=True)
-    # What --ddp_timeout sets where there are GPUs.
+    # --ddp_timeout sets this if there are GPUs.
     distributed_c10d.default_pg_timeout = timedelta(seconds=float(os.environ.get("PATIENCE", 600)))
     module = importlib.import_module(script)
     module.run_script(module.main, argv)
 
 
 def run_in_own_session(script: str, argv: list[str], log: Path, environment: dict[str, str]) -> None:
-    """Run the script so that a signal to its process group comes to it and its data loader's workers alone."""
+    """Run the script in its own process group: a signal to the group reaches only it and its data-loader workers."""
     os.setsid()
     run(script, argv, log, environment)
 

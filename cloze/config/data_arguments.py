@@ -82,7 +82,7 @@ class DataArguments:
         self.validation_file = [self.validation_file] if isinstance(self.validation_file, str) else self.validation_file
         if self.dataset_name and (self.train_file or self.validation_file):
             raise UserError("--dataset_name and --train_file/--validation_file exclude each other: give one of them")
-        if self.csv_delimiter in ("\\t", "tab"):  # as it is hard to type
+        if self.csv_delimiter in ("\\t", "tab"):  # because a tab is hard to type
             self.csv_delimiter = "\t"
         if self.csv_delimiter is not None and (len(self.csv_delimiter) != 1 or self.csv_delimiter in '"\r\n'):
             raise UserError(

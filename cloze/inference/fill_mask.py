@@ -35,7 +35,7 @@ MASK = "[MASK]"
 MAX_LOGGED = 20
 # Tokens of context shown on each side of a word that is filled in.
 CONTEXT = 12
-# Mistakes shown where nothing is right.
+# Mistakes shown if no guess is right.
 MAX_GUESSES = 5
 
 
@@ -195,8 +195,8 @@ def guess_words(
 ) -> tuple[list[str], list[str]]:
     """Return the words that the model guesses right and wrong with the highest probability, each in its context.
 
-    Each example is seen once, with some of its rarer words hidden, so far apart that the context shown has one of them.
-    A word is shown once. Where nothing is right, there are ``MAX_GUESSES`` mistakes instead.
+    The model sees each example once, with some of its rarer words hidden. These are so far apart that the context of
+    one contains no other. A word is shown once. If no guess is right, ``MAX_GUESSES`` mistakes are returned instead.
     """
     model.eval()
     samples = within_budget(examples)
@@ -212,14 +212,14 @@ def guess_words(
         rows = zip(positions, best.indices.tolist(), best.values.tolist(), strict=True)
         guesses += [WordGuess.of(tokenizer, example["input_ids"], hidden, *row) for row in rows]
     right = surest([guess for guess in guesses if guess.is_right], num_right)
-    # A guess that is no word says little: the last resort.
+    # A guess that is not a word says little: show it only if there is no other.
     wrong = [guess for guess in guesses if not guess.is_right]
     wrong = [guess for guess in wrong if guess.is_word] or wrong
     return [guess.text for guess in right], [guess.text for guess in surest(wrong, num_wrong if right else MAX_GUESSES)]
 
 
 class WordGuess(NamedTuple):
-    """Hold what a model puts in place of a hidden word.
+    """Hold a model's best guess for a hidden word.
 
     Attributes:
         probability: of the best guess.

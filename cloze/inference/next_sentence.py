@@ -103,7 +103,7 @@ def encode_pairs(
 
 
 class PairGuess(NamedTuple):
-    """Hold what a model takes a pair for.
+    """Hold a model's prediction for a pair.
 
     Attributes:
         probability: of the label that the model gives it.

@@ -17,7 +17,7 @@ from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
 
-# Tokens of the examples that are predicted to be shown: seconds on a CPU, however large the held-out set.
+# Most tokens of the examples to predict and show: seconds on a CPU, however large the held-out set.
 MAX_SAMPLE_TOKENS = 8_192
 
 
@@ -41,7 +41,7 @@ def drop_cut_word(text: str) -> str:
 
 
 def name_samples(trainer: PretrainingTrainer) -> str:
-    """Return which text the samples are of."""
+    """Return the name of the set that the samples come from."""
     return "training" if trainer.eval_dataset is None else "held-out"
 
 

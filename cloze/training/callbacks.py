@@ -69,11 +69,11 @@ class StopCallback(TrainerCallback):
         return self.seconds_before + (0.0 if self.started is None else time.monotonic() - self.started)
 
     def share_of_time(self, seconds: float) -> float:
-        """Return the fraction of the time limit that these seconds are, at most 1; 0 without a limit."""
+        """Return these seconds as a fraction of the time limit, at most 1; 0 without a limit."""
         return 0.0 if self.limit is None else min(seconds / self.limit, 1.0)
 
     def share_done(self, state: TrainerState) -> float:
-        """Return the fraction of the time limit, or without one of all steps, that is over."""
+        """Return the fraction done of the time limit, or of all steps if there is no limit."""
         return state.global_step / state.max_steps if self.limit is None else self.share_of_time(self.seconds)
 
     def reduce_state(self) -> torch.Tensor:
@@ -114,7 +114,7 @@ class StopCallback(TrainerCallback):
             self.state_copied = torch.cuda.current_stream().record_event()
 
     def on_optimizer_step(self, args, state, control, lr_scheduler=None, **kwargs):
-        """Check losses, take up a signal, and move the schedule to the time that has passed."""
+        """Check losses, handle a signal, and move the schedule to the time that has passed."""
         if self.device.type == "cuda":
             self.state_copied.synchronize()
         else:

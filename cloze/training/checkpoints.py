@@ -116,7 +116,7 @@ def replacing(path: Path, errors: str = "strict") -> Iterator[TextIO]:
 
 
 def remove(checkpoint: Path) -> None:
-    """Delete a checkpoint, or only the link to one; after an interruption, what is left of it does not count."""
+    """Delete a checkpoint, or only the link to one; if this is interrupted, the remaining files do not count as one."""
     trash = checkpoint.parent / STAGING_DIR / f"{checkpoint.name}-deleted"
     try:
         trash.parent.mkdir(exist_ok=True)
@@ -176,7 +176,7 @@ def checkpoint_size(num_parameters: int, save_only_model: bool) -> int:
 
 @dataclass(frozen=True)
 class Progress:
-    """Hold the progress of a run that the Trainer's state lacks, for exact resumption; by default, that of a new run.
+    """Hold the progress of a run that the Trainer's state lacks, for exact resumption; the default is a new run.
 
     Attributes:
         step: optimizer steps taken, of ``max_steps``.

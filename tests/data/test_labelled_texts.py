@@ -73,7 +73,7 @@ def test_column_flags_select_label_and_second_text(tmp_path):
 
 
 def test_label_column_is_not_taken_for_the_text(tmp_path):
-    """Of two string columns, the one without labels is the text."""
+    """If there are two string columns, the one without labels is the text."""
     (tmp_path / "two.csv").write_text("headline,label\nA goal,Sports\n")
     assert read(tmp_path / "two.csv")[0].texts == ("A goal",)
 

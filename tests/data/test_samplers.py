@@ -432,7 +432,7 @@ def test_examples_are_grouped_by_their_lengths_in_the_epoch():
 
 
 class CountedDraw:
-    """Counts the draws of each epoch in this process; those of workers, which are forked, do not show."""
+    """Counts the draws of each epoch in this process; draws in workers, which are forked, are not counted."""
 
     def __init__(self):
         self.epochs = []

@@ -423,7 +423,7 @@ def test_only_models_without_attention_mask_need_fixed_length_padding(family, to
 
 
 def test_fnet_logits_depend_on_the_padded_length(pair_checkpoint):
-    """So FNet needs a fixed length; BERT's attention mask hides the padding."""
+    """Therefore FNet needs a fixed length; BERT's attention mask hides the padding."""
     inputs = {"input_ids": [[2, 9, 3, 11, 3]], "token_type_ids": [[0, 0, 0, 1, 1]], "attention_mask": [[1] * 5]}
     changes = {}
     for family in ("fnet", "bert"):

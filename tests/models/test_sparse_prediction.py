@@ -249,7 +249,7 @@ def in_other_thread(function, *args):
 
 @pytest.mark.parametrize("place", ["bert", "bert.encoder.layer.0", "cls"])
 def test_calls_in_threads_select_their_own_positions(place):
-    """As with several users of a page; each thread waits for the other in the middle of its forward."""
+    """A page may have several users; each thread waits for the other in the middle of its forward."""
     stock = model_of("bert").eval()
     model, _ = hooked(stock)
     barrier = threading.Barrier(2, timeout=20)

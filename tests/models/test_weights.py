@@ -48,7 +48,7 @@ def save_bin(weights, path):
 
 
 def save_nested(weights, path):
-    """As Lightning does."""
+    """Save weights as Lightning does."""
     torch.save({"epoch": 3, "optimizer_states": [{"state": {}}], "state_dict": weights}, path / "pytorch_model.bin")
 
 
@@ -67,7 +67,7 @@ def loaded(path, task=MASKED_LM, **settings):
 
 
 def compiled_by_layer(key):
-    """As torch.compile names what is compiled layer by layer."""
+    """Return the name that torch.compile gives a weight if layers are compiled one by one."""
     for layers in ("encoder.layer.", "model.layers."):
         key = key.replace(f"{layers}0.", f"{layers}0._orig_mod.").replace(f"{layers}1.", f"{layers}1._orig_mod.")
     return key
@@ -125,7 +125,7 @@ def test_old_and_bare_names_are_loaded(rename, rewritten, checkpoint, caplog):
 
 
 def test_pickle_with_other_objects_is_refused_with_a_remedy(rewritten):
-    """As Lightning saves hyperparameters; torch's message would advise to run their code."""
+    """Lightning saves hyperparameters in this way; torch's message would advise running their code."""
 
     def save(weights, path):
         torch.save({"state_dict": weights, "hyper_parameters": Namespace(lr=1)}, path / "pytorch_model.bin")

@@ -181,7 +181,7 @@ def test_guesses_come_from_the_surest(checkpoint, tokenizers):
 
 
 def test_guesses_prefer_words_to_punctuation(checkpoint, tokenizers):
-    """Of two that are wrong, the surer one is shown only where no guess is a word."""
+    """If two guesses are wrong, the more confident one is shown only if neither is a word."""
     tokenizer = tokenizers["wordpiece"]
     model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_guesses_prefer_words_to_punctuation(checkpoint, tokenizers):
 
 
 def test_hidden_words_are_rare_and_stand_apart(tokenizers):
-    """So far that the context shown of one has no other hidden word."""
+    """They are so far apart that the context of one contains no other hidden word."""
     tokenizer = tokenizers["wordpiece"]
     examples = encode_samples(tokenizer, *["from light with light light " * 10] * 2, "moon light " * 20)
     rare = {tokenizer.convert_tokens_to_ids(word) for word in ("moon", "from", "with")}

@@ -46,7 +46,7 @@ def scripts(run_nsp_script, run_pretraining_script):
 
 @pytest.fixture
 def train(scripts, pair_checkpoint, out):
-    """``train(script, ...)`` trains a tiny BERT on the sample with these further arguments; gives what it printed."""
+    """``train(script, ...)`` trains a tiny BERT on the sample with these further arguments; returns its output."""
 
     def run(script, *argv, model=None, text=SAMPLE) -> str:
         code, printed, errors = scripts[script](
@@ -351,7 +351,7 @@ def numbered_documents(count: int, seed: int) -> str:
 
 @pytest.fixture
 def learn(scripts, out, tmp_path):
-    """Trains run_nsp.py from scratch on numbered documents; gives the results on others."""
+    """Train run_nsp.py from scratch on numbered documents; return the results on others."""
 
     def run() -> dict:
         for name, count in (("train", 200), ("validation", 60)):
@@ -430,7 +430,7 @@ def test_pair_scripts_train_on_a_stream(script, argv, train, out):
     assert "Pair with label 1, B is random" in printed
 
 
-# What is understood, and said
+# Summary of the text, and reports
 
 
 @pytest.mark.curves

@@ -108,7 +108,7 @@ def reference(train, references, tmp_path_factory):
 
 
 def losses(out) -> list[tuple]:
-    """All that is logged of training but the meters."""
+    """Return everything logged in training except the throughput."""
     names = ("step", "epoch", "loss", "mlm_loss", "nsp_loss", "accuracy", "mlm_accuracy", "grad_norm", "learning_rate")
     entries = json.loads((out / "trainer_state.json").read_text())["log_history"]
     return [tuple(entry.get(name) for name in names) for entry in entries if "loss" in entry]
@@ -152,7 +152,7 @@ def write_sums(checkpoint):
 
 
 def kill_at(step, monkeypatch, run, *argv):
-    """The process dies in the forward of this step."""
+    """Kill the process in the forward of this step."""
     compute_loss = PretrainingTrainer.compute_loss
 
     def dying(self, *args, **kwargs):
@@ -220,7 +220,7 @@ def test_unreadable_checkpoint_is_skipped_for_the_one_before(damage, train, refe
 
 
 def test_last_step_of_an_epoch_is_saved_with_its_evaluation(train, reference, tmp_path):
-    """And is not evaluated again. Dropout does not depend on whether there was an evaluation."""
+    """The step is not evaluated again. Dropout does not depend on whether there was an evaluation."""
     argv = (
         *("--do_eval", "--validation_split_percentage", 20, "--eval_strategy", "epoch", "--save_steps", 1),
         *("--save_total_limit", 20, "--metric_for_best_model", "loss"),
@@ -285,7 +285,7 @@ def test_interrupted_save_or_deletion_is_cleaned_up_and_resumed(broken_off, trai
 @pytest.mark.curves
 @pytest.mark.parametrize("broken_off", ["train", "evaluate", "draw_curves", "write_model_card"])
 def test_run_killed_after_its_last_step_still_reports_everything(broken_off, train, reference, tmp_path, monkeypatch):
-    """Results and model card, though nothing is left to train; how fast it was is known if that was written."""
+    """Results and model card are written, though training is complete; the throughput is known if it was written."""
     argv = ("--do_eval", "--validation_split_percentage", 30)
     whole = reference("blocks", *argv)
     owner = {"train": Trainer, "evaluate": PretrainingTrainer}.get(broken_off, report)
@@ -478,7 +478,7 @@ STOPPING = (
 
 
 def test_early_stopping_is_at_the_same_step_after_a_kill(train, tmp_path, monkeypatch):
-    """The first evaluation of training is the best: none improves by the threshold, and the second of those ends it."""
+    """The first evaluation of training is the best: no later one improves enough, and the second of them ends it."""
     code, printed, errors = train(tmp_path / "whole", "blocks", *STOPPING)
     assert (code, errors) == (0, "")
     assert "Stopped early at step 9: no improvement in 2 evaluations" in printed
@@ -1010,7 +1010,7 @@ def test_full_disk_at_the_model_keeps_the_earlier_model(train, reference, tmp_pa
 
 
 def test_full_disk_keeps_the_earlier_checkpoints(train, reference, tmp_path):
-    """Limit the size of files, as on a full disk."""
+    """A limit on the size of files simulates a full disk."""
     whole = reference("blocks")
     checkpoint = whole / "checkpoint-12"
     sizes = {path.name: path.stat().st_size for path in checkpoint.iterdir()}

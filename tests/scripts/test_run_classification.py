@@ -335,7 +335,7 @@ def test_killed_comparison_resumes_exactly(train, checkpoint, out, tmp_path, mon
         train(*settings, model=models)
     assert not (out / "comparison.json").exists()
     printed = train(*settings, model=models)
-    # Nine steps before the kill, of which one is lost, then three to complete the second run and five for the third.
+    # Nine steps before the kill (one of them is lost), then three to complete the second run and five for the third.
     assert len(taken) == 9 + 3 + 5
     assert printed.count("Already complete: accuracy") == 1
     assert "Resuming from" in printed

@@ -34,7 +34,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def train(run_mlm_script, checkpoint, out):
-    """``train(...)`` adapts a tiny BERT to the sample with these further arguments; gives what it printed."""
+    """``train(...)`` adapts a tiny BERT to the sample with these further arguments; returns its output."""
 
     def run(*argv, model=None, text=SAMPLE) -> str:
         model = model or ("--model_name_or_path", checkpoint("bert"))
@@ -61,7 +61,7 @@ def test_run_mlm_trains_every_architecture_two_steps(family, checkpoint, train, 
 
 
 def test_upstream_tutorial_command_trains(run_mlm_script, checkpoint, out, texts, tmp_path):
-    """Flag for flag that of the tutorials, with fewer steps; the disk does not fill up with checkpoints."""
+    """The command of the tutorials, flag for flag, with fewer steps; the disk does not fill up with checkpoints."""
     for name, lines in {"train": texts[:200], "validation": texts[200:230]}.items():
         (tmp_path / f"{name}.txt").write_text("\n".join(lines))
     code, printed, errors = run_mlm_script(
@@ -243,12 +243,12 @@ def test_batches_are_padded_for_the_device(argv, expected, checkpoint):
 
 
 def test_nan_losses_are_logged_unfiltered():
-    """Asking for them would wait for the GPU at each step; and they are seen."""
+    """Without it, no step waits for the GPU to check the loss; NaN is still detected."""
     assert settings("")[2].logging_nan_inf_filter is False
 
 
 def test_evaluation_before_training_uses_the_same_masks(train, checkpoint, out, tmp_path, run_mlm_script):
-    """What training brought is seen in the log, the summary and the model card."""
+    """The log, the summary and the model card show the effect of training."""
     printed = train("--do_eval", "--max_steps", 60, "--learning_rate", 1e-2)
     evaluations = [entry for entry in history(out) if "eval_loss" in entry]
     before, after = evaluations[0], evaluations[-1]

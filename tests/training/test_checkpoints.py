@@ -274,7 +274,7 @@ def test_invalid_checkpoint_path_is_an_error(resume, out):
 
 
 def test_overwrite_output_dir_removes_checkpoints_only(out):
-    """And only when all is ready: an error before must not cost the earlier run."""
+    """They are removed only when the new run is ready: an earlier error must not delete the old run."""
     make(out, 10, 20)
     (out / "model.safetensors").touch()
     assert prepare_output_dir(arguments(out, overwrite_output_dir=True), keep=None) is None
@@ -364,7 +364,7 @@ def test_other_files_in_output_dir_are_ignored(out):
     ("kept", "overwrite"), [(".", False), (".", True), ("checkpoint-10/..", False), ("checkpoint-10", True)]
 )
 def test_initial_model_is_not_overwritten(kept, overwrite, out):
-    """Nor deleted, if it is one of the checkpoints that --overwrite_output_dir removes."""
+    """It is not deleted either, even if it is one of the checkpoints that --overwrite_output_dir removes."""
     make(out, 10, 20)
     with pytest.raises(UserError, match="the model to start from"):
         prepare_output_dir(arguments(out, overwrite_output_dir=overwrite), keep=str(out / kept))

@@ -199,7 +199,7 @@ def test_stream_has_no_epochs(capsys):
 
 
 def test_terminal_has_a_bar_below_lines_that_fit(monkeypatch):
-    """And lines that are whole, each on a line of its own."""
+    """Each table row is complete, and on its own line."""
     ours, theirs = pty.openpty()
     with open(theirs, "w", buffering=1) as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
@@ -217,7 +217,7 @@ def test_terminal_has_a_bar_below_lines_that_fit(monkeypatch):
 
 
 def test_file_has_no_bar(monkeypatch, capsys):
-    """As --disable_tqdm is the default where stderr is no terminal."""
+    """--disable_tqdm is the default if stderr is not a terminal."""
     output = io.StringIO()
     monkeypatch.setattr(sys, "stdout", output)
     play(*make_table(), [log(10)])
