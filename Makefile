@@ -14,7 +14,8 @@ test: .venv/installed-test
 test-all: .venv/installed-test-app
 	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal -m ""
 
-lint: .venv/installed-test
+# Types of the page, too, which needs Gradio.
+lint: .venv/installed-test-app
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
