@@ -251,7 +251,8 @@ class WordGuess(NamedTuple):
         special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
         shown = [token for token in hidden[start:end].tolist() if token not in special]
         text = str(tokenizer.decode(shown)).replace(str(tokenizer.mask_token), f" {MASK}")
-        text = drop_cut_word(" ".join(text.split()))
+        # The context of byte-level tokens may begin or end within a character.
+        text = drop_cut_word(" ".join(text.split()).strip("\ufffd"))
         text = f"{'... ' if start else ''}{text}{' ...' if end < len(ids) else ''}"
         shares = ", ".join(f"{word} {share:.0%}" for word, share in zip(words, probabilities, strict=True))
         text = f"{text}\n    {shares}   (the text has: {truth})"

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import logging
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
                     "--trust_remote_code"
                 ) from None
             raise UserError(
-                f"{flag} {name}: no model: give a folder with a config.json, or a Hub name ({str(error)[:150]})"
+                f"{flag} {name}: no model: give a folder with a config.json, or a Hub name "
+                f"({textwrap.shorten(str(error), 150, placeholder=' ...')})"
             ) from None
     own_code = getattr(config, "auto_map", {})
     if config.model_type not in task.model_types and task.auto_model.__name__ not in own_code:

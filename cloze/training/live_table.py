@@ -17,6 +17,8 @@ TRAIN, HELD_OUT = "train", "held-out"
 # Characters of the widest usual value, by format.
 WIDTHS = {",.2f": 9, ".3f": 6, ".1%": 6, ",.0f": 9, ".2f": 6}
 SEPARATOR = "  "
+# Characters of the widest usual step.
+MAX_STEP_WIDTH = len("9,999,999")
 
 
 class Column(NamedTuple):
@@ -41,7 +43,7 @@ def columns_for(
 
     Args:
         objectives: of the task, by the prefix of their metrics.
-        max_steps: the step of the last line.
+        max_steps: the step of the last line; with a limit of time a huge number, whose width is not reserved.
         with_epoch: whether the length of an epoch is known.
         max_width: most characters in a line; the least important columns are dropped to fit.
     """
@@ -50,7 +52,7 @@ def columns_for(
     shown |= figures | {"tokens_per_second": ("tokens/s", ",.0f"), "eta": ("ETA", "")}
     if not with_epoch:
         del shown["epoch"]
-    widths = WIDTHS | {",": len(f"{max_steps:,}"), "": len("00:00:00")}
+    widths = WIDTHS | {",": min(len(f"{max_steps:,}"), MAX_STEP_WIDTH), "": len("00:00:00")}
     columns = [Column(name, title, form, widths[form]) for name, (title, form) in shown.items()]
     columns = [column._replace(width=max(column.width, *map(len, column.titles))) for column in columns]
     for name in ["epoch", *reversed(figures), "tokens_per_second", "eta"]:

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePrediction, AutoModelForPreTraining
 
 from cloze.inference import predictions
-from cloze.inference.fill_mask import CONTEXT, guess_words, is_word, words_to_hide
+from cloze.inference.fill_mask import CONTEXT, WordGuess, guess_words, is_word, words_to_hide
 from cloze.inference.next_sentence import judge_samples
 from cloze.objectives.metrics import SENTENCE_PAIRS
 from cloze.reporting.summary import log_summary, summarise_run
@@ -304,3 +304,13 @@ def test_samples_have_titles(caplog):
     caplog.set_level("INFO", logger="cloze")
     log_summary({"pair loss": "0.500", "saved in": "out"}, {"Pairs": ["a | b", "c | d"]})
     assert caplog.messages == ["\n  Pair loss  0.500\n  Saved in   out", "\nPairs:\n  a | b\n  c | d"]
+
+
+def test_a_context_cut_within_a_character_shows_no_replacement_character(tokenizers):
+    tokenizer = tokenizers["byte_level"]
+    ids = np.array(tokenizer("sun 海 and the moon")["input_ids"])
+    # One byte of the character is missing at the end.
+    ids = ids[: next(n for n in range(2, len(ids)) if tokenizer.decode(ids[:n]).endswith("\ufffd"))]
+    hidden = ids.copy()
+    hidden[1] = tokenizer.mask_token_id
+    assert "\ufffd" not in WordGuess.of(tokenizer, ids, hidden, 1, [int(ids[1])] * 3, [0.5, 0.3, 0.1]).text

@@ -254,3 +254,8 @@ def test_live_table_replaces_what_the_trainer_prints(printer):
     show_live_table(SimpleNamespace(remove_callback=handler.remove_callback, add_callback=handler.add_callback))
     kinds = [type(callback) for callback in handler.callbacks]
     assert kinds == [LiveTable]
+
+
+def test_a_limit_of_time_reserves_no_room_for_the_huge_last_step():
+    step = columns_for(PRETRAINING.objectives, sys.maxsize)[0]
+    assert (step.name, step.width) == ("step", len("9,999,999"))
