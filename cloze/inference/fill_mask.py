@@ -247,13 +247,16 @@ class WordGuess(NamedTuple):
     ) -> "WordGuess":
         """Take an example's tokens [length], the same with words hidden, and the best tokens at a position."""
         truth, *words = (str(tokenizer.decode([token])).strip() for token in (ids[position], *tokens))
-        start, end = max(position - CONTEXT, 0), position + CONTEXT + 1
-        special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
-        shown = [token for token in hidden[start:end].tolist() if token not in special]
-        text = str(tokenizer.decode(shown)).replace(str(tokenizer.mask_token), f" {MASK}")
+        # Only of the word's own document, between two separators.
+        separators = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id}
+        borders = np.flatnonzero(np.isin(hidden, list(separators)))
+        first = int(borders[borders < position].max(initial=-1)) + 1
+        last = int(borders[borders > position].min(initial=len(hidden)))
+        start, end = max(position - CONTEXT, first), min(position + CONTEXT + 1, last)
+        text = str(tokenizer.decode(hidden[start:end].tolist())).replace(str(tokenizer.mask_token), f" {MASK}")
         # The context of byte-level tokens may begin or end within a character.
         text = drop_cut_word(" ".join(text.split()).strip("\ufffd"))
-        text = f"{'... ' if start else ''}{text}{' ...' if end < len(ids) else ''}"
+        text = f"{'... ' if start > first else ''}{text}{' ...' if end < last else ''}"
         shares = ", ".join(f"{word} {share:.0%}" for word, share in zip(words, probabilities, strict=True))
         text = f"{text}\n    {shares}   (the text has: {truth})"
         return cls(probabilities[0], truth, tokens[0] == ids[position], words[0].isalpha(), text)

@@ -218,6 +218,13 @@ def test_long_context_is_cut_at_words(light_model, tokenizers):
     assert not any(text.startswith("... ##") for text in contexts)
 
 
+def test_context_is_of_one_document(light_model, tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    (example,) = encode_samples(tokenizer, "moon moon [SEP] the light of it [SEP] moon moon")
+    right, _ = guess_words(light_model, tokenizer, [example], 3, 2)
+    assert [line.split("\n")[0] for line in right] == ["the [MASK] of it"]
+
+
 def test_samples_are_bounded(monkeypatch):
     monkeypatch.setattr(predictions, "MAX_SAMPLE_TOKENS", 100)
     examples = [{"input_ids": np.zeros(40), "number": number} for number in range(5)]
