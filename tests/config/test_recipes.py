@@ -112,11 +112,11 @@ def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
 
 @pytest.mark.slow
 def test_quickstart_recipe_learns(run_mlm_script, tmp_path):
-    """A fifth of its steps halve the perplexity on the held-out articles."""
+    """160 of its steps halve the perplexity on the held-out articles."""
     code, _, errors = run_mlm_script("recipes/quickstart/mlm.yaml", "--max_steps", 160, "--output_dir", tmp_path)
     assert code == 0, errors
     history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
-    before, after = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    before, *_, after = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
     assert after < before - math.log(2)
 
 
