@@ -25,7 +25,7 @@ from cloze.models.loading import (
     load_model,
     sync_config_with_tokenizer,
 )
-from cloze.models.vocabulary import NewToken, find_new_tokens
+from cloze.models.vocabulary import Rows, find_rows
 from cloze.objectives.task import Task
 from cloze.system.processes import on_first_process
 from cloze.text.corpus import Corpus, find_change, log_columns
@@ -47,7 +47,7 @@ class RunContext(DataContext):
     Attributes:
         checkpoint: the checkpoint to resume from, if any.
         recipe: the settings as a recipe (YAML text).
-        new_tokens: tokens of the tokenizer that the checkpoint's vocabulary lacks.
+        rows: how the checkpoint's vocabulary becomes the tokenizer's, if it differs.
     """
 
     task: Task
@@ -55,7 +55,7 @@ class RunContext(DataContext):
     training_args: TrainingArguments
     checkpoint: Path | None
     recipe: str
-    new_tokens: list[NewToken]
+    rows: Rows | None
 
 
 def set_up(
@@ -98,7 +98,7 @@ def set_up(
     dtype = None if training_args.prepare_only else model_args.dtype
     length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code, dtype)
     # Before ensure_template, because another model's tokenizer may lack the template's special tokens.
-    new_tokens = find_new_tokens(model_args, config, tokenizer)
+    rows = find_rows(model_args, config, tokenizer)
     ensure_template(tokenizer, config.model_type)
     budget = training_args.max_tokens_per_batch
     if budget is not None and budget < length:
@@ -124,7 +124,7 @@ def set_up(
         training_args=training_args,
         checkpoint=checkpoint,
         recipe=recipe,
-        new_tokens=new_tokens,
+        rows=rows,
     )
 
 
@@ -184,7 +184,7 @@ def make_model(context: RunContext) -> PreTrainedModel:
     """Load or initialize the model to train, evaluate or predict with."""
     args = context.training_args
     only_predicts = args.do_predict and not args.do_train
-    return load_model(context.model_args, context.config, context.task, args.seed, context.new_tokens, only_predicts)
+    return load_model(context.model_args, context.config, context.task, args.seed, context.rows, only_predicts)
 
 
 def padding_of(context: RunContext, model: PreTrainedModel) -> Padding:

@@ -12,7 +12,7 @@ from cloze.errors import UserError
 from cloze.inference.session import fill_masks_in_text, load_trained
 from cloze.models.loading import load_config, load_model
 from cloze.models.sparse_prediction import predict_masked_positions
-from cloze.models.vocabulary import find_new_tokens
+from cloze.models.vocabulary import find_rows
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.tasks.masked_lm import MASKED_LM
 from cloze.tasks.pretraining import PRETRAINING
@@ -39,12 +39,12 @@ def found(model_path, tokenizer_path=None, task=MASKED_LM):
     """Arguments, config and new tokens, as in set_up."""
     model_args = ModelArguments(model_name_or_path=str(model_path), tokenizer_name=tokenizer_path)
     config = load_config(model_args, task)
-    return model_args, config, find_new_tokens(model_args, config, load_tokenizer(model_args, None))
+    return model_args, config, find_rows(model_args, config, load_tokenizer(model_args, None))
 
 
 def resized(model_path, tokenizer_path, task):
-    model_args, config, new_tokens = found(model_path, tokenizer_path, task)
-    return load_model(model_args, config, task, 0, new_tokens)
+    model_args, config, rows = found(model_path, tokenizer_path, task)
+    return load_model(model_args, config, task, 0, rows)
 
 
 CASES = [pytest.param(MASKED_LM, family, id=family) for family in FAMILIES | PAIR_FAMILIES]
@@ -109,7 +109,7 @@ def test_tokenizer_longer_than_its_model_is_accepted(kind, checkpoint, longer, t
     shutil.copytree(checkpoint(family), tmp_path / "both")
     shutil.copytree(tokenizer, tmp_path / "both", dirs_exist_ok=True)
     assert found(tmp_path / "both")[2] == apart
-    assert [token.text for token in apart] == WORDS
+    assert apart.new == dict(enumerate(WORDS, 500))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "both" / name).unlink()
     assert found(tmp_path / "both", tokenizer)[2] == apart, "of a model without a tokenizer"
@@ -119,10 +119,13 @@ def test_longer_vocabulary_file_adds_tokens(checkpoint, tokenizers, tmp_path):
     """Words appended to vocab.txt are not among the tokenizer's added tokens."""
     vocabulary = tokenizers["wordpiece"].get_vocab() | {"tidepools": 500, "##pools": 501}
     BertTokenizer(vocab=vocabulary, do_lower_case=False).save_pretrained(tmp_path / "longer")
-    new_tokens = found(checkpoint("bert"), str(tmp_path / "longer"))[2]
-    assert [token.text for token in new_tokens] == ["tidepools", "pools"]
-    pieces = tokenizers["wordpiece"](["tidepools", "pools"], add_special_tokens=False)["input_ids"]
-    assert [token.pieces for token in new_tokens] == pieces
+    rows = found(checkpoint("bert"), str(tmp_path / "longer"))[2]
+    assert rows.new == {500: "tidepools", 501: "pools"}
+    own = tokenizers["wordpiece"]
+    assert rows.pieces[500] == own("tidepools", add_special_tokens=False)["input_ids"]
+    inside = own.convert_ids_to_tokens(rows.pieces[501])
+    assert all(piece.startswith("##") for piece in inside)
+    assert own.convert_tokens_to_string(["a", *inside]) == "apools"
     shutil.copytree(checkpoint("bert"), tmp_path / "both")
     shutil.copytree(tmp_path / "longer", tmp_path / "both", dirs_exist_ok=True)
     with pytest.raises(
@@ -147,7 +150,7 @@ def test_embedding_with_spare_rows_is_not_resized(checkpoint, longer):
     model_args, config, _ = found(checkpoint("bert"))
     config.vocab_size = 512
     tokenizer = load_tokenizer(ModelArguments(model_name_or_path=longer()), None)
-    assert find_new_tokens(model_args, config, tokenizer) == []
+    assert find_rows(model_args, config, tokenizer) is None
 
 
 def test_different_tokenizer_is_not_an_extension(checkpoint, longer, tokenizers, tmp_path, caplog):
@@ -155,11 +158,11 @@ def test_different_tokenizer_is_not_an_extension(checkpoint, longer, tokenizers,
     with pytest.raises(UserError, match=r"longer: the tokenizer has 502 tokens.*: use the model's own"):
         found(checkpoint("bert"), tokenizer)
     tokenizers["unigram"].save_pretrained(tmp_path / "other")
-    assert found(checkpoint("bert"), str(tmp_path / "other"))[2] == []
+    assert found(checkpoint("bert"), str(tmp_path / "other"))[2] is None
     assert f"--tokenizer_name {tmp_path / 'other'} does not fit the model's embeddings: " in caplog.text
     assert f"of the 500 tokens of {checkpoint('bert')} have a different id or none; leave the flag out" in caplog.text
     caplog.clear()
-    assert found(checkpoint("bert"), checkpoint("bert"))[2] == []
+    assert found(checkpoint("bert"), checkpoint("bert"))[2] is None
     assert "does not fit the model's embeddings" not in caplog.text
 
 
