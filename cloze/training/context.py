@@ -30,6 +30,7 @@ from cloze.objectives.task import Task
 from cloze.system.processes import on_first_process
 from cloze.text.corpus import Corpus, find_change, log_columns
 from cloze.text.sources import find_corpora
+from cloze.tokenization.adaptation import adapt_tokenizer
 from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.templates import ensure_template
 from cloze.tokenization.token_cache import cache_folder
@@ -80,12 +81,12 @@ def set_up(
     for corpus in (each for each in corpora if each is not None):
         log_columns(corpus, data_args.other_columns)
     config = load_config(model_args, task)
-    tokenizer = load_tokenizer(model_args, checkpoint)
-    if tokenizer is None:
+    own = load_tokenizer(model_args, checkpoint)
+    if own is None:
         first = corpora[0] or corpora[1]
         if first is None:
             raise UserError("no text to train a tokenizer on, and no model: give --model_name_or_path PATH")
-        tokenizer = train_tokenizer(
+        own = train_tokenizer(
             first,
             config.model_type,
             model_args.vocab_size,
@@ -93,12 +94,13 @@ def set_up(
             cache,
             overwrite=overwrite_cache,
         )
+    tokenizer = adapt_tokenizer(own, model_args, data_args, corpora, checkpoint, cache, overwrite_cache)
     if model_args.model_name_or_path is None:
         sync_config_with_tokenizer(config, tokenizer, model_args.config_overrides)
     dtype = None if training_args.prepare_only else model_args.dtype
     length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code, dtype)
     # Before ensure_template, because another model's tokenizer may lack the template's special tokens.
-    rows = find_rows(model_args, config, tokenizer)
+    rows = find_rows(model_args, config, tokenizer, None if tokenizer is own else own)
     ensure_template(tokenizer, config.model_type)
     budget = training_args.max_tokens_per_batch
     if budget is not None and budget < length:
