@@ -17,7 +17,7 @@ GROUPS = {
         "use_fast_tokenizer",
         "cache_dir",
     ),
-    "Vocabulary": ("new_tokenizer",),
+    "Vocabulary": ("add_vocabulary", "vocabulary_file", "new_tokenizer"),
     "Comparison": ("compare_with", "num_seeds"),
     "Data": (
         "train_file",

@@ -52,15 +52,21 @@ def find_rows(
         return None
     size, count = config.vocab_size, required_vocab_size(tokenizer)
     replaced = own is not None and bool(_moved_tokens(own, tokenizer, size))
+    # If tokens were added to the checkpoint's own, rows after these are spare and untrained.
+    begin = size if own is None else min(size, required_vocab_size(own))
     if own is None and model_args.tokenizer_name:
         own = _own_tokenizer(model_args)
         if own is not None:
             _compare_vocabularies(own, tokenizer, size, model_args)
-    if count <= size and not replaced:
+    if count <= begin and not replaced:
         return None
     if own is None or required_vocab_size(own) > size:
         own = _without_added_tokens(tokenizer if own is None else own, size, model_args)
-    known = _same_tokens(own, tokenizer) if replaced else {number: number for number in range(size)}
+    if replaced:
+        known = _same_tokens(own, tokenizer)
+    else:
+        known = {number: number for number in [*range(begin), *range(count, size)]}
+        count = max(count, size)
     tokens = {number: token for token, number in tokenizer.get_vocab().items()}
     new = {number: tokens.get(number, "") for number in range(count) if number not in known}
     pieces = {number: [old] for number, old in known.items()}

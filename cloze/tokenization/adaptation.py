@@ -10,11 +10,12 @@ from cloze.config.arguments import ModelArguments
 from cloze.config.data_arguments import DataArguments
 from cloze.text.corpus import Corpus, read_documents
 from cloze.tokenization.coverage import describe_lengths
+from cloze.tokenization.extension import extend_tokenizer
 from cloze.tokenization.replacement import load_saved, replace_tokenizer
 
 logger = logging.getLogger(__name__)
 
-# Of the text, if it is streamed; a longer text changes a vocabulary little.
+# Of the text, if it is streamed or only its words are counted; a longer text changes a vocabulary little.
 FIRST_CHARS = 50_000_000
 
 
@@ -37,8 +38,12 @@ def adapt_tokenizer(
         return load_saved(checkpoint)
     train, validation = corpora
     assert train is not None, "check_run refuses runs without training"
-    limit = FIRST_CHARS if data_args.streaming else None
-    tokenizer = replace_tokenizer(own, [train], model_args.vocab_size, limit, cache, overwrite)
+    if model_args.new_tokenizer:
+        limit = FIRST_CHARS if data_args.streaming else None
+        tokenizer = replace_tokenizer(own, [train], model_args.vocab_size, limit, cache, overwrite)
+    else:
+        words, word_list = model_args.add_vocabulary, model_args.vocabulary_file
+        tokenizer = extend_tokenizer(own, [train], words, word_list, FIRST_CHARS, cache, overwrite)
     text = validation or train
     lengths = describe_lengths(read_documents(text), own, tokenizer)
     logger.info("Tokenizer: %s, at the beginning of %s", lengths, text.name)

@@ -30,6 +30,31 @@ def test_new_tokenizer_needs_a_checkpoint_and_training_text(line, problem):
         parsed(f"{line} --new_tokenizer")
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("--model_type bert --train_file text.txt --do_train", "--{} needs --model_name_or_path PATH: leave it out to"),
+        (f"{FROM_CHECKPOINT} --do_train --tokenizer_name other", "--{} and --tokenizer_name exclude each other"),
+        (f"{FROM_CHECKPOINT} --do_train --new_tokenizer", "--new_tokenizer and --{} exclude each other"),
+        (f"{FROM_CHECKPOINT} --do_eval", "--{} needs --do_train, as new tokens must be trained: add --do_train, or"),
+        (f"{FROM_CHECKPOINT} --do_eval --prepare_only", "--{} needs --do_train"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["add_vocabulary", "vocabulary_file"])
+def test_new_words_need_a_checkpoint_and_training(line, problem, flag):
+    with pytest.raises(UserError, match=f"^{problem.format(flag)}"):
+        parsed(f"{line} --{flag} 100")
+
+
+def test_the_number_of_words_is_positive():
+    with pytest.raises(UserError, match="--add_vocabulary 0 is less than 1: give a number of words"):
+        parsed(f"{FROM_CHECKPOINT} --do_train --add_vocabulary 0")
+    settings = parsed(f"{FROM_CHECKPOINT} --do_train --add_vocabulary 9 --vocabulary_file words.txt")
+    assert settings[0].changes_vocabulary
+    assert "add_vocabulary: 9\n" in recipe_of(*settings)
+    assert not parsed(f"{FROM_CHECKPOINT} --do_train")[0].changes_vocabulary
+
+
 def test_scripts_that_mask_no_tokens_have_no_such_flag():
     with pytest.raises(UserError, match="unknown argument --new_tokenizer"):
         parsed(f"{FROM_CHECKPOINT} --do_train --new_tokenizer", run_nsp)

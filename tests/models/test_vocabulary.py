@@ -1,11 +1,12 @@
 """The weights of tokens added to a tokenizer are the mean over the weights of their pieces."""
 
 import copy
+import json
 import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, BertTokenizer
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, BertTokenizer, XLMRobertaTokenizer
 
 from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
@@ -16,6 +17,7 @@ from cloze.models.vocabulary import find_rows
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.tasks.masked_lm import MASKED_LM
 from cloze.tasks.pretraining import PRETRAINING
+from cloze.tokenization.added_words import add_words
 from cloze.tokenization.loading import load_tokenizer
 from tests.utils import FAMILIES, PAIR_FAMILIES, TASKS
 
@@ -80,6 +82,51 @@ def test_new_token_weights_are_the_mean_of_their_pieces(task, family, checkpoint
     predict_masked_positions(saved, MASKED_TOKENS.logits, 16)
     logits = MASKED_TOKENS.logits_of(saved(torch.tensor([[500, 501, 7]]), masked_positions=torch.tensor([1])))
     assert logits.shape == (1, 1, 502)
+
+
+MARKS = {"wordpiece": "", "byte_level": "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", "unigram": "\u2581"}
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "xlm-roberta"])
+def test_weights_of_words_in_the_vocabulary_are_the_mean_of_their_pieces(family, checkpoint_with_biases, tmp_path):
+    """With the mark of a word's beginning, in input rows, output rows and biases."""
+    path = xlm_roberta(checkpoint_with_biases, tmp_path) if family == "xlm-roberta" else None
+    path = path or checkpoint_with_biases(family, MASKED_LM)
+    mark = MARKS[FAMILIES[family][0] if family in FAMILIES else "unigram"]
+    model_args, config, _ = found(path)
+    own = load_tokenizer(model_args, None)
+    size, words = len(own), [f"{mark}{word}" for word in WORDS]
+    rows = find_rows(model_args, config, add_words(own, words), own)
+    before = load_model(model_args, config, MASKED_LM, 0).state_dict()
+    grown = {name: each for name, each in resized_to(rows, path).items() if each.shape != before[name].shape}
+    assert len(grown) >= 3
+    for number, word in enumerate(words, size):
+        pieces = [piece.id for piece in own.backend_tokenizer.model.tokenize(word)]
+        assert len(pieces) > 1
+        for name, weights in grown.items():
+            dim = weights.shape.index(size + 2)
+            expected = before[name].index_select(dim, torch.tensor(pieces)).double().mean(dim)
+            torch.testing.assert_close(weights.select(dim, number).double(), expected, rtol=0, atol=1e-6)
+            assert torch.equal(weights.narrow(dim, 0, size), before[name])
+
+
+def resized_to(rows, path):
+    model_args, config, _ = found(path)
+    return load_model(model_args, config, MASKED_LM, 0, rows).state_dict()
+
+
+def xlm_roberta(checkpoint_with_biases, tmp_path):
+    """Make a checkpoint with the weights of roberta, and a vocabulary of Unigram."""
+    path = checkpoint_with_biases("roberta", MASKED_LM)
+    settings = json.loads((tmp_path / "biased" / "config.json").read_text())
+    (tmp_path / "biased" / "config.json").write_text(json.dumps(settings | {"model_type": "xlm-roberta"}))
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    pieces = [(f"{mark}{letter}", -6.0) for mark in ("", "\u2581") for letter in "abcdefghijklmnopqrstuvwxyz"]
+    rest = [(f"\u2581unused{number}", -9.0) for number in range(500 - len(special + pieces) - 1)]
+    for file in tmp_path.glob("biased/*token*"):
+        file.unlink()
+    XLMRobertaTokenizer(vocab=[*special, *pieces, *rest, ("<mask>", 0.0)]).save_pretrained(path)
+    return path
 
 
 @pytest.fixture
@@ -151,6 +198,18 @@ def test_embedding_with_spare_rows_is_not_resized(checkpoint, longer):
     config.vocab_size = 512
     tokenizer = load_tokenizer(ModelArguments(model_name_or_path=longer()), None)
     assert find_rows(model_args, config, tokenizer) is None
+
+
+def test_words_added_to_the_own_tokenizer_take_spare_rows(checkpoint, tokenizers):
+    """The spare rows were never trained."""
+    model_args, config, _ = found(checkpoint("bert"))
+    config.vocab_size = 512
+    own = tokenizers["wordpiece"]
+    rows = find_rows(model_args, config, add_words(own, WORDS), own)
+    assert rows.new == dict(enumerate(WORDS, 500))
+    assert rows.pieces[500:502] == own(WORDS, add_special_tokens=False)["input_ids"]
+    assert rows.pieces[:500] + rows.pieces[502:] == [[number] for number in range(512) if number not in (500, 501)]
+    assert find_rows(model_args, config, own, own) is None
 
 
 def test_different_tokenizer_is_not_an_extension(checkpoint, longer, tokenizers, tmp_path, caplog):

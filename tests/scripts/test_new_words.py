@@ -1,0 +1,115 @@
+"""New words for a checkpoint, through the scripts: weights, resuming, streams, dry runs, several processes."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from tests.utils import FAMILIES, slow_but, start, start_together
+
+TEXT = "The tidepools of day {} hold remdesivir, and they gleam.\nA tensor of tidepools, osimertinib.\n\n"
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("".join(map(TEXT.format, range(40))))
+    return path
+
+
+def flags(model, text, out, *argv):
+    return (
+        "--model_name_or_path", model, "--train_file", text, "--add_vocabulary", 3, "--do_train", "--max_steps", 2,
+        "--save_steps", 1, "--max_seq_length", 32, "--per_device_train_batch_size", 4, "--cache_dir",
+        out.parent / "cache", "--output_dir", out, *argv,
+    )  # fmt: skip
+
+
+def added(out, model):
+    """Return the tokens that the saved tokenizer has beyond the checkpoint's."""
+    tokenizer, own = (AutoTokenizer.from_pretrained(path) for path in (out, model))
+    assert AutoModelForMaskedLM.from_pretrained(out).config.vocab_size == len(tokenizer)
+    return tokenizer.convert_ids_to_tokens(list(range(len(own), len(tokenizer))))
+
+
+@pytest.mark.parametrize("family", slow_but(["roberta", "albert"], FAMILIES))
+def test_each_architecture_trains_with_new_words(family, checkpoint, text, run_mlm_script, tmp_path):
+    out, model = tmp_path / "out", checkpoint(family)
+    code, log, errors = run_mlm_script(*flags(model, text, out, "--do_eval"))
+    assert code == 0, errors
+    mark = {"wordpiece": "", "byte_level": "Ġ", "unigram": "▁"}[FAMILIES[family][0]]
+    assert added(out, model) == [f"{mark}{word}" for word in ("tidepools", "osimertinib", "remdesivir")]
+    assert f"Domain words: 3 added to the tokenizer, with their counts in the 3,670 characters of {text}: " in log
+    assert "Vocabulary: 3 new tokens (tidepools, osimertinib, remdesivir) get the mean weights of their pieces" in log
+    loss = {entry["step"]: entry["eval_loss"] for entry in history(out) if "eval_loss" in entry}
+    assert loss.keys() == {0, 2}
+
+
+def history(out):
+    return json.loads((out / "trainer_state.json").read_text())["log_history"]
+
+
+def test_a_resumed_run_takes_the_tokenizer_of_its_checkpoint(checkpoint, text, run_mlm_script, tmp_path):
+    """Without the cache, the list of words, and the sources of its text."""
+    words, whole, resumed = tmp_path / "words.txt", tmp_path / "whole", tmp_path / "resumed"
+    words.write_text("flapjack")
+    argv = ("--vocabulary_file", words, "--do_eval")
+    assert run_mlm_script(*flags(checkpoint("roberta"), text, whole, *argv))[0] == 0
+    assert added(whole, checkpoint("roberta"))[0] == "Ġflapjack"
+    shutil.copytree(whole / "checkpoint-1", resumed / "checkpoint-1")
+    shutil.rmtree(tmp_path / "cache")
+    words.write_text("other words")
+    code, log, errors = run_mlm_script(*flags(checkpoint("roberta"), text, resumed, *argv))
+    assert code == 0, errors
+    assert f"Resuming from {resumed}/checkpoint-1" in log
+    assert "Domain words" not in log
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    assert (whole / "tokenizer.json").read_bytes() == (resumed / "tokenizer.json").read_bytes()
+    assert history(whole)[-1]["step"] == history(resumed)[-1]["step"] == 2
+    code, _, errors = run_mlm_script(*flags(checkpoint("roberta"), text, resumed, *argv, "--add_vocabulary", 2))
+    assert code == 2
+    assert "was created with different settings (now add_vocabulary 2 (not 3))" in errors
+
+
+def test_words_of_a_stream_are_those_of_its_beginning(checkpoint, text, run_mlm_script, tmp_path, monkeypatch):
+    monkeypatch.setattr("cloze.tokenization.adaptation.FIRST_CHARS", 1_000)
+    out = tmp_path / "out"
+    code, log, errors = run_mlm_script(*flags(checkpoint("bert"), text, out, "--streaming"))
+    assert code == 0, errors
+    assert f"counts in the first 1,011 characters of {text}: tidepools (" in log
+    assert added(out, checkpoint("bert")) == ["tidepools", "osimertinib", "remdesivir"]
+
+
+@pytest.mark.parametrize("flag", ["--dry_run", "--prepare_only"])
+def test_trials_and_preparations_find_the_words(flag, checkpoint, text, run_mlm_script, tmp_path):
+    out = tmp_path / "out"
+    code, log, errors = run_mlm_script(*flags(checkpoint("bert"), text, out, flag))
+    assert code == 0, errors
+    assert "Domain words: 3 added to the tokenizer" in log
+    assert not (out / "model.safetensors").exists()
+    assert "Reusing the extended tokenizer" in run_mlm_script(*flags(checkpoint("bert"), text, out))[1]
+
+
+def test_pairs_and_masked_tokens_train_with_new_words(pair_checkpoint, text, run_pretraining_script, tmp_path):
+    out = tmp_path / "out"
+    assert run_pretraining_script(*flags(pair_checkpoint("bert"), text, out, "--sentence_per_line"))[0] == 0
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer.convert_ids_to_tokens([500, 501, 502]) == ["tidepools", "osimertinib", "remdesivir"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_with_the_same_words(checkpoint, text, tmp_path):
+    """Also with another cache, as on another node."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    argv = ("--per_device_train_batch_size", 2, "--cache_dir", tmp_path / "other")
+    process = start("run_mlm", *flags(checkpoint("albert"), text, one), log=tmp_path / "log")
+    processes = start_together("run_mlm", *flags(checkpoint("albert"), text, two, *argv), log=two)
+    for each in (process, *processes):
+        each.join()
+        assert each.exitcode == 0
+    assert (one / "tokenizer.json").read_bytes() == (two / "tokenizer.json").read_bytes()
+    weights, expected = (load_file(out / "model.safetensors") for out in (two, one))
+    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=2e-5)
