@@ -119,6 +119,9 @@ class MaskingArguments(DataArguments):
         help="Fraction of the tokens to predict in evaluations: 80 % masked, 10 % random, 10 % unchanged. It does not "
         "follow the training flags, so that runs stay comparable.",
     )
+    eval_whole_word_mask: bool = switch(
+        help="Mask whole words in evaluations, the same ones whatever the tokenizer, to compare bits per character."
+    )
     mask_replace_prob: float = option(0.8, help="Fraction of the tokens to predict that become the mask token.")
     random_replace_prob: float = option(
         0.1, help="Fraction of the tokens to predict that become a random token. The rest stay unchanged."

@@ -49,6 +49,7 @@ GROUPS = {
         "random_replace_prob",
         "whole_word_mask",
         "eval_mlm_probability",
+        "eval_whole_word_mask",
     ),
     "Sentence pairs": (
         "pair_objective",

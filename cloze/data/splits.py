@@ -12,10 +12,12 @@ from transformers import PreTrainedTokenizerBase
 
 from cloze.data.builders import ExampleBuilder, Split
 from cloze.data.context import DataContext
+from cloze.data.held_out import HeldOutExamples, WordNumbers
 from cloze.data.samplers import EpochDataset, Examples, longest_first
 from cloze.data.streaming import Document, StreamedExamples, cut_chunks
 from cloze.errors import UserError
 from cloze.text.corpus import Corpus, read_documents, split_documents
+from cloze.tokenization.characters import characters_of
 from cloze.tokenization.checks import MOST_UNKNOWN, check_known, check_whole_words
 from cloze.tokenization.encoding import CHUNK_CHARS, Encoder, own_encoder
 from cloze.tokenization.nanotoken import faster_encoder
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 MAX_TOKENS_PER_WORD = 5
 # First words of the Unicode names of characters in scripts without spaces.
 WITHOUT_SPACES = ("CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+
+# Of training and of evaluations.
+WHOLE_WORD_FLAGS = ("--whole_word_mask", "--eval_whole_word_mask")
 
 # Examples for the report, and for the predictions at the end.
 MAX_SAMPLES = 1_000
@@ -69,17 +74,24 @@ def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
     splits = DatasetSplits()
     if training is not None:
         limit = context.data_args.max_train_samples
-        splits.train = EpochDataset(partial(builder.build, training), limit)
+        without = training if builder.train_words else _without_words(training)
+        splits.train = EpochDataset(partial(builder.build, without), limit)
         splits.describe("training", training, splits.train.examples_for_epoch(0), builder, limit)
     if validation is not None:
         limit = context.data_args.max_eval_samples
-        examples = builder.build(validation, None)
-        splits.validation = longest_first(examples, limit)
+        examples = builder.build(_without_words(validation), None)
+        words = WordNumbers(validation.corpus, characters_of(context.tokenizer)) if builder.eval_words else None
+        splits.validation = longest_first(HeldOutExamples(examples, validation.corpus, words), limit)
         splits.describe("held-out", validation, examples, builder, limit)
     if streamed is not None:
         _stream_train(splits, streamed, context, builder)
     log_stats(splits)
     return splits
+
+
+def _without_words(split: Split) -> Split:
+    """Return the split without its word starts, for examples that do not need them."""
+    return replace(split, corpus=replace(split.corpus, word_starts=None))
 
 
 def log_stats(splits: DatasetSplits) -> None:
@@ -101,7 +113,7 @@ def _stream_train(splits: DatasetSplits, corpus: Corpus, context: DataContext, b
     """
     limit = context.data_args.max_train_samples
     # A copy, because another thread tokenizes the stream, and the tokenizer's settings cannot change meanwhile.
-    encoder = own_encoder(copy.deepcopy(context.tokenizer), builder.with_words)
+    encoder = own_encoder(copy.deepcopy(context.tokenizer), builder.train_words)
     chunks = ChunkBuilder(corpus.name, builder, encoder, context.data_args.language, unknown_id(context.tokenizer))
     splits.train = StreamedExamples(corpus, chunks, builder.min_documents, limit)
     documents = (Document(0, 0, number, lines) for number, lines in enumerate(read_documents(corpus)))
@@ -112,8 +124,8 @@ def _stream_train(splits: DatasetSplits, corpus: Corpus, context: DataContext, b
             f"{corpus.name}: the tokenizer finds no token in the text: give a model or --tokenizer_name for this text"
         )
     check_known(split.corpus.unknown_share, beginning, corpus.name, context.tokenizer)
-    if builder.with_words:
-        check_words(split.corpus, context.tokenizer)
+    if builder.train_words:
+        check_words(split.corpus, context.tokenizer, WHOLE_WORD_FLAGS[0])
     examples = builder.build(split, 0)
     first = f"of the first {len(beginning):,} documents"
     text = f"{corpus.name}, streamed ({split.corpus.unknown_share:.1%} unknown tokens {first})"
@@ -166,32 +178,40 @@ def _prepare(context: DataContext, builder: ExampleBuilder) -> tuple[Split | Non
     Without a validation corpus, some documents of the training corpus are held out. Each split gets at least
     ``min_documents``.
     """
-    data_args, with_words = context.data_args, builder.with_words
-    if with_words:
-        check_whole_words(context.tokenizer)
-    prepare_one = partial(
-        prepare,
-        tokenizer=context.tokenizer,
-        cache=context.cache,
-        granularity=builder.granularity,
-        with_words=with_words,
-        language=data_args.language,
-        faster=faster_encoder(context.tokenizer, data_args.tokenizer_backend, with_words),
-        overwrite=context.overwrite_cache,
-    )
-    splits = [None if corpus is None else Split(corpus.name, prepare_one(corpus), None) for corpus in context.corpora]
-    for source, split in zip(context.corpora, splits, strict=True):
-        if source is not None and split is not None:
-            check_known(split.corpus.unknown_share, read_documents(source), source.name, context.tokenizer)
-            if with_words:
-                check_words(split.corpus, context.tokenizer)
-    training, validation = splits
-    if context.do_eval and validation is None:
+    data_args, (source, other) = context.data_args, context.corpora
+    holds_out = context.do_eval and other is None
+    training = source and _prepare_one(source, context, builder, builder.train_words, holds_out and builder.eval_words)
+    validation = other and _prepare_one(other, context, builder, False, builder.eval_words)
+    if holds_out:
         assert training is not None
         rng = np.random.default_rng(context.shuffle_seed)
         parts = hold_out(training.corpus, data_args.validation_split_percentage, rng, builder.min_documents)
         training, validation = replace(training, documents=parts[0]), replace(training, documents=parts[1])
     return training if context.do_train else None, validation
+
+
+def _prepare_one(
+    source: Corpus, context: DataContext, builder: ExampleBuilder, train_words: bool, eval_words: bool
+) -> Split:
+    """Tokenize a corpus, with word starts if training or evaluation examples need them, and check it."""
+    tokenizer, with_words = context.tokenizer, train_words or eval_words
+    flag = WHOLE_WORD_FLAGS[not train_words]
+    if with_words:
+        check_whole_words(tokenizer, flag)
+    corpus = prepare(
+        source,
+        tokenizer,
+        context.cache,
+        granularity=builder.granularity,
+        with_words=with_words,
+        language=context.data_args.language,
+        faster=faster_encoder(tokenizer, context.data_args.tokenizer_backend, with_words),
+        overwrite=context.overwrite_cache,
+    )
+    check_known(corpus.unknown_share, read_documents(source), source.name, tokenizer)
+    if with_words:
+        check_words(corpus, tokenizer, flag)
+    return Split(source.name, corpus, None)
 
 
 def hold_out(
@@ -214,16 +234,17 @@ def hold_out(
     return training, held_out
 
 
-def check_words(corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn if the "words" are sentences or single characters, because the script has no spaces."""
+def check_words(corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase, flag: str) -> None:
+    """Warn that the flag is of little use if the "words" are sentences or characters of a script without spaces."""
     assert corpus.word_starts is not None
     sample = corpus.word_starts[:1_000_000]
     num_words = max(1, int(sample.sum()))
     tokens_per_word = len(sample) / num_words
     if tokens_per_word > MAX_TOKENS_PER_WORD:
         logger.warning(
-            "--whole_word_mask masks whole sentences, because the tokenizer finds %.1f tokens per word: drop the flag "
-            "if the script has no spaces",
+            "%s masks whole sentences, because the tokenizer finds %.1f tokens per word: drop the flag if the script "
+            "has no spaces",
+            flag,
             tokens_per_word,
         )
         return
@@ -233,8 +254,9 @@ def check_words(corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase) -> 
     single = sum(count for token, count in zip(tokens, counts, strict=True) if _is_character_without_spaces(token))
     if single > num_words / 2:
         logger.warning(
-            "--whole_word_mask has little effect, because %.0f %% of the words are single characters of a script "
-            "without spaces: drop the flag",
+            "%s has little effect, because %.0f %% of the words are single characters of a script without spaces: drop "
+            "the flag",
+            flag,
             100 * single / num_words,
         )
 

@@ -97,12 +97,37 @@ def summarise_run(
         before = next((entry for entry in history if "eval_loss" in entry and entry["step"] == 0), {})
         for name, (title, form) in figures_of(objectives).items():
             name = f"eval_{name}"
+            if name not in metrics:
+                continue
             lines[title] = format_metric(metrics[name], form)
             if name in before and "train_loss" in metrics:
                 lines[title] = f"{format_metric(before[name], form)} before, {lines[title]} after"
+        lines |= describe_changes(metrics, before, figures_of(objectives))
     if "train_loss" in metrics:
         lines["saved in"] = output_dir
     return lines
+
+
+def describe_changes(metrics: dict, before: dict, figures: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """Return the change of each loss with its interval, text by title, and the losses that rose beyond it.
+
+    Args:
+        metrics: of the run.
+        before: metrics of the evaluation before training.
+        figures: title and format of each evaluation metric, by its name; a loss has the title of its perplexity.
+    """
+    lines, worse = {}, []
+    for name, (title, _) in figures.items():
+        loss, title = f"eval_{name}".replace("perplexity", "loss"), title.replace("perplexity", "loss")
+        change = metrics.get(f"{loss}_change")
+        if change is None:
+            continue
+        low, high = metrics[f"{loss}_change_interval"]
+        interval = f"{change:+.3f} (95% interval {low:+.3f} to {high:+.3f})"
+        lines[title] = f"{before[loss]:.3f} before, {metrics[loss]:.3f} after: {interval}"
+        if low > 0:
+            worse.append(f"{title}, by {change:.3f}")
+    return lines | ({"got worse": "; ".join(worse)} if worse else {})
 
 
 def log_summary(lines: dict[str, str], samples: dict[str, list[str]], table: Sequence[str] = ()) -> None:

@@ -1,6 +1,7 @@
 """Add a tokenizer's special tokens to one text or two."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -39,6 +40,10 @@ class Template:
         """Return whether a word starts at each token of the example, [tokens]; each special token is a word."""
         return np.concatenate([np.ones(len(self.prefix)), *pieces, np.ones(len(self.suffix))]).astype(bool)
 
+    def positions(self, pieces: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+        """Return the position of each token of the example in its corpus, -1 for special tokens, int64 [tokens]."""
+        return np.concatenate([-np.ones(len(self.prefix)), *pieces, -np.ones(len(self.suffix))]).astype(np.int64)
+
 
 @dataclass(frozen=True)
 class PairTemplate:
@@ -64,6 +69,11 @@ class PairTemplate:
         """Return whether a word starts at each token of the pair, [tokens]; each special token is a word."""
         special = (np.ones(len(part)) for part in (self.prefix, self.middle, self.suffix))
         return np.concatenate([next(special), a, next(special), b, next(special)]).astype(bool)
+
+    def positions(self, a: range, b: range) -> np.ndarray:
+        """Return the position of each token of the pair in its corpus, -1 for special tokens, int64 [tokens]."""
+        special = (-np.ones(len(part)) for part in (self.prefix, self.middle, self.suffix))
+        return np.concatenate([next(special), a, next(special), b, next(special)]).astype(np.int64)
 
 
 # Families with pairs <s> A </s></s> B </s>, all of type 0; other families have [CLS] A [SEP] B [SEP].

@@ -18,6 +18,7 @@ from cloze.system.processes import on_first_process
 from cloze.system.signals import SIGNALS, handling_signals, ignore_signals
 from cloze.system.storage import CURVES, RECIPE
 from cloze.training import checkpoints
+from cloze.training.baseline import changes_since, remove_baseline
 from cloze.training.context import RunContext, make_collator, make_model, padding_of
 from cloze.training.dry_run import describe_cache, dry_run
 from cloze.training.live_table import show_live_table
@@ -125,6 +126,10 @@ def evaluate(trainer: PretrainingTrainer) -> dict[str, float]:
     metrics["eval_samples"] = len(trainer.eval_dataset)
     for name in [name for name in metrics if name.endswith("_perplexity")]:
         metrics["perplexity"] = metrics[name]  # upstream's name
+    if trainer.args.do_train and trainer.is_world_process_zero():
+        changes = changes_since(trainer.args.output_dir, {"": trainer.scores}, trainer.state.log_history)
+        for name, change in changes.items():
+            metrics |= {f"{name}_change": change.value, f"{name}_change_interval": [change.low, change.high]}
     save_metrics(trainer, "eval", metrics)
     return metrics
 
@@ -134,6 +139,8 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     args = trainer.args
     if args.overwrite_output_dir and args.process_index == 0:
         checkpoints.remove_all(args.output_dir)
+    if not trainer.progress.step and args.process_index == 0:
+        remove_baseline(args.output_dir)
     # The baseline to compare with; a resumed run has it in its state.
     args.eval_on_start = args.do_eval and not trainer.progress.step
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -488,7 +488,7 @@ def test_masking_collator_pads_to_the_padded_length(padding, width, tokenizers):
     batch = MaskingCollator(tokenizer, padding=padding)(examples)
     assert {name: tuple(values.shape) for name, values in batch.items()} == dict.fromkeys(
         ["input_ids", "attention_mask", "labels"], (3, width)
-    ) | {"masked_positions": (32,)}
+    ) | {"masked_positions": (32,), "characters": (3,)}
     assert {values.dtype for values in batch.values()} == {torch.int64}
     assert batch["attention_mask"].sum(1).tolist() == [13, 4, 13]
     assert (batch["input_ids"][1, 4:] == tokenizer.pad_token_id).all()

@@ -389,7 +389,7 @@ def test_unencodable_text_is_an_error():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_word_masking_supports_three_tokenizer_kinds(kind, tokenizers):
-    check_whole_words(tokenizers[kind])
+    check_whole_words(tokenizers[kind], "--whole_word_mask")
 
 
 def word_level(pre_tokenizer):
@@ -422,4 +422,4 @@ def unsplit(tokenizer):
 def test_whole_word_masking_error_names_the_tokenizer(make, words, tokenizers):
     """transformers#11768: without the error, masks would be silently wrong."""
     with pytest.raises(UserError, match=f"--whole_word_mask: {words}"):
-        check_whole_words(make(tokenizers))
+        check_whole_words(make(tokenizers), "--whole_word_mask")
