@@ -14,6 +14,7 @@ from cloze.system.output import format_lines
 from cloze.system.storage import CURVES
 from cloze.training import checkpoints
 from cloze.training.context import RunContext
+from cloze.training.old_vocabulary import describe_vocabulary
 from cloze.training.run import going_on_without
 from cloze.training.trainer import PretrainingTrainer
 
@@ -27,7 +28,8 @@ def finish(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSpli
     samples = {title: examples for title, examples in samples.items() if examples}
     if trainer.is_world_process_zero() and splits.samples:
         history, best_step = trainer.state.log_history, trainer.state.best_global_step
-        stats = {"model": describe_model(trainer.model, context.model_args), **splits.stats}
+        stats = {"model": describe_model(trainer.model, context.model_args)}
+        stats |= describe_vocabulary(context, history) | splits.stats
         lines = summarise_run(history, metrics, stats, training_args.output_dir, task.objectives)
         figures = figures_of(task.objectives)
         shows_table = "train_loss" in metrics and adds_to_live_table(history, best_step)

@@ -2,12 +2,13 @@
 
 import logging
 from pathlib import Path
+from typing import TypeGuard
 
 from transformers import PreTrainedTokenizerBase
 
 from cloze.config.adaptation_arguments import AdaptationArguments
 from cloze.config.arguments import ModelArguments
-from cloze.config.data_arguments import DataArguments
+from cloze.config.data_arguments import DataArguments, MaskingArguments
 from cloze.text.corpus import Corpus, read_documents
 from cloze.tokenization.coverage import describe_lengths
 from cloze.tokenization.extension import extend_tokenizer
@@ -17,6 +18,18 @@ logger = logging.getLogger(__name__)
 
 # Of the text, if it is streamed or only its words are counted; a longer text changes a vocabulary little.
 FIRST_CHARS = 50_000_000
+
+
+def _changes_vocabulary(model_args: ModelArguments) -> TypeGuard[AdaptationArguments]:
+    return isinstance(model_args, AdaptationArguments) and model_args.changes_vocabulary
+
+
+def mask_whole_words(model_args: ModelArguments, data_args: DataArguments) -> None:
+    """Let evaluations mask whole words if the run changes the vocabulary, as only these are the same in both."""
+    if _changes_vocabulary(model_args) and isinstance(data_args, MaskingArguments):
+        if not data_args.eval_whole_word_mask:
+            logger.info("--eval_whole_word_mask is on, because only whole words can be compared across vocabularies")
+        data_args.eval_whole_word_mask = True
 
 
 def adapt_tokenizer(
@@ -32,7 +45,7 @@ def adapt_tokenizer(
 
     A resumed run takes the tokenizer of its ``checkpoint``.
     """
-    if not (isinstance(model_args, AdaptationArguments) and model_args.changes_vocabulary):
+    if not _changes_vocabulary(model_args):
         return own
     if checkpoint is not None:
         return load_saved(checkpoint)

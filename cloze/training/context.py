@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from cloze.config.arguments import ModelArguments, TrainingArguments
@@ -30,7 +30,7 @@ from cloze.objectives.task import Task
 from cloze.system.processes import on_first_process
 from cloze.text.corpus import Corpus, find_change, log_columns
 from cloze.text.sources import find_corpora
-from cloze.tokenization.adaptation import adapt_tokenizer
+from cloze.tokenization.adaptation import adapt_tokenizer, mask_whole_words
 from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.templates import ensure_template
 from cloze.tokenization.token_cache import cache_folder
@@ -48,6 +48,7 @@ class RunContext(DataContext):
     Attributes:
         checkpoint: the checkpoint to resume from, if any.
         recipe: the settings as a recipe (YAML text).
+        own: the checkpoint's own tokenizer, None if the run does not change it.
         rows: how the checkpoint's vocabulary becomes the tokenizer's, if it differs.
     """
 
@@ -56,6 +57,7 @@ class RunContext(DataContext):
     training_args: TrainingArguments
     checkpoint: Path | None
     recipe: str
+    own: PreTrainedTokenizerBase | None
     rows: Rows | None
 
 
@@ -64,6 +66,7 @@ def set_up(
 ) -> RunContext:
     """Start the process, load text, config and tokenizer, and check that they fit each other and the task."""
     start_process(data_args, training_args)
+    mask_whole_words(model_args, data_args)
     if model_args.trust_remote_code:
         logger.warning(
             "--trust_remote_code lets code from %s run with your permissions",
@@ -100,7 +103,8 @@ def set_up(
     dtype = None if training_args.prepare_only else model_args.dtype
     length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code, dtype)
     # Before ensure_template, because another model's tokenizer may lack the template's special tokens.
-    rows = find_rows(model_args, config, tokenizer, None if tokenizer is own else own)
+    changed = None if tokenizer is own else own
+    rows = find_rows(model_args, config, tokenizer, changed)
     ensure_template(tokenizer, config.model_type)
     budget = training_args.max_tokens_per_batch
     if budget is not None and budget < length:
@@ -126,6 +130,7 @@ def set_up(
         training_args=training_args,
         checkpoint=checkpoint,
         recipe=recipe,
+        own=changed,
         rows=rows,
     )
 

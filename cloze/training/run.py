@@ -22,6 +22,7 @@ from cloze.training.baseline import changes_since, remove_baseline
 from cloze.training.context import RunContext, make_collator, make_model, padding_of
 from cloze.training.dry_run import describe_cache, dry_run
 from cloze.training.live_table import show_live_table
+from cloze.training.old_vocabulary import evaluate_old_vocabulary
 from cloze.training.output_dir import can_resume, check_disk
 from cloze.training.saving import replaced
 from cloze.training.trackers import guard_trackers
@@ -75,6 +76,7 @@ def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
             recipe.write_text(context.recipe, encoding="utf-8")
     with trackers_open(trainer):
         if args.do_train:
+            evaluate_old_vocabulary(trainer, context, make_trainer)
             with handling_signals(trainer.stop_callback.receive):
                 metrics |= train(trainer, context.checkpoint)
                 end_if_stopped(trainer)
