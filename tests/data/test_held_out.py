@@ -171,7 +171,9 @@ def test_words_of_pairs_have_the_numbers_of_their_sentences(tokenizers):
     for word, ids in pairs.items():
         unit, rank = divmod(word, 2**32)
         encoding = tokenizer(units[unit], add_special_tokens=False)
-        own = [number for number, place in zip(encoding["input_ids"], encoding.word_ids(), strict=True) if place == rank]
+        own = [
+            number for number, place in zip(encoding["input_ids"], encoding.word_ids(), strict=True) if place == rank
+        ]
         assert ids <= set(own)
     assert len(pairs) > 50
 

@@ -43,7 +43,9 @@ def test_characters_of_single_tokens(kind, expected, tokenizers):
 
 def test_fallback_bytes_count_where_a_character_begins():
     tokens = ["<unk>", "a", *(f"<0x{byte:02X}>" for byte in range(256))]
-    model = models.BPE({token: number for number, token in enumerate(tokens)}, [], unk_token="<unk>", byte_fallback=True)
+    model = models.BPE(
+        {token: number for number, token in enumerate(tokens)}, [], unk_token="<unk>", byte_fallback=True
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), unk_token="<unk>")
     ids = tokenizer("a\u6f22 \n\U0001f991", add_special_tokens=False)["input_ids"]
     assert len(ids) == 1 + 3 + 2 + 4
