@@ -45,46 +45,56 @@ class DatasetSplits:
 
     Attributes:
         train: training examples, None if not needed.
-        validation: evaluation examples, None if not needed.
+        validation: evaluation examples by the name of the held-out set, "" for one without; empty if not needed.
         stats: statistics of text and examples, by title.
-        samples: a few examples, from the validation set if there is one.
+        samples: a few examples, from the first held-out set if there is one.
     """
 
     train: EpochDataset | StreamedExamples | None = None
-    validation: Subset | None = None
+    validation: dict[str, Subset] = field(default_factory=dict)
     stats: dict[str, str] = field(default_factory=dict)
     samples: list[dict] = field(default_factory=list)
 
-    def describe(self, name: str, split: Split, examples: Examples, builder: ExampleBuilder, limit: int | None) -> None:
-        """Add statistics of the first ``limit`` examples of a split, and replace the samples by some of them."""
-        self.stats |= {f"{name} text": str(split), f"{name} examples": builder.describe(split, examples, limit)}
-        self.samples = _samples_of(examples, limit)
+    def describe(
+        self, title: str, name: str, split: Split, examples: Examples, builder: ExampleBuilder, limit: int | None
+    ) -> None:
+        """Add statistics of the first ``limit`` examples of a split; ``name`` is "" for a text without a name."""
+        suffix = f", {name}" if name else ""
+        description = builder.describe(split, examples, limit)
+        self.stats |= {f"{title} text{suffix}": str(split), f"{title} examples{suffix}": description}
 
 
 def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
     """Return the examples to train and to evaluate on, and log their statistics.
 
-    Without a validation corpus, some documents of the training corpus are held out. With ``streaming``, only the
-    validation corpus is prepared.
+    Without validation texts, some documents of each training text are held out. With ``streaming``, only the
+    validation texts are prepared.
     """
     check_language(context.data_args.language)
-    streamed = context.corpora[0] if context.data_args.streaming and context.do_train else None
-    prepared = context if streamed is None else replace(context, corpora=(None, context.corpora[1]))
+    streamed = context.corpora.train if context.data_args.streaming and context.do_train else {}
+    prepared = replace(context, corpora=context.corpora._replace(train={})) if streamed else context
     training, validation = _prepare(prepared, builder)
+    if len(training) > 1 or len(streamed) > 1:
+        raise UserError("--train_file: several named texts cannot be mixed yet: give one name")
     splits = DatasetSplits()
-    if training is not None:
+    for name, split in training.items():
         limit = context.data_args.max_train_samples
-        without = training if builder.train_words else _without_words(training)
+        without = split if builder.train_words else _without_words(split)
         splits.train = EpochDataset(partial(builder.build, without), limit)
-        splits.describe("training", training, splits.train.examples_for_epoch(0), builder, limit)
-    if validation is not None:
+        examples = splits.train.examples_for_epoch(0)
+        splits.describe("training", name, split, examples, builder, limit)
+        splits.samples = _samples_of(examples, limit)
+    if validation:
+        splits.samples = []
+    for name, split in validation.items():
         limit = context.data_args.max_eval_samples
-        examples = builder.build(_without_words(validation), None)
-        words = WordNumbers(validation.corpus, characters_of(context.tokenizer)) if builder.eval_words else None
-        splits.validation = longest_first(HeldOutExamples(examples, validation.corpus, words), limit)
-        splits.describe("held-out", validation, examples, builder, limit)
-    if streamed is not None:
-        _stream_train(splits, streamed, context, builder)
+        examples = builder.build(_without_words(split), None)
+        words = WordNumbers(split.corpus, characters_of(context.tokenizer)) if builder.eval_words else None
+        splits.validation[name] = longest_first(HeldOutExamples(examples, split.corpus, words), limit)
+        splits.describe("held-out", name, split, examples, builder, limit)
+        splits.samples = splits.samples or _samples_of(examples, limit)
+    for corpus in streamed.values():
+        _stream_train(splits, corpus, context, builder)
     log_stats(splits)
     return splits
 
@@ -172,22 +182,23 @@ class ChunkBuilder:
         return self.builder.build_chunk(split, rng)
 
 
-def _prepare(context: DataContext, builder: ExampleBuilder) -> tuple[Split | None, Split | None]:
-    """Tokenize the training and the validation corpus; return None for a split that is not needed.
+def _prepare(context: DataContext, builder: ExampleBuilder) -> tuple[dict[str, Split], dict[str, Split]]:
+    """Tokenize the training and the validation texts that are needed, and return them by name.
 
-    Without a validation corpus, some documents of the training corpus are held out. Each split gets at least
+    Without validation texts, some documents of each training text are held out. Each split gets at least
     ``min_documents``.
     """
-    data_args, (source, other) = context.data_args, context.corpora
-    holds_out = context.do_eval and other is None
-    training = source and _prepare_one(source, context, builder, builder.train_words, holds_out and builder.eval_words)
-    validation = other and _prepare_one(other, context, builder, False, builder.eval_words)
-    if holds_out:
-        assert training is not None
-        rng = np.random.default_rng(context.shuffle_seed)
-        parts = hold_out(training.corpus, data_args.validation_split_percentage, rng, builder.min_documents)
-        training, validation = replace(training, documents=parts[0]), replace(training, documents=parts[1])
-    return training if context.do_train else None, validation
+    corpora, train_words, eval_words = context.corpora, builder.train_words, builder.eval_words
+    holds_out = context.do_eval and not corpora.validation
+    needed = train_words, eval_words and holds_out
+    training = {name: _prepare_one(corpus, context, builder, *needed) for name, corpus in corpora.train.items()}
+    needed = False, eval_words
+    validation = {name: _prepare_one(corpus, context, builder, *needed) for name, corpus in corpora.validation.items()}
+    for name, split in training.items() if holds_out else ():
+        rng, percentage = np.random.default_rng(context.shuffle_seed), context.data_args.validation_split_percentage
+        parts = hold_out(split.corpus, percentage, rng, builder.min_documents)
+        training[name], validation[name] = (replace(split, documents=documents) for documents in parts)
+    return training if context.do_train else {}, validation
 
 
 def _prepare_one(

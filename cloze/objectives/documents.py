@@ -17,12 +17,12 @@ class DocumentSums(NamedTuple):
     """Hold the sums of an objective by document, or by group of documents if they are many.
 
     Attributes:
-        loss: of the targets, [groups].
-        count: of the targets, positive, [groups].
+        losses: of the targets, [groups].
+        counts: of the targets, positive, [groups].
     """
 
-    loss: list[float]
-    count: list[float]
+    losses: list[float]
+    counts: list[float]
 
 
 class Change(NamedTuple):
@@ -72,9 +72,9 @@ def change_of_loss(before: DocumentSums, after: DocumentSums, rng: np.random.Gen
     Returns:
         The change, or None if there are fewer than two documents or the two sides do not have the same targets.
     """
-    if before.count != after.count or len(after.count) < 2:
+    if before.counts != after.counts or len(after.counts) < 2:
         return None
-    gains, count = np.subtract(after.loss, before.loss), np.array(after.count)
+    gains, count = np.subtract(after.losses, before.losses), np.array(after.counts)
     documents, value = len(count), gains.sum() / count.sum()
     drawn = []
     chunk = max(1, CHUNK_NUMBERS // documents)

@@ -82,6 +82,8 @@ def changes_since(output_dir: str, scores: Scores, history: list[dict]) -> dict[
             stored = baseline["sums"].get(name, {}).get(prefix)
             # The same draws for each loss, whichever sets there are.
             change = stored and change_of_loss(DocumentSums(*stored), after, np.random.default_rng(0))
-            if change:
-                changes[f"eval_{name}_{prefix}loss" if name else f"eval_{prefix}loss"] = change
+            # The metrics of the first set have names without the set's, too.
+            for key in {name, ""} if name == next(iter(scores)) else {name}:
+                if change:
+                    changes[f"eval_{key}_{prefix}loss" if key else f"eval_{prefix}loss"] = change
     return changes

@@ -56,12 +56,12 @@ def test_change_is_a_ratio_of_sums_with_the_interval_of_a_loop(monkeypatch):
     monkeypatch.setattr(module, "CHUNK_NUMBERS", 1000)
     before, after = simulate(np.random.default_rng(3), 40)
     change = change_of_loss(before, after, np.random.default_rng(0))
-    count = np.array(after.count)
-    assert change.value == pytest.approx((sum(after.loss) - sum(before.loss)) / count.sum())
+    count = np.array(after.counts)
+    assert change.value == pytest.approx((sum(after.losses) - sum(before.losses)) / count.sum())
     rng, drawn = np.random.default_rng(1), []
     for _ in range(10_000):
         chosen = rng.integers(40, size=40)
-        losses = (np.array(side.loss)[chosen].sum() / count[chosen].sum() for side in (before, after))
+        losses = (np.array(side.losses)[chosen].sum() / count[chosen].sum() for side in (before, after))
         drawn.append(-np.subtract(*losses))
     widened = change.value + np.sqrt(40 / 39) * (np.array(drawn) - change.value)
     assert (change.low, change.high) == pytest.approx(np.quantile(widened, [0.025, 0.975]), abs=0.01)

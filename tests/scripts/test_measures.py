@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -175,3 +176,17 @@ def test_both_objectives_have_a_change(strategy, run_pretraining_script, pair_ch
     assert 0 < results["eval_mlm_bits_per_character"] < 20
     assert "Masked loss" in printed
     assert printed.count("95% interval") == 2
+
+
+def test_each_held_out_set_has_its_own_change(train, texts, held_out_text, tmp_path):
+    """A set that is a copy of the first one has its figures; one whose loss rises is named in words."""
+    lines = ["zq jx vw kz qq xx jj"] * 30
+    (tmp_path / "other.txt").write_text("\n\n".join(lines))
+    sets = (f"domain={held_out_text}", f"copy={held_out_text}", f"other={tmp_path / 'other.txt'}")
+    printed = train(tmp_path / "out", "--validation_file", *sets, "--max_steps", 30)
+    results = results_of(tmp_path / "out")
+    for name in ("loss_change", "loss_change_interval", "bits_per_character"):
+        assert results[f"eval_domain_{name}"] == results[f"eval_copy_{name}"] == results[f"eval_{name}"]
+    assert results["eval_domain_loss_change_interval"][1] < 0 < results["eval_other_loss_change_interval"][0]
+    assert "Got worse " in printed
+    assert re.search(r"Got worse +masked loss, other\n", printed)

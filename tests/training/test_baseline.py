@@ -44,7 +44,8 @@ def test_changes_have_the_names_of_their_losses(tmp_path):
     write_baseline(str(tmp_path), scores, 2.5)
     after = {"law": {"mlm_": tokens_of(-0.5), "nsp_": pairs_of(0.25)}, "": {"": tokens_of(0)}}
     changes = changes_since(str(tmp_path), after, HISTORY)
-    assert changes.keys() == {"eval_law_mlm_loss", "eval_law_nsp_loss", "eval_loss"}
+    assert changes.keys() == {"eval_law_mlm_loss", "eval_law_nsp_loss", "eval_mlm_loss", "eval_nsp_loss", "eval_loss"}
+    assert changes["eval_mlm_loss"] == changes["eval_law_mlm_loss"]
     assert changes["eval_law_mlm_loss"].value == pytest.approx(-1.5 / 7)
     assert changes["eval_law_nsp_loss"] == pytest.approx((0.25, 0.25, 0.25))
     assert changes["eval_loss"] == (0, 0, 0)
