@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerBase
 from cloze.config.adaptation_arguments import AdaptationArguments
 from cloze.config.arguments import ModelArguments
 from cloze.config.data_arguments import DataArguments
-from cloze.text.corpus import Corpus, read_documents
+from cloze.text.corpus import read_documents
+from cloze.text.sources import Corpora
 from cloze.tokenization.coverage import describe_lengths
 from cloze.tokenization.replacement import load_saved, replace_tokenizer
 
@@ -22,7 +23,7 @@ def adapt_tokenizer(
     own: PreTrainedTokenizerBase,
     model_args: ModelArguments,
     data_args: DataArguments,
-    corpora: tuple[Corpus | None, Corpus | None],
+    corpora: Corpora,
     checkpoint: Path | None,
     cache: Path,
     overwrite: bool,
@@ -35,11 +36,9 @@ def adapt_tokenizer(
         return own
     if checkpoint is not None:
         return load_saved(checkpoint)
-    train, validation = corpora
-    assert train is not None, "check_run refuses runs without training"
     limit = FIRST_CHARS if data_args.streaming else None
-    tokenizer = replace_tokenizer(own, [train], model_args.vocab_size, limit, cache, overwrite)
-    text = validation or train
-    lengths = describe_lengths(read_documents(text), own, tokenizer)
-    logger.info("Tokenizer: %s, at the beginning of %s", lengths, text.name)
+    tokenizer = replace_tokenizer(own, list(corpora.train.values()), model_args.vocab_size, limit, cache, overwrite)
+    for text in (corpora.validation or corpora.train).values():
+        lengths = describe_lengths(read_documents(text), own, tokenizer)
+        logger.info("Tokenizer: %s, at the beginning of %s", lengths, text.name)
     return tokenizer

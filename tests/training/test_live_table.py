@@ -41,7 +41,7 @@ BOTH_EVALUATED = {
 
 
 def lines_of(logs, columns):
-    return [*format_header(columns), *(format_log(entry, columns) for entry in logs)]
+    return [*format_header(columns), *(line for entry in logs for line in format_log(entry, columns))]
 
 
 def test_lines_of_masked_tokens():
@@ -114,7 +114,9 @@ class Clock:
 def make_table(clock=None, step=0):
     """A table of a run of 100 steps, started at a step; with its state."""
     stream = SimpleNamespace(steps_in_epoch=10)
-    trainer = SimpleNamespace(objectives=MASKED_LM.objectives, stream=stream, stop_callback=clock or Clock())
+    trainer = SimpleNamespace(
+        objectives=MASKED_LM.objectives, stream=stream, stop_callback=clock or Clock(), held_out_names=[""]
+    )
     return LiveTable(trainer), TrainerState(max_steps=100, global_step=step, is_world_process_zero=True)
 
 
