@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from cloze.config.adaptation_arguments import AdaptationArguments
 from cloze.config.arguments import ModelArguments
 from cloze.config.data_arguments import DataArguments, MaskingArguments
-from cloze.text.corpus import Corpus, read_documents
+from cloze.text.corpus import read_documents
+from cloze.text.sources import Corpora
 from cloze.tokenization.coverage import describe_lengths
 from cloze.tokenization.extension import extend_tokenizer
 from cloze.tokenization.replacement import load_saved, replace_tokenizer
@@ -36,7 +37,7 @@ def adapt_tokenizer(
     own: PreTrainedTokenizerBase,
     model_args: ModelArguments,
     data_args: DataArguments,
-    corpora: tuple[Corpus | None, Corpus | None],
+    corpora: Corpora,
     checkpoint: Path | None,
     cache: Path,
     overwrite: bool,
@@ -49,15 +50,14 @@ def adapt_tokenizer(
         return own
     if checkpoint is not None:
         return load_saved(checkpoint)
-    train, validation = corpora
-    assert train is not None, "check_run refuses runs without training"
+    texts = list(corpora.train.values())
     if model_args.new_tokenizer:
         limit = FIRST_CHARS if data_args.streaming else None
-        tokenizer = replace_tokenizer(own, [train], model_args.vocab_size, limit, cache, overwrite)
+        tokenizer = replace_tokenizer(own, texts, model_args.vocab_size, limit, cache, overwrite)
     else:
         words, word_list = model_args.add_vocabulary, model_args.vocabulary_file
-        tokenizer = extend_tokenizer(own, [train], words, word_list, FIRST_CHARS, cache, overwrite)
-    text = validation or train
-    lengths = describe_lengths(read_documents(text), own, tokenizer)
-    logger.info("Tokenizer: %s, at the beginning of %s", lengths, text.name)
+        tokenizer = extend_tokenizer(own, texts, words, word_list, FIRST_CHARS, cache, overwrite)
+    for text in (corpora.validation or corpora.train).values():
+        lengths = describe_lengths(read_documents(text), own, tokenizer)
+        logger.info("Tokenizer: %s, at the beginning of %s", lengths, text.name)
     return tokenizer

@@ -85,12 +85,12 @@ def _old_context(context: RunContext) -> RunContext:
     assert context.own is not None, "the caller has checked it"
     ensure_template(context.own, config.model_type)
     # Only without validation text are documents of the training text held out.
-    train, validation = context.corpora
+    corpora = context.corpora._replace(train={}) if context.corpora.validation else context.corpora
     return replace(
         context,
         do_train=False,
         overwrite_cache=False,
-        corpora=(train if validation is None else None, validation),
+        corpora=corpora,
         config=config,
         tokenizer=context.own,
         own=None,

@@ -1,4 +1,4 @@
-"""The weights of tokens added to a tokenizer are the mean over the weights of their pieces."""
+"""The weights of new tokens, added or of another tokenizer, are the mean over the weights of their pieces."""
 
 import copy
 import json
@@ -6,20 +6,32 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, BertTokenizer, XLMRobertaTokenizer
+from tokenizers import Tokenizer, models
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    BertConfig,
+    BertTokenizer,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+)
 
 from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
 from cloze.inference.session import fill_masks_in_text, load_trained
-from cloze.models.loading import load_config, load_model
+from cloze.models.loading import load_config, load_model, sync_config_with_tokenizer
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.models.vocabulary import find_rows
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.tasks.masked_lm import MASKED_LM
 from cloze.tasks.pretraining import PRETRAINING
-from cloze.tokenization.added_words import add_words
+from cloze.text.corpus import FileCorpus
 from cloze.tokenization.loading import load_tokenizer
-from tests.utils import FAMILIES, PAIR_FAMILIES, TASKS
+from cloze.tokenization.replacement import replace_tokenizer
+from tests.utils import FAMILIES, PAIR_FAMILIES, SAMPLE, TASKS
 
 WORDS = ["tidepools", "remdesivir"]
 
@@ -84,49 +96,99 @@ def test_new_token_weights_are_the_mean_of_their_pieces(task, family, checkpoint
     assert logits.shape == (1, 1, 502)
 
 
-MARKS = {"wordpiece": "", "byte_level": "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", "unigram": "\u2581"}
+@pytest.mark.parametrize(("task", "family"), CASES)
+def test_rows_of_another_vocabulary_are_kept_or_means(task, family, checkpoint_with_biases, other, tmp_path):
+    """A vocabulary of the same size and of a smaller one, in each architecture, also after saving and loading."""
+    path = checkpoint_with_biases(family, task)
+    own = load_tokenizer(ModelArguments(model_name_or_path=path), None)
+    model_args, config, _ = found(path, task=task)
+    before = load_model(model_args, config, task, 0).state_dict()
+    for size in (500, 423):
+        tokenizer = other((FAMILIES | PAIR_FAMILIES)[family][0], size)
+        config = load_config(model_args, task)
+        rows = find_rows(model_args, config, tokenizer, own)
+        model = load_model(model_args, config, task, 0, rows)
+        kept = tokenizer.get_vocab().keys() & own.get_vocab().keys()
+        assert len(rows.pieces) == model.config.vocab_size == len(tokenizer) == size
+        assert 50 < len(kept) == size - len(rows.new) <= size - 5
+        changed = [name for name, weights in before.items() if 500 in weights.shape]
+        assert len(changed) >= 3
+        for name in changed:
+            dim = before[name].shape.index(500)
+            after = model.state_dict()[name].movedim(dim, 0)
+            assert len(after) == size
+            old, new = ([each.get_vocab()[token] for token in kept] for each in (own, tokenizer))
+            assert torch.equal(after[new], before[name].movedim(dim, 0)[old])
+            means = torch.stack([before[name].movedim(dim, 0)[rows.pieces[number]].mean(0) for number in rows.new])
+            torch.testing.assert_close(after[list(rows.new)], means, atol=1e-6, rtol=1e-6)
+        model.save_pretrained(tmp_path / str(size))
+        saved, loading = task.auto_model.from_pretrained(tmp_path / str(size), output_loading_info=True)
+        assert not any(loading.values())
+        assert all(torch.equal(weights, model.state_dict()[name]) for name, weights in saved.state_dict().items())
+        assert saved.config.pad_token_id == tokenizer.pad_token_id == own.pad_token_id
+        assert saved.get_input_embeddings().padding_idx == model.get_input_embeddings().padding_idx
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "xlm-roberta"])
-def test_weights_of_words_in_the_vocabulary_are_the_mean_of_their_pieces(family, checkpoint_with_biases, tmp_path):
-    """With the mark of a word's beginning, in input rows, output rows and biases."""
-    path = xlm_roberta(checkpoint_with_biases, tmp_path) if family == "xlm-roberta" else None
-    path = path or checkpoint_with_biases(family, MASKED_LM)
-    mark = MARKS[FAMILIES[family][0] if family in FAMILIES else "unigram"]
-    model_args, config, _ = found(path)
-    own = load_tokenizer(model_args, None)
-    size, words = len(own), [f"{mark}{word}" for word in WORDS]
-    rows = find_rows(model_args, config, add_words(own, words), own)
-    before = load_model(model_args, config, MASKED_LM, 0).state_dict()
-    grown = {name: each for name, each in resized_to(rows, path).items() if each.shape != before[name].shape}
-    assert len(grown) >= 3
-    for number, word in enumerate(words, size):
-        pieces = [piece.id for piece in own.backend_tokenizer.model.tokenize(word)]
-        assert len(pieces) > 1
-        for name, weights in grown.items():
-            dim = weights.shape.index(size + 2)
-            expected = before[name].index_select(dim, torch.tensor(pieces)).double().mean(dim)
-            torch.testing.assert_close(weights.select(dim, number).double(), expected, rtol=0, atol=1e-6)
-            assert torch.equal(weights.narrow(dim, 0, size), before[name])
+@pytest.fixture(scope="session")
+def other(tokenizers, tmp_path_factory):
+    """``other(kind, size)`` is a tokenizer like the checkpoint's, trained on half of its text."""
+    corpus = FileCorpus((SAMPLE / "music.txt", SAMPLE / "oceans.txt"))
+    cache = tmp_path_factory.mktemp("other-tokenizers")
+    return lambda kind, size: replace_tokenizer(tokenizers[kind], [corpus], size, None, cache, overwrite=False)
 
 
-def resized_to(rows, path):
-    model_args, config, _ = found(path)
-    return load_model(model_args, config, MASKED_LM, 0, rows).state_dict()
+def test_special_tokens_that_move_take_config_and_padding_along(tokenizers, tmp_path):
+    """ModernBERT has its special tokens at the end, and a padding index in its embeddings."""
+    own = RobertaTokenizer()
+    letters = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    names = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
+    vocabulary = letters | {name: number for number, name in enumerate(names.values(), 400)}
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer, backend.decoder = own.backend_tokenizer.pre_tokenizer, own.backend_tokenizer.decoder
+    own = PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="<s>", sep_token="</s>", **names)
+    config = ModernBertConfig(**FAMILIES["modernbert"][1], vocab_size=405)
+    sync_config_with_tokenizer(config, own)
+    ModernBertForMaskedLM(config).save_pretrained(tmp_path / "model")
+    own.save_pretrained(tmp_path / "model")
+    tokenizer = replace_tokenizer(own, [FileCorpus((SAMPLE / "music.txt",))], 300, None, tmp_path, False)
+    assert [tokenizer.convert_tokens_to_ids(name) for name in names.values()] == [295, 296, 297, 298, 299]
+    model_args = ModelArguments(model_name_or_path=str(tmp_path / "model"))
+    config = load_config(model_args, MASKED_LM)
+    rows = find_rows(model_args, config, tokenizer, own)
+    assert rows.pieces[295:] == [[400], [401], [402], [403], [404]]
+    model = load_model(model_args, config, MASKED_LM, 0, rows)
+    ids = [model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id, model.config.cls_token_id]
+    assert ids == [295, 296, 297, 295]
+    assert model.get_input_embeddings().padding_idx == 297
 
 
-def xlm_roberta(checkpoint_with_biases, tmp_path):
-    """Make a checkpoint with the weights of roberta, and a vocabulary of Unigram."""
-    path = checkpoint_with_biases("roberta", MASKED_LM)
-    settings = json.loads((tmp_path / "biased" / "config.json").read_text())
-    (tmp_path / "biased" / "config.json").write_text(json.dumps(settings | {"model_type": "xlm-roberta"}))
-    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
-    pieces = [(f"{mark}{letter}", -6.0) for mark in ("", "\u2581") for letter in "abcdefghijklmnopqrstuvwxyz"]
-    rest = [(f"\u2581unused{number}", -9.0) for number in range(500 - len(special + pieces) - 1)]
-    for file in tmp_path.glob("biased/*token*"):
-        file.unlink()
-    XLMRobertaTokenizer(vocab=[*special, *pieces, *rest, ("<mask>", 0.0)]).save_pretrained(path)
-    return path
+@pytest.mark.parametrize(
+    ("kind", "token"), [("wordpiece", "tidepools"), ("byte_level", "\u0120tidepools"), ("unigram", "\u2581tidepools")]
+)
+def test_pieces_keep_the_mark_of_a_word(kind, token, tokenizers, tmp_path):
+    """For example, the piece of a word's beginning is the one with the space before it."""
+    own = tokenizers[kind]
+    settings = json.loads(own.backend_tokenizer.to_str())
+    vocabulary = settings["model"]["vocab"]
+    if kind == "unigram":
+        vocabulary[:] = [[token, -1.0] if each[0] == "\u2581the" else each for each in vocabulary]
+    else:
+        number = vocabulary.pop("the" if kind == "wordpiece" else "\u0120of")
+        vocabulary[token] = number
+        settings["model"].get("merges", [])[:] = []
+    changed = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(settings)))
+    config = BertConfig(vocab_size=500)
+    rows = find_rows(ModelArguments(model_name_or_path="there"), config, changed, own)
+    assert list(rows.new.values()) == ["tidepools"]
+    pieces = own.convert_ids_to_tokens(rows.pieces[next(iter(rows.new))])
+    assert "".join(pieces).replace("##", "") == token
+    assert pieces == own.tokenize(" tidepools")
 
 
 @pytest.fixture
@@ -198,18 +260,6 @@ def test_embedding_with_spare_rows_is_not_resized(checkpoint, longer):
     config.vocab_size = 512
     tokenizer = load_tokenizer(ModelArguments(model_name_or_path=longer()), None)
     assert find_rows(model_args, config, tokenizer) is None
-
-
-def test_words_added_to_the_own_tokenizer_take_spare_rows(checkpoint, tokenizers):
-    """The spare rows were never trained."""
-    model_args, config, _ = found(checkpoint("bert"))
-    config.vocab_size = 512
-    own = tokenizers["wordpiece"]
-    rows = find_rows(model_args, config, add_words(own, WORDS), own)
-    assert rows.new == dict(enumerate(WORDS, 500))
-    assert rows.pieces[500:502] == own(WORDS, add_special_tokens=False)["input_ids"]
-    assert rows.pieces[:500] + rows.pieces[502:] == [[number] for number in range(512) if number not in (500, 501)]
-    assert find_rows(model_args, config, own, own) is None
 
 
 def test_different_tokenizer_is_not_an_extension(checkpoint, longer, tokenizers, tmp_path, caplog):

@@ -6,8 +6,14 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, XLMRobertaTokenizer
 
+from cloze.config.arguments import ModelArguments
+from cloze.models.loading import load_config, load_model
+from cloze.models.vocabulary import find_rows
+from cloze.tasks.masked_lm import MASKED_LM
+from cloze.tokenization.added_words import add_words
+from cloze.tokenization.loading import load_tokenizer
 from tests.utils import FAMILIES, slow_but, start, start_together
 
 TEXT = "The tidepools of day {} hold remdesivir, and they gleam.\nA tensor of tidepools, osimertinib.\n\n"
@@ -18,6 +24,80 @@ def text(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("".join(map(TEXT.format, range(40))))
     return path
+
+
+WORDS = ["tidepools", "remdesivir"]
+MARKS = {"wordpiece": "", "byte_level": "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", "unigram": "\u2581"}
+
+
+@pytest.fixture
+def model_of(checkpoint, tmp_path):
+    """``model_of(family)`` is the path of a checkpoint without zeros, so that means differ."""
+
+    def make(family):
+        path = tmp_path / "biased"
+        shutil.copytree(checkpoint("roberta" if family == "xlm-roberta" else family), path)
+        model = AutoModelForMaskedLM.from_pretrained(path)
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights.add_(torch.randn_like(weights))
+        model.save_pretrained(path)
+        if family == "xlm-roberta":
+            become_xlm_roberta(path)
+        return str(path)
+
+    return make
+
+
+def become_xlm_roberta(path):
+    """Give a checkpoint of roberta a vocabulary of Unigram."""
+    settings = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(settings | {"model_type": "xlm-roberta"}))
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    pieces = [(f"{mark}{letter}", -6.0) for mark in ("", "\u2581") for letter in "abcdefghijklmnopqrstuvwxyz"]
+    rest = [(f"\u2581unused{number}", -9.0) for number in range(500 - len(special + pieces) - 1)]
+    for file in path.glob("*token*"):
+        file.unlink()
+    XLMRobertaTokenizer(vocab=[*special, *pieces, *rest, ("<mask>", 0.0)]).save_pretrained(path)
+
+
+def loaded(path):
+    model_args = ModelArguments(model_name_or_path=path)
+    return model_args, load_config(model_args, MASKED_LM), load_tokenizer(model_args, None)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "xlm-roberta"])
+def test_weights_of_words_are_the_mean_of_their_pieces(family, model_of):
+    """In input rows, output rows and biases; a piece at the beginning of a word has the mark of one."""
+    path = model_of(family)
+    model_args, config, own = loaded(path)
+    mark = MARKS[FAMILIES[family][0] if family in FAMILIES else "unigram"]
+    size, words = len(own), [f"{mark}{word}" for word in WORDS]
+    before = load_model(model_args, config, MASKED_LM, 0).state_dict()
+    _, config, own = loaded(path)
+    rows = find_rows(model_args, config, add_words(own, words), own)
+    after = load_model(model_args, config, MASKED_LM, 0, rows).state_dict()
+    grown = {name: each for name, each in after.items() if each.shape != before[name].shape}
+    assert len(grown) >= 3
+    for number, word in enumerate(words, size):
+        pieces = [piece.id for piece in own.backend_tokenizer.model.tokenize(word)]
+        assert len(pieces) > 1
+        for name, weights in grown.items():
+            dim = weights.shape.index(size + 2)
+            expected = before[name].index_select(dim, torch.tensor(pieces)).double().mean(dim)
+            torch.testing.assert_close(weights.select(dim, number).double(), expected, rtol=0, atol=1e-6)
+            assert torch.equal(weights.narrow(dim, 0, size), before[name])
+
+
+def test_words_take_spare_rows(checkpoint):
+    """Rows beyond the tokens of the checkpoint, which were never trained."""
+    model_args, config, own = loaded(checkpoint("bert"))
+    config.vocab_size = 512
+    rows = find_rows(model_args, config, add_words(own, WORDS), own)
+    assert rows.new == dict(enumerate(WORDS, 500))
+    assert rows.pieces[500:502] == own(WORDS, add_special_tokens=False)["input_ids"]
+    assert rows.pieces[:500] + rows.pieces[502:] == [[number] for number in range(512) if number not in (500, 501)]
+    assert find_rows(model_args, config, own, own) is None
 
 
 def flags(model, text, out, *argv):
