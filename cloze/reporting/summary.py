@@ -29,7 +29,7 @@ def finish(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSpli
     if trainer.is_world_process_zero() and splits.samples:
         history, best_step = trainer.state.log_history, trainer.state.best_global_step
         stats = {"model": describe_model(trainer.model, context.model_args)}
-        stats |= describe_vocabulary(context, history) | splits.stats
+        stats |= describe_vocabulary(trainer, context) | splits.stats
         sets = trainer.held_out_names
         figures = figures_of(task.objectives, sets)
         lines = summarise_run(history, metrics, stats, training_args.output_dir, figures)

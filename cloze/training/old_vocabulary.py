@@ -3,7 +3,7 @@
 import copy
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from cloze.data.splits import DatasetSplits
 from cloze.models.resizing import describe_rows
+from cloze.objectives.metrics import figures_of
 from cloze.tokenization.templates import ensure_template
 from cloze.training.context import RunContext, make_model
 from cloze.training.live_table import show_live_table
@@ -27,17 +28,19 @@ class OldVocabularyCallback(TrainerCallback):
 
     Args:
         old: metrics of the checkpoint with its own vocabulary.
+        titles: titles of those to compare.
     """
 
-    def __init__(self, old: dict[str, float]):
-        self.old = old
+    def __init__(self, old: dict[str, float], titles: dict[str, str]):
+        self.old, self.titles = old, titles
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        """Add the figures of a held-out set to its entry in the history, which checkpoints keep, and log them."""
-        names = [name for name in metrics or {} if name.endswith(METRIC) and name in self.old]
-        if not state.global_step and names:
-            state.log_history[-1] |= {f"{name}{OLD}": self.old[name] for name in names}
-            logger.info("%s", "; ".join(_compare(name, metrics[name], self.old[name]) for name in names).capitalize())
+        """Add the old figures to the entry in the history, which checkpoints keep, and log them."""
+        if state.global_step:
+            return
+        state.log_history[-1] |= {f"{name}{OLD}": self.old[name] for name in self.titles if name in self.old}
+        for line in _comparisons(state.log_history[-1], self.titles):
+            logger.info("%s", line[0].upper() + line[1:])
 
 
 def evaluate_old_vocabulary(
@@ -71,7 +74,7 @@ def evaluate_old_vocabulary(
         splits: DatasetSplits = old.task.make_splits(old)
         other = make_trainer(old, make_model(old), splits)
         show_live_table(other)
-        trainer.add_callback(OldVocabularyCallback(other.evaluate()))
+        trainer.add_callback(OldVocabularyCallback(other.evaluate(), _titles(trainer)))
     # Free its memory before training.
     del other
     gc.collect()
@@ -111,19 +114,24 @@ def _logging_errors_only() -> Iterator[None]:
         log.setLevel(level)
 
 
-def describe_vocabulary(context: RunContext, history: Sequence[dict]) -> dict[str, str]:
+def describe_vocabulary(trainer: PretrainingTrainer, context: RunContext) -> dict[str, str]:
     """Return how the vocabulary has changed, and the bits per character before training, as a line of the summary."""
     if context.own is None or context.rows is None:
         return {}
-    text = describe_rows(context.rows)
-    pairs = [(entry, name.removesuffix(OLD)) for entry in history for name in entry if name.endswith(OLD)]
-    return {
-        "vocabulary": "; ".join([text, *(_compare(name, entry[name], entry[f"{name}{OLD}"]) for entry, name in pairs)])
-    }
+    before = next((entry for entry in trainer.state.log_history if any(name.endswith(OLD) for name in entry)), {})
+    return {"vocabulary": "; ".join([describe_rows(context.rows), *_comparisons(before, _titles(trainer))])}
 
 
-def _compare(name: str, new: float, old: float) -> str:
-    """Return the figures of a metric before training with the two vocabularies, with the name of its held-out set."""
-    held_out = name.removeprefix("eval_").removesuffix(METRIC).removesuffix("mlm_").strip("_")
-    where = f" of {held_out}" if held_out else ""
-    return f"bits per character{where} before training: {old:.3f} with the old vocabulary, {new:.3f} with the new"
+def _titles(trainer: PretrainingTrainer) -> dict[str, str]:
+    """Return the titles of the metrics that can be compared across vocabularies, by their names in logs."""
+    figures = figures_of(trainer.objectives, trainer.held_out_names)
+    return {f"eval_{name}": title for name, (title, _) in figures.items() if METRIC in name}
+
+
+def _comparisons(entry: dict[str, float], titles: dict[str, str]) -> list[str]:
+    """Return the figures before training with both vocabularies, a text for each held-out set."""
+    return [
+        f"{title} before training: {entry[f'{name}{OLD}']:.3f} with the old vocabulary, {entry[name]:.3f} with the new"
+        for name, title in titles.items()
+        if f"{name}{OLD}" in entry
+    ]

@@ -79,6 +79,19 @@ def test_fewer_examples_are_not_compared(checkpoint, text, run_mlm_script, tmp_p
     assert "eval_bits_per_character_old_vocabulary" not in first_evaluation(out)
 
 
+def test_each_held_out_set_is_compared(checkpoint, text, run_mlm_script, tmp_path):
+    other, out = tmp_path / "other.txt", tmp_path / "out"
+    other.write_text("The moon is full tonight.\n\nThe sea is calm.\n" * 9)
+    argv = (*TRAIN, "--validation_file", f"domain={text}", f"general={other}")
+    log = run_mlm_script(*flags(checkpoint("bert"), text, out, *argv))[1]
+    entry = first_evaluation(out)
+    for name in ("domain", "general"):
+        key = f"eval_{name}_bits_per_character"
+        figures = f"{entry[f'{key}_old_vocabulary']:.3f} with the old vocabulary, {entry[key]:.3f} with the new\n"
+        assert f"\nBits per character, {name} before training: {figures}" in log
+    assert log.count("with the old vocabulary") == 4, "and twice in the summary"
+
+
 def test_pairs_and_masked_tokens_are_compared(pair_checkpoint, text, run_pretraining_script, tmp_path):
     out = tmp_path / "out"
     code, log, errors = run_pretraining_script(*flags(pair_checkpoint("bert"), text, out, *TRAIN))
