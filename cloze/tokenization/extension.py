@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,14 @@ from cloze.text.corpus import Corpus, read_documents
 from cloze.text.decoding import read_lines
 from cloze.tokenization.added_words import add_words, save_words
 from cloze.tokenization.coverage import first_characters
-from cloze.tokenization.domain_words import MIN_COUNT, check_extensible, choose_words, count_words, split_words
+from cloze.tokenization.domain_words import (
+    BYTE_LEVEL_SPACE,
+    MIN_COUNT,
+    check_extensible,
+    choose_words,
+    count_words,
+    split_words,
+)
 from cloze.tokenization.encoding import chunk_documents, own_encoder
 from cloze.tokenization.properties import fingerprint, hash_of
 
@@ -97,7 +104,7 @@ def _write(
     """Extend the tokenizer and write it with a report; see ``extend_tokenizer``."""
     backend = tokenizer.backend_tokenizer
     counts = count_words(_read_texts(corpora, limit), backend)
-    words = [(word, counts.pop(word, 0)) for word in listed]
+    words = [(word, counts.pop(word, 0)) for word in [*listed, *_forms_without_space(listed, counts, backend)]]
     words += choose_words(counts, backend, number or 0)
     if not words:
         raise UserError(
@@ -108,6 +115,12 @@ def _write(
     lengths = measure(_read_texts(corpora, limit), [tokenizer, extended])
     save_words(extended, folder)
     (folder / REPORT).write_text(json.dumps(Extension(words, *lengths)), encoding="utf-8")
+
+
+def _forms_without_space(words: Sequence[str], counts: Mapping[str, int], backend: Tokenizer) -> list[str]:
+    """Return the tokens of words of byte-level BPE at the beginning of a line or after a bracket, if frequent."""
+    forms = [word[1:] for word in words if word[0] == BYTE_LEVEL_SPACE]
+    return [form for form in forms if counts.get(form, 0) >= MIN_COUNT and backend.token_to_id(form) is None]
 
 
 def _read_texts(corpora: Sequence[Corpus], limit: int) -> Iterator[str]:

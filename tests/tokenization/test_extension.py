@@ -107,6 +107,17 @@ def test_a_list_gives_new_words_as_the_normalizer_has_them(kind, tokenizers, tmp
     assert (split in caplog.text) == (kind != "unigram")
 
 
+def test_listed_words_that_are_frequent_without_a_space_get_that_token_too(tokenizers, tmp_path):
+    """In byte-level BPE, where a word after a bracket or at the beginning of a line is another token."""
+    text, words = tmp_path / "text.txt", tmp_path / "words.txt"
+    text.write_text("(tidepools) and (remdesivir) " * 5 + "(osimertinib) " * 4)
+    words.write_text("tidepools\nosimertinib")
+    extended = extend(tokenizers["byte_level"], [FileCorpus((text,))], tmp_path, None, words)
+    assert extended.convert_ids_to_tokens(list(range(500, len(extended)))) == [
+        *("Ġtidepools", "Ġosimertinib", "tidepools"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
