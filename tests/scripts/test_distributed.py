@@ -101,6 +101,19 @@ def test_step_is_the_same_for_any_processes_and_accumulation(script, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("shares", [("astronomy=0.8", "music=0.2"), None])
+def test_mixture_is_the_same_for_any_processes(shares, tmp_path):
+    """Of prepared texts; the processes of a stream read other parts of the texts."""
+    files = [f"{name}={SAMPLE / name}.txt" for name in ("astronomy", "music")]
+    argv = ("--line_by_line", "--train_file", *files, *(("--mixture", *shares) if shares else ()))
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert finish([start("run_mlm", *flags(one, 16, *argv), log=tmp_path / "one.log")]) == [0]
+    assert finish(start_together("run_mlm", *flags(two, 8, *argv), log=two)) == [0, 0]
+    assert_close(history(two, "step", "loss"), history(one, "step", "loss"), rtol=2e-5, atol=1e-7)
+    assert two.with_suffix(".0").read_text().count("\nMixture: astronomy ") == 1
+
+
 def test_accelerate_launch_trains_with_two_processes(tmp_path):
     """As in the README, on two CPUs: its own rendezvous, and config file."""
     command = [
