@@ -152,7 +152,7 @@ def check_texts(fingerprints: Fingerprints, corpora: Corpora) -> None:
         corpora: the texts now.
     """
     changes = {
-        use: (find_change(fingerprints.get(use, {}).get(name), corpus) for name, corpus in texts.items())
+        use: [find_change(fingerprints.get(use, {}).get(name), corpus) for name, corpus in texts.items()]
         for use, texts in corpora._asdict().items()
     }
     training, validation = (next(filter(None, changes[use]), None) for use in ("train", "validation"))
