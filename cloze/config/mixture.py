@@ -5,8 +5,6 @@ from collections.abc import Collection, Sequence
 
 from cloze.errors import UserError
 
-EXAMPLE = "such as law=0.8 general=0.2"
-
 
 def parse_shares(mixture: Sequence[str], sources: Collection[str]) -> dict[str, float]:
     """Return the share of each source, in the order of the sources; they add up to 1.
@@ -44,7 +42,9 @@ def _parse_share(item: str) -> tuple[str, float]:
     try:
         share = float(text)
     except ValueError:
-        raise UserError(f"--mixture {item} is not NAME=SHARE: give a share for each text, {EXAMPLE}") from None
+        raise UserError(
+            f"--mixture {item} is not NAME=SHARE: give a share for each text, such as law=0.8 general=0.2"
+        ) from None
     if not (share > 0 and math.isfinite(share)):
         raise UserError(f"--mixture {item}: a share is a number above 0: raise it, or drop the text from --train_file")
     return name, share

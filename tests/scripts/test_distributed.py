@@ -193,9 +193,13 @@ def test_preparation_may_outlast_the_collective_timeout(tmp_path):
     assert log.with_suffix(".0").read_text().count("Saved the prepared corpus") <= 1
 
 
-def test_two_killed_processes_resume_exactly(tmp_path):
-    """Bit for bit, with dropout: each process has its own random numbers."""
+@pytest.mark.parametrize("mixed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_killed_processes_resume_exactly(mixed, tmp_path):
+    """Bit for bit, with dropout: each process has its own random numbers. Also of a mixture of streams."""
     dropout = ("--config_overrides", MODEL.replace("prob=0", "prob=0.1"), "--line_by_line")
+    if mixed:
+        files = [f"{name}={SAMPLE / name}.txt" for name in ("astronomy", "music")]
+        dropout += ("--train_file", *files, "--mixture", "astronomy=0.8", "music=0.2", "--streaming")
     whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
     assert finish(start_together("run_mlm", *flags(whole, 8, *dropout, steps=30), log=tmp_path / "whole.log")) == [0, 0]
     processes = start_together("run_mlm", *flags(out, 8, *dropout, steps=30), log=log)
