@@ -103,6 +103,8 @@ class Mixture:
     def _choose(self, name: str, number: int, begin: int, end: int) -> np.ndarray:
         """Return the numbers of the examples of a pass that begin within a part of it."""
         lengths, total = self.passes[name, number].lengths, self.totals[name]
+        if end - begin == total:
+            return np.arange(len(lengths))
         # Draws of batches and pairs have three numbers; the last one sets these apart.
         order = np.random.default_rng((self.seed, number, list(self.sources).index(name), 1)).permutation(len(lengths))
         ends = np.cumsum(lengths[order])
