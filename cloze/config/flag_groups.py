@@ -21,6 +21,7 @@ GROUPS = {
     "Comparison": ("compare_with", "num_seeds"),
     "Data": (
         "train_file",
+        "mixture",
         "validation_file",
         "validation_split_percentage",
         "dataset_name",

@@ -3,6 +3,7 @@
 import copy
 import logging
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -11,19 +12,22 @@ from torch.utils.data import Subset
 from transformers import PreTrainedTokenizerBase
 
 from cloze.data.builders import ExampleBuilder, Split
+from cloze.data.chunks import ChunkBuilder
 from cloze.data.context import DataContext
 from cloze.data.held_out import HeldOutExamples, WordNumbers
+from cloze.data.mixed_stream import MixedStream
+from cloze.data.mixture import Mixture
 from cloze.data.samplers import EpochDataset, Examples, longest_first
 from cloze.data.streaming import Document, StreamedExamples, cut_chunks
 from cloze.errors import UserError
 from cloze.text.corpus import Corpus, read_documents, split_documents
 from cloze.tokenization.characters import characters_of
-from cloze.tokenization.checks import MOST_UNKNOWN, check_known, check_whole_words
-from cloze.tokenization.encoding import CHUNK_CHARS, Encoder, own_encoder
+from cloze.tokenization.checks import check_known, check_whole_words
+from cloze.tokenization.encoding import CHUNK_CHARS, own_encoder
 from cloze.tokenization.nanotoken import faster_encoder
 from cloze.tokenization.properties import unknown_id
 from cloze.tokenization.segmentation import check_language
-from cloze.tokenization.token_cache import TokenizedCorpus, prepare, tokenize
+from cloze.tokenization.token_cache import TokenizedCorpus, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +54,7 @@ class DatasetSplits:
         samples: a few examples, from the first held-out set if there is one.
     """
 
-    train: EpochDataset | StreamedExamples | None = None
+    train: EpochDataset | StreamedExamples | MixedStream | None = None
     validation: dict[str, Subset] = field(default_factory=dict)
     stats: dict[str, str] = field(default_factory=dict)
     samples: list[dict] = field(default_factory=list)
@@ -74,16 +78,9 @@ def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
     streamed = context.corpora.train if context.data_args.streaming and context.do_train else {}
     prepared = replace(context, corpora=context.corpora._replace(train={})) if streamed else context
     training, validation = _prepare(prepared, builder)
-    if len(training) > 1 or len(streamed) > 1:
-        raise UserError("--train_file: several named texts cannot be mixed yet: give one name")
     splits = DatasetSplits()
-    for name, split in training.items():
-        limit = context.data_args.max_train_samples
-        without = split if builder.train_words else _without_words(split)
-        splits.train = EpochDataset(partial(builder.build, without), limit)
-        examples = splits.train.examples_for_epoch(0)
-        splits.describe("training", name, split, examples, builder, limit)
-        splits.samples = _samples_of(examples, limit)
+    if training:
+        _add_training(splits, training, context, builder)
     if validation:
         splits.samples = []
     for name, split in validation.items():
@@ -93,8 +90,8 @@ def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
         splits.validation[name] = longest_first(HeldOutExamples(examples, split.corpus, words), limit)
         splits.describe("held-out", name, split, examples, builder, limit)
         splits.samples = splits.samples or _samples_of(examples, limit)
-    for corpus in streamed.values():
-        _stream_train(splits, corpus, context, builder)
+    if streamed:
+        _stream_training(splits, streamed, context, builder)
     log_stats(splits)
     return splits
 
@@ -107,7 +104,7 @@ def _without_words(split: Split) -> Split:
 def log_stats(splits: DatasetSplits) -> None:
     """Log the statistics of text and examples."""
     for name, text in splits.stats.items():
-        logger.info("%s: %s", name.capitalize(), text)
+        logger.info("%s: %s", name[0].upper() + name[1:], text)
 
 
 def _samples_of(examples: Examples, limit: int | None) -> list[dict]:
@@ -116,16 +113,62 @@ def _samples_of(examples: Examples, limit: int | None) -> list[dict]:
     return [examples[number] for number in np.linspace(0, count - 1, min(MAX_SAMPLES, count)).astype(int).tolist()]
 
 
-def _stream_train(splits: DatasetSplits, corpus: Corpus, context: DataContext, builder: ExampleBuilder) -> None:
-    """Add the training examples of a stream to the splits.
+def _add_training(
+    splits: DatasetSplits, training: dict[str, Split], context: DataContext, builder: ExampleBuilder
+) -> None:
+    """Add the training examples of prepared texts to the splits; of several texts, a mixture."""
+    limits = _limits(training, context)
+    draws = {
+        name: partial(builder.build, split if builder.train_words else _without_words(split))
+        for name, split in training.items()
+    }
+    first = next(iter(training))
+    if len(training) > 1:
+        mixture = Mixture(draws, context.data_args.shares, context.shuffle_seed, limits[first])
+        passes = {name: mixture.passes[name, 0] for name in draws}
+        splits.train = EpochDataset(mixture)
+    else:
+        splits.train = EpochDataset(draws[first], limits[first])
+        passes = {first: splits.train.examples_for_epoch(0)}
+    for name, split in training.items():
+        splits.describe("training", name, split, passes[name], builder, limits[name])
+    if len(training) > 1:
+        splits.stats["mixture"] = mixture.describe()
+    splits.samples = _samples_of(passes[first], limits[first])
+
+
+def _stream_training(
+    splits: DatasetSplits, corpora: dict[str, Corpus], context: DataContext, builder: ExampleBuilder
+) -> None:
+    """Add the training examples of streams to the splits; of several texts, a mixture."""
+    held_out, splits.stats = splits.stats, {}
+    limits = _limits(corpora, context)
+    streams = {
+        name: _stream_text(splits, name, corpus, context, builder, limits[name]) for name, corpus in corpora.items()
+    }
+    splits.train = next(iter(streams.values()))
+    if len(streams) > 1:
+        splits.train = MixedStream(streams, context.data_args.shares)
+        splits.stats["mixture"] = splits.train.describe()
+    splits.stats |= held_out
+
+
+def _limits(texts: Iterable[str], context: DataContext) -> dict[str, int | None]:
+    """Return how many examples of each text to use: --max_train_samples is for the first one."""
+    first, *others = texts
+    return {first: context.data_args.max_train_samples, **dict.fromkeys(others)}
+
+
+def _stream_text(
+    splits: DatasetSplits, name: str, corpus: Corpus, context: DataContext, builder: ExampleBuilder, limit: int | None
+) -> StreamedExamples:
+    """Return the examples of a stream, and add their statistics to the splits.
 
     The first documents are tokenized and checked now, to report errors before the model is loaded.
     """
-    limit = context.data_args.max_train_samples
     # A copy, because another thread tokenizes the stream, and the tokenizer's settings cannot change meanwhile.
     encoder = own_encoder(copy.deepcopy(context.tokenizer), builder.train_words)
     chunks = ChunkBuilder(corpus.name, builder, encoder, context.data_args.language, unknown_id(context.tokenizer))
-    splits.train = StreamedExamples(corpus, chunks, builder.min_documents, limit)
     documents = (Document(0, 0, number, lines) for number, lines in enumerate(read_documents(corpus)))
     beginning = [document.lines for document in next(cut_chunks(documents, CHUNK_CHARS, builder.min_documents))]
     split = chunks.tokenize(beginning)
@@ -140,46 +183,10 @@ def _stream_train(splits: DatasetSplits, corpus: Corpus, context: DataContext, b
     first = f"of the first {len(beginning):,} documents"
     text = f"{corpus.name}, streamed ({split.corpus.unknown_share:.1%} unknown tokens {first})"
     described = f"{builder.describe(split, examples, limit)}, {first}"
-    splits.stats = {"training text": text, "training examples": described} | splits.stats
+    suffix = f", {name}" if name else ""
+    splits.stats |= {f"training text{suffix}": text, f"training examples{suffix}": described}
     splits.samples = splits.samples or _samples_of(examples, limit)
-
-
-@dataclass(frozen=True)
-class ChunkBuilder:
-    """Turn a chunk of a stream into examples.
-
-    Attributes:
-        name: of the corpus.
-        builder: makes the examples.
-        encoder: tokenizes the text.
-        language: of the text, an ISO 639 code, for sentence splitting.
-        unknown: id of the token for unknown text, None if there is none.
-    """
-
-    name: str
-    builder: ExampleBuilder
-    encoder: Encoder
-    language: str = "en"
-    unknown: int | None = None
-
-    def tokenize(self, documents: list[list[str]]) -> Split:
-        """Return a split of these documents, each a list of lines."""
-        corpus = tokenize(documents, self.builder.granularity, self.encoder, self.language, self.unknown)
-        return Split(self.name, corpus, None)
-
-    def __call__(self, documents: list[list[str]], rng: np.random.Generator) -> Examples:
-        """Return the examples of documents, each a list of lines; warn if most of their tokens are unknown."""
-        split = self.tokenize(documents)
-        if split.corpus.unknown_share > MOST_UNKNOWN:
-            # Not an error: the first documents were known, and most others may be.
-            logger.warning(
-                "%s: %.1f %% of the tokens in %d consecutive documents are unknown to the tokenizer: check that they "
-                "are in the language or script of the other documents",
-                self.name,
-                100 * split.corpus.unknown_share,
-                len(documents),
-            )
-        return self.builder.build_chunk(split, rng)
+    return StreamedExamples(corpus, chunks, builder.min_documents, limit)
 
 
 def _prepare(context: DataContext, builder: ExampleBuilder) -> tuple[dict[str, Split], dict[str, Split]]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from cloze.data.mixed_stream import describe_shares
 from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.models.loading import describe_model
@@ -97,6 +98,9 @@ def summarise_run(
         share = f"{metrics['train_non_padding_fraction']:.1%} of the batches"
         mfu = f", {metrics['train_mfu']:.0%} MFU" if "train_mfu" in metrics else ""
         speed = f"{metrics['train_tokens_per_second']:,.0f} tokens/s{mfu}"
+        shares = {key.removeprefix("train_share_"): metrics[key] for key in metrics if key.startswith("train_share_")}
+        if shares:
+            lines["mixture"] = describe_shares(shares)
         lines["training"] = f"{metrics['train_runtime']:.0f} s, {tokens} ({share}), {speed}"
     if losses:
         (first_step, first), (last_step, last) = losses[0], losses[-1]

@@ -129,13 +129,18 @@ def resumable(checkpoint: Path) -> Path:
 
 
 def check_states(changes: Sequence[str], schedulers: set[str], checkpoint: str) -> None:
-    """Raise UserError for changed settings that contradict the checkpoint's optimizer or scheduler state."""
+    """Raise UserError for changed settings that contradict the checkpoint's optimizer, scheduler or stream state."""
     stateful = schedulers & STATEFUL_SCHEDULERS
     for change in changes:
         name = change.partition(" ")[0]
         if name in OPTIMIZER_SETTINGS:
             raise UserError(
                 f"--resume_from_checkpoint {checkpoint} has the state of another optimizer: {change}: drop the change"
+            )
+        if name == "mixture":
+            raise UserError(
+                f"--resume_from_checkpoint {checkpoint}: its position in the texts does not fit {change}: restore the "
+                "setting, or start from the checkpoint's weights with --model_name_or_path and another --output_dir"
             )
         if name in RATE_SETTINGS and stateful:
             raise UserError(

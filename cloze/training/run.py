@@ -11,6 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from cloze.data.mixed_stream import MixedStream, shares_taken
 from cloze.data.samplers import EpochDataset, HeldOutSets
 from cloze.data.splits import DatasetSplits
 from cloze.models.flops import count_flops
@@ -161,6 +162,9 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     whole = {name: result.metrics[name] for name in ("epoch", "train_loss")}
     if isinstance(trainer.train_dataset, EpochDataset):
         whole["train_samples"] = len(trainer.train_dataset)
+    if isinstance(trainer.train_dataset, MixedStream):
+        shares = shares_taken(trainer.stream.state_dict()["workers"])
+        whole |= {f"train_share_{name}": share for name, share in shares.items()}
     if trainer.state.global_step == trainer.progress.step:
         logger.info("Training is already complete: %s is the last step", checkpoint)
         return unreported_metrics(trainer, whole)
