@@ -39,9 +39,9 @@ BYTE_LEVEL_TYPES = ("roberta", "modernbert")
 
 
 def train_tokenizer(
-    corpus: Corpus, model_type: str, vocab_size: int, lower_case: bool, cache: Path, overwrite: bool
+    corpora: Sequence[Corpus], model_type: str, vocab_size: int, lower_case: bool, cache: Path, overwrite: bool
 ) -> PreTrainedTokenizerBase:
-    """Train a tokenizer of the kind that ``model_type`` uses, or load it from the cache if the text is the same.
+    """Train a tokenizer of the kind that ``model_type`` uses, or load it from the cache if the texts are the same.
 
     Raises UserError for types of models other than WORDPIECE_TYPES and BYTE_LEVEL_TYPES.
     """
@@ -51,10 +51,11 @@ def train_tokenizer(
             f"{', '.join(WORDPIECE_TYPES)} (WordPiece) and {', '.join(BYTE_LEVEL_TYPES)} (byte-level BPE)"
         )
     train = train_wordpiece if model_type in WORDPIECE_TYPES else train_byte_level
-    path = cache / f"tokenizer-{hash_of([VERSION, train.__name__, corpus.identity, vocab_size, lower_case])}"
+    identities = [corpus.identity for corpus in corpora]
+    path = cache / f"tokenizer-{hash_of([VERSION, train.__name__, *identities, vocab_size, lower_case])}"
 
     def write(folder: Path) -> None:
-        train(corpus, vocab_size, lower_case).save_pretrained(folder)
+        train(corpora, vocab_size, lower_case).save_pretrained(folder)
 
     tokenizer = find_or_write(
         path,
@@ -65,15 +66,16 @@ def train_tokenizer(
         size=100 * vocab_size,
         overwrite=overwrite,
     )
-    logger.info("Tokenizer: %s, %s tokens, trained on %s", type(tokenizer).__name__, f"{len(tokenizer):,}", corpus.name)
+    names = " and ".join(corpus.name for corpus in corpora)
+    logger.info("Tokenizer: %s, %s tokens, trained on %s", type(tokenizer).__name__, f"{len(tokenizer):,}", names)
     return tokenizer
 
 
-def train_wordpiece(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
+def train_wordpiece(corpora: Sequence[Corpus], vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
     """Train a tokenizer like BERT's; keep accents, even in lower case, as they distinguish words in many languages."""
     backend: Tokenizer = BertTokenizer(do_lower_case=lower_case, strip_accents=False).backend_tokenizer
     special = [str(token) for token in backend.get_added_tokens_decoder().values()]
-    train_pieces(lambda: join_lines(read_documents(corpus)), backend, special, vocab_size)
+    train_pieces(lambda: join_lines(chain.from_iterable(map(read_documents, corpora))), backend, special, vocab_size)
     vocabulary = backend.get_vocab(with_added_tokens=False)
     return BertTokenizer(vocab=vocabulary, do_lower_case=lower_case, strip_accents=False)
 
@@ -107,14 +109,16 @@ def _characters_in_words(characters: Iterable[str], backend: Tokenizer) -> set[s
     return inside
 
 
-def train_byte_level(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
+def train_byte_level(corpora: Sequence[Corpus], vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
     """Train a tokenizer like RoBERTa's, also for ModernBERT; raise UserError for ``lower_case``."""
     if lower_case:
         raise UserError("--do_lower_case is for WordPiece tokenizers (bert, distilbert, electra): drop it")
     untrained = RobertaTokenizer()
     pre_tokenizer = untrained.backend_tokenizer.pre_tokenizer
     train = partial(untrained.train_new_from_iterator, vocab_size=vocab_size, show_progress=sys.stderr.isatty())
-    tokenizer = train_in_thread(join_lines(read_documents(corpus)), untrained.backend_tokenizer, train)
+    tokenizer = train_in_thread(
+        join_lines(chain.from_iterable(map(read_documents, corpora))), untrained.backend_tokenizer, train
+    )
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
     # As in RoBERTa, the space before a mask belongs to the masked word.
     tokenizer.add_special_tokens({"mask_token": AddedToken(tokenizer.mask_token, lstrip=True, special=True)})

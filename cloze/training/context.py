@@ -86,10 +86,11 @@ def set_up(
     config = load_config(model_args, task)
     own = load_tokenizer(model_args, checkpoint)
     if own is None:
-        if not corpora.all:
+        texts = list((corpora.train or corpora.validation).values())
+        if not texts:
             raise UserError("no text to train a tokenizer on, and no model: give --model_name_or_path PATH")
         own = train_tokenizer(
-            corpora.all[0],
+            texts,
             config.model_type,
             model_args.vocab_size,
             model_args.do_lower_case,
