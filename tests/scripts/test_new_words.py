@@ -185,11 +185,15 @@ def test_two_processes_train_with_the_same_words(checkpoint, text, tmp_path):
     """Also with another cache, as on another node."""
     one, two = tmp_path / "one", tmp_path / "two"
     argv = ("--per_device_train_batch_size", 2, "--cache_dir", tmp_path / "other")
-    process = start("run_mlm", *flags(checkpoint("albert"), text, one), log=tmp_path / "log")
-    processes = start_together("run_mlm", *flags(checkpoint("albert"), text, two, *argv), log=two)
+    shared = ("--do_eval", "--validation_split_percentage", 20)
+    process = start("run_mlm", *flags(checkpoint("albert"), text, one, *shared), log=tmp_path / "log")
+    processes = start_together("run_mlm", *flags(checkpoint("albert"), text, two, *shared, *argv), log=two)
     for each in (process, *processes):
         each.join()
         assert each.exitcode == 0
     assert (one / "tokenizer.json").read_bytes() == (two / "tokenizer.json").read_bytes()
     weights, expected = (load_file(out / "model.safetensors") for out in (two, one))
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=2e-5)
+    before = [[value for name, value in history(out)[0].items() if "bits_per" in name] for out in (one, two)]
+    assert before[0] == before[1]
+    assert len(before[0]) == 2, "with the old and the new vocabulary"
