@@ -1,5 +1,6 @@
 """Fit a model's weights to another vocabulary: embeddings, head and biases."""
 
+import inspect
 import logging
 from itertools import accumulate, chain
 
@@ -29,9 +30,9 @@ def resize_vocabulary(model: PreTrainedModel, rows: Rows | None) -> None:
     padding = {name: module.padding_idx for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     with quiet():
         # Which weights have rows of the vocabulary, and in which dimension, depends on the architecture.
-        model.resize_token_embeddings(count + 1 if count == model.config.vocab_size else count)
+        _resize(model, count + 1 if count == model.config.vocab_size else count)
         dims = {name: _changed_dim(before[name], weights) for name, weights in model.named_parameters()}
-        model.resize_token_embeddings(count)
+        _resize(model, count)
     for name, weights in model.named_parameters():
         dim = dims[name]
         if dim is not None:
@@ -44,6 +45,13 @@ def resize_vocabulary(model: PreTrainedModel, rows: Rows | None) -> None:
             old = padding[name]
             module.padding_idx = None if old is None else moved.get(old)
     logger.info("Vocabulary: %s", describe_rows(rows))
+
+
+def _resize(model: PreTrainedModel, count: int) -> None:
+    """Resize embeddings, head and biases; spare the default values of new rows, whose covariance takes seconds."""
+    # MobileBERT's method has no such argument.
+    names = inspect.signature(model.resize_token_embeddings).parameters
+    model.resize_token_embeddings(count, **({"mean_resizing": False} if "mean_resizing" in names else {}))
 
 
 def _changed_dim(before: torch.Tensor, after: torch.Tensor) -> int | None:

@@ -161,10 +161,13 @@ def _find_pieces(
     added = tokenizer.get_added_vocab()
     inside = own.is_fast and _are_alike(own, tokenizer)
     found = [_pieces_in_model(token, own) if inside and token not in added else [] for token in tokens]
-    texts = [_text_of(tokenizer, token) for token in tokens]
+    others = [number for number, pieces in enumerate(found) if not pieces]
+    texts = [_text_of(tokenizer, tokens[number]) for number in others]
     encoded = own(texts, add_special_tokens=False)["input_ids"] if texts else []
     unknown = unknown_id(own)
-    return [pieces or [piece for piece in ids if piece != unknown] for pieces, ids in zip(found, encoded, strict=True)]
+    for number, ids in zip(others, encoded, strict=True):
+        found[number] = [piece for piece in ids if piece != unknown]
+    return found
 
 
 def _pieces_in_model(token: str, own: PreTrainedTokenizerBase) -> list[int]:

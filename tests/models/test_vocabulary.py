@@ -17,6 +17,9 @@ from transformers import (
     ModernBertForMaskedLM,
     PreTrainedTokenizerFast,
     RobertaTokenizer,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+    XLMRobertaTokenizer,
 )
 
 from cloze.config.arguments import ModelArguments
@@ -31,7 +34,7 @@ from cloze.tasks.pretraining import PRETRAINING
 from cloze.text.corpus import FileCorpus
 from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.replacement import replace_tokenizer
-from tests.utils import FAMILIES, PAIR_FAMILIES, SAMPLE, TASKS
+from tests.utils import BERT_LIKE, FAMILIES, PAIR_FAMILIES, SAMPLE, TASKS
 
 WORDS = ["tidepools", "remdesivir"]
 
@@ -166,6 +169,30 @@ def test_special_tokens_that_move_take_config_and_padding_along(tokenizers, tmp_
     ids = [model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id, model.config.cls_token_id]
     assert ids == [295, 296, 297, 295]
     assert model.get_input_embeddings().padding_idx == 297
+
+
+def test_xlm_roberta_keeps_the_ids_that_count_positions(tokenizers, tmp_path):
+    """Its mask is the last token, and moves with the size; its padding, 1, does not."""
+    pieces = sorted(tokenizers["unigram"].get_vocab().keys() - set(tokenizers["unigram"].all_special_tokens))
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    own = XLMRobertaTokenizer(vocab=[*special, *((piece, -6.0) for piece in pieces), ("<mask>", 0.0)])
+    config = XLMRobertaConfig(**BERT_LIKE, vocab_size=len(own))
+    sync_config_with_tokenizer(config, own)
+    XLMRobertaForMaskedLM(config).save_pretrained(tmp_path / "model")
+    tokenizer = replace_tokenizer(own, [FileCorpus((SAMPLE / "music.txt",))], 300, None, tmp_path, False)
+    model_args = ModelArguments(model_name_or_path=str(tmp_path / "model"))
+    config = load_config(model_args, MASKED_LM)
+    before = load_model(model_args, config, MASKED_LM, 0)
+    rows = find_rows(model_args, config, tokenizer, own)
+    assert rows.pieces[:4] == [[0], [1], [2], [3]]
+    assert rows.pieces[tokenizer.mask_token_id] == [own.mask_token_id] != [tokenizer.mask_token_id]
+    model = load_model(model_args, load_config(model_args, MASKED_LM), MASKED_LM, 0, rows).eval()
+    kept = [number for number in range(4, 300) if number not in rows.new][:5]
+    ids = torch.tensor([[0, *kept, 2, 1, 1]])
+    old = torch.tensor([[rows.pieces[number][0] for number in ids[0].tolist()]])
+    mask = (ids != 1).long()
+    states = model.base_model(ids, attention_mask=mask)[0], before.eval().base_model(old, attention_mask=mask)[0]
+    assert torch.equal(*states), "the encoder sees the same"
 
 
 @pytest.mark.parametrize(
