@@ -180,7 +180,7 @@ MISTAKES = [
         "whole words by nanotoken",
         "--tokenizer_backend nanotoken --whole_word_mask",
         "--tokenizer_backend nanotoken does not mark where words begin",
-        "drop one of the two",
+        "drop it, or them",
     ),
     Case(
         "stream by nanotoken",
@@ -222,6 +222,12 @@ MISTAKES = [
         "whole words, slow tokenizer",
         "--model_name_or_path esm --whole_word_mask",
         "--whole_word_mask: EsmTokenizer is a slow tokenizer",
+        "drop the flag",
+    ),
+    Case(
+        "whole words in evaluations, slow tokenizer",
+        "--model_name_or_path esm --do_eval --eval_whole_word_mask",
+        "--eval_whole_word_mask: EsmTokenizer is a slow tokenizer",
         "drop the flag",
     ),
     # Flags
