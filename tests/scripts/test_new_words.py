@@ -154,6 +154,29 @@ def test_a_resumed_run_takes_the_tokenizer_of_its_checkpoint(checkpoint, text, r
     assert "was created with different settings (now add_vocabulary 2 (not 3))" in errors
 
 
+@pytest.mark.parametrize("change", [("--add_vocabulary", 2), ("--vocabulary_file", "words.txt")])
+def test_a_run_keeps_its_vocabulary(change, checkpoint, text, run_mlm_script, tmp_path):
+    out = tmp_path / "out"
+    argv = flags(checkpoint("bert"), text, out)
+    assert run_mlm_script(*argv)[0] == 0
+    code, _, errors = run_mlm_script(*argv, *change, "--resume_from_checkpoint", out / "checkpoint-1")
+    name, value = change
+    assert code == 2
+    assert f"/checkpoint-1 has another vocabulary: {name[2:]} {value} (not " in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_missing_list_is_an_error_before_the_model_is_loaded(checkpoint, text, run_mlm_script, tmp_path):
+    argv = flags(checkpoint("bert"), text, tmp_path / "out", "--vocabulary_file", tmp_path / "none.txt")
+    code, log, errors = run_mlm_script(*argv)
+    assert code == 2
+    assert (
+        errors
+        == f"error: --vocabulary_file {tmp_path}/none.txt is not a file: give a text file with one word per line\n"
+    )
+    assert "Weights of" not in log
+
+
 def test_words_of_a_stream_are_those_of_its_beginning(checkpoint, text, run_mlm_script, tmp_path, monkeypatch):
     monkeypatch.setattr("cloze.tokenization.adaptation.FIRST_CHARS", 1_000)
     out = tmp_path / "out"
