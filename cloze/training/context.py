@@ -28,7 +28,7 @@ from cloze.models.loading import (
 from cloze.models.vocabulary import Rows, find_rows
 from cloze.objectives.task import Task
 from cloze.system.processes import on_first_process
-from cloze.text.corpus import find_change, log_columns
+from cloze.text.corpus import Corpus, find_change, log_columns
 from cloze.text.sources import Corpora, find_corpora
 from cloze.tokenization.adaptation import adapt_tokenizer
 from cloze.tokenization.loading import load_tokenizer
@@ -153,11 +153,8 @@ def check_texts(fingerprints: Fingerprints, corpora: Corpora) -> None:
         fingerprints: of the texts in the checkpoint.
         corpora: the texts now.
     """
-    changes = {
-        use: (find_change(fingerprints.get(use, {}).get(name), corpus) for name, corpus in texts.items())
-        for use, texts in corpora._asdict().items()
-    }
-    training, validation = (next(filter(None, changes[use]), None) for use in ("train", "validation"))
+    training = _first_change(fingerprints.get("train", {}), corpora.train)
+    validation = _first_change(fingerprints.get("validation", {}), corpora.validation)
     if training is not None:
         raise UserError(
             f"the training text has changed since the checkpoint: {training}: restore it, or start over with "
@@ -168,6 +165,12 @@ def check_texts(fingerprints: Fingerprints, corpora: Corpora) -> None:
             "the validation text has changed since the checkpoint: %s: earlier evaluations are not comparable",
             validation,
         )
+
+
+def _first_change(contents: dict[str, list[list]], texts: dict[str, Corpus]) -> str | None:
+    """Return where the first text that has changed differs from its recorded content; None if none has changed."""
+    changes = (find_change(contents.get(name), corpus) for name, corpus in texts.items())
+    return next(filter(None, changes), None)
 
 
 def start_process(data_args: DataArguments, training_args: TrainingArguments) -> None:

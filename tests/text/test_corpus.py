@@ -302,7 +302,7 @@ def test_first_changed_file_is_named(tree):
     files = tuple(map(Path, ("a.txt", "b.txt", "deep/er/x.txt")))
     content = json.loads(json.dumps(FileCorpus(files).content))
     assert find_change(content, FileCorpus(files)) is None
-    assert find_change(None, FileCorpus(files)) is find_change(content, None) is None
+    assert find_change(None, FileCorpus(files)) is None
     (tree / "b.txt").write_text("c")
     assert re.fullmatch(r"b\.txt \(last changed .*\) differs", find_change(content, FileCorpus(files)))
     (tree / "b.txt").write_text("b")
@@ -399,7 +399,7 @@ def test_named_texts_are_found_by_their_names(tree):
     files = {"train_file": ["law=a.txt", "law=b.txt", "general=deep"], "validation_file": ["b.txt"]}
     found = find_corpora(DataTrainingArguments(**files), do_train=True, do_eval=True)
     assert [path.name for path in found.train["law"].files] == ["a.txt", "b.txt"]
-    assert {path.parent for path in found.train["general"].files} == {Path("deep")}
+    assert {path.parts[0] for path in found.train["general"].files} == {"deep"}
     assert list(found.train) == ["law", "general"]
     assert found.validation[""].name == "b.txt"
     assert found.all == [*found.train.values(), *found.validation.values()]

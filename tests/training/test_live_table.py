@@ -55,6 +55,20 @@ def test_lines_of_masked_tokens():
     ]
 
 
+def test_each_held_out_set_has_a_line():
+    names = ["law", "encyclopedia"]
+    values = {"law_loss": 4.5, "law_perplexity": 90.017, "law_accuracy": 0.25, "encyclopedia_loss": 6.5}
+    logs = {f"eval_{name}": value for name, value in values.items()} | {"eval_loss": 4.5, "epoch": 0.5, "step": 20}
+    columns = columns_for(MASKED_LM.objectives, 100)
+    assert [*format_header(columns, names), *format_log(logs, columns, names)] == [
+        "                                        masked    masked",
+        "              step   epoch    loss  perplexity  accuracy   tokens/s       ETA",
+        "law             20    0.50   4.500       90.02     25.0%",
+        "encyclopedia    20    0.50   6.500",
+    ]
+    assert format_log(MLM_LOGS[1], columns, names)[0].startswith("train          100    0.56   6.612")
+
+
 def test_lines_of_both_objectives():
     columns = columns_for(PRETRAINING.objectives, 50, with_epoch=False)
     logs = [BOTH_EVALUATED | {"step": 0}, BOTH | {"step": 50, "tokens_per_second": 5.0, "eta": 3_725.0, "epoch": 0.5}]
