@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from cloze.config.arguments import ModelArguments
@@ -171,31 +171,9 @@ def _find_pieces(
 
 
 def _pieces_in_model(token: str, own: PreTrainedTokenizerBase) -> list[int]:
-    """Return the pieces of a token within a word, empty if one is unknown: the token has the marks of its model."""
-    model = own.backend_tokenizer.model
-    prefix = model.continuing_subword_prefix if isinstance(model, models.WordPiece) else ""
-    if prefix and token.startswith(prefix):
-        return _continuing_pieces(token.removeprefix(prefix), prefix, own.backend_tokenizer)
-    pieces = [piece.id for piece in model.tokenize(token)]
+    """Return the pieces of a token with the marks of its model, such as ## or a space; empty if one is unknown."""
+    pieces = [piece.id for piece in own.backend_tokenizer.model.tokenize(token)]
     return [] if unknown_id(own) in pieces else pieces
-
-
-def _continuing_pieces(text: str, prefix: str, backend: Tokenizer) -> list[int]:
-    """Return the longest pieces that continue a word, first to last, as WordPiece finds them; empty if one is unknown.
-
-    The model itself takes a text for the beginning of a word.
-    """
-    pieces: list[int] = []
-    while text:
-        ends = (end for end in range(len(text), 0, -1) if backend.token_to_id(prefix + text[:end]) is not None)
-        end = next(ends, None)
-        if end is None:
-            return []
-        piece = backend.token_to_id(prefix + text[:end])
-        assert piece is not None, "found above"
-        pieces.append(piece)
-        text = text[end:]
-    return pieces
 
 
 def _text_of(tokenizer: PreTrainedTokenizerBase, token: str) -> str:

@@ -42,9 +42,13 @@ def split_by_document(values: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """
     begins = torch.nn.functional.pad(ends[:, :-1], (1, 0))
     position = torch.arange(values.shape[1], device=values.device)
-    inside = (position >= begins[..., None]) & (position < ends[..., None])
-    # Added by multiplication: scattering is not reproducible to the bit on a GPU.
-    return (inside[..., None] * values[:, None]).sum(2)
+    # Added by multiplication: scattering is not reproducible to the bit on a GPU. By example, to save memory.
+    return torch.stack(
+        [
+            (((position >= begin[:, None]) & (position < end[:, None]))[..., None] * own).sum(1)
+            for begin, end, own in zip(begins, ends, values, strict=True)
+        ]
+    )
 
 
 def sum_by_document(documents: np.ndarray, loss: np.ndarray, count: np.ndarray) -> DocumentSums:

@@ -31,6 +31,9 @@ WORD_MARKS = ("continuing_subword_prefix", "end_of_word_suffix")
 # The mark of a space in the tokens of SentencePiece.
 SPACE = "\u2581"
 
+# The tokens of a trained model, the first ones first, with their scores if it has any, and its merges.
+Trained = tuple[dict[str, float], list]
+
 
 def replace_tokenizer(
     own: PreTrainedTokenizerBase,
@@ -97,7 +100,7 @@ def load_saved(folder: Path) -> PreTrainedTokenizerBase:
 def retrain(settings: dict, read: Callable[[], Iterator[str]], vocab_size: int) -> dict:
     """Return the settings of a fast tokenizer with a vocabulary trained on the texts that ``read`` yields.
 
-    Added tokens, such as special tokens, keep their ids where these are below the size of the new vocabulary.
+    Special tokens keep their ids where these are below the size of the new vocabulary.
 
     Args:
         settings: the content of tokenizer.json.
@@ -105,21 +108,22 @@ def retrain(settings: dict, read: Callable[[], Iterator[str]], vocab_size: int) 
         vocab_size: tokens of the new vocabulary, unless the text has more characters or fewer words.
     """
     model = settings["model"]
-    old = {token: number for number, (token, _) in enumerate(model["vocab"])} if model["type"] == "Unigram" else None
-    kept = {token: number for token, number in (old or model["vocab"]).items() if _is_byte(token, model)}
-    kept |= {token["content"]: token["id"] for token in settings["added_tokens"]}
-    trained = TRAIN[model["type"]](settings, read, sorted(kept, key=kept.__getitem__), vocab_size)
-    tokens = place_tokens([token for token in trained["vocab"] if token not in kept], kept)
-    ids = {token: number for number, token in enumerate(tokens)}
-    if old is None:
-        model |= {"vocab": ids} | ({"merges": trained["merges"]} if "merges" in trained else {})
-    else:
-        # An added token that the model lacks must not become a piece of words.
-        unlike = min(trained["vocab"].values()) - 10
-        scores = {token: model["vocab"][old[token]][1] if token in old else unlike for token in kept}
+    is_list = isinstance(model["vocab"], list)
+    old = {token: number for number, (token, _) in enumerate(model["vocab"])} if is_list else model["vocab"]
+    added = {token["content"]: token["id"] for token in settings["added_tokens"]}
+    kept = {token: number for token, number in old.items() if token in added or _is_byte(token, model)}
+    size = vocab_size - len(added.keys() - kept.keys())
+    scores, merges = TRAIN[model["type"]](settings, read, sorted(kept, key=kept.__getitem__), size)
+    tokens = place_tokens([token for token in scores if token not in kept], kept)
+    # As before, tokens that the model lacks follow it: they must not become pieces of words.
+    outside = sorted(added.keys() - set(tokens), key=added.__getitem__)
+    ids = {token: number for number, token in enumerate([*tokens, *outside])}
+    if is_list:
         unknown = None if model["unk_id"] is None else ids[model["vocab"][model["unk_id"]][0]]
-        vocabulary = [[token, scores.get(token, trained["vocab"].get(token))] for token in tokens]
-        model |= {"vocab": vocabulary, "unk_id": unknown}
+        scores |= {token: model["vocab"][number][1] for token, number in kept.items()}
+        model |= {"vocab": [[token, scores[token]] for token in tokens], "unk_id": unknown}
+    else:
+        model |= {"vocab": {token: ids[token] for token in tokens}} | ({"merges": merges} if "merges" in model else {})
     for token in settings["added_tokens"]:
         token["id"] = ids[token["content"]]
     settings["added_tokens"].sort(key=lambda token: token["id"])
@@ -155,17 +159,17 @@ def _renumber(processor: Any, ids: Mapping[str, int]) -> Any:
     return result
 
 
-def _train_wordpiece(settings: dict, read: Callable[[], Iterator[str]], special: list[str], vocab_size: int) -> dict:
+def _train_wordpiece(settings: dict, read: Callable[[], Iterator[str]], special: list[str], size: int) -> Trained:
     backend = _untrained(settings, {"vocab": {}})
-    train_pieces(read, backend, special, vocab_size)
-    return _sorted_model(backend)
+    train_pieces(read, backend, special, size)
+    return _tokens_by_id(backend), []
 
 
-def _train_bpe(settings: dict, read: Callable[[], Iterator[str]], special: list[str], vocab_size: int) -> dict:
+def _train_bpe(settings: dict, read: Callable[[], Iterator[str]], special: list[str], size: int) -> Trained:
     backend = _untrained(settings, {"vocab": {}, "merges": []})
     bytes_ = pre_tokenizers.ByteLevel.alphabet() if '"ByteLevel"' in json.dumps(settings["pre_tokenizer"]) else []
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=size,
         special_tokens=special,
         # In a fixed order, as the library returns a set.
         initial_alphabet=sorted(bytes_),
@@ -175,27 +179,27 @@ def _train_bpe(settings: dict, read: Callable[[], Iterator[str]], special: list[
     if not bytes_:
         _split_at_spaces(backend)
     train_in_thread(read(), backend, partial(backend.train_from_iterator, trainer=trainer))
-    return _sorted_model(backend)
+    return _tokens_by_id(backend), json.loads(backend.to_str())["model"]["merges"]
 
 
-def _train_unigram(settings: dict, read: Callable[[], Iterator[str]], special: list[str], vocab_size: int) -> dict:
+def _train_unigram(settings: dict, read: Callable[[], Iterator[str]], special: list[str], size: int) -> Trained:
     """Train the model; the order of a hash map decides on the last digits of the library's scores, and on its ids."""
     unknown_id = settings["model"]["unk_id"]
-    unknown = special[0] if unknown_id is None else settings["model"]["vocab"][unknown_id][0]
+    unknown = "<unk>" if unknown_id is None else settings["model"]["vocab"][unknown_id][0]
     backend = _untrained(settings, {"vocab": [[unknown, 0.0]], "unk_id": 0})
     trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size, special_tokens=special, unk_token=unknown, show_progress=sys.stderr.isatty()
+        vocab_size=size, special_tokens=special, unk_token=unknown, show_progress=sys.stderr.isatty()
     )
     _split_at_spaces(backend)
     train_in_thread(read(), backend, partial(backend.train_from_iterator, trainer=trainer))
-    scores = {token: score for token, score in json.loads(backend.to_str())["model"]["vocab"] if token not in special}
+    vocabulary = json.loads(backend.to_str())["model"]["vocab"]
+    scores = {token: score for token, score in vocabulary if token not in (unknown, *special)}
     # Characters without a score get the lowest one, plus 0.0001 for each before them in the order of the hash map.
     lowest = min(scores.values())
     unscored = lowest + 0.0001 * sum(len(token) == 1 for token in scores)
     for token, score in scores.items():
-        scores[token] = lowest if len(token) == 1 and score < unscored else score
-    scores = {token: round(score, 6) for token, score in scores.items()}
-    return {"vocab": dict(sorted(scores.items(), key=lambda item: (-item[1], item[0])))}
+        scores[token] = round(lowest if len(token) == 1 and score < unscored else score, 6)
+    return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0]))), []
 
 
 TRAIN = {"WordPiece": _train_wordpiece, "BPE": _train_bpe, "Unigram": _train_unigram}
@@ -216,7 +220,7 @@ def _split_at_spaces(backend: Tokenizer) -> None:
     backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, spaces])
 
 
-def _sorted_model(backend: Tokenizer) -> dict:
-    """Return the settings of a trained model with its tokens in the order of their ids."""
-    model = json.loads(backend.to_str())["model"]
-    return model | {"vocab": dict(sorted(model["vocab"].items(), key=lambda item: item[1]))}
+def _tokens_by_id(backend: Tokenizer) -> dict[str, float]:
+    """Return the tokens of a trained model in the order of their ids."""
+    vocabulary = backend.get_vocab(with_added_tokens=False)
+    return dict.fromkeys(sorted(vocabulary, key=vocabulary.__getitem__), 0.0)

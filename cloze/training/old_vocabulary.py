@@ -6,12 +6,15 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from transformers import TrainerCallback
 
 from cloze.data.splits import DatasetSplits
+from cloze.errors import UserError
 from cloze.models.resizing import describe_rows
 from cloze.objectives.metrics import figures_of
+from cloze.tokenization.checks import MUCH_UNKNOWN
 from cloze.tokenization.templates import ensure_template
 from cloze.training.context import RunContext, make_model
 from cloze.training.live_table import show_live_table
@@ -58,26 +61,38 @@ def evaluate_old_vocabulary(
     args = trainer.args
     if context.own is None or context.checkpoint is not None or not args.do_eval:
         return
-    reasons = {
-        "--max_eval_samples takes other text with it": context.data_args.max_eval_samples,
-        "FSDP and DeepSpeed evaluate only the model that they train": (
-            trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-        ),
-    }
-    reason = next((reason for reason, is_given in reasons.items() if is_given), None)
-    if reason is not None:
-        logger.info("Not evaluating the old vocabulary: %s", reason)
-        return
-    logger.info("Evaluating the checkpoint with its own vocabulary")
-    with _logging_errors_only():
-        old = _old_context(context)
-        splits: DatasetSplits = old.task.make_splits(old)
-        other = make_trainer(old, make_model(old), splits)
-        show_live_table(other)
-        trainer.add_callback(OldVocabularyCallback(other.evaluate(), _titles(trainer)))
-    # Free its memory before training.
-    del other
+    try:
+        _check_comparable(trainer, context)
+        logger.info("Evaluating the checkpoint with its own vocabulary")
+        with _logging_errors_only():
+            metrics = _evaluate(_old_context(context), make_trainer)
+    except UserError as error:
+        logger.warning("not evaluating the old vocabulary: %s", error)
+    else:
+        trainer.add_callback(OldVocabularyCallback(metrics, _titles(trainer)))
+    # Free the memory of the other model before training.
     gc.collect()
+
+
+def _check_comparable(trainer: PretrainingTrainer, context: RunContext) -> None:
+    """Raise UserError for settings with which the old vocabulary cannot be evaluated."""
+    if context.data_args.max_eval_samples:
+        raise UserError("--max_eval_samples takes other text with it")
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise UserError("FSDP and DeepSpeed evaluate only the model that they train")
+
+
+def _evaluate(context: RunContext, make_trainer: Callable[..., PretrainingTrainer]) -> dict[str, float]:
+    """Return the metrics of an untrained model; raise UserError if its tokenizer does not know the held-out text."""
+    splits: DatasetSplits = context.task.make_splits(context)
+    # HeldOutExamples, which DatasetSplits does not declare.
+    examples: list[Any] = [subset.dataset for subset in splits.validation.values()]
+    share = max(each.corpus.unknown_share for each in examples)
+    if share > MUCH_UNKNOWN:
+        raise UserError(f"{share:.1%} of the held-out tokens are unknown to its tokenizer")
+    trainer = make_trainer(context, make_model(context), splits)
+    show_live_table(trainer)
+    return trainer.evaluate()
 
 
 def _old_context(context: RunContext) -> RunContext:

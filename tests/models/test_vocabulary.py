@@ -8,6 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import RobertaProcessing
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
@@ -154,6 +155,7 @@ def test_special_tokens_that_move_take_config_and_padding_along(tokenizers, tmp_
     vocabulary = letters | {name: number for number, name in enumerate(names.values(), 400)}
     backend = Tokenizer(models.BPE(vocabulary, []))
     backend.pre_tokenizer, backend.decoder = own.backend_tokenizer.pre_tokenizer, own.backend_tokenizer.decoder
+    backend.post_processor = RobertaProcessing(("</s>", 401), ("<s>", 400))
     own = PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="<s>", sep_token="</s>", **names)
     config = ModernBertConfig(**FAMILIES["modernbert"][1], vocab_size=405)
     sync_config_with_tokenizer(config, own)
@@ -161,6 +163,7 @@ def test_special_tokens_that_move_take_config_and_padding_along(tokenizers, tmp_
     own.save_pretrained(tmp_path / "model")
     tokenizer = replace_tokenizer(own, [FileCorpus((SAMPLE / "music.txt",))], 300, None, tmp_path, False)
     assert [tokenizer.convert_tokens_to_ids(name) for name in names.values()] == [295, 296, 297, 298, 299]
+    assert [tokenizer("a")["input_ids"][number] for number in (0, -1)] == [295, 296]
     model_args = ModelArguments(model_name_or_path=str(tmp_path / "model"))
     config = load_config(model_args, MASKED_LM)
     rows = find_rows(model_args, config, tokenizer, own)

@@ -154,6 +154,29 @@ def test_a_resumed_run_takes_the_tokenizer_of_its_checkpoint(checkpoint, text, r
     assert "was created with different settings (now add_vocabulary 2 (not 3))" in errors
 
 
+@pytest.mark.parametrize("change", [("--add_vocabulary", 2), ("--vocabulary_file", "words.txt")])
+def test_a_run_keeps_its_vocabulary(change, checkpoint, text, run_mlm_script, tmp_path):
+    out = tmp_path / "out"
+    argv = flags(checkpoint("bert"), text, out)
+    assert run_mlm_script(*argv)[0] == 0
+    code, _, errors = run_mlm_script(*argv, *change, "--resume_from_checkpoint", out / "checkpoint-1")
+    name, value = change
+    assert code == 2
+    assert f"/checkpoint-1 has another vocabulary: {name[2:]} {value} (not " in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_missing_list_is_an_error_before_the_model_is_loaded(checkpoint, text, run_mlm_script, tmp_path):
+    argv = flags(checkpoint("bert"), text, tmp_path / "out", "--vocabulary_file", tmp_path / "none.txt")
+    code, log, errors = run_mlm_script(*argv)
+    assert code == 2
+    assert (
+        errors
+        == f"error: --vocabulary_file {tmp_path}/none.txt is not a file: give a text file with one word per line\n"
+    )
+    assert "Weights of" not in log
+
+
 def test_words_of_a_stream_are_those_of_its_beginning(checkpoint, text, run_mlm_script, tmp_path, monkeypatch):
     monkeypatch.setattr("cloze.tokenization.adaptation.FIRST_CHARS", 1_000)
     out = tmp_path / "out"
@@ -185,11 +208,15 @@ def test_two_processes_train_with_the_same_words(checkpoint, text, tmp_path):
     """Also with another cache, as on another node."""
     one, two = tmp_path / "one", tmp_path / "two"
     argv = ("--per_device_train_batch_size", 2, "--cache_dir", tmp_path / "other")
-    process = start("run_mlm", *flags(checkpoint("albert"), text, one), log=tmp_path / "log")
-    processes = start_together("run_mlm", *flags(checkpoint("albert"), text, two, *argv), log=two)
+    shared = ("--do_eval", "--validation_split_percentage", 20)
+    process = start("run_mlm", *flags(checkpoint("albert"), text, one, *shared), log=tmp_path / "log")
+    processes = start_together("run_mlm", *flags(checkpoint("albert"), text, two, *shared, *argv), log=two)
     for each in (process, *processes):
         each.join()
         assert each.exitcode == 0
     assert (one / "tokenizer.json").read_bytes() == (two / "tokenizer.json").read_bytes()
     weights, expected = (load_file(out / "model.safetensors") for out in (two, one))
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=2e-5)
+    before = [[value for name, value in history(out)[0].items() if "bits_per" in name] for out in (one, two)]
+    assert before[0] == before[1]
+    assert len(before[0]) == 2, "with the old and the new vocabulary"

@@ -111,6 +111,19 @@ def test_words_that_begin_with_the_pieces_of_a_new_word_change_in_unigram(own):
     assert tokens == ["▁tidepool", "s"]
 
 
+def test_words_that_begin_otherwise_stay_in_unigram():
+    """The new word is hardly more likely than its pieces together."""
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    scored = [("\u2581", -5.0), ("\u2581a", -4.0), ("b", -5.0), ("c", -5.0), ("d", -5.0), ("bc", -6.0), ("xyz", -99.0)]
+    tokenizer = XLMRobertaTokenizer(vocab=[*special, *scored, ("<mask>", 0.0)])
+    extended = add_words(tokenizer, ["\u2581ab"])
+    rows = {word: extended.convert_ids_to_tokens(ids_of(extended, [word])[0]) for word in ("ab", "abd", "abc")}
+    assert rows == {"ab": ["\u2581ab"], "abd": ["\u2581ab", "d"], "abc": ["\u2581a", "bc"]}
+    word, score = vocabulary_of(extended)[-1]
+    assert word == "\u2581ab"
+    assert -9 < score < -8.999
+
+
 def test_unknown_characters_keep_their_penalty_in_unigram(own, texts):
     """It is relative to the lowest score, below which the sum of a long word's pieces is."""
     tokenizer = own("xlm-roberta")

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast, 
 
 from cloze.errors import UserError
 from cloze.text.corpus import FileCorpus
+from cloze.tokenization import replacement
 from cloze.tokenization.properties import fingerprint, required_vocab_size
 from cloze.tokenization.replacement import load_saved, place_tokens, replace_tokenizer
 from cloze.tokenization.templates import pair_template_of, template_of
@@ -85,12 +86,23 @@ def test_tokens_keep_their_ids_below_the_new_size():
 @pytest.mark.parametrize("kind", KINDS)
 def test_special_tokens_beyond_the_new_size_are_the_last(kind, tokenizers, georgian, replaced):
     own = copy.deepcopy(tokenizers[kind])
-    own.add_tokens(["remdesivir", AddedToken("<doc>", special=True)])
+    own.add_tokens([AddedToken("remdesivir", single_word=True), AddedToken("<doc>", special=True)])
     new = replaced(own, georgian)
     size = len(new)
     assert new.convert_tokens_to_ids(["remdesivir", "<doc>"]) == [size - 2, size - 1]
     assert new("remdesivir <doc>", add_special_tokens=False)["input_ids"][-2:].count(size - 1) == 1
     assert size - 2 in new("remdesivir", add_special_tokens=False)["input_ids"]
+    assert size - 2 not in new("remdesivirs", add_special_tokens=False)["input_ids"], "not a piece of a word"
+
+
+def test_templates_follow_their_tokens():
+    template = {"special_tokens": {"[SEP]": {"id": "[SEP]", "ids": [9, 9], "tokens": ["a", "[SEP]"]}}}
+    pair = {"type": "RobertaProcessing", "sep": ["b", 7], "cls": ["a", 8]}
+    settings = {"type": "Sequence", "processors": [pair, template]}
+    first, second = replacement._renumber(settings, {"a": 1, "b": 2, "[SEP]": 3})["processors"]
+    assert (first["sep"], first["cls"]) == (["b", 2], ["a", 1])
+    assert second["special_tokens"]["[SEP]"] == {"id": "[SEP]", "ids": [1, 3], "tokens": ["a", "[SEP]"]}
+    assert replacement._renumber(None, {}) is None
 
 
 def test_xlm_roberta_keeps_its_special_tokens(georgian, replaced):
@@ -142,8 +154,8 @@ def test_slow_tokenizers_are_refused(georgian, replaced):
 def trained_fingerprints(folder):
     """Train on a text, without a cache, and return the fingerprint of each kind."""
     owns = [load_saved(folder / kind) for kind in KINDS]
-    corpus = FileCorpus((folder / "georgian.txt",))
-    return [fingerprint(replace_tokenizer(own, [corpus], 400, None, folder, overwrite=True)) for own in owns]
+    corpus = FileCorpus((folder / "georgian.txt", SAMPLE / "music.txt"))
+    return [fingerprint(replace_tokenizer(own, [corpus], 500, None, folder, overwrite=True)) for own in owns]
 
 
 def test_training_is_deterministic(tokenizers, georgian, tmp_path):

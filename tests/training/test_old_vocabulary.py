@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 
 import pytest
@@ -55,6 +56,16 @@ def test_the_figure_is_the_one_of_the_checkpoint_alone(family, validation, check
     assert logging.getLogger("cloze").level == logging.INFO
 
 
+def test_a_new_tokenizer_is_compared_with_the_old_one(checkpoint, text, run_mlm_script, tmp_path):
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    argv = ("--new_tokenizer", "--vocab_size", 120, "--do_train", "--max_steps", 1)
+    code, log, errors = run_mlm_script(*flags(checkpoint("bert"), text, out, *argv))
+    assert code == 0, errors
+    assert run_mlm_script(*flags(checkpoint("bert"), text, alone, "--eval_whole_word_mask"))[0] == 0
+    old = json.loads((alone / "eval_results.json").read_text())["eval_bits_per_character"]
+    assert f"\nB{LINE.format(old, first_evaluation(out)['eval_bits_per_character'])}\n" in log
+
+
 def test_training_does_not_depend_on_it_and_a_resumed_run_keeps_it(checkpoint, text, run_mlm_script, tmp_path):
     argv = (*TRAIN, "--validation_file", text)
     whole, resumed, without = (tmp_path / name for name in ("whole", "resumed", "without"))
@@ -75,7 +86,7 @@ def test_fewer_examples_are_not_compared(checkpoint, text, run_mlm_script, tmp_p
     """The first examples with one vocabulary are not those with the other."""
     out = tmp_path / "out"
     log = run_mlm_script(*flags(checkpoint("bert"), text, out, *TRAIN, "--max_eval_samples", 2))[1]
-    assert "Not evaluating the old vocabulary: --max_eval_samples takes other text with it" in log
+    assert "warning: not evaluating the old vocabulary: --max_eval_samples takes other text with it" in log
     assert "eval_bits_per_character_old_vocabulary" not in first_evaluation(out)
 
 
@@ -90,6 +101,20 @@ def test_each_held_out_set_is_compared(checkpoint, text, run_mlm_script, tmp_pat
         figures = f"{entry[f'{key}_old_vocabulary']:.3f} with the old vocabulary, {entry[key]:.3f} with the new\n"
         assert f"\nBits per character, {name} before training: {figures}" in log
     assert log.count("with the old vocabulary") == 4, "and twice in the summary"
+
+
+@pytest.mark.parametrize(
+    ("share", "reason"),
+    [(1, r"\d\.\d% of the held-out tokens are unknown to its tokenizer"), (9, "the tokenizer .* lacks characters")],
+)
+def test_a_tokenizer_that_does_not_know_the_text_is_not_compared(share, reason, checkpoint, run_mlm_script, tmp_path):
+    """Its figures would be those of [UNK]."""
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+    text.write_text("\n\n".join(["The moon is full. " + "\u10d0\u10d1 " * share] * 60))
+    code, log, errors = run_mlm_script(*flags(checkpoint("bert"), text, out, "--new_tokenizer", *TRAIN[2:]))
+    assert code == 0, errors
+    assert re.search(f"warning: not evaluating the old vocabulary: .*{reason}", log)
+    assert "eval_bits_per_character_old_vocabulary" not in first_evaluation(out)
 
 
 def test_pairs_and_masked_tokens_are_compared(pair_checkpoint, text, run_pretraining_script, tmp_path):
