@@ -59,7 +59,8 @@ class Mixture:
         self, sources: Mapping[str, DrawPass], shares: Mapping[str, float] | None, seed: int, limit: int | None = None
     ):
         self.sources, self.seed, self.limit = dict(sources), seed, limit
-        # The passes of the most recent epoch, by name of the source and number of the pass.
+        # The passes of the most recent epoch, and their orders, by name of the source and number of the pass.
+        self.orders: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
         self.passes = {(name, 0): draw(0) for name, draw in self.sources.items()}
         self.totals = {name: int(examples.lengths.sum()) for (name, _), examples in self.passes.items()}
         self.needs = dict(self.totals)
@@ -84,6 +85,7 @@ class Mixture:
         keys = dict.fromkeys((name, number) for name, number, _, _ in wanted)
         before = self.passes
         self.passes = {key: before[key] if key in before else self.sources[key[0]](key[1]) for key in keys}
+        self.orders = {key: order for key, order in self.orders.items() if key in keys}
         whole = self.passes[first, epoch]
         parts = [(whole, np.arange(len(whole))[: self.limit])]
         for name, number, begin, end in wanted[1:]:
@@ -102,16 +104,23 @@ class Mixture:
 
     def _choose(self, name: str, number: int, begin: int, end: int) -> np.ndarray:
         """Return the numbers of the examples of a pass that begin within a part of it."""
-        lengths, total = self.passes[name, number].lengths, self.totals[name]
+        total = self.totals[name]
         if end - begin == total:
-            return np.arange(len(lengths))
-        # Draws of batches and pairs have three numbers; the last one sets these apart.
-        order = np.random.default_rng((self.seed, number, list(self.sources).index(name), 1)).permutation(len(lengths))
-        ends = np.cumsum(lengths[order])
+            return np.arange(len(self.passes[name, number]))
+        order, begins = self._order_of(name, number)
         # Passes differ a little in length: the same fraction of each. In Python's integers, which do not overflow.
-        own = int(ends[-1])
-        bounds = [-(-position * own // total) for position in (begin, end)]
-        return order[slice(*np.searchsorted(ends - lengths[order], bounds))]
+        bounds = [-(-position * int(begins[-1]) // total) for position in (begin, end)]
+        return order[slice(*np.searchsorted(begins[:-1], bounds))]
+
+    def _order_of(self, name: str, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the order of the examples of a pass, [examples], and where each begins, then the end of the last."""
+        if (name, number) not in self.orders:
+            lengths = self.passes[name, number].lengths
+            # Draws of batches and pairs have three numbers; the last one sets these apart.
+            rng = np.random.default_rng((self.seed, number, list(self.sources).index(name), 1))
+            order = rng.permutation(len(lengths))
+            self.orders[name, number] = order, np.concatenate([[0], np.cumsum(lengths[order])])
+        return self.orders[name, number]
 
     def describe(self) -> str:
         """Return the share, the tokens and the passes of each source in an epoch."""

@@ -163,6 +163,8 @@ def test_a_pass_is_kept_until_the_next_begins():
     mixture = Mixture({**sources_of(a=[10] * 25), "b": draw}, {"a": 0.5, "b": 0.5}, seed=0)
     for epoch in range(8):
         mixture(epoch)
+        assert len(mixture.passes) == 2
+        assert len(mixture.orders) == 1
     assert drawn == [0, 1]
 
 
