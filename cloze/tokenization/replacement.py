@@ -111,7 +111,8 @@ def retrain(settings: dict, read: Callable[[], Iterator[str]], vocab_size: int) 
     is_list = isinstance(model["vocab"], list)
     old = {token: number for number, (token, _) in enumerate(model["vocab"])} if is_list else model["vocab"]
     added = {token["content"]: token["id"] for token in settings["added_tokens"]}
-    kept = {token: number for token, number in old.items() if token in added or _is_byte(token, model)}
+    unknown = _unknown_token(model)
+    kept = {token: old[token] for token in old if token in added or token == unknown or _is_byte(token, model)}
     size = vocab_size - len(added.keys() - kept.keys())
     scores, merges = TRAIN[model["type"]](settings, read, sorted(kept, key=kept.__getitem__), size)
     tokens = place_tokens([token for token in scores if token not in kept], kept)
@@ -119,9 +120,8 @@ def retrain(settings: dict, read: Callable[[], Iterator[str]], vocab_size: int) 
     outside = sorted(added.keys() - set(tokens), key=added.__getitem__)
     ids = {token: number for number, token in enumerate([*tokens, *outside])}
     if is_list:
-        unknown = None if model["unk_id"] is None else ids[model["vocab"][model["unk_id"]][0]]
         scores |= {token: model["vocab"][number][1] for token, number in kept.items()}
-        model |= {"vocab": [[token, scores[token]] for token in tokens], "unk_id": unknown}
+        model |= {"vocab": [[token, scores[token]] for token in tokens], "unk_id": ids.get(unknown)}
     else:
         model |= {"vocab": {token: ids[token] for token in tokens}} | ({"merges": merges} if "merges" in model else {})
     for token in settings["added_tokens"]:
@@ -129,6 +129,13 @@ def retrain(settings: dict, read: Callable[[], Iterator[str]], vocab_size: int) 
     settings["added_tokens"].sort(key=lambda token: token["id"])
     settings["post_processor"] = _renumber(settings["post_processor"], ids)
     return settings
+
+
+def _unknown_token(model: Mapping[str, Any]) -> str | None:
+    """Return the unknown token of a model's settings, None if it has none."""
+    if model["type"] != "Unigram":
+        return model["unk_token"]
+    return None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
 
 
 def _is_byte(token: str, model: Mapping[str, Any]) -> bool:
@@ -184,8 +191,7 @@ def _train_bpe(settings: dict, read: Callable[[], Iterator[str]], special: list[
 
 def _train_unigram(settings: dict, read: Callable[[], Iterator[str]], special: list[str], size: int) -> Trained:
     """Train the model; the order of a hash map decides on the last digits of the library's scores, and on its ids."""
-    unknown_id = settings["model"]["unk_id"]
-    unknown = "<unk>" if unknown_id is None else settings["model"]["vocab"][unknown_id][0]
+    unknown = _unknown_token(settings["model"]) or "<unk>"
     backend = _untrained(settings, {"vocab": [[unknown, 0.0]], "unk_id": 0})
     trainer = trainers.UnigramTrainer(
         vocab_size=size, special_tokens=special, unk_token=unknown, show_progress=sys.stderr.isatty()

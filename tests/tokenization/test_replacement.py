@@ -95,6 +95,17 @@ def test_special_tokens_beyond_the_new_size_are_the_last(kind, tokenizers, georg
     assert size - 2 not in new("remdesivirs", add_special_tokens=False)["input_ids"], "not a piece of a word"
 
 
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_unknown_token_stays_if_only_the_model_names_it(kind, tokenizers, georgian, replaced):
+    """As in a bare tokenizer.json."""
+    settings = json.loads(tokenizers[kind].backend_tokenizer.to_str())
+    settings["added_tokens"] = [token for token in settings["added_tokens"] if token["content"] != "[UNK]"]
+    own = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(settings)), pad_token="[PAD]")
+    new = replaced(own, georgian)
+    assert new.convert_tokens_to_ids("[UNK]") == own.convert_tokens_to_ids("[UNK]") == 1
+    assert 1 in new("\U00013000", add_special_tokens=False)["input_ids"]
+
+
 def test_templates_follow_their_tokens():
     template = {"special_tokens": {"[SEP]": {"id": "[SEP]", "ids": [9, 9], "tokens": ["a", "[SEP]"]}}}
     pair = {"type": "RobertaProcessing", "sep": ["b", 7], "cls": ["a", 8]}
