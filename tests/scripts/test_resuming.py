@@ -45,7 +45,7 @@ KINDS = {
     "budget": ("run_mlm", "--line_by_line", "--max_tokens_per_batch", 128),
     "stream": ("run_mlm", "--streaming", "--gradient_accumulation_steps", 3),
     "pairs streamed": ("run_nsp", "--streaming", "--sentence_per_line"),
-    "mixed": ("run_mlm", "--mixture", "text=0.8", "more=0.2"),
+    "mixed": ("run_mlm", "--mixture", "text=0.6", "more=0.4"),
     "mixed pairs": (
         "run_nsp",
         "--mixture",
