@@ -26,6 +26,8 @@ from adaptation_runs import compare, pretrain
 from cloze.comparison.table import format_comparison
 
 FIRST_SEED = 42
+# Texts on other subjects that are held out, to measure what an adapted model has forgotten.
+HELD_OUT_GENERAL = 500
 
 
 class Sizes(NamedTuple):
@@ -60,56 +62,81 @@ QUICK = Sizes(
     tuning=("--num_train_epochs", "10"),
 )
 
-# Pretraining: the quickstart's ModernBERT, wider, on lines of text.
+# Pretraining of the small model: the quickstart's ModernBERT, with more tokens in its vocabulary.
 LINES = ("--line_by_line", "--max_seq_length", "128", "--save_strategy", "no", "--eval_strategy", "no")
 SMALL = (
     *("recipes/quickstart/mlm.yaml", *LINES, "--vocab_size", "8000", "--max_steps", "-1", "--num_train_epochs", "3"),
     *("--per_device_train_batch_size", "32", "--logging_steps", "200"),
 )
-# Adaptation of a checkpoint.
+# Adaptation of the checkpoint, and what its kinds add. Replay: a fifth of the tokens is general text.
 ADAPTED = (
     *(*LINES, "--num_train_epochs", "1", "--per_device_train_batch_size", "32", "--learning_rate", "1e-4"),
-    *("--warmup_steps", "0.1", "--weight_decay", "0.01", "--logging_steps", "100", "--do_train", "--do_eval"),
+    *("--warmup_steps", "0.1", "--weight_decay", "0.01", "--logging_steps", "50", "--do_train", "--do_eval", "--bf16"),
 )
+ADAPTATIONS = {
+    "adapted": (),
+    "vocabulary": ("--add_vocabulary", "1000"),
+    "replay": ("--mixture", "domain=0.8", "general=0.2"),
+}
 # Fine-tuning; the same for all models of a comparison.
-TUNED = ("--max_seq_length", "128", "--per_device_train_batch_size", "16", "--warmup_steps", "0.1")
-TUNED_SMALL = (*TUNED, "--num_train_epochs", "20", "--learning_rate", "1e-3", "--weight_decay", "0.01")
-TUNED_CHECKPOINT = (*TUNED, "--num_train_epochs", "20", "--learning_rate", "1e-4", "--weight_decay", "0.01")
+TUNED = (
+    *("--max_seq_length", "128", "--per_device_train_batch_size", "16", "--warmup_steps", "0.1", "--weight_decay"),
+    *("0.01", "--per_device_eval_batch_size", "64", "--save_strategy", "no", "--num_train_epochs", "20"),
+)
+TUNED_SMALL = (*TUNED, "--learning_rate", "1e-3")
+TUNED_CHECKPOINT = (*TUNED, "--learning_rate", "1e-4", "--bf16")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("results/adaptation"), help="for texts, models, logs")
-    parser.add_argument("--model", type=Path, help="checkpoint to adapt, a folder")
     parser.add_argument("--packages", nargs="+", default=docs.PACKAGES, help="packages to read, if installed")
+    parser.add_argument("--model", type=Path, help="folder of a BERT checkpoint to adapt; default: none")
+    parser.add_argument("--adaptations", nargs="+", default=list(ADAPTATIONS), choices=ADAPTATIONS)
     parser.add_argument("--quick", action="store_true", help="less of everything, in --output_dir/quick")
     args = parser.parse_args()
     sizes = QUICK if args.quick else Sizes()
     work = (args.output_dir / "quick" if args.quick else args.output_dir).resolve()
-    results = run(work, sizes, args.packages, args.model)
+    results = run(work, sizes, args.packages, args.model, args.adaptations)
     (work / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results))
 
 
-def run(work: Path, sizes: Sizes, packages: list[str], model: Path | None) -> dict:
+def run(
+    work: Path, sizes: Sizes, packages: Sequence[str], model: Path | None = None, adaptations: Sequence[str] = ()
+) -> dict:
     """Make the texts, then pretrain, adapt and compare; return all figures."""
-    results = {"text": make_texts(work / "text", sizes, packages)}
-    files = ["--train_file", work / "text" / "domain.txt", "--validation_file", work / "text" / "held-out.txt"]
-    pretrained = pretrain("pretrained", work, [*SMALL, *files, *sizes.small])
+    results: dict = {"text": make_texts(work / "text", sizes, packages)}
+    pretrained = pretrain("pretrained", work, [*SMALL, *files_of(work), *sizes.small])
     models = {"scratch": None, "pretrained": pretrained["path"]}
     results["small"] = {
         "pretraining": [pretrained],
         "comparisons": compare_all("small", work, models, sizes, [*TUNED_SMALL, *sizes.tuning]),
     }
     if model is not None:
-        adapted = pretrain("adapted", work, ["--model_name_or_path", model.resolve(), *ADAPTED, *files])
-        models = {"original": str(model.resolve()), "adapted": adapted["path"]}
+        adapted = [adapt(name, work, model, ADAPTATIONS[name]) for name in adaptations]
+        models = {"original": str(model.resolve())} | {each["name"]: each["path"] for each in adapted}
         results["checkpoint"] = {
-            "pretraining": [adapted],
+            "pretraining": adapted,
             "comparisons": compare_all("checkpoint", work, models, sizes, TUNED_CHECKPOINT),
             "mean_pooling": compare_all("mean", work, models, sizes, TUNED_CHECKPOINT, "benchmarks/mean_pooling.py"),
         }
     return results
+
+
+def adapt(name: str, work: Path, model: Path, flags: Sequence[str]) -> dict:
+    """Adapt a checkpoint with flags that ``ADAPTED`` does not have; return its figures."""
+    return pretrain(
+        name, work, ["--model_name_or_path", model.resolve(), *ADAPTED, *files_of(work, "--mixture" in flags), *flags]
+    )
+
+
+def files_of(work: Path, replays: bool = False) -> list[str]:
+    """Return the flags of the texts to pretrain on and to evaluate on."""
+    text = work / "text"
+    training = [f"domain={text / 'domain.txt'}"] + [f"general={text / 'general.txt'}"] * replays
+    held_out = [f"domain={text / 'held-out.txt'}", f"general={text / 'general-held-out.txt'}"]
+    return ["--train_file", *training, "--validation_file", *held_out]
 
 
 def make_texts(folder: Path, sizes: Sizes, packages: list[str]) -> dict:
@@ -124,9 +151,11 @@ def make_texts(folder: Path, sizes: Sizes, packages: list[str]) -> dict:
             docs.read_packages(versions), sizes.unlabelled, sizes.pool, sizes.evaluated, random.Random(0)
         )
         general = docs.read_general()
+        random.Random(0).shuffle(general)
         docs.write_lines(folder / "domain.txt", [paragraph.text for paragraph in texts.unlabelled])
         docs.write_lines(folder / "held-out.txt", [paragraph.text for paragraph in texts.held_out])
-        docs.write_lines(folder / "general.txt", general)
+        docs.write_lines(folder / "general.txt", general[HELD_OUT_GENERAL:])
+        docs.write_lines(folder / "general-held-out.txt", general[:HELD_OUT_GENERAL])
         docs.write_labelled(folder / "validation.csv", texts.validation)
         docs.write_labelled(folder / "test.csv", texts.test)
         for seed in range(FIRST_SEED, FIRST_SEED + sizes.seeds):

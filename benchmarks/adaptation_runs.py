@@ -44,7 +44,8 @@ def pretrain(name: str, work: Path, flags: Sequence) -> dict:
     folder = work / "models" / name
     seconds = start("run_mlm.py", folder, flags, work / "logs" / f"{name}.log")
     figures = json.loads((folder / "all_results.json").read_text())
-    print(f"{name}: {seconds['wall']:,.0f} s, held-out masked loss {figures['eval_loss']:.3f}", flush=True)
+    losses = ", ".join(f"{text} {figures[f'eval_{text}_loss']:.3f}" for text in ("domain", "general"))
+    print(f"{name}: {seconds['wall']:,.0f} s ({seconds['cpu']:,.0f} s CPU), held-out masked loss: {losses}", flush=True)
     return {
         "name": name,
         "path": str(folder),
