@@ -89,7 +89,7 @@ def truncate_lines(bench: Bench) -> list[dict]:
 
 
 def lines_of(bench: Bench) -> list[str]:
-    return [line for document in bench.context.corpora[0].documents() for line in document]
+    return [line for document in bench.context.corpora.all[0].documents() for line in document]
 
 
 def our_pairs(bench: Bench) -> list[dict]:

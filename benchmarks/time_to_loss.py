@@ -80,7 +80,7 @@ def split_text(text: str, folder: Path) -> tuple[str, str]:
 
 def held_out_batches(bench: Bench) -> list[dict[str, torch.Tensor]]:
     collator = make_collator(bench.context, padding_of(bench.context, bench.model))
-    examples = bench.splits.validation
+    examples = bench.splits.validation[""]
     parts = np.array_split(np.arange(len(examples)), max(1, len(examples) // 16))
     return [collator([examples[int(number)] for number in part]) for part in parts]
 

@@ -132,7 +132,7 @@ def driver(main, capsys):
 
 def skip_curves(replace: Callable) -> None:
     summary = importlib.import_module("cloze.reporting.summary")
-    replace(summary, "draw_curves", lambda history, best_step, figures, path: path.touch())
+    replace(summary, "draw_curves", lambda history, best_step, figures, sets, path: path.touch())
 
 
 def skip_fsync(replace: Callable) -> None:

@@ -70,6 +70,8 @@ def compare(
     """
     start_process(data_args, training_args)
     _check_comparison(model_args, training_args)
+    if len(data_args.held_out_names) > 1:
+        raise UserError("--compare_with compares models on one held-out set: give one --validation_file name")
     trains = not (training_args.dry_run or training_args.prepare_only)
     seeds = [training_args.seed + number for number in range(model_args.num_seeds if trains else 1)]
     runs = list(product(seeds, range(len(model_args.models))))
@@ -85,8 +87,7 @@ def compare(
             corpora, data_args, training_args.do_eval, training_args.data_seed or 0
         )
         assert training_texts is not None
-        assert held_out is not None
-        digests = [digest_of(training_texts), digest_of(held_out)]
+        digests = [digest_of(training_texts), digest_of(next(iter(held_out.values())))]
     for count, (seed, number) in enumerate(runs, 1):
         model, training = _settings_of_run(model_args, training_args, number, seed)
         logger.info("\nRun %d of %d: %s", count, len(runs), training.run_name)
@@ -193,12 +194,13 @@ def outcome_of(trainer: PretrainingTrainer, splits: DatasetSplits, metrics: dict
     """Return the outcome of the last evaluation, with labels and predictions in the order of the held-out texts."""
     # Both hold LabelledExamples, which DatasetSplits does not declare.
     train: Any = splits.train
-    validation: Any = splits.validation
+    name, validation = next(iter(splits.validation.items()))
+    examples: Any = validation.dataset
     names = np.array(list(numbers_of_classes(trainer.model.config)))
     order = np.argsort(validation.indices)
-    labels, predictions = (names[classes][order].tolist() for classes in classes_of(trainer.scores[""]))
+    labels, predictions = (names[classes][order].tolist() for classes in classes_of(trainer.scores[name][""]))
     seconds = trainer.stop_callback.seconds_before + metrics.get("train_runtime", 0.0)
-    digests = [train.examples_for_epoch(0).digest, validation.dataset.digest] if train else []
+    digests = [train.examples_for_epoch(0).digest, examples.digest] if train else []
     return Outcome(metrics["eval_accuracy"], metrics["eval_macro_f1"], seconds, labels, predictions, digests)
 
 

@@ -89,6 +89,8 @@ class ClassificationArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if "" not in (self.train_sources or [""]):
+            raise UserError("--train_file: texts with names are for pretraining: give labelled texts without names")
         if self.streaming:
             raise UserError("--streaming is for pretraining: drop it, labelled texts are read as a whole")
         if self.language != "en":

@@ -1,6 +1,8 @@
 """Define each script's data settings as dataclasses: the text to read and the examples to build."""
 
+import glob
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,10 +37,12 @@ class DataArguments:
     )
     dataset_config_name: str | None = optional(help="Configuration of the Hub data set.")
     train_file: list[str] | None = optional(
-        help="Training text: files, globs or folders of .txt .csv .tsv .json .jsonl .parquet, also .gz .zst."
+        help="Training text: files, globs or folders of .txt .csv .tsv .json .jsonl .parquet, also .gz .zst. Several "
+        "texts have names: law=law.txt general='wiki/*.txt'."
     )
     validation_file: list[str] | None = optional(
-        help="Validation text. Default: part of the training documents is held out."
+        help="Validation text. Several texts have names, and each is evaluated: law=a.txt general=b.txt. Default: part "
+        "of the documents of each training text is held out."
     )
     text_column: str | None = optional(
         help="Column of a table that holds the text. Default: text, else the only column of text."
@@ -82,6 +86,11 @@ class DataArguments:
         self.validation_file = [self.validation_file] if isinstance(self.validation_file, str) else self.validation_file
         if self.dataset_name and (self.train_file or self.validation_file):
             raise UserError("--dataset_name and --train_file/--validation_file exclude each other: give one of them")
+        self.train_sources = sources_of(self.train_file or [], "--train_file")
+        self.validation_sources = sources_of(self.validation_file or [], "--validation_file")
+        for name in self.held_out_names:
+            if f"{name}_loss" in self.metrics:
+                raise UserError(f"{name} is the name of a metric, not of a text: give {name}-text=PATH")
         if self.csv_delimiter in ("\\t", "tab"):  # because a tab is hard to type
             self.csv_delimiter = "\t"
         if self.csv_delimiter is not None and (len(self.csv_delimiter) != 1 or self.csv_delimiter in '"\r\n'):
@@ -99,6 +108,11 @@ class DataArguments:
         check(self, limits, lambda n: n >= 1, "is less than 1: omit it to have no limit")
 
     @property
+    def held_out_names(self) -> list[str]:
+        """Return the names of the texts to evaluate on, "" for a text without a name."""
+        return list(self.validation_sources or self.train_sources) or [""]
+
+    @property
     def reader_settings(self) -> ReaderSettings:
         """Return the options for reading files."""
         return ReaderSettings(self.csv_delimiter, self.csv_quoting, self.max_document_chars)
@@ -107,6 +121,27 @@ class DataArguments:
     def other_columns(self) -> list[str]:
         """Return the columns of a table that do not hold the text."""
         return []
+
+
+def split_name(value: str) -> tuple[str, str]:
+    """Return name and path of ``NAME=PATH``; the name is "" for a path alone, such as that of a file ``a=b.txt``."""
+    name, given, path = value.partition("=")
+    is_named = given and path and re.fullmatch(r"[\w-]+", name) and not glob.glob(value)
+    return (name, path) if is_named else ("", value)
+
+
+def sources_of(values: Sequence[str], flag: str) -> dict[str, list[str]]:
+    """Return the paths by the name of their text; the only name is "" if no path has a name.
+
+    Raises:
+        UserError: if only some of the paths have names.
+    """
+    sources: dict[str, list[str]] = {}
+    for name, path in map(split_name, values):
+        sources.setdefault(name, []).append(path)
+    if "" in sources and len(sources) > 1:
+        raise UserError(f"{flag} {sources[''][0]} has no name, but other files do: give NAME=PATH for all or for none")
+    return sources
 
 
 @dataclass
@@ -218,6 +253,7 @@ def check_together(data_args: DataArguments, training_args: TrainingArguments) -
         raise UserError("--streaming needs a length, as the text has none: give --max_steps N or --max_train_hours H")
     if data_args.streaming and training_args.do_eval and not (data_args.validation_file or data_args.dataset_name):
         raise UserError("--streaming cannot hold out documents: give --validation_file FILE")
-    metric = training_args.metric_for_best_model
-    if metric and metric.removeprefix("eval_") not in data_args.metrics:
-        raise UserError(f"--metric_for_best_model {metric} is not one of {', '.join(data_args.metrics)}")
+    metric, names = training_args.metric_for_best_model, [name for name in data_args.held_out_names if name]
+    metrics = [*data_args.metrics, *(f"{name}_{each}" for name in names for each in data_args.metrics)]
+    if metric and metric.removeprefix("eval_") not in metrics:
+        raise UserError(f"--metric_for_best_model {metric} is not one of {', '.join(metrics)}")

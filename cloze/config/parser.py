@@ -14,7 +14,7 @@ from typing import NoReturn
 from transformers import HfArgumentParser
 
 from cloze.config.arguments import ModelArguments, TrainingArguments
-from cloze.config.data_arguments import DataArguments, check_together
+from cloze.config.data_arguments import DataArguments, check_together, split_name
 from cloze.config.deprecated_flags import update_flags
 from cloze.config.flag_help import format_flags
 from cloze.config.recipes import MAX_CHARACTERS, RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
@@ -69,7 +69,7 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
     namespace = _parse_recipe_and_flags(parser, list(argv), known)
     _check_values(namespace)
     _check_dicts(namespace, known)
-    namespace.train_file = namespace.train_file and [find_bundled(name) for name in namespace.train_file]
+    namespace.train_file = namespace.train_file and [_find_text(value) for value in namespace.train_file]
     try:
         model_args, data_args, training_args = parser.parse_dict(vars(namespace))
     except SETTINGS_ERRORS as error:
@@ -81,6 +81,12 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
     _check_reporting(training_args.report_to)
     check_together(data_args, training_args)
     return model_args, data_args, training_args
+
+
+def _find_text(value: str) -> str:
+    """Return PATH or NAME=PATH with the path of a bundled text, if it names one."""
+    name, path = split_name(value)
+    return f"{name}={find_bundled(path)}" if name else find_bundled(path)
 
 
 def _known_settings(types: Sequence[type]) -> dict[str, type]:

@@ -90,22 +90,26 @@ def make_labelled(context: DataContext[ClassificationArguments]) -> DatasetSplit
 
     Held-out texts and subsets are the same for every ``--seed``, so runs with different seeds are comparable.
     """
-    config, names = context.config, [corpus.name for corpus in context.corpora if corpus is not None]
-    texts, training, evaluation = read_splits(context.corpora, context.data_args, context.do_eval, context.data_seed)
+    config, corpora = context.config, context.corpora
+    texts, training, held_out = read_splits(corpora, context.data_args, context.do_eval, context.data_seed)
     if context.do_train:
         assert texts is not None
         # All texts count: a rare class may be missing from the texts that are left to train on.
-        set_classes(config, find_classes(texts, names[0]))
+        set_classes(config, find_classes(texts, corpora.train[""].name))
     else:
         check_trained(config, config.name_or_path)
     splits = DatasetSplits()
     if context.do_train:
         assert training is not None
-        examples = _add_examples(splits, "training texts", training, names[0], context)
+        examples = _add_examples(splits, "training texts", training, corpora.train[""].name, context)
         splits.train = EpochDataset(partial(_same_in_all_epochs, examples))
-    if context.do_eval:
-        assert evaluation is not None
-        splits.validation = longest_first(_add_examples(splits, "held-out texts", evaluation, names[-1], context))
+        splits.samples = _samples_of(examples)
+    sources = corpora.validation or corpora.train
+    for number, (name, evaluation) in enumerate(held_out.items()):
+        title = f"held-out texts, {name}" if name else "held-out texts"
+        examples = _add_examples(splits, title, evaluation, sources[name].name, context)
+        splits.validation[name] = longest_first(examples)
+        splits.samples = splits.samples if number else _samples_of(examples)
     log_stats(splits)
     if splits.samples:
         label, ids = splits.samples[0]["label"], splits.samples[0]["input_ids"]
@@ -117,14 +121,17 @@ def make_labelled(context: DataContext[ClassificationArguments]) -> DatasetSplit
 def _add_examples(
     splits: DatasetSplits, title: str, texts: list[LabelledText], name: str, context: DataContext
 ) -> LabelledExamples:
-    """Return texts as examples; add their description and samples to the splits."""
+    """Return texts as examples; add their description to the splits."""
     examples = examples_of(texts, context)
     check_known(examples.unknown_share, (text.texts for text in texts), name, context.tokenizer)
     splits.stats[title] = describe(texts, examples, context.max_seq_length)
-    # Spread evenly: the first texts may all have the same class.
-    numbers = np.linspace(0, len(examples) - 1, min(MAX_SAMPLES, len(examples))).astype(int)
-    splits.samples = [examples[number] for number in numbers]
     return examples
+
+
+def _samples_of(examples: LabelledExamples) -> list[dict]:
+    """Return samples, spread evenly: the first texts may all have the same class."""
+    numbers = np.linspace(0, len(examples) - 1, min(MAX_SAMPLES, len(examples))).astype(int)
+    return [examples[number] for number in numbers]
 
 
 def _same_in_all_epochs(examples: LabelledExamples, epoch: int) -> LabelledExamples:

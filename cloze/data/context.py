@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import DataArguments
-from cloze.text.corpus import Corpus
+from cloze.text.sources import Corpora
 
 ArgumentsT = TypeVar("ArgumentsT", bound=DataArguments)
 
@@ -24,7 +24,7 @@ class DataContext(Generic[ArgumentsT]):
         data_seed: seed of everything that stays the same when ``--seed`` changes.
         overwrite_cache: whether this process tokenizes again although a prepared corpus exists.
         cache: folder of prepared corpora and trained tokenizers.
-        corpora: the training and the validation corpus, None if not needed.
+        corpora: the training and the validation texts.
         config: of the model.
         tokenizer: of the model.
         max_seq_length: most tokens in an example, including special tokens.
@@ -37,7 +37,7 @@ class DataContext(Generic[ArgumentsT]):
     data_seed: int
     overwrite_cache: bool
     cache: Path
-    corpora: tuple[Corpus | None, Corpus | None]
+    corpora: Corpora
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     max_seq_length: int

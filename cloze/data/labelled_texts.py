@@ -19,6 +19,7 @@ from cloze.text.corpus import Corpus, FileCorpus, HubCorpus, split_documents
 from cloze.text.decoding import file_format
 from cloze.text.files import find_files
 from cloze.text.readers import read_rows
+from cloze.text.sources import Corpora
 
 logger = logging.getLogger(__name__)
 
@@ -45,25 +46,30 @@ Row = tuple[LabelledText | None, dict[str, Any]]
 
 
 def read_splits(
-    corpora: tuple[Corpus | None, Corpus | None], data_args: ClassificationArguments, do_eval: bool, seed: int
-) -> tuple[list[LabelledText] | None, list[LabelledText] | None, list[LabelledText] | None]:
-    """Return all texts of the training corpus, the texts to train on, and the texts to evaluate on.
+    corpora: Corpora, data_args: ClassificationArguments, do_eval: bool, seed: int
+) -> tuple[list[LabelledText] | None, list[LabelledText] | None, dict[str, list[LabelledText]]]:
+    """Return all texts of the training corpus, the texts to train on, and the held-out sets by name.
 
     Args:
-        corpora: the training and the validation corpus.
+        corpora: the training text, which has no name, and the validation texts.
         data_args: the data settings.
-        do_eval: hold out texts if there is no validation corpus.
+        do_eval: hold out texts if there is no validation text.
         seed: of the held-out texts, and of the subsets by --max_train_samples and --max_eval_samples.
     """
     # A second generator keeps the evaluated texts independent of the number of texts to train on.
     rng, eval_rng = (np.random.default_rng([seed, number]) for number in (0, 1))
-    texts, evaluation = (None if corpus is None else read_labelled(corpus, data_args) for corpus in corpora)
+    texts = read_labelled(corpora.train[""], data_args) if corpora.train else None
+    held_out = {name: read_labelled(corpus, data_args) for name, corpus in corpora.validation.items()}
     training = texts
-    if do_eval and evaluation is None:
+    if do_eval and not held_out:
         assert texts is not None
-        training, evaluation = divide(texts, data_args.validation_split_percentage, rng)
-    training = sample(training, data_args.max_train_samples, rng)
-    return texts, training, sample(evaluation, data_args.max_eval_samples, eval_rng)
+        training, held_out[""] = divide(texts, data_args.validation_split_percentage, rng)
+    training = None if training is None else sample(training, data_args.max_train_samples, rng)
+    return (
+        texts,
+        training,
+        {name: sample(each, data_args.max_eval_samples, eval_rng) for name, each in held_out.items()},
+    )
 
 
 def read_labelled(corpus: Corpus, data_args: ClassificationArguments) -> list[LabelledText]:
@@ -181,9 +187,9 @@ def divide(
     return [texts[number] for number in training], [texts[number] for number in held_out]
 
 
-def sample(texts: list[LabelledText] | None, count: int | None, rng: np.random.Generator) -> list[LabelledText] | None:
+def sample(texts: list[LabelledText], count: int | None, rng: np.random.Generator) -> list[LabelledText]:
     """Draw ``count`` texts at random, in their order: the first texts of a table may all have one class."""
-    if texts is None or count is None or count >= len(texts):
+    if count is None or count >= len(texts):
         return texts
     return [texts[number] for number in np.sort(rng.choice(len(texts), count, replace=False))]
 

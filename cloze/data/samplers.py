@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler, Subset
+from torch.utils.data import ConcatDataset, Dataset, Sampler, Subset
 
 
 class Examples(Protocol):
@@ -179,6 +179,18 @@ class ResumableBatchSampler(Sampler):
         first = self.steps_done * self.settings.batches_per_step + self.rank
         for begin, end in self.spans[first :: self.settings.processes]:
             yield [(self.epoch, number) for number in self.order[begin:end].tolist()]
+
+
+class HeldOutSets(ConcatDataset):
+    """Join the held-out sets, which one evaluation then goes through in order.
+
+    Attributes:
+        sizes: number of examples of each set, by name.
+    """
+
+    def __init__(self, sets: dict[str, Subset]):
+        super().__init__(list(sets.values()))
+        self.sizes = {name: len(examples) for name, examples in sets.items()}
 
 
 def longest_first(examples: Examples, limit: int | None = None) -> Subset:

@@ -40,44 +40,54 @@ class DatasetSplits:
 
     Attributes:
         train: training examples, None if not needed.
-        validation: evaluation examples, None if not needed.
+        validation: evaluation examples by the name of the held-out set, "" for one without; empty if not needed.
         stats: statistics of text and examples, by title.
-        samples: a few examples, from the validation set if there is one.
+        samples: a few examples, from the first held-out set if there is one.
     """
 
     train: EpochDataset | StreamedExamples | None = None
-    validation: Subset | None = None
+    validation: dict[str, Subset] = field(default_factory=dict)
     stats: dict[str, str] = field(default_factory=dict)
     samples: list[dict] = field(default_factory=list)
 
-    def describe(self, name: str, split: Split, examples: Examples, builder: ExampleBuilder, limit: int | None) -> None:
-        """Add statistics of the first ``limit`` examples of a split, and replace the samples by some of them."""
-        self.stats |= {f"{name} text": str(split), f"{name} examples": builder.describe(split, examples, limit)}
-        self.samples = _samples_of(examples, limit)
+    def describe(
+        self, title: str, name: str, split: Split, examples: Examples, builder: ExampleBuilder, limit: int | None
+    ) -> None:
+        """Add statistics of the first ``limit`` examples of a split; ``name`` is "" for a text without a name."""
+        suffix = f", {name}" if name else ""
+        description = builder.describe(split, examples, limit)
+        self.stats |= {f"{title} text{suffix}": str(split), f"{title} examples{suffix}": description}
 
 
 def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
     """Return the examples to train and to evaluate on, and log their statistics.
 
-    Without a validation corpus, some documents of the training corpus are held out. With ``streaming``, only the
-    validation corpus is prepared.
+    Without validation texts, some documents of each training text are held out. With ``streaming``, only the
+    validation texts are prepared.
     """
     check_language(context.data_args.language)
-    streamed = context.corpora[0] if context.data_args.streaming and context.do_train else None
-    prepared = context if streamed is None else replace(context, corpora=(None, context.corpora[1]))
+    streamed = context.corpora.train if context.data_args.streaming and context.do_train else {}
+    prepared = replace(context, corpora=context.corpora._replace(train={})) if streamed else context
     training, validation = _prepare(prepared, builder)
+    if len(training) > 1 or len(streamed) > 1:
+        raise UserError("--train_file: several named texts cannot be mixed yet: give one name")
     splits = DatasetSplits()
-    if training is not None:
+    for name, split in training.items():
         limit = context.data_args.max_train_samples
-        splits.train = EpochDataset(partial(builder.build, training), limit)
-        splits.describe("training", training, splits.train.examples_for_epoch(0), builder, limit)
-    if validation is not None:
+        splits.train = EpochDataset(partial(builder.build, split), limit)
+        examples = splits.train.examples_for_epoch(0)
+        splits.describe("training", name, split, examples, builder, limit)
+        splits.samples = _samples_of(examples, limit)
+    if validation:
+        splits.samples = []
+    for name, split in validation.items():
         limit = context.data_args.max_eval_samples
-        examples = builder.build(validation, None)
-        splits.validation = longest_first(examples, limit)
-        splits.describe("held-out", validation, examples, builder, limit)
-    if streamed is not None:
-        _stream_train(splits, streamed, context, builder)
+        examples = builder.build(split, None)
+        splits.validation[name] = longest_first(examples, limit)
+        splits.describe("held-out", name, split, examples, builder, limit)
+        splits.samples = splits.samples or _samples_of(examples, limit)
+    for corpus in streamed.values():
+        _stream_train(splits, corpus, context, builder)
     log_stats(splits)
     return splits
 
@@ -160,10 +170,10 @@ class ChunkBuilder:
         return self.builder.build_chunk(split, rng)
 
 
-def _prepare(context: DataContext, builder: ExampleBuilder) -> tuple[Split | None, Split | None]:
-    """Tokenize the training and the validation corpus; return None for a split that is not needed.
+def _prepare(context: DataContext, builder: ExampleBuilder) -> tuple[dict[str, Split], dict[str, Split]]:
+    """Tokenize the training and the validation texts that are needed, and return them by name.
 
-    Without a validation corpus, some documents of the training corpus are held out. Each split gets at least
+    Without validation texts, some documents of each training text are held out. Each split gets at least
     ``min_documents``.
     """
     data_args, with_words = context.data_args, builder.with_words
@@ -179,19 +189,21 @@ def _prepare(context: DataContext, builder: ExampleBuilder) -> tuple[Split | Non
         faster=faster_encoder(context.tokenizer, data_args.tokenizer_backend, with_words),
         overwrite=context.overwrite_cache,
     )
-    splits = [None if corpus is None else Split(corpus.name, prepare_one(corpus), None) for corpus in context.corpora]
-    for source, split in zip(context.corpora, splits, strict=True):
-        if source is not None and split is not None:
-            check_known(split.corpus.unknown_share, read_documents(source), source.name, context.tokenizer)
-            if with_words:
-                check_words(split.corpus, context.tokenizer)
-    training, validation = splits
-    if context.do_eval and validation is None:
-        assert training is not None
-        rng = np.random.default_rng(context.shuffle_seed)
-        parts = hold_out(training.corpus, data_args.validation_split_percentage, rng, builder.min_documents)
-        training, validation = replace(training, documents=parts[0]), replace(training, documents=parts[1])
-    return training if context.do_train else None, validation
+
+    def prepare_each(corpora: dict[str, Corpus]) -> dict[str, Split]:
+        return {name: Split(corpus.name, prepare_one(corpus), None) for name, corpus in corpora.items()}
+
+    training, validation = prepare_each(context.corpora.train), prepare_each(context.corpora.validation)
+    for source, split in zip(context.corpora.all, [*training.values(), *validation.values()], strict=True):
+        check_known(split.corpus.unknown_share, read_documents(source), source.name, context.tokenizer)
+        if with_words:
+            check_words(split.corpus, context.tokenizer)
+    if context.do_eval and not validation:
+        for name, split in training.items():
+            rng = np.random.default_rng(context.shuffle_seed)
+            parts = hold_out(split.corpus, data_args.validation_split_percentage, rng, builder.min_documents)
+            training[name], validation[name] = (replace(split, documents=documents) for documents in parts)
+    return training if context.do_train else {}, validation
 
 
 def hold_out(

@@ -152,12 +152,18 @@ class Objective:
         return next(outputs[name] for name in self.logits if name in outputs)
 
 
-def figures_of(objectives: dict[str, Objective]) -> dict[str, tuple[str, str]]:
-    """Return the title and format of each reported metric of an evaluation, by the metric's name."""
+def figures_of(objectives: dict[str, Objective], sets: Sequence[str] = ("",)) -> dict[str, tuple[str, str]]:
+    """Return the title and format of each reported metric of an evaluation, by the metric's name.
+
+    Args:
+        objectives: by the prefix of their metrics.
+        sets: names of the held-out sets, "" for one without a name.
+    """
     return {
-        f"{prefix}{name}": (title, form)
+        f"{each}_{prefix}{name}" if each else f"{prefix}{name}": (f"{title}, {each}" if each else title, form)
         for prefix, objective in objectives.items()
         for title, name, form in objective.figures
+        for each in sets
     }
 
 

@@ -74,16 +74,20 @@ def _thin(rows: Sequence[dict], best_step: int | None) -> list[dict]:
     return [rows[place] for place in chosen]
 
 
-def table_of(history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]]) -> list[str]:
+def table_of(
+    history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]], several_sets: bool = False
+) -> list[str]:
     """Format the history of a run as lines of aligned columns; return no lines if nothing was logged.
 
     Args:
         history: the Trainer's ``log_history``.
         best_step: the Trainer's ``best_global_step``, or None.
         figures: title and format of each evaluation metric, by its name.
+        several_sets: leave out the held-out loss, because several held-out sets have many columns.
     """
     columns = {"step": ("step", ","), "epoch": ("epoch", ".2f"), "loss": ("loss", ".3f")}
-    columns["eval_loss"] = ("held-out loss", ".3f")
+    if not several_sets:
+        columns["eval_loss"] = ("held-out loss", ".3f")
     columns |= {f"eval_{name}": figure for name, figure in figures.items() if not name.endswith("loss")}
     columns |= {"learning_rate": ("learning rate", ".2e"), "tokens_per_second": ("tokens/s", ",.0f")}
     rows = _thin(rows_of(history), best_step)

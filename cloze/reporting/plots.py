@@ -1,6 +1,7 @@
 """Draw the curves of a run, and a comparison. pyplot is not used, because it keeps global state."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from math import ceil, isfinite
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,9 @@ from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator
 from cloze.reporting.history import evaluations_of, logs_of, resumed_steps
 
 # Colours for colour-blind readers (Okabe and Ito, 2008); evaluations also have markers.
-TRAINING, EVALUATION, BEST = "#0072B2", "#D55E00", "#000000"
+TRAINING, BEST = "#0072B2", "#000000"
+# Of the held-out sets in turn.
+EVALUATIONS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLE = {
     "figure.dpi": 120,
     "font.size": 9,
@@ -71,20 +74,28 @@ def _panels_of(figures: dict[str, tuple[str, str]]) -> dict[str, tuple[str, Form
 
 
 @own_style
-def curves_of(history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]]) -> Figure:
+def curves_of(
+    history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]], sets: Sequence[str] = ("",)
+) -> Figure:
     """Draw the logged losses, metrics, learning rate and throughput over the steps of a run, one panel each.
 
     Args:
         history: the Trainer's ``log_history``.
         best_step: the Trainer's ``best_global_step``, or None.
         figures: title and format of each evaluation metric, by its name.
+        sets: names of the held-out sets, "" for one without a name; each has a line in the panels.
     """
     logs, evaluations, resumed = logs_of(history), evaluations_of(history), resumed_steps(history)
+    prefixes = {each or "held-out": f"eval_{each}_" if each else "eval_" for each in sets}
     drawn = {
-        name: (_series_of(logs, name), _series_of(evaluations, f"eval_{name}"), *panel)
+        name: (
+            _series_of(logs, name),
+            {each: _series_of(evaluations, key + name) for each, key in prefixes.items()},
+            *panel,
+        )
         for name, panel in _panels_of(figures).items()
     }
-    drawn = {name: panel for name, panel in drawn.items() if panel[0].size or panel[1].size}
+    drawn = {name: panel for name, panel in drawn.items() if any(line.size for line in (panel[0], *panel[1].values()))}
     num_columns = 2 if len(drawn) <= 4 else 3
     num_rows = max(ceil(len(drawn) / num_columns), 1)
     figure = _grid_figure(num_rows, num_columns)
@@ -93,13 +104,14 @@ def curves_of(history: Sequence[dict], best_step: int | None, figures: dict[str,
         axes = figure.add_subplot(num_rows, num_columns, number)
         axes.set_title(title[0].upper() + title[1:])
         _draw_line(axes, trained, color=TRAINING, label="training")
-        _draw_line(axes, evaluated, color=EVALUATION, label="held-out", marker="o")
-        best = evaluated[:, evaluated[0] == best_step][:, -1:]
-        if best.size:
-            axes.plot(*best, "*", color=BEST, markersize=9, label="best", zorder=5)
+        for label, line, color in zip(evaluated, evaluated.values(), cycle(EVALUATIONS), strict=False):
+            _draw_line(axes, line, color=color, label=label, marker="o")
+            best = line[:, line[0] == best_step][:, -1:]
+            if best.size:
+                axes.plot(*best, "*", color=BEST, markersize=9, label="best", zorder=5)
         for step in resumed:
             axes.axvline(step, color="#777777", linestyle=":", linewidth=1, label="resumed")
-        _set_scales(axes, name, np.concatenate([trained[1], evaluated[1]]), formatter)
+        _set_scales(axes, name, np.concatenate([each[1] for each in (trained, *evaluated.values())]), formatter)
         axes.set_xlim(-0.02 * last, 1.02 * last)
     figure.supxlabel("step", fontsize="medium")
     _add_legend(figure)

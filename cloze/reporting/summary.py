@@ -7,7 +7,7 @@ from pathlib import Path
 from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.models.loading import describe_model
-from cloze.objectives.metrics import Objective, figures_of, format_metric
+from cloze.objectives.metrics import figures_of, format_metric
 from cloze.reporting.history import adds_to_live_table, table_of
 from cloze.reporting.model_card import write_model_card
 from cloze.system.output import format_lines
@@ -28,13 +28,15 @@ def finish(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSpli
     if trainer.is_world_process_zero() and splits.samples:
         history, best_step = trainer.state.log_history, trainer.state.best_global_step
         stats = {"model": describe_model(trainer.model, context.model_args), **splits.stats}
-        lines = summarise_run(history, metrics, stats, training_args.output_dir, task.objectives)
-        figures = figures_of(task.objectives)
+        sets = trainer.held_out_names
+        figures = figures_of(task.objectives, sets)
+        lines = summarise_run(history, metrics, stats, training_args.output_dir, figures)
         shows_table = "train_loss" in metrics and adds_to_live_table(history, best_step)
-        log_summary(lines, samples, table_of(history, best_step, figures) if shows_table else [])
+        table = table_of(history, best_step, figures, several_sets=len(sets) > 1) if shows_table else []
+        log_summary(lines, samples, table)
         if "train_loss" in metrics:
             card = Path(training_args.output_dir) / "README.md"
-            draw_curves(history, best_step, figures, card.parent / CURVES)
+            draw_curves(history, best_step, figures_of(task.objectives), sets, card.parent / CURVES)
             with going_on_without(trainer, card.name):
                 named = {name: f"eval_{name}" for name in figures}
                 evaluated = {name: (figures[name][0], metrics[key]) for name, key in named.items() if key in metrics}
@@ -60,14 +62,18 @@ def check_written(trainer: PretrainingTrainer) -> None:
 
 
 def draw_curves(
-    history: Sequence[dict], best_step: int | None, figures: dict[str, tuple[str, str]], path: Path
+    history: Sequence[dict],
+    best_step: int | None,
+    figures: dict[str, tuple[str, str]],
+    sets: Sequence[str],
+    path: Path,
 ) -> None:
     """Write the figure of the run; warn if it cannot be written, because the run itself is complete."""
     # Imported here because matplotlib takes long to load.
     from cloze.reporting.plots import curves_of, save
 
     try:
-        save(curves_of(history, best_step, figures), path)
+        save(curves_of(history, best_step, figures, sets), path)
     except OSError as error:
         path.unlink(missing_ok=True)
         logger.warning(
@@ -79,7 +85,7 @@ def draw_curves(
 
 
 def summarise_run(
-    history: Sequence[dict], metrics: dict, stats: dict[str, str], output_dir: str, objectives: dict[str, Objective]
+    history: Sequence[dict], metrics: dict, stats: dict[str, str], output_dir: str, figures: dict[str, tuple[str, str]]
 ) -> dict[str, str]:
     """Return the summary of a run, text by title: statistics, throughput, losses and metrics."""
     lines = dict(stats)
@@ -95,7 +101,7 @@ def summarise_run(
         lines["training loss"] = f"{first:.3f} at step {first_step}, {last:.3f} at step {last_step}"
     if "eval_loss" in metrics:
         before = next((entry for entry in history if "eval_loss" in entry and entry["step"] == 0), {})
-        for name, (title, form) in figures_of(objectives).items():
+        for name, (title, form) in figures.items():
             name = f"eval_{name}"
             lines[title] = format_metric(metrics[name], form)
             if name in before and "train_loss" in metrics:

@@ -245,12 +245,12 @@ def log_columns(corpus: Corpus, other_columns: Sequence[str]) -> None:
             )
 
 
-def find_change(content: list[list] | None, corpus: Corpus | None) -> str | None:
+def find_change(content: list[list] | None, corpus: Corpus) -> str | None:
     """Return where the corpus differs from ``content``, its recorded content when a checkpoint was written.
 
-    Returns None if they are equal or one of them is unknown.
+    Returns None if they are equal, or if nothing was recorded.
     """
-    if content is None or corpus is None or content == corpus.content:
+    if content is None or content == corpus.content:
         return None
     before, now = len(content), len(corpus.content)
     same = next((n for n, pair in enumerate(zip(content, corpus.content, strict=False)) if pair[0] != pair[1]), None)

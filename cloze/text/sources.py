@@ -2,8 +2,9 @@
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import pyarrow
@@ -17,6 +18,18 @@ from cloze.text.files import find_files, is_saved
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+class Corpora(NamedTuple):
+    """Hold the training and the validation texts by name, "" for one without; empty if they are not needed."""
+
+    train: dict[str, Corpus]
+    validation: dict[str, Corpus]
+
+    @property
+    def all(self) -> list[Corpus]:
+        """List all texts, those for training first."""
+        return [*self.train.values(), *self.validation.values()]
+
+
 def find_corpora(
     data_args: DataArguments,
     do_train: bool,
@@ -25,15 +38,15 @@ def find_corpora(
     output_dir: str | None = None,
     cache_dir: str | None = None,
     token: str | None = None,
-) -> tuple[Corpus | None, Corpus | None]:
-    """Return the training and the validation corpus, each None if it is not needed.
+) -> Corpora:
+    """Return the training and the validation texts that are needed.
 
-    To evaluate without a validation corpus, the caller holds out part of the training corpus. Files in ``output_dir``
+    To evaluate without a validation text, the caller holds out part of each training text. Files in ``output_dir``
     and in ``cache_dir``, by default the datasets library's cache, are not read as text. ``token`` gives access to
     private data sets on the Hub. Raises UserError for text that is missing or cannot be loaded.
     """
     if not (do_train or do_eval):
-        return None, None
+        return Corpora({}, {})
     outputs = {"--cache_dir": Path(cache_dir or datasets.config.HF_DATASETS_CACHE)}
     if output_dir is not None:
         outputs["--output_dir"] = Path(output_dir)
@@ -47,11 +60,11 @@ def find_corpora(
             splits = _load_dataset(data_args, cache_dir, token)
         return _choose_splits(splits, data_args, do_train, do_eval)
     # Without --do_train, the documents held out of the training text are evaluated.
-    needs_train = data_args.train_file and (do_train or not data_args.validation_file)
-    train = _find_corpus(data_args, "train", outputs) if needs_train else None
-    needs_validation = data_args.validation_file and do_eval
-    validation = _find_corpus(data_args, "validation", outputs) if needs_validation else None
-    return train, validation
+    train, validation = data_args.train_sources, data_args.validation_sources
+    return Corpora(
+        _find_each(train, "train", data_args, outputs) if do_train or not validation else {},
+        _find_each(validation, "validation", data_args, outputs) if do_eval else {},
+    )
 
 
 def _check_apart(folder: Path, outputs: Mapping[str, Path]) -> None:
@@ -63,9 +76,16 @@ def _check_apart(folder: Path, outputs: Mapping[str, Path]) -> None:
             )
 
 
-def _find_corpus(data_args: DataArguments, split: str, outputs: Mapping[str, Path]) -> Corpus:
-    """Return the corpus of --train_file or --validation_file: files, or a folder written by save_to_disk."""
-    flag, patterns = f"--{split}_file", getattr(data_args, f"{split}_file")
+def _find_each(
+    sources: dict[str, list[str]], split: str, data_args: DataArguments, outputs: Mapping[str, Path]
+) -> dict[str, Corpus]:
+    """Return the texts of --train_file or --validation_file by name."""
+    return {name: _find_corpus(patterns, split, data_args, outputs) for name, patterns in sources.items()}
+
+
+def _find_corpus(patterns: Sequence[str], split: str, data_args: DataArguments, outputs: Mapping[str, Path]) -> Corpus:
+    """Return one text of --train_file or --validation_file: files, or a folder written by save_to_disk."""
+    flag = f"--{split}_file"
     folder = Path(os.path.expanduser(patterns[0]))
     if len(patterns) > 1 or not is_saved(folder):
         return FileCorpus(find_files(patterns, flag, outputs), data_args.text_column, data_args.reader_settings)
@@ -93,16 +113,19 @@ def _choose_splits(
     data_args: DataArguments,
     do_train: bool,
     do_eval: bool,
-) -> tuple[HubCorpus | None, HubCorpus | None]:
-    """Return the training and validation splits, if needed; raise UserError if a needed one is missing."""
+) -> Corpora:
+    """Return the training and validation splits that are needed; raise UserError if one is missing."""
     name = data_args.dataset_name
     corpora = {split: HubCorpus(f"{name} ({split})", rows, data_args.text_column) for split, rows in splits.items()}
-    validation = corpora.get("validation") if do_eval else None
-    if "train" not in corpora and (do_train or validation is None):
+    validation = "validation" in corpora and do_eval
+    if "train" not in corpora and (do_train or not validation):
         raise UserError(f"--dataset_name {name} has no split named train (splits: {', '.join(corpora)})")
-    if data_args.streaming and do_eval and validation is None:
+    if data_args.streaming and do_eval and not validation:
         raise UserError(f"--dataset_name {name} has no validation split to evaluate on while streaming: drop --do_eval")
-    return corpora.get("train") if do_train or validation is None else None, validation
+    return Corpora(
+        {"": corpora["train"]} if do_train or not validation else {},
+        {"": corpora["validation"]} if validation else {},
+    )
 
 
 def _load_dataset(

@@ -1,17 +1,16 @@
 """Declare the attributes of the Trainer that its parts share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import Subset
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from cloze.config.arguments import TrainingArguments
-from cloze.data.samplers import EpochDataset
+from cloze.data.samplers import EpochDataset, HeldOutSets
 from cloze.data.streaming import StreamedExamples
-from cloze.training.checkpoints import Progress
+from cloze.training.checkpoints import Fingerprints, Progress
 from cloze.training.run_length import RunLength
 from cloze.training.stream import PreparedStream, TextStream
 
@@ -21,10 +20,10 @@ class BaseTrainer(Trainer):
 
     Attributes:
         train_dataset: the training examples, with --do_train.
-        eval_dataset: the examples of the validation set, with --do_eval.
+        eval_dataset: the held-out sets, with --do_eval.
         progress: the progress of the checkpoint, or of a new run.
         length_before: the length of the run that saved the checkpoint, if any.
-        texts: fingerprints of the training and of the validation text.
+        fingerprints: of the training and of the validation texts, as ``Progress`` has them.
         stream: the train stream (training.stream).
         num_epochs: the epochs of the run, rounded up.
         hyperparameters: the optimizer's settings by parameter group, before a checkpoint is loaded.
@@ -39,15 +38,20 @@ class BaseTrainer(Trainer):
     processing_class: PreTrainedTokenizerBase
     data_collator: Callable[[list[dict]], dict[str, Any]]
     train_dataset: EpochDataset | StreamedExamples
-    eval_dataset: Subset
+    eval_dataset: HeldOutSets
     progress: Progress
     length_before: RunLength | None
-    texts: Sequence[list[list] | None]
+    fingerprints: Fingerprints
     stream: PreparedStream | TextStream
     num_epochs: int
     hyperparameters: list[dict]
     started: float
     early_stopping: EarlyStoppingCallback | None
+
+    @property
+    def held_out_names(self) -> list[str]:
+        """Return the names of the held-out sets, "" for one without a name, and without --do_eval."""
+        return [""] if self.eval_dataset is None else list(self.eval_dataset.sizes)
 
     @property
     def stopped_early(self) -> bool:

@@ -213,8 +213,10 @@ class ResumeCallback(TrainerCallback):
     def _is_comparable(self, args, state) -> bool:
         """Return whether the checkpoint's best value, if any, is by the same metric on the same validation text."""
         metric, best = args.metric_for_best_model, state.best_metric
-        before, now = self.trainer.progress.texts[1], self.trainer.texts[1]
-        if best is not None and None not in (before, now) and before != now:
+        before, now = (
+            each.get("validation") for each in (self.trainer.progress.fingerprints, self.trainer.fingerprints)
+        )
+        if best is not None and before and now and before != now:
             return False
         if best is None or metric is None:
             return True

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,6 +26,9 @@ PROGRESS = "progress.json"
 MODEL_FILES = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
 # Where checkpoints are written and deleted. The Trainer does not push checkpoint-* to the Hub.
 STAGING_DIR = "checkpoint-incomplete"
+
+# The content of each text (``Corpus.content``) by name, by use.
+Fingerprints = dict[str, dict[str, list[list]]]
 
 writing = partial(storage.writing, cure="free disk space and run again; earlier checkpoints are intact")
 
@@ -188,7 +191,7 @@ class Progress:
         total_loss: the sum of the losses of all steps up to the last log.
         seconds: time of training, in seconds.
         evaluation_due: whether a signal postponed an evaluation.
-        texts: fingerprints of the training and of the validation text, each None if there is none.
+        fingerprints: of the training texts (``train``) and of the validation texts (``validation``), by name.
     """
 
     step: int = 0
@@ -201,7 +204,7 @@ class Progress:
     total_loss: float = 0.0
     seconds: float = 0.0
     evaluation_due: bool = False
-    texts: Sequence[list[list] | None] = (None, None)
+    fingerprints: Fingerprints = field(default_factory=dict)
 
     def write(self, checkpoint: Path) -> None:
         """Write the progress to a checkpoint."""

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,12 @@ from cloze.models.vocabulary import NewToken, find_new_tokens
 from cloze.objectives.task import Task
 from cloze.system.processes import on_first_process
 from cloze.text.corpus import Corpus, find_change, log_columns
-from cloze.text.sources import find_corpora
+from cloze.text.sources import Corpora, find_corpora
 from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.templates import ensure_template
 from cloze.tokenization.token_cache import cache_folder
 from cloze.tokenization.training import train_tokenizer
-from cloze.training.checkpoints import Progress
+from cloze.training.checkpoints import Fingerprints, Progress
 from cloze.training.output_dir import prepare_output_dir
 
 logger = logging.getLogger(__name__)
@@ -76,17 +76,16 @@ def set_up(
         checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
     corpora = find_texts(model_args, data_args, training_args)
     if checkpoint is not None:
-        check_texts(Progress.read(checkpoint).texts, corpora)
-    for corpus in (each for each in corpora if each is not None):
+        check_texts(Progress.read(checkpoint).fingerprints, corpora)
+    for corpus in corpora.all:
         log_columns(corpus, data_args.other_columns)
     config = load_config(model_args, task)
     tokenizer = load_tokenizer(model_args, checkpoint)
     if tokenizer is None:
-        first = corpora[0] or corpora[1]
-        if first is None:
+        if not corpora.all:
             raise UserError("no text to train a tokenizer on, and no model: give --model_name_or_path PATH")
         tokenizer = train_tokenizer(
-            first,
+            corpora.all[0],
             config.model_type,
             model_args.vocab_size,
             model_args.do_lower_case,
@@ -128,10 +127,8 @@ def set_up(
     )
 
 
-def find_texts(
-    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
-) -> tuple[Corpus | None, Corpus | None]:
-    """Return the training and the validation corpus, each None if the run does not need it."""
+def find_texts(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> Corpora:
+    """Return the training and the validation texts that the run needs."""
     return find_corpora(
         data_args,
         training_args.do_train,
@@ -142,14 +139,20 @@ def find_texts(
     )
 
 
-def check_texts(texts: Sequence[list[list] | None], corpora: tuple[Corpus | None, Corpus | None]) -> None:
-    """Raise UserError if the training text has changed since a checkpoint; warn if the validation text has.
+def fingerprints_of(corpora: Corpora) -> Fingerprints:
+    """Return what identifies the texts, for checkpoints."""
+    return {use: {name: corpus.content for name, corpus in texts.items()} for use, texts in corpora._asdict().items()}
+
+
+def check_texts(fingerprints: Fingerprints, corpora: Corpora) -> None:
+    """Raise UserError if a training text has changed since a checkpoint; warn if a validation text has.
 
     Args:
-        texts: fingerprints of the training and the validation text in the checkpoint.
-        corpora: the training and the validation corpus now.
+        fingerprints: of the texts in the checkpoint.
+        corpora: the texts now.
     """
-    training, validation = map(find_change, texts, corpora)
+    training = _first_change(fingerprints.get("train", {}), corpora.train)
+    validation = _first_change(fingerprints.get("validation", {}), corpora.validation)
     if training is not None:
         raise UserError(
             f"the training text has changed since the checkpoint: {training}: restore it, or start over with "
@@ -160,6 +163,12 @@ def check_texts(texts: Sequence[list[list] | None], corpora: tuple[Corpus | None
             "the validation text has changed since the checkpoint: %s: earlier evaluations are not comparable",
             validation,
         )
+
+
+def _first_change(contents: dict[str, list[list]], texts: dict[str, Corpus]) -> str | None:
+    """Return where the first text that has changed differs from its recorded content; None if none has changed."""
+    changes = (find_change(contents.get(name), corpus) for name, corpus in texts.items())
+    return next(filter(None, changes), None)
 
 
 def start_process(data_args: DataArguments, training_args: TrainingArguments) -> None:

@@ -14,6 +14,8 @@ from cloze.training.trainer import PretrainingTrainer
 
 # First column of a training log, and of an evaluation.
 TRAIN, HELD_OUT = "train", "held-out"
+# Columns whose values are the same for each held-out set.
+COMMON = ("step", "epoch")
 # Characters of the widest usual value, by format.
 WIDTHS = {",.2f": 9, ".3f": 6, ".1%": 6, ",.0f": 9, ".2f": 6}
 SEPARATOR = "  "
@@ -37,7 +39,12 @@ class Column(NamedTuple):
 
 
 def columns_for(
-    objectives: dict[str, Objective], max_steps: int, *, with_epoch: bool = True, max_width: int | None = None
+    objectives: dict[str, Objective],
+    max_steps: int,
+    *,
+    with_epoch: bool = True,
+    label_width: int = len(HELD_OUT),
+    max_width: int | None = None,
 ) -> list[Column]:
     """Return the columns of a task's table, for all of its lines.
 
@@ -45,6 +52,7 @@ def columns_for(
         objectives: of the task, by the prefix of their metrics.
         max_steps: the step of the last line; with a limit of time a huge number, whose width is not reserved.
         with_epoch: whether the length of an epoch is known.
+        label_width: characters of the longest label of a line.
         max_width: most characters in a line; the least important columns are dropped to fit.
     """
     shown = {"step": ("step", ","), "epoch": ("epoch", ".2f"), "loss": ("loss", ".3f")}
@@ -56,33 +64,47 @@ def columns_for(
     columns = [Column(name, title, form, widths[form]) for name, (title, form) in shown.items()]
     columns = [column._replace(width=max(column.width, *map(len, column.titles))) for column in columns]
     for name in ["epoch", *reversed(figures), "tokens_per_second", "eta"]:
-        if max_width is None or _width_of(columns) <= max_width:
+        if max_width is None or label_width + _width_of(columns) <= max_width:
             break
         columns = [column for column in columns if column.name != name]
     return columns
 
 
 def _width_of(columns: Sequence[Column]) -> int:
-    return len(HELD_OUT) + sum(len(SEPARATOR) + column.width for column in columns)
+    return sum(len(SEPARATOR) + column.width for column in columns)
 
 
-def format_header(columns: Sequence[Column]) -> list[str]:
+def label_width_of(names: Sequence[str]) -> int:
+    """Return the characters of the longest label of a line, given the names of the held-out sets."""
+    return max(len(name or HELD_OUT) for name in [TRAIN, *names])
+
+
+def format_header(columns: Sequence[Column], names: Sequence[str] = ("",)) -> list[str]:
     """Return the titles in two lines, or in one line if all of them are single words."""
     rows = zip(*(column.titles for column in columns), strict=True)
-    return [_format_row("", titles, columns) for titles in rows if any(titles)]
+    return [_format_row("", titles, columns, label_width_of(names)) for titles in rows if any(titles)]
 
 
-def format_log(logs: dict[str, float], columns: Sequence[Column]) -> str:
-    """Return the line of a log of training or of an evaluation; cells without a value are empty.
+def format_log(logs: dict[str, float], columns: Sequence[Column], names: Sequence[str] = ("",)) -> list[str]:
+    """Return the line of a training log, or of an evaluation one line per held-out set.
+
+    Cells without a value are empty.
 
     Args:
         logs: as the Trainer logs them, with ``step``; ``eta`` in seconds.
         columns: columns of the table.
+        names: names of the held-out sets.
     """
-    kind, prefix = (HELD_OUT, "eval_") if "eval_loss" in logs else (TRAIN, "")
-    values = {name.removeprefix(prefix): value for name, value in logs.items()}
-    cells = [_format_cell(values.get(column.name), column.form) for column in columns]
-    return _format_row(kind, cells, columns)
+    if "eval_loss" in logs:
+        labels = {name or HELD_OUT: f"eval_{name}_" if name else "eval_" for name in names}
+    else:
+        labels = {TRAIN: ""}
+    lines = []
+    for label, prefix in labels.items():
+        values = [logs.get(column.name if column.name in COMMON else prefix + column.name) for column in columns]
+        cells = [_format_cell(value, column.form) for value, column in zip(values, columns, strict=True)]
+        lines.append(_format_row(label, cells, columns, label_width_of(names)))
+    return lines
 
 
 def _format_cell(value: float | None, form: str) -> str:
@@ -91,9 +113,9 @@ def _format_cell(value: float | None, form: str) -> str:
     return format_metric(value, form) if form else format_duration(value)
 
 
-def _format_row(kind: str, cells: Sequence[str], columns: Sequence[Column]) -> str:
+def _format_row(label: str, cells: Sequence[str], columns: Sequence[Column], label_width: int) -> str:
     aligned = [f"{cell:>{column.width}}" for cell, column in zip(cells, columns, strict=True)]
-    return SEPARATOR.join([f"{kind:<{len(HELD_OUT)}}", *aligned]).rstrip()
+    return SEPARATOR.join([f"{label:<{label_width}}", *aligned]).rstrip()
 
 
 def format_duration(seconds: float) -> str:
@@ -141,16 +163,23 @@ class LiveTable(ProgressCallback):
         # An evaluation without training is in the summary alone.
         if self.training_bar is None or not {"loss", "eval_loss"} & logs.keys() or _is_repeated(state.log_history):
             return
-        lines = []
+        lines, names = [], self.trainer.held_out_names
         if not self.columns:
             with_epoch = self.trainer.stream.steps_in_epoch is not None
             width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-            self.columns = columns_for(self.trainer.objectives, state.max_steps, with_epoch=with_epoch, max_width=width)
-            lines = ["", *format_header(self.columns)]
+            label_width = label_width_of(names)
+            self.columns = columns_for(
+                self.trainer.objectives,
+                state.max_steps,
+                with_epoch=with_epoch,
+                label_width=label_width,
+                max_width=width,
+            )
+            lines = ["", *format_header(self.columns, names)]
         row = {**logs, "step": state.global_step}
         if "loss" in logs:
             row["eta"] = self._seconds_left(state)
-        for line in [*lines, format_log(row, self.columns)]:
+        for line in [*lines, *format_log(row, self.columns, names)]:
             # print would break the bars.
             tqdm.write(line)
         sys.stdout.flush()

@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from cloze.data.samplers import BatchSettings
 from cloze.errors import UserError
 from cloze.system.storage import RECIPE
 from cloze.training.callbacks import ResumeCallback, StopCallback, Stopped
-from cloze.training.checkpoints import Progress
+from cloze.training.checkpoints import Fingerprints, Progress
 from cloze.training.run_length import find_max_steps, hyperparameters_of, length_of
 from cloze.training.saving import SavingTrainer
 from cloze.training.stream import loader_settings, open_stream
@@ -31,7 +30,7 @@ class ResumableTrainer(SavingTrainer):
         args: the training arguments.
         padding: how batches are padded.
         checkpoint: the checkpoint to resume from, if any.
-        texts: fingerprints of the training and of the validation text, for checkpoints.
+        fingerprints: of the training and of the validation texts, for checkpoints.
         **kwargs: further arguments of the Trainer.
 
     Attributes:
@@ -46,10 +45,11 @@ class ResumableTrainer(SavingTrainer):
         args: TrainingArguments,
         padding: Padding,
         checkpoint: Path | None = None,
-        texts: Sequence[list[list] | None] = (None, None),
+        fingerprints: Fingerprints | None = None,
         **kwargs,
     ):
-        self.padding, self.progress, self.length_before, self.texts = padding, Progress(), None, texts
+        self.padding, self.progress, self.length_before = padding, Progress(), None
+        self.fingerprints = fingerprints or {}
         if checkpoint is not None:
             self.progress = Progress.read(checkpoint)
             self.length_before = length_of(settings_in((checkpoint / RECIPE).read_text(encoding="utf-8")))
@@ -194,5 +194,5 @@ class ResumableTrainer(SavingTrainer):
             total_loss=self.total_loss,
             seconds=self.stop_callback.seconds,
             evaluation_due=self.stop_callback.evaluation_due,
-            texts=self.texts,
+            fingerprints=self.fingerprints,
         )

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from cloze.data.samplers import EpochDataset
+from cloze.data.samplers import EpochDataset, HeldOutSets
 from cloze.data.splits import DatasetSplits
 from cloze.models.flops import count_flops
 from cloze.system.processes import on_first_process
 from cloze.system.signals import SIGNALS, handling_signals, ignore_signals
 from cloze.system.storage import CURVES, RECIPE
 from cloze.training import checkpoints
-from cloze.training.context import RunContext, make_collator, make_model, padding_of
+from cloze.training.context import RunContext, fingerprints_of, make_collator, make_model, padding_of
 from cloze.training.dry_run import describe_cache, dry_run
 from cloze.training.live_table import show_live_table
 from cloze.training.output_dir import can_resume, check_disk
@@ -52,11 +52,11 @@ def make_trainer(context: RunContext, model: PreTrainedModel, splits: DatasetSpl
         padding=padding,
         recipe=context.recipe,
         checkpoint=context.checkpoint,
-        texts=[corpus and corpus.content for corpus in context.corpora] if do_train else (None, None),
+        fingerprints=fingerprints_of(context.corpora) if do_train else None,
         flops=count_flops(model, context.task.takes_positions) if do_train else None,
         data_collator=make_collator(context, padding),
         train_dataset=splits.train,
-        eval_dataset=splits.validation,
+        eval_dataset=HeldOutSets(splits.validation) if splits.validation else None,
         processing_class=context.tokenizer,
     )
 
@@ -120,11 +120,12 @@ def trackers_open(trainer: PretrainingTrainer) -> Iterator[None]:
 
 
 def evaluate(trainer: PretrainingTrainer) -> dict[str, float]:
-    """Evaluate on the validation set, and save and return its metrics."""
+    """Evaluate on the held-out sets, and save and return their metrics."""
     metrics = trainer.evaluate()
     metrics["eval_samples"] = len(trainer.eval_dataset)
-    for name in [name for name in metrics if name.endswith("_perplexity")]:
-        metrics["perplexity"] = metrics[name]  # upstream's name
+    perplexities = [value for name, value in metrics.items() if name.endswith("_perplexity")]
+    if perplexities:
+        metrics["perplexity"] = perplexities[0]  # upstream's name
     save_metrics(trainer, "eval", metrics)
     return metrics
 

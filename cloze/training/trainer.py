@@ -14,6 +14,7 @@ from cloze.errors import UserError
 from cloze.models.flops import Flops, peak_flops
 from cloze.objectives.metrics import Objective, Scores, check_finite, finite
 from cloze.training.resume import ResumableTrainer
+from cloze.training.saving import replaced
 from cloze.training.throughput import ThroughputMeter
 
 
@@ -31,7 +32,7 @@ class PretrainingTrainer(ResumableTrainer):
         **kwargs: further arguments of the Trainer.
 
     Attributes:
-        scores: the scores of the last evaluation, by objective prefix and name, [examples] each.
+        scores: the scores of the last evaluation, by held-out set, objective prefix and name, [examples] each.
     """
 
     # compute_loss normalizes over the whole step: the Trainer must not divide by the number of micro-batches.
@@ -57,6 +58,8 @@ class PretrainingTrainer(ResumableTrainer):
         self.meter = ThroughputMeter(flops, peak, args.device)
         # Loss, count and hits of each objective since the last log.
         self.running = torch.zeros(len(objectives), 3, device=self.args.device)
+        # Number of examples of each held-out set during an evaluation. All that are predicted are one set.
+        self.set_sizes: dict[str, int | None] = {"": None}
 
     def score(self, model, inputs, label_smoothing: float = 0.0) -> dict[str, Scores]:
         """Return the scores of the examples in a batch, by objective prefix."""
@@ -115,15 +118,27 @@ class PretrainingTrainer(ResumableTrainer):
         return None, scores, torch.zeros_like(next(iter(scores.values()))["loss"])
 
     def summarise(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Return the metrics of each held-out set by its name, and those of the first one also without a name."""
+        metrics: dict[str, float] = {}
+        self.scores, begin = {}, 0
+        for name, size in self.set_sizes.items():
+            part = slice(begin, None if size is None else begin + size)
+            begin += size or 0
+            self.scores[name] = {
+                prefix: {name: np.asarray(values[part], dtype=np.float64) for name, values in scores.items()}
+                # The Trainer passes on what prediction_step returns as logits, a dict.
+                for prefix, scores in prediction.predictions.items()  # type: ignore[union-attr]
+            }
+            own = self.summarise_set(self.scores[name])
+            metrics = metrics or dict(own)
+            metrics |= {f"{name}_{metric}": value for metric, value in own.items() if name}
+        return metrics
+
+    def summarise_set(self, set_scores: dict[str, dict[str, np.ndarray]]) -> dict[str, float]:
         """Return the metrics of each objective, and the sum of their losses; none if an objective has no targets."""
-        self.scores = {
-            prefix: {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
-            # The Trainer passes on what prediction_step returns as logits, a dict.
-            for prefix, scores in prediction.predictions.items()  # type: ignore[union-attr]
-        }
         metrics = {"loss": 0.0}
         for prefix, objective in self.objectives.items():
-            scores = self.scores[prefix]
+            scores = set_scores[prefix]
             if not scores["count"].any():
                 return {}
             for values in scores.values():
@@ -134,14 +149,17 @@ class PretrainingTrainer(ResumableTrainer):
         return metrics
 
     def evaluate(self, *args, **kwargs):
-        """Return the metrics of the validation set.
+        """Return the metrics of the held-out sets, as ``summarise`` names them.
 
         Raises:
-            UserError: if it has no targets.
+            UserError: if a set has no targets.
         """
-        metrics = super().evaluate(*args, **kwargs)
-        if "eval_loss" not in metrics:
-            raise UserError("the validation set has no masked tokens to predict: give more text")
+        with replaced(self, set_sizes=self.eval_dataset.sizes):
+            metrics = super().evaluate(*args, **kwargs)
+        for name in self.eval_dataset.sizes:
+            if (f"eval_{name}_loss" if name else "eval_loss") not in metrics:
+                text = f"the validation text {name}" if name else "the validation set"
+                raise UserError(f"{text} has no masked tokens to predict: give more text")
         return metrics
 
     def create_optimizer(self, model=None):

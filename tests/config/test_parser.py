@@ -22,6 +22,22 @@ from cloze.errors import UserError
 LEAST = {"model_name_or_path": "model", "train_file": "text.txt", "do_train": True}
 LEAST_ARGV = [f"--{name}={value}" for name, value in LEAST.items()]
 
+
+def test_texts_have_names_or_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a=b.txt", "year=2020"):
+        (tmp_path / name).touch()
+    settings = DataTrainingArguments(train_file=["law=a.txt", "wiki=b/*.txt", "law=c=d.txt"], validation_file="a=b.txt")
+    assert settings.train_sources == {"law": ["a.txt", "c=d.txt"], "wiki": ["b/*.txt"]}
+    assert settings.validation_sources == {"": ["a=b.txt"]}
+    assert settings.held_out_names == [""]
+    assert DataTrainingArguments(train_file=["law=a.txt", "b=b.txt"]).held_out_names == ["law", "b"]
+    paths = ["data/year=2020/*.parquet", "year=2020"]
+    assert DataTrainingArguments(train_file=paths).train_sources == {"": paths}
+    with pytest.raises(UserError, match=r"^--train_file b\.txt has no name, but other files do: give NAME=PATH"):
+        DataTrainingArguments(train_file=["law=a.txt", "b.txt"])
+
+
 # A value for each old flag, unlike the default of the current one; True for switches.
 OLD_VALUES = {
     "evaluation_strategy": "epoch",

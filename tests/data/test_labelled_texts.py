@@ -96,7 +96,7 @@ def test_saved_data_set_gives_its_class_names(tmp_path):
     )
     datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features).save_to_disk(tmp_path / "saved")
     data_args = ClassificationArguments(train_file=str(tmp_path / "saved"))
-    corpus, _ = find_corpora(data_args, do_train=True, do_eval=False)
+    corpus = find_corpora(data_args, do_train=True, do_eval=False).train[""]
     assert [text.label for text in read_labelled(corpus, data_args)] == ["good", "bad"]
 
 

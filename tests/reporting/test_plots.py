@@ -48,6 +48,22 @@ def panels(figure) -> dict[str, dict[str, list]]:
     }
 
 
+def test_each_held_out_set_has_a_line():
+    history = [log(1, 5.5, 0.02)]
+    for step, first, second in ((0, 6.0, 7.0), (1, 5.0, 7.5)):
+        history.append(
+            {
+                "step": step, "eval_loss": first, "eval_law_loss": first, "eval_general_loss": second,
+                "eval_law_accuracy": 0.1, "eval_general_accuracy": 0.2,
+            }
+        )  # fmt: skip
+    found = panels(curves_of(history, None, MASKED, ["law", "general"]))
+    assert found["Masked loss"]["law"] == [[0, 6.0], [1, 5.0]]
+    assert found["Masked loss"]["general"] == [[0, 7.0], [1, 7.5]]
+    assert "held-out" not in found["Masked loss"]
+    assert found["Masked accuracy"]["general"] == [[0, 0.2], [1, 0.2]]
+
+
 def test_curves_equal_the_log():
     found = panels(curves_of(HISTORY, 8, MASKED))
     assert list(found) == ["Masked loss", "Masked accuracy", "Learning rate", "Tokens per second, without padding"]

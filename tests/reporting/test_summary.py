@@ -8,7 +8,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForNextSentencePredictio
 from cloze.inference import predictions
 from cloze.inference.fill_mask import CONTEXT, WordGuess, guess_words, is_word, words_to_hide
 from cloze.inference.next_sentence import judge_samples
-from cloze.objectives.metrics import SENTENCE_PAIRS
+from cloze.objectives.metrics import SENTENCE_PAIRS, figures_of
 from cloze.reporting.summary import log_summary, summarise_run
 from cloze.tasks.masked_lm import MASKED_LM
 from cloze.tasks.next_sentence import NEXT_SENTENCE
@@ -41,7 +41,7 @@ PAIR_HISTORY = [
 
 
 def test_summary_has_first_and_last_values():
-    lines = summarise_run(HISTORY, METRICS, {"model": "BERT"}, "results", MASKED_LM.objectives)
+    lines = summarise_run(HISTORY, METRICS, {"model": "BERT"}, "results", figures_of(MASKED_LM.objectives))
     assert lines == {
         "model": "BERT",
         "training": "12 s, 123,456 tokens without padding (97.5% of the batches), 10,000 tokens/s, 41% MFU",
@@ -57,7 +57,7 @@ def evaluated(metrics):
 
 
 def test_summary_of_an_evaluation_alone():
-    lines = summarise_run([], evaluated(METRICS), {}, "out", MASKED_LM.objectives)
+    lines = summarise_run([], evaluated(METRICS), {}, "out", figures_of(MASKED_LM.objectives))
     assert lines == {"masked perplexity": "7.39", "masked accuracy": "25.0%"}
 
 
@@ -71,7 +71,7 @@ TRAINED = {
 
 
 def test_summary_of_pairs():
-    lines = summarise_run(PAIR_HISTORY, TRAINED | PAIR_METRICS, {}, "results", NEXT_SENTENCE.objectives)
+    lines = summarise_run(PAIR_HISTORY, TRAINED | PAIR_METRICS, {}, "results", figures_of(NEXT_SENTENCE.objectives))
     assert lines == {
         "training": "2 s, 100 tokens without padding (50.0% of the batches), 50 tokens/s",
         "training loss": "0.700 at step 1, 0.500 at step 9",
@@ -80,7 +80,7 @@ def test_summary_of_pairs():
         "pair F1": "0.125 before, 0.800 after",
         "saved in": "results",
     }
-    lines = summarise_run([], PAIR_METRICS, {}, "out", NEXT_SENTENCE.objectives)
+    lines = summarise_run([], PAIR_METRICS, {}, "out", figures_of(NEXT_SENTENCE.objectives))
     assert lines == {"pair loss": "0.500", "pair accuracy": "75.0%", "pair F1": "0.800"}
 
 
@@ -97,7 +97,7 @@ def test_summary_of_both_objectives_keeps_them_apart():
     }
     before = {"step": 0, "eval_loss": 3.7, "eval_mlm_loss": 3.0, "eval_mlm_perplexity": 20.0855}
     before |= {"eval_mlm_accuracy": 0.125, "eval_nsp_loss": 0.7, "eval_nsp_accuracy": 0.5, "eval_nsp_f1": 0.125}
-    lines = summarise_run([before], TRAINED | metrics, {}, "results", PRETRAINING.objectives)
+    lines = summarise_run([before], TRAINED | metrics, {}, "results", figures_of(PRETRAINING.objectives))
     assert lines == {
         "training": "2 s, 100 tokens without padding (50.0% of the batches), 50 tokens/s",
         "masked perplexity": "20.09 before, 7.39 after",
@@ -110,7 +110,7 @@ def test_summary_of_both_objectives_keeps_them_apart():
 
 
 def test_summary_without_evaluation_has_no_eval_figures():
-    lines = summarise_run(PAIR_HISTORY[1:], TRAINED, {}, "results", NEXT_SENTENCE.objectives)
+    lines = summarise_run(PAIR_HISTORY[1:], TRAINED, {}, "results", figures_of(NEXT_SENTENCE.objectives))
     assert list(lines) == ["training", "training loss", "saved in"]
 
 

@@ -233,7 +233,7 @@ def test_held_out_pairs_are_grouped_by_length(sets_of):
     """Pairs are sorted by length, longest first, to reduce padding; a limit selects the first pairs of the text."""
     for limit in (None, 9):
         argv = ("--max_eval_samples", limit) if limit else ()
-        held_out = sets_of("--max_seq_length", 66, "--short_seq_probability", 1, *argv).validation
+        held_out = sets_of("--max_seq_length", 66, "--short_seq_probability", 1, *argv).validation[""]
         pairs = [held_out[place] for place in range(len(held_out))]
         lengths = [len(pair["input_ids"]) for pair in pairs]
         assert lengths == sorted(lengths, reverse=True)
@@ -271,8 +271,8 @@ def test_pairs_are_drawn_anew_each_epoch_and_reproducibly(sets_of):
     shared = {str(pair) for pair in drawn[0]} & {str(pair) for pair in drawn[1]}
     assert len(shared) < 30
     assert ids_of(other.train, [(0, number) for number in range(300)]) != drawn[0]
-    evaluation = ids_of(first.validation, range(len(first.validation)))
-    assert evaluation == ids_of(again.validation, range(len(again.validation)))
+    evaluation = ids_of(first.validation[""], range(len(first.validation[""])))
+    assert evaluation == ids_of(again.validation[""], range(len(again.validation[""])))
 
 
 @pytest.mark.parametrize("strategy", ["segment", "sentence"])
@@ -292,7 +292,7 @@ def test_every_sentence_is_used_in_every_epoch(strategy, sets_of):
 
 
 def test_evaluation_pairs_are_the_same_for_every_seed(sets_of):
-    one, two = (sets_of("--validation_file", SAMPLE / "music.txt", "--seed", seed).validation for seed in (1, 2))
+    one, two = (sets_of("--validation_file", SAMPLE / "music.txt", "--seed", seed).validation[""] for seed in (1, 2))
     assert ids_of(one, range(len(one))) == ids_of(two, range(len(two)))
 
 

@@ -629,7 +629,7 @@ def test_checkpoint_without_text_digests_is_resumed(train, reference, tmp_path):
     shutil.rmtree(tmp_path / "out" / "checkpoint-12")
     checkpoint = tmp_path / "out" / "checkpoint-9"
     progress = json.loads((checkpoint / "progress.json").read_text())
-    assert progress.pop("texts")
+    assert progress.pop("fingerprints")
     (checkpoint / "progress.json").write_text(json.dumps(progress))
     write_sums(checkpoint)
     code, printed, _ = train(tmp_path / "out", "blocks")

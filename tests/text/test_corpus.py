@@ -254,7 +254,7 @@ def test_output_folder_is_skipped_in_both_corpora_and_an_error_in_a_data_set(tre
     make_own(tree)
     data_args = DataTrainingArguments(train_file=".", validation_file="*/*.*[tn]")
     found = find_corpora(data_args, True, True, output_dir="out", cache_dir="cache")
-    for corpus in found:
+    for corpus in found.all:
         assert not {"out", "cache", "run"} & {path.parts[0] for path in corpus.files}
     data_args = DataTrainingArguments(dataset_name=".")
     with pytest.raises(UserError, match=r"^--output_dir out is inside \., where all files are read as data: give"):
@@ -302,7 +302,7 @@ def test_first_changed_file_is_named(tree):
     files = tuple(map(Path, ("a.txt", "b.txt", "deep/er/x.txt")))
     content = json.loads(json.dumps(FileCorpus(files).content))
     assert find_change(content, FileCorpus(files)) is None
-    assert find_change(None, FileCorpus(files)) is find_change(content, None) is None
+    assert find_change(None, FileCorpus(files)) is None
     (tree / "b.txt").write_text("c")
     assert re.fullmatch(r"b\.txt \(last changed .*\) differs", find_change(content, FileCorpus(files)))
     (tree / "b.txt").write_text("b")
@@ -384,12 +384,25 @@ def test_split_that_leaves_too_few_is_an_error(documents, percentage, left):
 
 def test_without_training_and_evaluation_no_text_is_searched():
     """To predict alone, the text that a recipe names may be missing."""
-    assert corpora(do_train=False, do_eval=False, train_file=["nowhere.txt"]) == (None, None)
-    assert corpora(do_train=False, do_eval=False, dataset_name="nowhere") == (None, None)
+    assert corpora(do_train=False, do_eval=False, train_file=["nowhere.txt"]) == [None, None]
+    assert corpora(do_train=False, do_eval=False, dataset_name="nowhere") == [None, None]
 
 
 def corpora(do_train=True, do_eval=True, **data):
-    return find_corpora(DataTrainingArguments(**data), do_train, do_eval)
+    """Return the training and the validation text, None if not needed; neither has a name."""
+    found = find_corpora(DataTrainingArguments(**data), do_train, do_eval)
+    assert {*found.train, *found.validation} <= {""}
+    return [texts.get("") for texts in found]
+
+
+def test_named_texts_are_found_by_their_names(tree):
+    files = {"train_file": ["law=a.txt", "law=b.txt", "general=deep"], "validation_file": ["b.txt"]}
+    found = find_corpora(DataTrainingArguments(**files), do_train=True, do_eval=True)
+    assert [path.name for path in found.train["law"].files] == ["a.txt", "b.txt"]
+    assert {path.parts[0] for path in found.train["general"].files} == {"deep"}
+    assert list(found.train) == ["law", "general"]
+    assert found.validation[""].name == "b.txt"
+    assert found.all == [*found.train.values(), *found.validation.values()]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ BOTH_EVALUATED = {
 
 
 def lines_of(logs, columns):
-    return [*format_header(columns), *(format_log(entry, columns) for entry in logs)]
+    return [*format_header(columns), *(line for entry in logs for line in format_log(entry, columns))]
 
 
 def test_lines_of_masked_tokens():
@@ -53,6 +53,20 @@ def test_lines_of_masked_tokens():
         "train     1,200   12.11   6.100                  3.7%      1,000      0:00",
         "held-out  1,200   12.11   4.500       90.02     25.0%",
     ]
+
+
+def test_each_held_out_set_has_a_line():
+    names = ["law", "encyclopedia"]
+    values = {"law_loss": 4.5, "law_perplexity": 90.017, "law_accuracy": 0.25, "encyclopedia_loss": 6.5}
+    logs = {f"eval_{name}": value for name, value in values.items()} | {"eval_loss": 4.5, "epoch": 0.5, "step": 20}
+    columns = columns_for(MASKED_LM.objectives, 100)
+    assert [*format_header(columns, names), *format_log(logs, columns, names)] == [
+        "                                        masked    masked",
+        "              step   epoch    loss  perplexity  accuracy   tokens/s       ETA",
+        "law             20    0.50   4.500       90.02     25.0%",
+        "encyclopedia    20    0.50   6.500",
+    ]
+    assert format_log(MLM_LOGS[1], columns, names)[0].startswith("train          100    0.56   6.612")
 
 
 def test_lines_of_both_objectives():
@@ -114,7 +128,9 @@ class Clock:
 def make_table(clock=None, step=0):
     """A table of a run of 100 steps, started at a step; with its state."""
     stream = SimpleNamespace(steps_in_epoch=10)
-    trainer = SimpleNamespace(objectives=MASKED_LM.objectives, stream=stream, stop_callback=clock or Clock())
+    trainer = SimpleNamespace(
+        objectives=MASKED_LM.objectives, stream=stream, stop_callback=clock or Clock(), held_out_names=[""]
+    )
     return LiveTable(trainer), TrainerState(max_steps=100, global_step=step, is_world_process_zero=True)
 
 
