@@ -17,7 +17,6 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 
 PACKAGES = ("torch", "transformers", "scipy", "sklearn", "pandas", "sympy", "networkx", "matplotlib")
-DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 # What would give the package away: long names also within a word, short ones as words of their own.
 NAMES = (*PACKAGES, "scikit[- _]?learn", "hugging ?face")
 ALIASES = ("pd", "nx", "plt", "mpl", "pyplot", "pylab", "sp", "sk")
@@ -66,9 +65,10 @@ class Texts(NamedTuple):
 
 
 def installed(packages: Sequence[str]) -> dict[str, str]:
-    """Return the version of each package that is installed."""
+    """Return the version of each package that is installed, "?" if its distribution is not known."""
+    distributions = importlib.metadata.packages_distributions()
     return {
-        package: importlib.metadata.version(DISTRIBUTIONS.get(package, package))
+        package: importlib.metadata.version(distributions[package][0]) if package in distributions else "?"
         for package in packages
         if importlib.util.find_spec(package) is not None
     }
