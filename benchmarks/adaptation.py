@@ -65,13 +65,13 @@ QUICK = Sizes(
 # Pretraining of the small model: the quickstart's ModernBERT, with more tokens in its vocabulary.
 LINES = ("--line_by_line", "--max_seq_length", "128", "--save_strategy", "no", "--eval_strategy", "no")
 SMALL = (
-    *("recipes/quickstart/mlm.yaml", *LINES, "--vocab_size", "8000", "--max_steps", "-1", "--num_train_epochs", "3"),
+    *("recipes/quickstart/mlm.yaml", *LINES, "--vocab_size", "8000", "--max_steps", "-1", "--num_train_epochs", "6"),
     *("--per_device_train_batch_size", "32", "--logging_steps", "200"),
 )
 # Adaptation of the checkpoint, and what its kinds add. Replay: a fifth of the tokens is general text.
 ADAPTED = (
     *(*LINES, "--num_train_epochs", "1", "--per_device_train_batch_size", "32", "--learning_rate", "1e-4"),
-    *("--warmup_steps", "0.1", "--weight_decay", "0.01", "--logging_steps", "50", "--do_train", "--do_eval", "--bf16"),
+    *("--warmup_steps", "0.1", "--weight_decay", "0.01", "--logging_steps", "50", "--do_train", "--do_eval"),
 )
 ADAPTATIONS = {
     "adapted": (),
@@ -84,7 +84,7 @@ TUNED = (
     *("0.01", "--per_device_eval_batch_size", "64", "--save_strategy", "no", "--num_train_epochs", "20"),
 )
 TUNED_SMALL = (*TUNED, "--learning_rate", "1e-3")
-TUNED_CHECKPOINT = (*TUNED, "--learning_rate", "1e-4", "--bf16")
+TUNED_CHECKPOINT = (*TUNED, "--learning_rate", "1e-4")
 
 
 def main() -> None:
@@ -93,42 +93,48 @@ def main() -> None:
     parser.add_argument("--packages", nargs="+", default=docs.PACKAGES, help="packages to read, if installed")
     parser.add_argument("--model", type=Path, help="folder of a BERT checkpoint to adapt; default: none")
     parser.add_argument("--adaptations", nargs="+", default=list(ADAPTATIONS), choices=ADAPTATIONS)
+    parser.add_argument("--bf16", action="store_true", help="faster on CPUs that compute in bfloat16")
     parser.add_argument("--quick", action="store_true", help="less of everything, in --output_dir/quick")
     args = parser.parse_args()
     sizes = QUICK if args.quick else Sizes()
     work = (args.output_dir / "quick" if args.quick else args.output_dir).resolve()
-    results = run(work, sizes, args.packages, args.model, args.adaptations)
+    results = run(work, sizes, args.packages, args.model, args.adaptations, ["--bf16"] * args.bf16)
     (work / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results))
 
 
 def run(
-    work: Path, sizes: Sizes, packages: Sequence[str], model: Path | None = None, adaptations: Sequence[str] = ()
+    work: Path,
+    sizes: Sizes,
+    packages: Sequence[str],
+    model: Path | None = None,
+    adaptations: Sequence[str] = (),
+    precision: Sequence[str] = (),
 ) -> dict:
-    """Make the texts, then pretrain, adapt and compare; return all figures."""
+    """Make the texts, then pretrain, adapt and compare; return all figures. ``precision`` are flags of all runs."""
     results: dict = {"text": make_texts(work / "text", sizes, packages)}
-    pretrained = pretrain("pretrained", work, [*SMALL, *files_of(work), *sizes.small])
+    pretrained = pretrain("pretrained", work, [*SMALL, *files_of(work), *precision, *sizes.small])
     models = {"scratch": None, "pretrained": pretrained["path"]}
     results["small"] = {
         "pretraining": [pretrained],
-        "comparisons": compare_all("small", work, models, sizes, [*TUNED_SMALL, *sizes.tuning]),
+        "comparisons": compare_all("small", work, models, sizes, [*TUNED_SMALL, *precision, *sizes.tuning]),
     }
     if model is not None:
-        adapted = [adapt(name, work, model, ADAPTATIONS[name]) for name in adaptations]
+        adapted = [adapt(name, work, model, [*ADAPTATIONS[name], *precision]) for name in adaptations]
         models = {"original": str(model.resolve())} | {each["name"]: each["path"] for each in adapted}
+        tuned = [*TUNED_CHECKPOINT, *precision]
         results["checkpoint"] = {
             "pretraining": adapted,
-            "comparisons": compare_all("checkpoint", work, models, sizes, TUNED_CHECKPOINT),
-            "mean_pooling": compare_all("mean", work, models, sizes, TUNED_CHECKPOINT, "benchmarks/mean_pooling.py"),
+            "comparisons": compare_all("checkpoint", work, models, sizes, tuned),
+            "mean_pooling": compare_all("mean", work, models, sizes, tuned, "benchmarks/mean_pooling.py"),
         }
     return results
 
 
 def adapt(name: str, work: Path, model: Path, flags: Sequence[str]) -> dict:
     """Adapt a checkpoint with flags that ``ADAPTED`` does not have; return its figures."""
-    return pretrain(
-        name, work, ["--model_name_or_path", model.resolve(), *ADAPTED, *files_of(work, "--mixture" in flags), *flags]
-    )
+    files = files_of(work, replays="--mixture" in flags)
+    return pretrain(name, work, ["--model_name_or_path", model.resolve(), *ADAPTED, *files, *flags])
 
 
 def files_of(work: Path, replays: bool = False) -> list[str]:

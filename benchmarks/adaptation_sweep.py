@@ -33,7 +33,8 @@ class Variant(NamedTuple):
 
 SMALL_VARIANTS = {
     "unchanged": Variant(),
-    "epochs-8": Variant(("--num_train_epochs", "8")),
+    "epochs-3": Variant(("--num_train_epochs", "3")),
+    "epochs-12": Variant(("--num_train_epochs", "12")),
     "mask-15": Variant(("--mlm_probability", "0.15")),
     "vocabulary-4000": Variant(("--vocab_size", "4000")),
     "tuning-3e-4": Variant(tuning=("--learning_rate", "3e-4")),
@@ -57,31 +58,34 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("results/adaptation"), help="as of adaptation.py")
     parser.add_argument("--model", type=Path, help="folder of a BERT checkpoint to adapt; default: the small model")
     parser.add_argument("--only", nargs="+", help="names of variants")
+    parser.add_argument("--bf16", action="store_true", help="as of adaptation.py")
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
     work = args.output_dir.resolve()
     make_texts(work / "text", Sizes(), docs.PACKAGES)
     variants = SMALL_VARIANTS if args.model is None else CHECKPOINT_VARIANTS
+    seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
     for name in args.only or variants:
-        compared = try_variant(name, variants[name], work, args.model, range(FIRST_SEED, FIRST_SEED + args.seeds))
+        compared = try_variant(name, variants[name], work, args.model, seeds, ["--bf16"] * args.bf16)
         print(f"\n{name}:\n\n{format_comparison(compared)}\n", flush=True)
 
 
-def try_variant(name: str, variant: Variant, work: Path, model: Path | None, seeds: Sequence[int]) -> dict:
+def try_variant(
+    name: str, variant: Variant, work: Path, model: Path | None, seeds: Sequence[int], precision: Sequence[str]
+) -> dict:
     """Pretrain or adapt with a variant's flags, unless they are those of adaptation.py, and compare."""
-    changed = bool(variant.pretraining)
+    kind = "small" if model is None else "checkpoint"
+    flags = [*precision, *variant.pretraining]
     if model is None:
-        trained = f"small-{name}" if changed else "pretrained"
-        models = {
-            "scratch": None,
-            name: pretrain(trained, work, [*SMALL, *files_of(work), *variant.pretraining])["path"],
-        }
+        trained = pretrain(
+            f"small-{name}" if variant.pretraining else "pretrained", work, [*SMALL, *files_of(work), *flags]
+        )
+        models = {"scratch": None, name: trained["path"]}
     else:
-        trained = f"checkpoint-{name}" if changed else "adapted"
-        models = {"original": str(model.resolve()), name: adapt(trained, work, model, variant.pretraining)["path"]}
-    flags = [*(TUNED_SMALL if model is None else TUNED_CHECKPOINT), *variant.tuning]
-    title = f"{'small' if model is None else 'checkpoint'}-{name}"
-    return compare(title, work, models, PER_CLASS, seeds, flags, "validation", variant.script)
+        trained = adapt(f"checkpoint-{name}" if variant.pretraining else "adapted", work, model, flags)
+        models = {"original": str(model.resolve()), name: trained["path"]}
+    tuned = [*(TUNED_SMALL if model is None else TUNED_CHECKPOINT), *precision, *variant.tuning]
+    return compare(f"{kind}-{name}", work, models, PER_CLASS, seeds, tuned, "validation", variant.script)
 
 
 if __name__ == "__main__":
