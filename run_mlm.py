@@ -26,11 +26,12 @@ if __name__ == "__main__":
     tolerate_output_errors()
 
 from cloze.cli import run_script
-from cloze.config.arguments import ModelArguments, TrainingArguments
+from cloze.config.adaptation_arguments import AdaptationArguments
+from cloze.config.arguments import TrainingArguments
 from cloze.config.data_arguments import DataTrainingArguments
 
 
-def main(model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:
+def main(model_args: AdaptationArguments, data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:
     """Train a masked language model, evaluate it, and predict masked words, as the settings say."""
     # Imported here because they take seconds; --help and errors in flags do not wait for them.
     from cloze.inference.fill_mask import predict_words, read_masked_texts

@@ -21,11 +21,14 @@ if __name__ == "__main__":
     tolerate_output_errors()
 
 from cloze.cli import run_script
-from cloze.config.arguments import ModelArguments, TrainingArguments
+from cloze.config.adaptation_arguments import AdaptationArguments
+from cloze.config.arguments import TrainingArguments
 from cloze.config.data_arguments import PretrainingDataArguments
 
 
-def main(model_args: ModelArguments, data_args: PretrainingDataArguments, training_args: TrainingArguments) -> None:
+def main(
+    model_args: AdaptationArguments, data_args: PretrainingDataArguments, training_args: TrainingArguments
+) -> None:
     """Train both objectives and evaluate them, as the settings say."""
     # Imported here because they take seconds; --help and errors in flags do not wait for them.
     from cloze.reporting.summary import finish

@@ -190,7 +190,7 @@ def make_tokenizer(path: Path) -> None:
     from cloze.tokenization.training import train_tokenizer
 
     sample = FileCorpus(tuple(sorted((ROOT / "sample").glob("*.txt"))))
-    train_tokenizer(sample, "bert", 8_000, True, path.parent, overwrite=False).save_pretrained(path)
+    train_tokenizer([sample], "bert", 8_000, True, path.parent, overwrite=False).save_pretrained(path)
 
 
 def documents(size: int, length: int) -> Iterator[str]:

@@ -119,7 +119,7 @@ def make_texts(folder: Path, args: argparse.Namespace) -> list[str]:
     if args.tokenizer_name:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name)
     else:
-        tokenizer = train_tokenizer(base, "bert", 8_000, True, folder, overwrite=False)
+        tokenizer = train_tokenizer([base], "bert", 8_000, True, folder, overwrite=False)
     tokenizer.save_pretrained(folder / "tokenizer")
     paths = [folder / f"{size}.txt" for size in args.tokens]
     for path, size in zip(paths, args.tokens, strict=True):

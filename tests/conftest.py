@@ -64,7 +64,7 @@ def tokenizers(texts):
     pieces = sorted(unigram.get_vocab().keys() - set(unigram.all_special_tokens))
     special = [(token, 0.0) for token in ("[PAD]", "[UNK]", "[SEP]", "[CLS]", "[MASK]")]
     return {
-        "wordpiece": train_wordpiece(FileCorpus(tuple(sorted(SAMPLE.glob("*.txt")))), 500, lower_case=True),
+        "wordpiece": train_wordpiece([FileCorpus(tuple(sorted(SAMPLE.glob("*.txt"))))], 500, lower_case=True),
         "byte_level": RobertaTokenizer().train_new_from_iterator([texts], vocab_size=500),
         "unigram": DebertaV2Tokenizer(vocab=special + [(piece, -6.0) for piece in pieces]),
     }

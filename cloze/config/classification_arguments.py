@@ -88,6 +88,8 @@ class ClassificationArguments(DataArguments):
     test_file: str | None = optional(help="For --do_predict: texts to classify, with labels if known.")
 
     def __post_init__(self):
+        if self.mixture is not None:
+            raise UserError("--mixture is for pretraining: drop it, each labelled text is trained on once an epoch")
         super().__post_init__()
         if "" not in (self.train_sources or [""]):
             raise UserError("--train_file: texts with names are for pretraining: give labelled texts without names")

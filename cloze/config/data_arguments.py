@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cloze.config.arguments import TrainingArguments, check, option, optional, switch
+from cloze.config.mixture import parse_shares
 from cloze.errors import UserError
 
 
@@ -43,6 +44,10 @@ class DataArguments:
     validation_file: list[str] | None = optional(
         help="Validation text. Several texts have names, and each is evaluated: law=a.txt general=b.txt. Default: part "
         "of the documents of each training text is held out."
+    )
+    mixture: list[str] | None = optional(
+        help="Share of each training text in the tokens, NAME=SHARE: law=0.8 general=0.2. An epoch is one pass over "
+        "the first text of --train_file. Default: one pass over each."
     )
     text_column: str | None = optional(
         help="Column of a table that holds the text. Default: text, else the only column of text."
@@ -88,6 +93,7 @@ class DataArguments:
             raise UserError("--dataset_name and --train_file/--validation_file exclude each other: give one of them")
         self.train_sources = sources_of(self.train_file or [], "--train_file")
         self.validation_sources = sources_of(self.validation_file or [], "--validation_file")
+        self.shares = None if self.mixture is None else parse_shares(self.mixture, self.train_sources)
         for name in self.held_out_names:
             if f"{name}_loss" in self.metrics:
                 raise UserError(f"{name} is the name of a metric, not of a text: give {name}-text=PATH")
@@ -153,6 +159,9 @@ class MaskingArguments(DataArguments):
         0.15,
         help="Fraction of the tokens to predict in evaluations: 80 % masked, 10 % random, 10 % unchanged. It does not "
         "follow the training flags, so that runs stay comparable.",
+    )
+    eval_whole_word_mask: bool = switch(
+        help="Mask whole words in evaluations, the same ones whatever the tokenizer, to compare bits per character."
     )
     mask_replace_prob: float = option(0.8, help="Fraction of the tokens to predict that become the mask token.")
     random_replace_prob: float = option(
@@ -253,6 +262,10 @@ def check_together(data_args: DataArguments, training_args: TrainingArguments) -
         raise UserError("--streaming needs a length, as the text has none: give --max_steps N or --max_train_hours H")
     if data_args.streaming and training_args.do_eval and not (data_args.validation_file or data_args.dataset_name):
         raise UserError("--streaming cannot hold out documents: give --validation_file FILE")
+    if data_args.streaming and len(data_args.train_sources) > 1 and data_args.mixture is None:
+        raise UserError("--streaming several named texts needs the share of each: add --mixture NAME=SHARE NAME=SHARE")
+    if data_args.mixture and training_args.train_sampling_strategy == "sequential" and not data_args.streaming:
+        raise UserError("--mixture and --train_sampling_strategy sequential exclude each other: drop one of them")
     metric, names = training_args.metric_for_best_model, [name for name in data_args.held_out_names if name]
     metrics = [*data_args.metrics, *(f"{name}_{each}" for name in names for each in data_args.metrics)]
     if metric and metric.removeprefix("eval_") not in metrics:

@@ -18,9 +18,11 @@ GROUPS = {
         "use_fast_tokenizer",
         "cache_dir",
     ),
+    "Vocabulary": ("add_vocabulary", "vocabulary_file", "new_tokenizer"),
     "Comparison": ("compare_with", "num_seeds"),
     "Data": (
         "train_file",
+        "mixture",
         "validation_file",
         "validation_split_percentage",
         "dataset_name",
@@ -49,6 +51,7 @@ GROUPS = {
         "random_replace_prob",
         "whole_word_mask",
         "eval_mlm_probability",
+        "eval_whole_word_mask",
     ),
     "Sentence pairs": (
         "pair_objective",

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from transformers import HfArgumentParser
 
+from cloze.config.adaptation_arguments import AdaptationArguments
 from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataArguments, check_together, split_name
 from cloze.config.deprecated_flags import update_flags
@@ -80,6 +81,8 @@ def parse(argv: Sequence[str], types: Sequence[type]) -> tuple[ModelArguments, D
     training_args.resolved = {k: v for k, v in settings.items() if v != defaults[k] or v not in (None, "", [], {})}
     _check_reporting(training_args.report_to)
     check_together(data_args, training_args)
+    if isinstance(model_args, AdaptationArguments):
+        model_args.check_run(training_args)
     return model_args, data_args, training_args
 
 

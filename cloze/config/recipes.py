@@ -18,6 +18,7 @@ from yaml.composer import Composer
 from yaml.constructor import BaseConstructor
 from yaml.parser import Parser
 
+from cloze.config.adaptation_arguments import AdaptationArguments
 from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataArguments, MaskingArguments, PairArguments
 from cloze.config.deprecated_flags import DROPPED, RENAMED, REPLACED, update_flags
@@ -54,7 +55,7 @@ RESUME_IGNORED = {
 
 DEFAULTS = {
     field.name: field.default
-    for settings in (ModelArguments, MaskingArguments, PairArguments, TrainingArguments)
+    for settings in (AdaptationArguments, MaskingArguments, PairArguments, TrainingArguments)
     for field in dataclasses.fields(settings)
     if field.default is not dataclasses.MISSING
 }

@@ -6,6 +6,7 @@ access; nothing is copied in advance.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -63,7 +64,11 @@ class Blocks:
             example["word_starts"] = self.template.word_starts(pieces)
         return example
 
-    def _pieces(self, number: int, values: np.ndarray, separator: np.ndarray) -> list[np.ndarray]:
+    def positions(self, number: int) -> np.ndarray:
+        """Return the position of each token of an example in ``tokens``, -1 for special tokens, int64 [length]."""
+        return self.template.positions(self._pieces(number, range(len(self.tokens)), -np.ones_like(self.separator)))
+
+    def _pieces(self, number: int, values: Any, separator: np.ndarray) -> list[Any]:
         """Return a block's values, document by document, with the separators between documents."""
         start, stop, found = number * self.max_tokens, min((number + 1) * self.max_tokens, self.total), []
         document = int(np.searchsorted(self.ends, start, side="right"))
@@ -117,6 +122,10 @@ class Lines:
         if self.word_starts is not None:
             example["word_starts"] = self.template.word_starts([self.word_starts[span]])
         return example
+
+    def positions(self, number: int) -> np.ndarray:
+        """Return the position of each token of an example in ``tokens``, -1 for special tokens, int64 [length]."""
+        return self.template.positions([range(self.begins[number], self.ends[number])])
 
 
 class BlockBuilder(ExampleBuilder[Blocks | Lines]):

@@ -49,7 +49,8 @@ class ExampleBuilder(ABC, Generic[ExamplesT]):
         granularity: unit of tokenization: ``document``, ``line``, ``sentence`` or ``sentence_per_line``.
         min_documents: smallest number of documents that gives examples.
         special: ids of tokens that are never masked; empty if nothing is masked.
-        with_words: whether examples need the positions where words begin.
+        train_words: whether training examples need the positions where words begin.
+        eval_words: whether evaluation examples need the numbers of the words.
     """
 
     granularity: str
@@ -57,9 +58,10 @@ class ExampleBuilder(ABC, Generic[ExamplesT]):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, data_args: DataArguments):
         self.max_seq_length, self.data_args = max_seq_length, data_args
-        self.special, self.with_words = [], False
+        self.special, self.train_words, self.eval_words = [], False, False
         if isinstance(data_args, MaskingArguments):
-            self.special, self.with_words = special_ids(tokenizer), data_args.whole_word_mask
+            self.special = special_ids(tokenizer)
+            self.train_words, self.eval_words = data_args.whole_word_mask, data_args.eval_whole_word_mask
 
     @abstractmethod
     def build(self, split: Split, epoch: int | None) -> ExamplesT:

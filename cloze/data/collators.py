@@ -7,7 +7,12 @@ import numpy as np
 import torch
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
+from cloze.data.held_out import draws_of
+from cloze.tokenization.characters import characters_of
+
 IGNORED = -100
+# What batches of evaluations have for the metrics, and the model does not get.
+MEASURES = ("characters", "documents", "document_ends")
 # Shares of the tokens to predict that are masked, and that are replaced at random; the others stay unchanged.
 BERT_SHARES = (0.8, 0.1)
 
@@ -50,6 +55,9 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     - Examples without an epoch belong to evaluations. Their masks never change, so runs with different seeds and
       training settings are comparable: single tokens at ``eval_mlm_probability``, with BERT's shares of 80 % masked,
       10 % random and 10 % unchanged.
+      With ``eval_whole_words``, their words are chosen and treated as a whole, by the number of the word
+      (data.held_out), also if another tokenizer cuts the text, or another block begins inside the word.
+    - Batches of evaluations have ``"characters"``, int64 [batch]: those of the tokens to predict, without white space.
     - Random replacements are never special tokens (huggingface/transformers#15342).
     - Whole words keep the shares of masked, random and unchanged tokens; the parent masks all of them. They take
       O(length) memory.
@@ -59,26 +67,31 @@ class MaskingCollator(DataCollatorForLanguageModeling):
         seed: of the masks in training.
         eval_mlm_probability: share of the tokens that evaluations predict.
         whole_words: mask whole words in training.
+        eval_whole_words: mask whole words in evaluations.
         padding: of the batches.
         positions_multiple: the number of ``masked_positions`` is a multiple of this.
         ordinary_ids: ids that may replace a token at random.
         special: whether each id is special, bool [vocabulary].
+        characters: of each token, without white space, int64 [vocabulary].
     """
 
     mlm_probability: float = 0.15
     seed: int = 0
     eval_mlm_probability: float = 0.15
     whole_words: bool = False
+    eval_whole_words: bool = False
     padding: Padding = Padding()
     positions_multiple: int = 32
     ordinary_ids: np.ndarray = field(init=False, repr=False)
     special: np.ndarray = field(init=False, repr=False)
+    characters: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
         super().__post_init__()
         ids = np.array(sorted(self.tokenizer.get_vocab().values()))
         self.special = np.isin(np.arange(ids[-1] + 1), special_ids(self.tokenizer))
         self.ordinary_ids = ids[~self.special[ids]]
+        self.characters = characters_of(self.tokenizer)
 
     def torch_call(self, examples: list[Any]) -> dict[str, torch.Tensor]:
         """Return the masked batch; examples with an epoch are masked for training, others for evaluation."""
@@ -95,6 +108,8 @@ class MaskingCollator(DataCollatorForLanguageModeling):
             draws[:, row, :length] = rng.random((3, length))
             if whole_words:
                 word_starts[row, :length] = example["word_starts"]
+            if self.eval_whole_words and not trains:
+                draws[:2, row, :length] = draws_of(example["words"])
         batch["input_ids"], batch["labels"] = mask_tokens(
             input_ids,
             real & ~self.special[input_ids],
@@ -104,6 +119,9 @@ class MaskingCollator(DataCollatorForLanguageModeling):
             self.ordinary_ids,
             word_starts if whole_words else None,
         )
+        if not trains:
+            predicted = batch["labels"] != IGNORED
+            batch["characters"] = (self.characters[np.where(predicted, batch["labels"], 0)] * predicted).sum(1)
         batch["masked_positions"] = masked_positions(batch["labels"], self.positions_multiple)
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
@@ -124,7 +142,7 @@ def pad(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[s
     """Pad examples to ``{"input_ids", "attention_mask"}``, int64 [batch, length].
 
     If the examples have them, ``"token_type_ids"`` [batch, length] and ``"next_sentence_label"`` or ``"label"`` [batch]
-    are added.
+    are added, and ``"documents"`` and ``"document_ends"`` [batch, parts], filled up with -100.
     """
     lengths = np.array([len(example["input_ids"]) for example in examples])
     width = int(padding.padded_lengths(lengths.max()))
@@ -139,6 +157,11 @@ def pad(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[s
             batch[name][row, :length] = example[name]
     for name in examples[0].keys() & {"next_sentence_label", "label"}:
         batch[name] = np.array([example[name] for example in examples])
+    for name in examples[0].keys() & {"documents", "document_ends"}:
+        parts = max(1, *(len(example[name]) for example in examples))
+        batch[name] = np.full((len(examples), parts), IGNORED)
+        for row, example in enumerate(examples):
+            batch[name][row, : len(example[name])] = example[name]
     return batch
 
 

@@ -114,6 +114,11 @@ class Pairs:
             example["word_starts"] = self.template.word_starts(self.word_starts[a], self.word_starts[b])
         return example
 
+    def positions(self, number: int) -> np.ndarray:
+        """Return the position of each token of a pair in ``tokens``, -1 for special tokens, int64 [length]."""
+        a_begin, a_end, b_begin, b_end = self.spans[number]
+        return self.template.positions(range(a_begin, a_end), range(b_begin, b_end))
+
 
 def draw_pairs(
     tokens: np.ndarray,

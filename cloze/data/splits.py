@@ -3,6 +3,7 @@
 import copy
 import logging
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -11,17 +12,22 @@ from torch.utils.data import Subset
 from transformers import PreTrainedTokenizerBase
 
 from cloze.data.builders import ExampleBuilder, Split
+from cloze.data.chunks import ChunkBuilder
 from cloze.data.context import DataContext
+from cloze.data.held_out import HeldOutExamples, WordNumbers
+from cloze.data.mixed_stream import MixedStream
+from cloze.data.mixture import Mixture
 from cloze.data.samplers import EpochDataset, Examples, longest_first
 from cloze.data.streaming import Document, StreamedExamples, cut_chunks
 from cloze.errors import UserError
 from cloze.text.corpus import Corpus, read_documents, split_documents
-from cloze.tokenization.checks import MOST_UNKNOWN, check_known, check_whole_words
-from cloze.tokenization.encoding import CHUNK_CHARS, Encoder, own_encoder
+from cloze.tokenization.characters import characters_of
+from cloze.tokenization.checks import check_known, check_whole_words
+from cloze.tokenization.encoding import CHUNK_CHARS, own_encoder
 from cloze.tokenization.nanotoken import faster_encoder
 from cloze.tokenization.properties import unknown_id
 from cloze.tokenization.segmentation import check_language
-from cloze.tokenization.token_cache import TokenizedCorpus, prepare, tokenize
+from cloze.tokenization.token_cache import TokenizedCorpus, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +35,9 @@ logger = logging.getLogger(__name__)
 MAX_TOKENS_PER_WORD = 5
 # First words of the Unicode names of characters in scripts without spaces.
 WITHOUT_SPACES = ("CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+
+# Of training and of evaluations.
+WHOLE_WORD_FLAGS = ("--whole_word_mask", "--eval_whole_word_mask")
 
 # Examples for the report, and for the predictions at the end.
 MAX_SAMPLES = 1_000
@@ -45,7 +54,7 @@ class DatasetSplits:
         samples: a few examples, from the first held-out set if there is one.
     """
 
-    train: EpochDataset | StreamedExamples | None = None
+    train: EpochDataset | StreamedExamples | MixedStream | None = None
     validation: dict[str, Subset] = field(default_factory=dict)
     stats: dict[str, str] = field(default_factory=dict)
     samples: list[dict] = field(default_factory=list)
@@ -69,33 +78,33 @@ def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
     streamed = context.corpora.train if context.data_args.streaming and context.do_train else {}
     prepared = replace(context, corpora=context.corpora._replace(train={})) if streamed else context
     training, validation = _prepare(prepared, builder)
-    if len(training) > 1 or len(streamed) > 1:
-        raise UserError("--train_file: several named texts cannot be mixed yet: give one name")
     splits = DatasetSplits()
-    for name, split in training.items():
-        limit = context.data_args.max_train_samples
-        splits.train = EpochDataset(partial(builder.build, split), limit)
-        examples = splits.train.examples_for_epoch(0)
-        splits.describe("training", name, split, examples, builder, limit)
-        splits.samples = _samples_of(examples, limit)
+    if training:
+        _add_training(splits, training, context, builder)
     if validation:
         splits.samples = []
     for name, split in validation.items():
         limit = context.data_args.max_eval_samples
-        examples = builder.build(split, None)
-        splits.validation[name] = longest_first(examples, limit)
+        examples = builder.build(_without_words(split), None)
+        words = WordNumbers(split.corpus, characters_of(context.tokenizer)) if builder.eval_words else None
+        splits.validation[name] = longest_first(HeldOutExamples(examples, split.corpus, words), limit)
         splits.describe("held-out", name, split, examples, builder, limit)
         splits.samples = splits.samples or _samples_of(examples, limit)
-    for corpus in streamed.values():
-        _stream_train(splits, corpus, context, builder)
+    if streamed:
+        _stream_training(splits, streamed, context, builder)
     log_stats(splits)
     return splits
+
+
+def _without_words(split: Split) -> Split:
+    """Return the split without its word starts, for examples that do not need them."""
+    return replace(split, corpus=replace(split.corpus, word_starts=None))
 
 
 def log_stats(splits: DatasetSplits) -> None:
     """Log the statistics of text and examples."""
     for name, text in splits.stats.items():
-        logger.info("%s: %s", name.capitalize(), text)
+        logger.info("%s: %s", name[0].upper() + name[1:], text)
 
 
 def _samples_of(examples: Examples, limit: int | None) -> list[dict]:
@@ -104,16 +113,62 @@ def _samples_of(examples: Examples, limit: int | None) -> list[dict]:
     return [examples[number] for number in np.linspace(0, count - 1, min(MAX_SAMPLES, count)).astype(int).tolist()]
 
 
-def _stream_train(splits: DatasetSplits, corpus: Corpus, context: DataContext, builder: ExampleBuilder) -> None:
-    """Add the training examples of a stream to the splits.
+def _add_training(
+    splits: DatasetSplits, training: dict[str, Split], context: DataContext, builder: ExampleBuilder
+) -> None:
+    """Add the training examples of prepared texts to the splits; of several texts, a mixture."""
+    limits = _limits(training, context)
+    draws = {
+        name: partial(builder.build, split if builder.train_words else _without_words(split))
+        for name, split in training.items()
+    }
+    first = next(iter(training))
+    if len(training) > 1:
+        mixture = Mixture(draws, context.data_args.shares, context.shuffle_seed, limits[first])
+        passes = {name: mixture.passes[name, 0] for name in draws}
+        splits.train = EpochDataset(mixture)
+    else:
+        splits.train = EpochDataset(draws[first], limits[first])
+        passes = {first: splits.train.examples_for_epoch(0)}
+    for name, split in training.items():
+        splits.describe("training", name, split, passes[name], builder, limits[name])
+    if len(training) > 1:
+        splits.stats["mixture"] = mixture.describe()
+    splits.samples = _samples_of(passes[first], limits[first])
+
+
+def _stream_training(
+    splits: DatasetSplits, corpora: dict[str, Corpus], context: DataContext, builder: ExampleBuilder
+) -> None:
+    """Add the training examples of streams to the splits; of several texts, a mixture."""
+    held_out, splits.stats = splits.stats, {}
+    limits = _limits(corpora, context)
+    streams = {
+        name: _stream_text(splits, name, corpus, context, builder, limits[name]) for name, corpus in corpora.items()
+    }
+    splits.train = next(iter(streams.values()))
+    if len(streams) > 1:
+        splits.train = MixedStream(streams, context.data_args.shares)
+        splits.stats["mixture"] = splits.train.describe()
+    splits.stats |= held_out
+
+
+def _limits(texts: Iterable[str], context: DataContext) -> dict[str, int | None]:
+    """Return how many examples of each text to use: --max_train_samples is for the first one."""
+    first, *others = texts
+    return {first: context.data_args.max_train_samples, **dict.fromkeys(others)}
+
+
+def _stream_text(
+    splits: DatasetSplits, name: str, corpus: Corpus, context: DataContext, builder: ExampleBuilder, limit: int | None
+) -> StreamedExamples:
+    """Return the examples of a stream, and add their statistics to the splits.
 
     The first documents are tokenized and checked now, to report errors before the model is loaded.
     """
-    limit = context.data_args.max_train_samples
     # A copy, because another thread tokenizes the stream, and the tokenizer's settings cannot change meanwhile.
-    encoder = own_encoder(copy.deepcopy(context.tokenizer), builder.with_words)
+    encoder = own_encoder(copy.deepcopy(context.tokenizer), builder.train_words)
     chunks = ChunkBuilder(corpus.name, builder, encoder, context.data_args.language, unknown_id(context.tokenizer))
-    splits.train = StreamedExamples(corpus, chunks, builder.min_documents, limit)
     documents = (Document(0, 0, number, lines) for number, lines in enumerate(read_documents(corpus)))
     beginning = [document.lines for document in next(cut_chunks(documents, CHUNK_CHARS, builder.min_documents))]
     split = chunks.tokenize(beginning)
@@ -122,52 +177,16 @@ def _stream_train(splits: DatasetSplits, corpus: Corpus, context: DataContext, b
             f"{corpus.name}: the tokenizer finds no token in the text: give a model or --tokenizer_name for this text"
         )
     check_known(split.corpus.unknown_share, beginning, corpus.name, context.tokenizer)
-    if builder.with_words:
-        check_words(split.corpus, context.tokenizer)
+    if builder.train_words:
+        check_words(split.corpus, context.tokenizer, WHOLE_WORD_FLAGS[0])
     examples = builder.build(split, 0)
     first = f"of the first {len(beginning):,} documents"
     text = f"{corpus.name}, streamed ({split.corpus.unknown_share:.1%} unknown tokens {first})"
     described = f"{builder.describe(split, examples, limit)}, {first}"
-    splits.stats = {"training text": text, "training examples": described} | splits.stats
+    suffix = f", {name}" if name else ""
+    splits.stats |= {f"training text{suffix}": text, f"training examples{suffix}": described}
     splits.samples = splits.samples or _samples_of(examples, limit)
-
-
-@dataclass(frozen=True)
-class ChunkBuilder:
-    """Turn a chunk of a stream into examples.
-
-    Attributes:
-        name: of the corpus.
-        builder: makes the examples.
-        encoder: tokenizes the text.
-        language: of the text, an ISO 639 code, for sentence splitting.
-        unknown: id of the token for unknown text, None if there is none.
-    """
-
-    name: str
-    builder: ExampleBuilder
-    encoder: Encoder
-    language: str = "en"
-    unknown: int | None = None
-
-    def tokenize(self, documents: list[list[str]]) -> Split:
-        """Return a split of these documents, each a list of lines."""
-        corpus = tokenize(documents, self.builder.granularity, self.encoder, self.language, self.unknown)
-        return Split(self.name, corpus, None)
-
-    def __call__(self, documents: list[list[str]], rng: np.random.Generator) -> Examples:
-        """Return the examples of documents, each a list of lines; warn if most of their tokens are unknown."""
-        split = self.tokenize(documents)
-        if split.corpus.unknown_share > MOST_UNKNOWN:
-            # Not an error: the first documents were known, and most others may be.
-            logger.warning(
-                "%s: %.1f %% of the tokens in %d consecutive documents are unknown to the tokenizer: check that they "
-                "are in the language or script of the other documents",
-                self.name,
-                100 * split.corpus.unknown_share,
-                len(documents),
-            )
-        return self.builder.build_chunk(split, rng)
+    return StreamedExamples(corpus, chunks, builder.min_documents, limit)
 
 
 def _prepare(context: DataContext, builder: ExampleBuilder) -> tuple[dict[str, Split], dict[str, Split]]:
@@ -176,34 +195,41 @@ def _prepare(context: DataContext, builder: ExampleBuilder) -> tuple[dict[str, S
     Without validation texts, some documents of each training text are held out. Each split gets at least
     ``min_documents``.
     """
-    data_args, with_words = context.data_args, builder.with_words
+    corpora, train_words, eval_words = context.corpora, builder.train_words, builder.eval_words
+    holds_out = context.do_eval and not corpora.validation
+    needed = train_words, eval_words and holds_out
+    training = {name: _prepare_one(corpus, context, builder, *needed) for name, corpus in corpora.train.items()}
+    needed = False, eval_words
+    validation = {name: _prepare_one(corpus, context, builder, *needed) for name, corpus in corpora.validation.items()}
+    for name, split in training.items() if holds_out else ():
+        rng, percentage = np.random.default_rng(context.shuffle_seed), context.data_args.validation_split_percentage
+        parts = hold_out(split.corpus, percentage, rng, builder.min_documents)
+        training[name], validation[name] = (replace(split, documents=documents) for documents in parts)
+    return training if context.do_train else {}, validation
+
+
+def _prepare_one(
+    source: Corpus, context: DataContext, builder: ExampleBuilder, train_words: bool, eval_words: bool
+) -> Split:
+    """Tokenize a corpus, with word starts if training or evaluation examples need them, and check it."""
+    tokenizer, with_words = context.tokenizer, train_words or eval_words
+    flag = WHOLE_WORD_FLAGS[not train_words]
     if with_words:
-        check_whole_words(context.tokenizer)
-    prepare_one = partial(
-        prepare,
-        tokenizer=context.tokenizer,
-        cache=context.cache,
+        check_whole_words(tokenizer, flag)
+    corpus = prepare(
+        source,
+        tokenizer,
+        context.cache,
         granularity=builder.granularity,
         with_words=with_words,
-        language=data_args.language,
-        faster=faster_encoder(context.tokenizer, data_args.tokenizer_backend, with_words),
+        language=context.data_args.language,
+        faster=faster_encoder(tokenizer, context.data_args.tokenizer_backend, with_words),
         overwrite=context.overwrite_cache,
     )
-
-    def prepare_each(corpora: dict[str, Corpus]) -> dict[str, Split]:
-        return {name: Split(corpus.name, prepare_one(corpus), None) for name, corpus in corpora.items()}
-
-    training, validation = prepare_each(context.corpora.train), prepare_each(context.corpora.validation)
-    for source, split in zip(context.corpora.all, [*training.values(), *validation.values()], strict=True):
-        check_known(split.corpus.unknown_share, read_documents(source), source.name, context.tokenizer)
-        if with_words:
-            check_words(split.corpus, context.tokenizer)
-    if context.do_eval and not validation:
-        for name, split in training.items():
-            rng = np.random.default_rng(context.shuffle_seed)
-            parts = hold_out(split.corpus, data_args.validation_split_percentage, rng, builder.min_documents)
-            training[name], validation[name] = (replace(split, documents=documents) for documents in parts)
-    return training if context.do_train else {}, validation
+    check_known(corpus.unknown_share, read_documents(source), source.name, tokenizer)
+    if with_words:
+        check_words(corpus, tokenizer, flag)
+    return Split(source.name, corpus, None)
 
 
 def hold_out(
@@ -226,16 +252,17 @@ def hold_out(
     return training, held_out
 
 
-def check_words(corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn if the "words" are sentences or single characters, because the script has no spaces."""
+def check_words(corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase, flag: str) -> None:
+    """Warn that the flag is of little use if the "words" are sentences or characters of a script without spaces."""
     assert corpus.word_starts is not None
     sample = corpus.word_starts[:1_000_000]
     num_words = max(1, int(sample.sum()))
     tokens_per_word = len(sample) / num_words
     if tokens_per_word > MAX_TOKENS_PER_WORD:
         logger.warning(
-            "--whole_word_mask masks whole sentences, because the tokenizer finds %.1f tokens per word: drop the flag "
-            "if the script has no spaces",
+            "%s masks whole sentences, because the tokenizer finds %.1f tokens per word: drop the flag if the script "
+            "has no spaces",
+            flag,
             tokens_per_word,
         )
         return
@@ -245,8 +272,9 @@ def check_words(corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase) -> 
     single = sum(count for token, count in zip(tokens, counts, strict=True) if _is_character_without_spaces(token))
     if single > num_words / 2:
         logger.warning(
-            "--whole_word_mask has little effect, because %.0f %% of the words are single characters of a script "
-            "without spaces: drop the flag",
+            "%s has little effect, because %.0f %% of the words are single characters of a script without spaces: drop "
+            "the flag",
+            flag,
             100 * single / num_words,
         )
 

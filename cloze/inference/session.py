@@ -17,7 +17,8 @@ from cloze.inference.fill_mask import MASK, Filling, fill_masks, with_own_mask
 from cloze.inference.next_sentence import encode_pairs
 from cloze.models.inspection import build_on_meta
 from cloze.models.loading import check_model, load_config
-from cloze.models.vocabulary import find_new_tokens, resize_vocabulary
+from cloze.models.resizing import resize_vocabulary
+from cloze.models.vocabulary import find_rows
 from cloze.models.weights import load_weights, shorten
 from cloze.objectives.metrics import SENTENCE_PAIRS, Objective
 from cloze.objectives.task import Task
@@ -84,7 +85,7 @@ def load_trained(name: str, tasks: Sequence[Task]) -> TrainedModel:
         tokenizer = load_tokenizer(model_args, None)
         assert tokenizer is not None, "model_name_or_path is set"
         length = check_model(config, tokenizer, task, None, trust_remote_code=False, dtype="float32")
-        new_tokens = find_new_tokens(model_args, config, tokenizer)
+        rows = find_rows(model_args, config, tokenizer)
         ensure_template(tokenizer, config.model_type)
         model, missing = load_weights(model_args, config, task, torch.float32)
     except UserError as error:
@@ -95,7 +96,7 @@ def load_trained(name: str, tasks: Sequence[Task]) -> TrainedModel:
         raise UserError(
             f"{name}: weights of the {task.head} are missing ({shorten(missing, 4)}): train the model first"
         )
-    resize_vocabulary(model, new_tokens)
+    resize_vocabulary(model, rows)
     task.prepare_model(model, length)
     return TrainedModel(task, model.eval(), tokenizer, length)
 

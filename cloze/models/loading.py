@@ -4,7 +4,6 @@ import copy
 import difflib
 import logging
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,8 +22,9 @@ from cloze.config.model_files import check_settings, find_file, read_json
 from cloze.config.recipes import typed
 from cloze.errors import UserError
 from cloze.models.inspection import build_on_meta, check_memory, count_positions
+from cloze.models.resizing import resize_vocabulary
 from cloze.models.trials import quiet
-from cloze.models.vocabulary import NewToken, resize_vocabulary
+from cloze.models.vocabulary import Rows
 from cloze.models.weights import load_weights, shorten
 from cloze.objectives.task import Task
 from cloze.tokenization.properties import required_vocab_size
@@ -161,7 +161,7 @@ def load_model(
     config: PretrainedConfig,
     task: Task,
     seed: int,
-    new_tokens: Sequence[NewToken] = (),
+    rows: Rows | None = None,
     only_predicts: bool = False,
 ) -> PreTrainedModel:
     """Return the checkpoint's model with the task's head, or a new model; log which weights are new.
@@ -171,7 +171,7 @@ def load_model(
         config: the model's config.
         task: the task that determines the head.
         seed: seed of new weights.
-        new_tokens: tokens to add to the checkpoint's vocabulary.
+        rows: how the checkpoint's vocabulary becomes the tokenizer's, if it differs.
         only_predicts: whether the model predicts without training.
 
     Raises:
@@ -202,7 +202,7 @@ def load_model(
                 name,
                 shorten(missing, 10),
             )
-        resize_vocabulary(model, new_tokens)
+        resize_vocabulary(model, rows)
     logger.info("Model: %s", describe_model(model, model_args))
     return model
 

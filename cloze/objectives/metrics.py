@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 
 from cloze.data.collators import IGNORED
 from cloze.errors import UserError
+from cloze.objectives.documents import split_by_document
 
 Scores = dict[str, torch.Tensor]
 
@@ -31,8 +32,9 @@ def by_name(names: Sequence[str], columns: torch.Tensor) -> Scores:
 
 
 def add_up(scores: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return the sum of each score over the examples, added one by one in their order."""
-    return dict(zip(scores, np.stack(list(scores.values()), axis=1).sum(0).tolist(), strict=True))
+    """Return the sum of each score [examples] over the examples, added one by one in their order."""
+    columns = {name: values for name, values in scores.items() if values.ndim == 1}
+    return dict(zip(columns, np.stack(list(columns.values()), axis=1).sum(0).tolist(), strict=True))
 
 
 def score_tokens(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0) -> Scores:
@@ -43,7 +45,9 @@ def score_tokens(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smo
     Args:
         logits: [1, positions, vocabulary].
         batch: ``labels`` [batch, length], -100 where nothing is predicted, and ``masked_positions`` [positions], the
-            flat positions of the labels; logits at a position without a label are ignored.
+            flat positions of the labels; logits at a position without a label are ignored. If it has ``characters``
+            and ``documents`` with their ``document_ends``, the scores have the number of characters, [batch], and
+            ``document_loss`` and ``document_count``, [batch, parts].
         label_smoothing: share of the target probability spread over the vocabulary, 0 to 1.
     """
     labels, positions = batch["labels"], batch["masked_positions"]
@@ -54,16 +58,28 @@ def score_tokens(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smo
     # are added to the same position.
     columns = torch.stack([losses, targets != IGNORED, hits], dim=1)
     scattered = torch.zeros(labels.numel(), 3, device=logits.device).index_add(0, positions, columns)
-    return by_name(("loss", "count", "hits"), scattered.view(*labels.shape, 3).sum(1))
+    scattered = scattered.view(*labels.shape, 3)
+    scores = by_name(("loss", "count", "hits"), scattered.sum(1))
+    if "characters" in batch:
+        scores["characters"] = batch["characters"]
+    if "documents" in batch:
+        parts = split_by_document(scattered[..., :2], batch["document_ends"])
+        scores |= {"document_loss": parts[..., 0], "document_count": parts[..., 1]}
+    return scores
 
 
 def summarise_tokens(scores: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return loss, perplexity and accuracy of a set's masked tokens, and their number."""
+    """Return loss, perplexity and accuracy of a set's masked tokens, and their number.
+
+    If the tokens stand for characters other than white space, the bits per character are added.
+    """
     sums = add_up(scores)
-    loss = sums["loss"] / sums["count"]
+    loss, characters = sums["loss"] / sums["count"], sums.get("characters", 0)
+    bits = {"bits_per_character": sums["loss"] / math.log(2) / characters} if characters else {}
     return {
         "loss": loss,
         "perplexity": perplexity(loss),
+        **bits,
         "accuracy": sums["hits"] / sums["count"],
         "masked_tokens": int(sums["count"]),
     }
@@ -177,7 +193,11 @@ MASKED_TOKENS = Objective(
     ("prediction_logits", "logits"),
     score_tokens,
     summarise_tokens,
-    (("masked perplexity", "perplexity", ",.2f"), ("masked accuracy", "accuracy", ".1%")),
+    (
+        ("masked perplexity", "perplexity", ",.2f"),
+        ("bits per character", "bits_per_character", ".3f"),
+        ("masked accuracy", "accuracy", ".1%"),
+    ),
 )
 SENTENCE_PAIRS = Objective(
     "next_sentence_label",

@@ -88,7 +88,8 @@ def _add_evaluation(
     metadata: ModelCardData, evaluated: dict[str, tuple[str, float]], name: str, dataset: str | None
 ) -> None:
     # The Hub knows metrics without our prefixes: perplexity for mlm_perplexity, f1 for macro_f1.
-    kinds = {metric: metric.rpartition("_")[2] for metric in evaluated}
+    bits = "bits_per_character"
+    kinds = {metric: bits if metric.endswith(bits) else metric.rpartition("_")[2] for metric in evaluated}
     metadata.model_name, metadata.metrics = name, [kind for kind in dict.fromkeys(kinds.values()) if kind != "loss"]
     metadata.eval_results = [
         EvalResult(

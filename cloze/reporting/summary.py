@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from cloze.data.mixed_stream import describe_shares
 from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.models.loading import describe_model
@@ -14,6 +15,7 @@ from cloze.system.output import format_lines
 from cloze.system.storage import CURVES
 from cloze.training import checkpoints
 from cloze.training.context import RunContext
+from cloze.training.old_vocabulary import describe_vocabulary
 from cloze.training.run import going_on_without
 from cloze.training.trainer import PretrainingTrainer
 
@@ -27,7 +29,8 @@ def finish(trainer: PretrainingTrainer, context: RunContext, splits: DatasetSpli
     samples = {title: examples for title, examples in samples.items() if examples}
     if trainer.is_world_process_zero() and splits.samples:
         history, best_step = trainer.state.log_history, trainer.state.best_global_step
-        stats = {"model": describe_model(trainer.model, context.model_args), **splits.stats}
+        stats = {"model": describe_model(trainer.model, context.model_args)}
+        stats |= describe_vocabulary(trainer, context) | splits.stats
         sets = trainer.held_out_names
         figures = figures_of(task.objectives, sets)
         lines = summarise_run(history, metrics, stats, training_args.output_dir, figures)
@@ -95,20 +98,46 @@ def summarise_run(
         share = f"{metrics['train_non_padding_fraction']:.1%} of the batches"
         mfu = f", {metrics['train_mfu']:.0%} MFU" if "train_mfu" in metrics else ""
         speed = f"{metrics['train_tokens_per_second']:,.0f} tokens/s{mfu}"
+        shares = {key.removeprefix("train_share_"): metrics[key] for key in metrics if key.startswith("train_share_")}
+        if shares:
+            lines["mixture"] = describe_shares(shares)
         lines["training"] = f"{metrics['train_runtime']:.0f} s, {tokens} ({share}), {speed}"
     if losses:
         (first_step, first), (last_step, last) = losses[0], losses[-1]
         lines["training loss"] = f"{first:.3f} at step {first_step}, {last:.3f} at step {last_step}"
     if "eval_loss" in metrics:
         before = next((entry for entry in history if "eval_loss" in entry and entry["step"] == 0), {})
+        worse = []
         for name, (title, form) in figures.items():
             name = f"eval_{name}"
+            if name not in metrics:
+                continue
             lines[title] = format_metric(metrics[name], form)
             if name in before and "train_loss" in metrics:
                 lines[title] = f"{format_metric(before[name], form)} before, {lines[title]} after"
+            loss, title = name.replace("perplexity", "loss"), title.replace("perplexity", "loss")
+            if name.endswith(("perplexity", "loss")) and f"{loss}_change" in metrics:
+                lines[title] = describe_change(loss, metrics, before)
+                if metrics[f"{loss}_change_interval"][0] > 0:
+                    worse.append(title)
+        if worse:
+            lines["got worse"] = "; ".join(worse)
     if "train_loss" in metrics:
         lines["saved in"] = output_dir
     return lines
+
+
+def describe_change(loss: str, metrics: dict, before: dict) -> str:
+    """Describe a loss before and after training, and the interval of its change.
+
+    Args:
+        loss: name of the metric.
+        metrics: of the run.
+        before: metrics of the evaluation before training.
+    """
+    low, high = metrics[f"{loss}_change_interval"]
+    interval = f"{metrics[f'{loss}_change']:+.3f} (95% interval {low:+.3f} to {high:+.3f})"
+    return f"{before[loss]:.3f} before, {metrics[loss]:.3f} after: {interval}"
 
 
 def log_summary(lines: dict[str, str], samples: dict[str, list[str]], table: Sequence[str] = ()) -> None:

@@ -66,6 +66,7 @@ class MaskedLM(Task):
             mask_replace_prob=data_args.mask_replace_prob,
             random_replace_prob=data_args.random_replace_prob,
             whole_words=data_args.whole_word_mask,
+            eval_whole_words=data_args.eval_whole_word_mask,
             seed=seed,
             padding=padding,
         )
@@ -78,9 +79,10 @@ class MaskedLM(Task):
 
     def describe_settings(self, data_args: MaskingArguments) -> list[str]:
         """Describe the masking probabilities."""
+        words = ", whole words" if data_args.eval_whole_word_mask else ""
         return [
             f"{data_args.mlm_probability:.0%} of the tokens were masked in training, "
-            f"{data_args.eval_mlm_probability:.0%} in evaluations."
+            f"{data_args.eval_mlm_probability:.0%} in evaluations{words}."
         ]
 
 

@@ -97,12 +97,12 @@ def _raise_or_warn(share: float, problem: str) -> None:
     logger.warning("%s", problem)
 
 
-def check_whole_words(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise UserError for a tokenizer that does not track words."""
+def check_whole_words(tokenizer: PreTrainedTokenizerBase, flag: str) -> None:
+    """Raise UserError for a tokenizer that does not track words, which the flag needs."""
     name = type(tokenizer).__name__
     if not tokenizer.is_fast:
-        raise UserError(f"--whole_word_mask: {name} is a slow tokenizer: use a fast one, or drop the flag")
+        raise UserError(f"{flag}: {name} is a slow tokenizer: use a fast one, or drop the flag")
     backend = tokenizer.backend_tokenizer
     kind = type(backend.model).__name__
     if kind not in WORD_MODELS or backend.pre_tokenizer is None:
-        raise UserError(f"--whole_word_mask: {name} ({kind}) does not mark where words begin: drop the flag")
+        raise UserError(f"{flag}: {name} ({kind}) does not mark where words begin: drop the flag")

@@ -64,7 +64,10 @@ def nanotoken_encoder(tokenizer: PreTrainedTokenizerBase, with_words: bool) -> E
     """Return nanotoken's encoder; raise UserError if it is not installed or does not support the tokenizer."""
     flag, name = "--tokenizer_backend nanotoken", type(tokenizer).__name__
     if with_words:
-        raise UserError(f"{flag} does not mark where words begin, which --whole_word_mask needs: drop one of the two")
+        raise UserError(
+            f"{flag} does not mark where words begin, which --whole_word_mask and --eval_whole_word_mask need: drop "
+            "it, or them"
+        )
     kind = type(tokenizer.backend_tokenizer.model).__name__ if tokenizer.is_fast else "slow"
     if kind != "WordPiece":
         raise UserError(f"{flag} needs a fast WordPiece tokenizer, and {name} is {kind}: drop the flag")

@@ -1,6 +1,7 @@
 """Add a tokenizer's special tokens to one text or two."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -39,6 +40,11 @@ class Template:
         """Return whether a word starts at each token of the example, [tokens]; each special token is a word."""
         return np.concatenate([np.ones(len(self.prefix)), *pieces, np.ones(len(self.suffix))]).astype(bool)
 
+    def positions(self, pieces: Sequence[range | np.ndarray]) -> np.ndarray:
+        """Return the position of each token of the example in its corpus, -1 for special tokens, int64 [tokens]."""
+        special = (-np.ones(len(part), np.int64) for part in (self.prefix, self.suffix))
+        return np.concatenate([next(special), *map(_as_array, pieces), next(special)])
+
 
 @dataclass(frozen=True)
 class PairTemplate:
@@ -64,6 +70,16 @@ class PairTemplate:
         """Return whether a word starts at each token of the pair, [tokens]; each special token is a word."""
         special = (np.ones(len(part)) for part in (self.prefix, self.middle, self.suffix))
         return np.concatenate([next(special), a, next(special), b, next(special)]).astype(bool)
+
+    def positions(self, a: range, b: range) -> np.ndarray:
+        """Return the position of each token of the pair in its corpus, -1 for special tokens, int64 [tokens]."""
+        special = (-np.ones(len(part), np.int64) for part in (self.prefix, self.middle, self.suffix))
+        return np.concatenate([next(special), _as_array(a), next(special), _as_array(b), next(special)])
+
+
+def _as_array(positions: range | np.ndarray) -> np.ndarray:
+    """Return positions as an array; numpy converts a range one by one."""
+    return np.arange(positions.start, positions.stop) if isinstance(positions, range) else positions
 
 
 # Families with pairs <s> A </s></s> B </s>, all of type 0; other families have [CLS] A [SEP] B [SEP].

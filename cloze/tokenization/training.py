@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain, takewhile
@@ -39,9 +39,9 @@ BYTE_LEVEL_TYPES = ("roberta", "modernbert")
 
 
 def train_tokenizer(
-    corpus: Corpus, model_type: str, vocab_size: int, lower_case: bool, cache: Path, overwrite: bool
+    corpora: Sequence[Corpus], model_type: str, vocab_size: int, lower_case: bool, cache: Path, overwrite: bool
 ) -> PreTrainedTokenizerBase:
-    """Train a tokenizer of the kind that ``model_type`` uses, or load it from the cache if the text is the same.
+    """Train a tokenizer of the kind that ``model_type`` uses, or load it from the cache if the texts are the same.
 
     Raises UserError for types of models other than WORDPIECE_TYPES and BYTE_LEVEL_TYPES.
     """
@@ -51,10 +51,11 @@ def train_tokenizer(
             f"{', '.join(WORDPIECE_TYPES)} (WordPiece) and {', '.join(BYTE_LEVEL_TYPES)} (byte-level BPE)"
         )
     train = train_wordpiece if model_type in WORDPIECE_TYPES else train_byte_level
-    path = cache / f"tokenizer-{hash_of([VERSION, train.__name__, corpus.identity, vocab_size, lower_case])}"
+    identities = [corpus.identity for corpus in corpora]
+    path = cache / f"tokenizer-{hash_of([VERSION, train.__name__, *identities, vocab_size, lower_case])}"
 
     def write(folder: Path) -> None:
-        train(corpus, vocab_size, lower_case).save_pretrained(folder)
+        train(corpora, vocab_size, lower_case).save_pretrained(folder)
 
     tokenizer = find_or_write(
         path,
@@ -65,59 +66,71 @@ def train_tokenizer(
         size=100 * vocab_size,
         overwrite=overwrite,
     )
-    logger.info("Tokenizer: %s, %s tokens, trained on %s", type(tokenizer).__name__, f"{len(tokenizer):,}", corpus.name)
+    names = " and ".join(corpus.name for corpus in corpora)
+    logger.info("Tokenizer: %s, %s tokens, trained on %s", type(tokenizer).__name__, f"{len(tokenizer):,}", names)
     return tokenizer
 
 
-def train_wordpiece(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
+def train_wordpiece(corpora: Sequence[Corpus], vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
     """Train a tokenizer like BERT's; keep accents, even in lower case, as they distinguish words in many languages."""
     backend: Tokenizer = BertTokenizer(do_lower_case=lower_case, strip_accents=False).backend_tokenizer
-    special = list(backend.get_added_tokens_decoder().values())
-    # The trainer numbers characters inside words in the order of a hash map, which differs from run to run and decides
-    # between merges of equal count. Passing them in a fixed order makes training reproducible.
-    texts = tqdm(_read_texts(corpus), "collecting characters", unit=" documents", disable=not sys.stderr.isatty())
-    characters = set(chain.from_iterable(texts))
-    continuing = [f"##{character}" for character in sorted(_characters_in_words(characters, backend))]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[str(token) for token in special] + continuing,
-        show_progress=sys.stderr.isatty(),
-    )
-    _train_in_thread(corpus, backend, partial(backend.train_from_iterator, trainer=trainer))
+    special = [str(token) for token in backend.get_added_tokens_decoder().values()]
+    train_pieces(lambda: join_lines(chain.from_iterable(map(read_documents, corpora))), backend, special, vocab_size)
     vocabulary = backend.get_vocab(with_added_tokens=False)
     return BertTokenizer(vocab=vocabulary, do_lower_case=lower_case, strip_accents=False)
+
+
+def train_pieces(read: Callable[[], Iterator[str]], backend: Tokenizer, special: list[str], vocab_size: int) -> None:
+    """Train the WordPiece model of a tokenizer on the texts that each call of ``read`` yields."""
+    # The trainer numbers characters inside words in the order of a hash map, which differs from run to run and decides
+    # between merges of equal count. Passing them in a fixed order makes training reproducible.
+    texts = tqdm(read(), "collecting characters", unit=" documents", disable=not sys.stderr.isatty())
+    characters = set(chain.from_iterable(texts))
+    prefix = backend.model.continuing_subword_prefix
+    continuing = [f"{prefix}{character}" for character in sorted(_characters_in_words(characters, backend))]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special + continuing,
+        continuing_subword_prefix=prefix,
+        show_progress=sys.stderr.isatty(),
+    )
+    train_in_thread(read(), backend, partial(backend.train_from_iterator, trainer=trainer))
 
 
 def _characters_in_words(characters: Iterable[str], backend: Tokenizer) -> set[str]:
     """Return the normalized characters that can continue a word, unlike punctuation and Chinese characters."""
     inside: set[str] = set()
     for character in characters:
-        word = backend.normalizer.normalize_str(f"a{character}a")
+        word = f"a{character}a"
+        if backend.normalizer:
+            word = backend.normalizer.normalize_str(word)
         if len(backend.pre_tokenizer.pre_tokenize_str(word)) == 1:
             inside.update(word[1:-1])
     return inside
 
 
-def train_byte_level(corpus: Corpus, vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
+def train_byte_level(corpora: Sequence[Corpus], vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
     """Train a tokenizer like RoBERTa's, also for ModernBERT; raise UserError for ``lower_case``."""
     if lower_case:
         raise UserError("--do_lower_case is for WordPiece tokenizers (bert, distilbert, electra): drop it")
     untrained = RobertaTokenizer()
     pre_tokenizer = untrained.backend_tokenizer.pre_tokenizer
     train = partial(untrained.train_new_from_iterator, vocab_size=vocab_size, show_progress=sys.stderr.isatty())
-    tokenizer = _train_in_thread(corpus, untrained.backend_tokenizer, train)
+    tokenizer = train_in_thread(
+        join_lines(chain.from_iterable(map(read_documents, corpora))), untrained.backend_tokenizer, train
+    )
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
     # As in RoBERTa, the space before a mask belongs to the masked word.
     tokenizer.add_special_tokens({"mask_token": AddedToken(tokenizer.mask_token, lstrip=True, special=True)})
     return tokenizer
 
 
-def _train_in_thread(corpus: Corpus, backend: Tokenizer, train: Callable[[Iterator[str]], T]) -> T:
-    """Return ``train(texts)``, called in a thread, with long words cut by the backend.
+def train_in_thread(texts: Iterator[str], backend: Tokenizer, train: Callable[[Iterator[str]], T]) -> T:
+    """Return ``train(texts)``, called in a thread, with long words cut by the backend, whose pre-tokenizer changes.
 
     Training is one call of the library; in the main thread it would block Python's signal handlers.
     """
-    texts = _check_long_words(_read_texts(corpus), backend.normalizer, backend.pre_tokenizer)
+    texts = _check_long_words(texts, backend.normalizer, backend.pre_tokenizer)
     pieces = pre_tokenizers.FixedLength(length=LONGEST_WORD)
     backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, pieces])
     result: Future[T] = Future()
@@ -157,9 +170,9 @@ def _check_long_words(
         )
 
 
-def _read_texts(corpus: Corpus) -> Iterator[str]:
-    """Yield the documents, long ones cut at spaces between letters, where words end for the tokenizers trained here."""
-    for document in read_documents(corpus):
+def join_lines(documents: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield the documents as texts, long ones cut at spaces between letters, where words end for most tokenizers."""
+    for document in documents:
         text, begin = "\n".join(document), 0
         while found := BETWEEN_WORDS.search(text, begin + PIECE):
             yield text[begin : found.end()]

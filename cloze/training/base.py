@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from cloze.config.arguments import TrainingArguments
+from cloze.data.mixed_stream import MixedStream
 from cloze.data.samplers import EpochDataset, HeldOutSets
 from cloze.data.streaming import StreamedExamples
 from cloze.training.checkpoints import Fingerprints, Progress
@@ -37,7 +38,7 @@ class BaseTrainer(Trainer):
     optimizer: Optimizer
     processing_class: PreTrainedTokenizerBase
     data_collator: Callable[[list[dict]], dict[str, Any]]
-    train_dataset: EpochDataset | StreamedExamples
+    train_dataset: EpochDataset | StreamedExamples | MixedStream
     eval_dataset: HeldOutSets
     progress: Progress
     length_before: RunLength | None

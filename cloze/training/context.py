@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from cloze.config.arguments import ModelArguments, TrainingArguments
@@ -25,11 +25,12 @@ from cloze.models.loading import (
     load_model,
     sync_config_with_tokenizer,
 )
-from cloze.models.vocabulary import NewToken, find_new_tokens
+from cloze.models.vocabulary import Rows, find_rows
 from cloze.objectives.task import Task
 from cloze.system.processes import on_first_process
 from cloze.text.corpus import Corpus, find_change, log_columns
 from cloze.text.sources import Corpora, find_corpora
+from cloze.tokenization.adaptation import adapt_tokenizer, mask_whole_words
 from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.templates import ensure_template
 from cloze.tokenization.token_cache import cache_folder
@@ -47,7 +48,8 @@ class RunContext(DataContext):
     Attributes:
         checkpoint: the checkpoint to resume from, if any.
         recipe: the settings as a recipe (YAML text).
-        new_tokens: tokens of the tokenizer that the checkpoint's vocabulary lacks.
+        own: the checkpoint's own tokenizer, None if the run does not change it.
+        rows: how the checkpoint's vocabulary becomes the tokenizer's, if it differs.
     """
 
     task: Task
@@ -55,7 +57,8 @@ class RunContext(DataContext):
     training_args: TrainingArguments
     checkpoint: Path | None
     recipe: str
-    new_tokens: list[NewToken]
+    own: PreTrainedTokenizerBase | None
+    rows: Rows | None
 
 
 def set_up(
@@ -63,6 +66,7 @@ def set_up(
 ) -> RunContext:
     """Start the process, load text, config and tokenizer, and check that they fit each other and the task."""
     start_process(data_args, training_args)
+    mask_whole_words(model_args, data_args)
     if model_args.trust_remote_code:
         logger.warning(
             "--trust_remote_code lets code from %s run with your permissions",
@@ -80,24 +84,27 @@ def set_up(
     for corpus in corpora.all:
         log_columns(corpus, data_args.other_columns)
     config = load_config(model_args, task)
-    tokenizer = load_tokenizer(model_args, checkpoint)
-    if tokenizer is None:
-        if not corpora.all:
+    own = load_tokenizer(model_args, checkpoint)
+    if own is None:
+        texts = list((corpora.train or corpora.validation).values())
+        if not texts:
             raise UserError("no text to train a tokenizer on, and no model: give --model_name_or_path PATH")
-        tokenizer = train_tokenizer(
-            corpora.all[0],
+        own = train_tokenizer(
+            texts,
             config.model_type,
             model_args.vocab_size,
             model_args.do_lower_case,
             cache,
             overwrite=overwrite_cache,
         )
+    tokenizer = adapt_tokenizer(own, model_args, data_args, corpora, checkpoint, cache, overwrite_cache)
     if model_args.model_name_or_path is None:
         sync_config_with_tokenizer(config, tokenizer, model_args.config_overrides)
     dtype = None if training_args.prepare_only else model_args.dtype
     length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code, dtype)
     # Before ensure_template, because another model's tokenizer may lack the template's special tokens.
-    new_tokens = find_new_tokens(model_args, config, tokenizer)
+    changed = None if tokenizer is own else own
+    rows = find_rows(model_args, config, tokenizer, changed)
     ensure_template(tokenizer, config.model_type)
     budget = training_args.max_tokens_per_batch
     if budget is not None and budget < length:
@@ -123,7 +130,8 @@ def set_up(
         training_args=training_args,
         checkpoint=checkpoint,
         recipe=recipe,
-        new_tokens=new_tokens,
+        own=changed,
+        rows=rows,
     )
 
 
@@ -193,7 +201,7 @@ def make_model(context: RunContext) -> PreTrainedModel:
     """Load or initialize the model to train, evaluate or predict with."""
     args = context.training_args
     only_predicts = args.do_predict and not args.do_train
-    return load_model(context.model_args, context.config, context.task, args.seed, context.new_tokens, only_predicts)
+    return load_model(context.model_args, context.config, context.task, args.seed, context.rows, only_predicts)
 
 
 def padding_of(context: RunContext, model: PreTrainedModel) -> Padding:

@@ -56,7 +56,9 @@ def columns_for(
         max_width: most characters in a line; the least important columns are dropped to fit.
     """
     shown = {"step": ("step", ","), "epoch": ("epoch", ".2f"), "loss": ("loss", ".3f")}
-    figures = {name: figure for name, figure in figures_of(objectives).items() if not name.endswith("loss")}
+    # The table at the end has bits per character, too.
+    hidden = ("loss", "bits_per_character")
+    figures = {name: figure for name, figure in figures_of(objectives).items() if not name.endswith(hidden)}
     shown |= figures | {"tokens_per_second": ("tokens/s", ",.0f"), "eta": ("ETA", "")}
     if not with_epoch:
         del shown["epoch"]

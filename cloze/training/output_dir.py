@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # The checkpoint's optimizer state fits no other values of these.
 OPTIMIZER_SETTINGS = {"optim", "optim_args", "optim_target_modules"}
+# The checkpoint's tokenizer and weights fit no other values of these.
+VOCABULARY_SETTINGS = {"new_tokenizer", "add_vocabulary", "vocabulary_file"}
 # The settings of the learning rate.
 RATE_SETTINGS = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"}
 
@@ -129,13 +131,23 @@ def resumable(checkpoint: Path) -> Path:
 
 
 def check_states(changes: Sequence[str], schedulers: set[str], checkpoint: str) -> None:
-    """Raise UserError for changed settings that contradict the checkpoint's optimizer or scheduler state."""
+    """Raise UserError for changed settings that contradict the checkpoint's vocabulary or states."""
     stateful = schedulers & STATEFUL_SCHEDULERS
     for change in changes:
         name = change.partition(" ")[0]
         if name in OPTIMIZER_SETTINGS:
             raise UserError(
                 f"--resume_from_checkpoint {checkpoint} has the state of another optimizer: {change}: drop the change"
+            )
+        if name == "mixture":
+            raise UserError(
+                f"--resume_from_checkpoint {checkpoint}: its position in the texts does not fit {change}: restore the "
+                "setting, or start from the checkpoint's weights with --model_name_or_path and another --output_dir"
+            )
+        if name in VOCABULARY_SETTINGS:
+            raise UserError(
+                f"--resume_from_checkpoint {checkpoint} has another vocabulary: {change}: drop the change, or start "
+                "from the checkpoint's weights with --model_name_or_path and another --output_dir"
             )
         if name in RATE_SETTINGS and stateful:
             raise UserError(

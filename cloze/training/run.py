@@ -11,6 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from cloze.data.mixed_stream import MixedStream, shares_taken
 from cloze.data.samplers import EpochDataset, HeldOutSets
 from cloze.data.splits import DatasetSplits
 from cloze.models.flops import count_flops
@@ -18,9 +19,11 @@ from cloze.system.processes import on_first_process
 from cloze.system.signals import SIGNALS, handling_signals, ignore_signals
 from cloze.system.storage import CURVES, RECIPE
 from cloze.training import checkpoints
+from cloze.training.baseline import changes_since, remove_baseline
 from cloze.training.context import RunContext, fingerprints_of, make_collator, make_model, padding_of
 from cloze.training.dry_run import describe_cache, dry_run
 from cloze.training.live_table import show_live_table
+from cloze.training.old_vocabulary import evaluate_old_vocabulary
 from cloze.training.output_dir import can_resume, check_disk
 from cloze.training.saving import replaced
 from cloze.training.trackers import guard_trackers
@@ -74,6 +77,7 @@ def run(trainer: PretrainingTrainer, context: RunContext) -> dict[str, float]:
             recipe.write_text(context.recipe, encoding="utf-8")
     with trackers_open(trainer):
         if args.do_train:
+            evaluate_old_vocabulary(trainer, context, make_trainer)
             with handling_signals(trainer.stop_callback.receive):
                 metrics |= train(trainer, context.checkpoint)
                 end_if_stopped(trainer)
@@ -126,6 +130,10 @@ def evaluate(trainer: PretrainingTrainer) -> dict[str, float]:
     perplexities = [value for name, value in metrics.items() if name.endswith("_perplexity")]
     if perplexities:
         metrics["perplexity"] = perplexities[0]  # upstream's name
+    if trainer.args.do_train and trainer.is_world_process_zero():
+        changes = changes_since(trainer.args.output_dir, trainer.scores, trainer.state.log_history)
+        for name, change in changes.items():
+            metrics |= {f"{name}_change": change.value, f"{name}_change_interval": [change.low, change.high]}
     save_metrics(trainer, "eval", metrics)
     return metrics
 
@@ -135,6 +143,8 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     args = trainer.args
     if args.overwrite_output_dir and args.process_index == 0:
         checkpoints.remove_all(args.output_dir)
+    if not trainer.progress.step and args.process_index == 0:
+        remove_baseline(args.output_dir)
     # The baseline to compare with; a resumed run has it in its state.
     args.eval_on_start = args.do_eval and not trainer.progress.step
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -152,6 +162,9 @@ def train(trainer: PretrainingTrainer, checkpoint: Path | None) -> dict[str, flo
     whole = {name: result.metrics[name] for name in ("epoch", "train_loss")}
     if isinstance(trainer.train_dataset, EpochDataset):
         whole["train_samples"] = len(trainer.train_dataset)
+    if isinstance(trainer.train_dataset, MixedStream):
+        shares = shares_taken(trainer.stream.state_dict()["workers"])
+        whole |= {f"train_share_{name}": share for name, share in shares.items()}
     if trainer.state.global_step == trainer.progress.step:
         logger.info("Training is already complete: %s is the last step", checkpoint)
         return unreported_metrics(trainer, whole)

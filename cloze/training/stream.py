@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 
 from cloze.config.arguments import TrainingArguments
 from cloze.data.collators import Padding
+from cloze.data.mixed_stream import MixedBatches, MixedStream
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
 from cloze.data.streaming import StreamedBatches, StreamedExamples
 from cloze.errors import UserError
@@ -49,7 +50,7 @@ def _make_loader(args, **kwargs) -> DataLoaderShard:
 
 
 def open_stream(
-    data: EpochDataset | StreamedExamples,
+    data: EpochDataset | StreamedExamples | MixedStream,
     settings: BatchSettings,
     padding: Padding,
     collator: Collator,
@@ -74,9 +75,10 @@ def open_stream(
             )
         return PreparedStream(ResumableBatchSampler(data, *common), collator, args, state)
     states = None if state is None else state["workers"]
-    return TextStream(
-        StreamedBatches(data, *common, args.world_size, args.dataloader_num_workers, states), collator, args
-    )
+    workers = args.world_size, args.dataloader_num_workers, states
+    if isinstance(data, MixedStream):
+        return TextStream(MixedBatches(data, *common, *workers), collator, args)
+    return TextStream(StreamedBatches(data, *common, *workers), collator, args)
 
 
 class PreparedStream:
@@ -124,7 +126,7 @@ class TextStream:
 
     steps_in_epoch, epoch, ends_epoch = None, None, False
 
-    def __init__(self, batches: StreamedBatches, collator: Collator, args):
+    def __init__(self, batches: StreamedBatches | MixedBatches, collator: Collator, args):
         self.batches, self.states, self.batches_taken = batches, list(batches.states), 0
         self.accumulation = args.gradient_accumulation_steps
         self.loader = _make_loader(args, dataset=batches, batch_size=None, collate_fn=partial(_collate, collator))

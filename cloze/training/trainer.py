@@ -9,10 +9,11 @@ from huggingface_hub.errors import HTTPError
 from transformers import EvalPrediction, PreTrainedTokenizerBase, get_scheduler
 
 from cloze.config.arguments import TrainingArguments
-from cloze.data.collators import IGNORED
+from cloze.data.collators import IGNORED, MEASURES
 from cloze.errors import UserError
 from cloze.models.flops import Flops, peak_flops
 from cloze.objectives.metrics import Objective, Scores, check_finite, finite
+from cloze.training.baseline import write_baseline
 from cloze.training.resume import ResumableTrainer
 from cloze.training.saving import replaced
 from cloze.training.throughput import ThroughputMeter
@@ -63,8 +64,8 @@ class PretrainingTrainer(ResumableTrainer):
 
     def score(self, model, inputs, label_smoothing: float = 0.0) -> dict[str, Scores]:
         """Return the scores of the examples in a batch, by objective prefix."""
-        labels = {objective.labels for objective in self.objectives.values()}
-        outputs = model(**{name: values for name, values in inputs.items() if name not in labels})
+        not_for_model = {*MEASURES, *(objective.labels for objective in self.objectives.values())}
+        outputs = model(**{name: values for name, values in inputs.items() if name not in not_for_model})
         return {
             prefix: objective.score(objective.logits_of(outputs), inputs, label_smoothing)
             for prefix, objective in self.objectives.items()
@@ -111,9 +112,15 @@ class PretrainingTrainer(ResumableTrainer):
         self.state.log_history[-1] = finite(self.state.log_history[-1])
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Return scores as logits, and no loss: the Trainer would average it over batches (transformers#39241)."""
+        """Return scores as logits, and no loss: the Trainer would average it over batches (transformers#39241).
+
+        The scores of examples that have documents have them, too.
+        """
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = self.score(model, inputs)
+        if "documents" in inputs:
+            for each in scores.values():
+                each["documents"] = inputs["documents"]
         # Without labels, the Trainer does not compute metrics.
         return None, scores, torch.zeros_like(next(iter(scores.values()))["loss"])
 
@@ -160,6 +167,8 @@ class PretrainingTrainer(ResumableTrainer):
             if (f"eval_{name}_loss" if name else "eval_loss") not in metrics:
                 text = f"the validation text {name}" if name else "the validation set"
                 raise UserError(f"{text} has no masked tokens to predict: give more text")
+        if self.is_in_train and not self.state.global_step and self.is_world_process_zero():
+            write_baseline(self.args.output_dir, self.scores, metrics["eval_loss"])
         return metrics
 
     def create_optimizer(self, model=None):

@@ -54,7 +54,7 @@ def test_script_shows_its_groups(script, title, is_there):
     ("name", "value", "choices", "default"),
     [
         ("model_type", "STR", [], ""),
-        ("vocab_size", "INT", [], "30522"),
+        ("vocab_size", "INT", [], ""),
         ("mlm_probability", "FLOAT", [], "0.15"),
         ("train_file", "STR ...", [], ""),
         ("line_by_line", "", [], ""),

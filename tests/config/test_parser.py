@@ -12,6 +12,7 @@ import run_mlm
 import run_nsp
 import run_pretraining
 from cloze.config import parser
+from cloze.config.adaptation_arguments import AdaptationArguments
 from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataTrainingArguments, NextSentenceArguments, PretrainingDataArguments
 from cloze.config.deprecated_flags import DROPPED, RENAMED, REPLACED
@@ -387,16 +388,16 @@ def test_help_lists_every_setting_and_exits_with_0(capsys):
 
 
 @pytest.mark.parametrize(
-    ("script", "expected"),
+    ("script", "model", "expected"),
     [
-        (run_mlm, DataTrainingArguments),
-        (run_nsp, NextSentenceArguments),
-        (run_pretraining, PretrainingDataArguments),
+        (run_mlm, AdaptationArguments, DataTrainingArguments),
+        (run_nsp, ModelArguments, NextSentenceArguments),
+        (run_pretraining, AdaptationArguments, PretrainingDataArguments),
     ],
 )
-def test_settings_are_those_that_main_names(script, expected):
-    assert parser.settings_of(script.main) == [ModelArguments, expected, TrainingArguments]
-    assert list(map(type, parse(LEAST_ARGV, script))) == [ModelArguments, expected, TrainingArguments]
+def test_settings_are_those_that_main_names(script, model, expected):
+    assert parser.settings_of(script.main) == [model, expected, TrainingArguments]
+    assert list(map(type, parse(LEAST_ARGV, script))) == [model, expected, TrainingArguments]
 
 
 MASKING = {"mlm_probability", "eval_mlm_probability", "mask_replace_prob", "random_replace_prob", "whole_word_mask"}

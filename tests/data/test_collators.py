@@ -488,7 +488,7 @@ def test_masking_collator_pads_to_the_padded_length(padding, width, tokenizers):
     batch = MaskingCollator(tokenizer, padding=padding)(examples)
     assert {name: tuple(values.shape) for name, values in batch.items()} == dict.fromkeys(
         ["input_ids", "attention_mask", "labels"], (3, width)
-    ) | {"masked_positions": (32,)}
+    ) | {"masked_positions": (32,), "characters": (3,)}
     assert {values.dtype for values in batch.values()} == {torch.int64}
     assert batch["attention_mask"].sum(1).tolist() == [13, 4, 13]
     assert (batch["input_ids"][1, 4:] == tokenizer.pad_token_id).all()
@@ -558,3 +558,35 @@ def test_collator_is_a_transformers_data_collator(tokenizers):
     collator = MaskingCollator(tokenizers["wordpiece"], mlm_probability=0.2)
     assert isinstance(collator, DataCollatorForLanguageModeling)
     assert (collator.mlm_probability, collator.mask_replace_prob, collator.random_replace_prob) == (0.2, 0.8, 0.1)
+
+
+# Evaluations
+
+
+def test_batches_of_evaluations_count_the_characters_of_the_tokens_to_predict(tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    examples = make_examples(tokenizer, 30, 50)
+    batch = MaskingCollator(tokenizer)(examples)
+    for labels, characters in zip(batch["labels"], batch["characters"].tolist(), strict=True):
+        tokens = tokenizer.convert_ids_to_tokens(labels[labels != IGNORED].tolist())
+        assert characters == sum(len(token.removeprefix("##")) for token in tokens)
+    assert "characters" not in MaskingCollator(tokenizer)(in_epoch(examples, 0))
+
+
+def test_whole_words_of_evaluations_share_choice_and_treatment(tokenizers):
+    """Three tokens a word; the shares are those of evaluations, and training is not affected."""
+    tokenizer = tokenizers["wordpiece"]
+    examples = make_examples(tokenizer, 300, 150)
+    for example in examples:
+        example["words"] = np.append(np.insert(np.arange(150) // 3 + 1000 * example["example"], 0, -1), -1)
+    settings = {"mlm_probability": 0.9, "eval_mlm_probability": 0.3}
+    collator = MaskingCollator(tokenizer, eval_whole_words=True, **settings)
+    batch = collator(examples)
+    chosen = (batch["labels"] != IGNORED)[:, 1:151].view(300, 50, 3)
+    masked = (batch["input_ids"] == tokenizer.mask_token_id)[:, 1:151].view(300, 50, 3)
+    assert torch.equal(chosen.any(2), chosen.all(2))
+    assert torch.equal(masked.any(2), masked.all(2))
+    assert_share(chosen[:, :, 0].sum().item(), 300 * 50, 0.3)
+    assert_share(masked[:, :, 0].sum().item(), chosen[:, :, 0].sum().item(), 0.8)
+    plain, trained = (each(in_epoch(examples, 2)) for each in (MaskingCollator(tokenizer, **settings), collator))
+    assert torch.equal(plain["input_ids"], trained["input_ids"])

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 
 from cloze.config.data_arguments import DataTrainingArguments, PairArguments
 from cloze.data.blocks import BlockBuilder
+from cloze.data.chunks import ChunkBuilder
 from cloze.data.nsp import PairBuilder
 from cloze.data.pairs import IS_NEXT, IS_RANDOM
 from cloze.data.samplers import BatchSettings
-from cloze.data.splits import ChunkBuilder
 from cloze.data.streaming import Document, StreamedBatches, StreamedExamples, cut_chunks, redistribute
 from cloze.errors import UserError
 from cloze.text.corpus import FileCorpus, HubCorpus

@@ -389,3 +389,34 @@ def test_logits_are_found_by_the_models_output_names(names, of_tokens, of_pairs)
     outputs = {name: name for name in [*names, "hidden_states"]}
     assert MASKED_TOKENS.logits_of(outputs) == of_tokens
     assert SENTENCE_PAIRS.logits_of(outputs) == of_pairs
+
+
+# Characters and documents
+
+
+def test_bits_per_character_are_the_loss_over_the_characters():
+    scores = {"loss": [3.0, 5.0], "count": [2.0, 1.0], "hits": [1.0, 0.0], "characters": [4.0, 6.0]}
+    metrics = summarise_tokens({name: np.array(values) for name, values in scores.items()})
+    assert metrics["bits_per_character"] == pytest.approx(8 / math.log(2) / 10)
+    assert metrics["loss"] == pytest.approx(8 / 3)
+
+
+@pytest.mark.parametrize("characters", [{}, {"characters": np.zeros(2)}], ids=["unknown", "white space alone"])
+def test_without_characters_there_are_no_bits(characters):
+    scores = {"loss": np.ones(2), "count": np.ones(2), "hits": np.ones(2)} | characters
+    assert summarise_tokens(scores).keys() == {"loss", "perplexity", "accuracy", "masked_tokens"}
+
+
+def test_losses_of_documents_are_those_of_their_tokens(logits, labels):
+    """Of the first documents, four tokens are in each example, of the second the others, of a third none."""
+    chosen, batch = of_tokens(logits, labels)
+    ends = torch.tensor([[4, LENGTH, -100]]).repeat(BATCH, 1)
+    characters = torch.arange(BATCH)
+    scores = score_tokens(chosen, batch | {"documents": ends, "document_ends": ends, "characters": characters})
+    losses = nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+    by_hand = [losses[:, :4].sum(1), losses[:, 4:].sum(1), torch.zeros(BATCH)]
+    torch.testing.assert_close(scores["document_loss"], torch.stack(by_hand, dim=1))
+    known = labels != -100
+    assert scores["document_count"].tolist() == [[int(row[:4].sum()), int(row[4:].sum()), 0] for row in known]
+    assert scores["characters"] is characters
+    assert torch.equal(scores["loss"], score_tokens(chosen, batch)["loss"])

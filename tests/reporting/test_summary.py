@@ -52,6 +52,24 @@ def test_summary_has_first_and_last_values():
     }
 
 
+def test_summary_has_the_interval_of_each_loss_and_names_what_got_worse():
+    """Only a rise beyond the interval is worth words."""
+    sets = {"law": (-0.5, [-0.7, -0.3]), "wiki": (0.2, [0.1, 0.3]), "news": (0.2, [-0.1, 0.5])}
+    before, metrics = {"step": 0, "eval_loss": 2.0}, TRAINED | {"eval_loss": 1.5}
+    for name, (change, interval) in sets.items():
+        own = {"mlm_loss": 2.0 + change, "mlm_perplexity": 7.0, "nsp_loss": 0.5}
+        before |= {f"eval_{name}_mlm_loss": 2.0, f"eval_{name}_nsp_loss": 0.5}
+        own |= {"mlm_loss_change": change, "mlm_loss_change_interval": interval}
+        metrics |= {f"eval_{name}_{key}": value for key, value in own.items()}
+    figures = figures_of(PRETRAINING.objectives, list(sets))
+    lines = summarise_run([before], metrics, {}, "results", figures)
+    assert lines["masked loss, law"] == "2.000 before, 1.500 after: -0.500 (95% interval -0.700 to -0.300)"
+    assert lines["masked loss, wiki"] == "2.000 before, 2.200 after: +0.200 (95% interval +0.100 to +0.300)"
+    assert lines["masked loss, news"] == "2.000 before, 2.200 after: +0.200 (95% interval -0.100 to +0.500)"
+    assert lines["pair loss, law"] == "0.500 before, 0.500 after"
+    assert lines["got worse"] == "masked loss, wiki"
+
+
 def evaluated(metrics):
     return {name: value for name, value in metrics.items() if not name.startswith("train_")}
 

@@ -158,6 +158,36 @@ MISTAKES = [
     Case(
         "stream not split", "--streaming --max_steps 1 --do_eval", "--streaming cannot hold", "give --validation_file"
     ),
+    Case(
+        "mixture of one text",
+        "--train_file a=words.txt --mixture a=1",
+        "--mixture needs two or more named texts",
+        "give --train_file NAME=PATH NAME=PATH",
+    ),
+    Case(
+        "unknown name in a mixture",
+        "--train_file a=words.txt b=documents.txt --mixture a=0.8 c=0.2",
+        "--mixture has the names a, c, but --train_file a, b",
+        "give a share for each of these",
+    ),
+    Case(
+        "share of 0",
+        "--train_file a=words.txt b=documents.txt --mixture a=1 b=0",
+        "--mixture b=0: a share is a number above 0",
+        "raise it, or drop the text",
+    ),
+    Case(
+        "mixture not shuffled",
+        "--train_file a=words.txt b=documents.txt --mixture a=0.8 b=0.2 --train_sampling_strategy sequential",
+        "--mixture and --train_sampling_strategy sequential exclude each other",
+        "drop one of them",
+    ),
+    Case(
+        "named stream without shares",
+        "--train_file a=words.txt b=documents.txt --streaming --max_steps 1",
+        "--streaming several named texts needs the share of each",
+        "add --mixture NAME=SHARE",
+    ),
     Case("nothing left", "--train_file one.txt --do_eval", "of 1 documents leaves none", "give --validation_file"),
     Case("0 % held out", "--validation_split_percentage 0", "--validation_split_percentage 0", "above 0 and below 100"),
     Case(
@@ -180,7 +210,7 @@ MISTAKES = [
         "whole words by nanotoken",
         "--tokenizer_backend nanotoken --whole_word_mask",
         "--tokenizer_backend nanotoken does not mark where words begin",
-        "drop one of the two",
+        "drop it, or them",
     ),
     Case(
         "stream by nanotoken",
@@ -222,6 +252,12 @@ MISTAKES = [
         "whole words, slow tokenizer",
         "--model_name_or_path esm --whole_word_mask",
         "--whole_word_mask: EsmTokenizer is a slow tokenizer",
+        "drop the flag",
+    ),
+    Case(
+        "whole words in evaluations, slow tokenizer",
+        "--model_name_or_path esm --do_eval --eval_whole_word_mask",
+        "--eval_whole_word_mask: EsmTokenizer is a slow tokenizer",
         "drop the flag",
     ),
     # Flags

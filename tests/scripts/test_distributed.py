@@ -101,6 +101,19 @@ def test_step_is_the_same_for_any_processes_and_accumulation(script, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("shares", [("astronomy=0.8", "music=0.2"), None])
+def test_mixture_is_the_same_for_any_processes(shares, tmp_path):
+    """Of prepared texts; the processes of a stream read other parts of the texts."""
+    files = [f"{name}={SAMPLE / name}.txt" for name in ("astronomy", "music")]
+    argv = ("--line_by_line", "--train_file", *files, *(("--mixture", *shares) if shares else ()))
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert finish([start("run_mlm", *flags(one, 16, *argv), log=tmp_path / "one.log")]) == [0]
+    assert finish(start_together("run_mlm", *flags(two, 8, *argv), log=two)) == [0, 0]
+    assert_close(history(two, "step", "loss"), history(one, "step", "loss"), rtol=2e-5, atol=1e-7)
+    assert two.with_suffix(".0").read_text().count("\nMixture: astronomy ") == 1
+
+
 def test_accelerate_launch_trains_with_two_processes(tmp_path):
     """As in the README, on two CPUs: its own rendezvous, and config file."""
     command = [
@@ -180,9 +193,13 @@ def test_preparation_may_outlast_the_collective_timeout(tmp_path):
     assert log.with_suffix(".0").read_text().count("Saved the prepared corpus") <= 1
 
 
-def test_two_killed_processes_resume_exactly(tmp_path):
-    """Bit for bit, with dropout: each process has its own random numbers."""
+@pytest.mark.parametrize("mixed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_killed_processes_resume_exactly(mixed, tmp_path):
+    """Bit for bit, with dropout: each process has its own random numbers. Also of a mixture of streams."""
     dropout = ("--config_overrides", MODEL.replace("prob=0", "prob=0.1"), "--line_by_line")
+    if mixed:
+        files = [f"{name}={SAMPLE / name}.txt" for name in ("astronomy", "music")]
+        dropout += ("--train_file", *files, "--mixture", "astronomy=0.8", "music=0.2", "--streaming")
     whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
     assert finish(start_together("run_mlm", *flags(whole, 8, *dropout, steps=30), log=tmp_path / "whole.log")) == [0, 0]
     processes = start_together("run_mlm", *flags(out, 8, *dropout, steps=30), log=log)

@@ -45,6 +45,17 @@ KINDS = {
     "budget": ("run_mlm", "--line_by_line", "--max_tokens_per_batch", 128),
     "stream": ("run_mlm", "--streaming", "--gradient_accumulation_steps", 3),
     "pairs streamed": ("run_nsp", "--streaming", "--sentence_per_line"),
+    "mixed": ("run_mlm", "--mixture", "text=0.8", "more=0.2"),
+    "mixed pairs": (
+        "run_nsp",
+        "--mixture",
+        "text=0.4",
+        "more=0.6",
+        "--sentence_per_line",
+        "--gradient_accumulation_steps",
+        2,
+    ),
+    "mixed stream": ("run_mlm", "--mixture", "text=80", "more=20", "--streaming"),
 }
 
 IGNORED_BEST = "ignoring the best evaluation so far: not accuracy (--metric_for_best_model) on the same validation text"
@@ -69,7 +80,10 @@ def text(texts, folder_of_text):
     """Few enough sentences that 12 steps are more than an epoch; of the same path and time for all tests."""
     path = folder_of_text / "text.txt"
     path.write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 36, 6)))
-    os.utime(path, (10**9, 10**9))
+    more = path.with_name("more.txt")
+    more.write_text("\n\n".join("\n".join(texts[i : i + 4]) for i in range(36, 60, 4)))
+    for each in (path, more):
+        os.utime(each, (10**9, 10**9))
     return path
 
 
@@ -79,8 +93,9 @@ def train(scripts, text):
 
     def run(out, kind, *argv):
         script, *flags = KINDS[kind]
+        files = [f"text={text}", f"more={text.with_name('more.txt')}"] if "--mixture" in flags else [text]
         return scripts[script](
-            *SCRATCH, "--train_file", text, "--max_seq_length", 32, "--do_train", "--max_steps", 12, "--seed", 3,
+            *SCRATCH, "--train_file", *files, "--max_seq_length", 32, "--do_train", "--max_steps", 12, "--seed", 3,
             "--per_device_train_batch_size", 4, "--learning_rate", 0.01, "--save_steps", 3, "--logging_steps", 4,
             "--output_dir", out, *flags, *argv,
         )  # fmt: skip
@@ -167,7 +182,8 @@ def kill_at(step, monkeypatch, run, *argv):
 
 
 WORKERS = [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream", 2)]
-QUICK = [("blocks", 0), ("both", 0), ("budget", 0), ("stream", 0), ("lines", 2)]
+WORKERS += [("mixed", 2), ("mixed stream", 2)]
+QUICK = [("blocks", 0), ("both", 0), ("budget", 0), ("stream", 0), ("lines", 2), ("mixed", 0)]
 
 
 @pytest.mark.parametrize(("kind", "workers"), slow_but(QUICK, WORKERS))
@@ -186,6 +202,35 @@ def test_repeatedly_killed_run_resumes_exactly(kind, workers, train, reference, 
     assert [entry[0] for entry in entries] == [1, 4, 8, 12]
     if "stream" not in kind:
         assert any(entry[1] > 1 and entry[1] % 1 for entry in entries), "the middle of a later epoch"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mixed", "mixed pairs", "mixed stream"])
+def test_mixture_killed_five_times_resumes_exactly(kind, train, reference, tmp_path, monkeypatch):
+    argv = ("--save_steps", 1)
+    whole = reference(kind, *argv)
+    for step in (2, 5, 6, 9, 12):
+        kill_at(step, monkeypatch, train, tmp_path / "out", kind, *argv)
+    assert train(tmp_path / "out", kind, *argv)[::2] == (0, "")
+    assert_same(tmp_path / "out", whole)
+    assert resumed(tmp_path / "out") == [1, 4, 5, 8, 11]
+    rows = [
+        re.findall(r"^\| mixture \| .*", (out / "README.md").read_text(), re.M) for out in (tmp_path / "out", whole)
+    ]
+    assert rows[0] == rows[1] != []
+
+
+@pytest.mark.parametrize("kind", ["mixed", "mixed stream"])
+def test_another_mixture_is_an_error(kind, train, reference, tmp_path):
+    shutil.copytree(reference(kind), tmp_path, dirs_exist_ok=True)
+    other = ("--mixture", "text=0.9", "more=0.1", "--max_steps", 14)
+    code, _, errors = train(tmp_path, kind, *other)
+    assert code == 2
+    assert "checkpoint-12 was created with different settings (now max_steps 14 (not 12), mixture ['text=0.9'" in errors
+    code, _, errors = train(tmp_path, kind, *other, "--resume_from_checkpoint", tmp_path / "checkpoint-12")
+    assert code == 2
+    assert "checkpoint-12: its position in the texts does not fit mixture ['text=0.9', 'more=0.1'] (not ['te" in errors
+    assert errors.count("\n") == 1
 
 
 DAMAGE = {

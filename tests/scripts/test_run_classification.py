@@ -504,6 +504,7 @@ def test_pretraining_on_the_text_improves_accuracy_beyond_noise(script, run_mlm_
         ),
         ("--compare_with one=bert bert --num_seeds 0", "--num_seeds 0 is less than 1"),
         ("--model_name_or_path bert --streaming --max_steps 3", "--streaming is for pretraining"),
+        ("--model_name_or_path bert --mixture a=0.8 b=0.2", "--mixture is for pretraining: drop it"),
         ("--model_name_or_path bert --language de", "--language is for splitting into sentences"),
         ("--model_name_or_path bert --metric_for_best_model f1", "f1 is not one of loss, accuracy, macro_f1"),
         ("--model_name_or_path bert --test_file x.csv --do_predict", "--test_file: x.csv not found"),

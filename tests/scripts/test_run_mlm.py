@@ -492,7 +492,8 @@ def test_held_out_documents_depend_on_the_seed(train):
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2"])
 def test_whole_words_are_masked_in_every_kind_of_tokenizer(family, train, checkpoint, out):
-    train("--whole_word_mask", "--do_eval", "--max_steps", 1, model=("--model_name_or_path", checkpoint(family)))
+    flags = ("--whole_word_mask", "--eval_whole_word_mask", "--do_eval", "--max_steps", 1)
+    train(*flags, model=("--model_name_or_path", checkpoint(family)))
     assert json.loads((out / "eval_results.json").read_text())["eval_masked_tokens"] > 50
 
 

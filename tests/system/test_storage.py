@@ -97,11 +97,11 @@ def test_damaged_corpus_is_prepared_again(file, damage, corpus, tokenizers, cach
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
 def test_damaged_tokenizer_is_trained_again(file, damage, corpus, cache, caplog):
-    vocabulary = train_tokenizer(corpus, "bert", 60, True, cache, overwrite=False).get_vocab()
+    vocabulary = train_tokenizer([corpus], "bert", 60, True, cache, overwrite=False).get_vocab()
     (entry,) = entries(cache)
     damage(entry / file)
     for _ in range(2):
-        assert train_tokenizer(corpus, "bert", 60, True, cache, overwrite=False).get_vocab() == vocabulary
+        assert train_tokenizer([corpus], "bert", 60, True, cache, overwrite=False).get_vocab() == vocabulary
     assert caplog.text.count(f"corrupt cache entry {entry}: ") == caplog.text.count(file) == 1
 
 
@@ -267,10 +267,10 @@ def test_complete_entry_is_read_by_another_user(shared, as_other_user, tokenizer
     (shared / "corpus.txt").write_text(TEXT)
     corpus, tokenizer = FileCorpus((shared / "corpus.txt",)), tokenizers["wordpiece"]
     first = prepare_words(corpus, tokenizer, shared)
-    vocabulary = train_tokenizer(corpus, "bert", 60, True, shared, overwrite=False).get_vocab()
+    vocabulary = train_tokenizer([corpus], "bert", 60, True, shared, overwrite=False).get_vocab()
     for _ in range(2):
         assert as_other_user(prepare_words, corpus, tokenizer, shared) == first
-        assert as_other_user(train_tokenizer, corpus, "bert", 60, True, shared, False).get_vocab() == vocabulary
+        assert as_other_user(train_tokenizer, [corpus], "bert", 60, True, shared, False).get_vocab() == vocabulary
         for lock in shared.glob("*.lock"):
             lock.unlink()
 
@@ -339,10 +339,10 @@ def test_corpus_on_a_full_disk_is_one_line(corpus, tokenizers, cache, full_disk)
 def test_tokenizer_on_a_full_disk_is_one_line(kind, corpus, cache, full_disk):
     full_disk(1_000)
     with pytest.raises(UserError, match=FULL.format(r"about 0\.1 MB are needed, ")):
-        train_tokenizer(corpus, kind, 600, False, cache, overwrite=False)
+        train_tokenizer([corpus], kind, 600, False, cache, overwrite=False)
     assert entries(cache) == []
     full_disk(resource.RLIM_INFINITY)
-    train_tokenizer(corpus, kind, 600, False, cache, overwrite=False)
+    train_tokenizer([corpus], kind, 600, False, cache, overwrite=False)
 
 
 def test_checksums_on_a_full_disk_are_one_line(cache, full_disk):

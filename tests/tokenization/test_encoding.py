@@ -257,7 +257,7 @@ def unsupported(tokenizers, _):
             "needs a fast WordPiece tokenizer, and ByT5Tokenizer is slow",
             "drop the flag",
         ),
-        (lambda tokenizers, _: tokenizers["wordpiece"], True, "--whole_word_mask", "drop one of the two"),
+        (lambda tokenizers, _: tokenizers["wordpiece"], True, "--whole_word_mask", "drop it, or them"),
     ],
     ids=["not installed", "unknown part", "BPE", "slow", "whole words"],
 )

@@ -542,6 +542,6 @@ CHINESE, JAPANESE = "春眠不覺曉。處處聞啼鳥。\n", "春は眠い。�
 def test_single_character_words_are_warned_about(text, warned, tmp_path, caplog):
     """google-bert#780: BERT's tokenizer treats each Chinese character as a word."""
     corpus = write_corpus(tmp_path / "corpus.txt", [text * 9])
-    tokenizer = train_tokenizer(corpus, "bert", 300, False, tmp_path, overwrite=False)
-    check_words(prepared(corpus, tokenizer, tmp_path, with_words=True), tokenizer)
+    tokenizer = train_tokenizer([corpus], "bert", 300, False, tmp_path, overwrite=False)
+    check_words(prepared(corpus, tokenizer, tmp_path, with_words=True), tokenizer, "--whole_word_mask")
     assert ("--whole_word_mask has little effect" in caplog.text) == warned

@@ -38,7 +38,7 @@ def accents(tmp_path):
 
 def train(kind, vocab_size=600):
     function = {"bert": tokenization.train_wordpiece, "roberta": tokenization.train_byte_level}[kind]
-    return function(CORPUS, vocab_size, lower_case=False)
+    return function([CORPUS], vocab_size, lower_case=False)
 
 
 def digest(tokenizer):
@@ -70,7 +70,7 @@ def test_vocabulary_has_the_given_size(kind):
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "electra", "roberta", "modernbert"])
 def test_trained_tokenizer_has_its_familys_special_tokens(kind, accents, tmp_path):
-    tokenizer = train_tokenizer(accents, kind, 400, False, tmp_path, overwrite=False)
+    tokenizer = train_tokenizer([accents], kind, 400, False, tmp_path, overwrite=False)
     byte_level = kind in ("roberta", "modernbert")
     names = "<s> </s> <pad> <unk> <mask>" if byte_level else "[CLS] [SEP] [PAD] [UNK] [MASK]"
     roles = ["cls_token", "sep_token", "pad_token", "unk_token", "mask_token"]
@@ -84,22 +84,22 @@ def test_trained_tokenizer_has_its_familys_special_tokens(kind, accents, tmp_pat
 @pytest.mark.parametrize("lower_case", [False, True])
 def test_wordpiece_keeps_accents(lower_case, accents, tmp_path):
     """Accents are kept in memory and after loading; Hangul is not decomposed."""
-    tokenizer = train_tokenizer(accents, "bert", 300, lower_case, tmp_path, overwrite=False)
-    for loaded in (tokenizer, tokenization.train_wordpiece(accents, 300, lower_case)):
+    tokenizer = train_tokenizer([accents], "bert", 300, lower_case, tmp_path, overwrite=False)
+    for loaded in (tokenizer, tokenization.train_wordpiece([accents], 300, lower_case)):
         words = "".join(piece.removeprefix("##") for piece in loaded.tokenize("naïve Ärztin 한국어 漢字 Łódź"))
         assert words == ("naïveärztin한국어漢字łódź" if lower_case else "naïveÄrztin한국어漢字Łódź")
 
 
 def test_wordpiece_continuations_exclude_stand_alone_characters(accents):
     """Punctuation and Chinese characters are words by themselves; such tokens would never be trained."""
-    vocabulary = tokenization.train_wordpiece(accents, 300, lower_case=False).get_vocab()
+    vocabulary = tokenization.train_wordpiece([accents], 300, lower_case=False).get_vocab()
     assert {"漢", "字", ",", ".", "##국", "##어", "##ï"} <= vocabulary.keys()
     assert not {"##漢", "##字", "##,", "##."} & vocabulary.keys()
 
 
 def test_byte_level_mask_includes_the_space_before(accents, tmp_path):
     """Only the mask is between the words, as the fill-mask pipeline expects."""
-    tokenizer = train_tokenizer(accents, "roberta", 400, False, tmp_path, overwrite=False)
+    tokenizer = train_tokenizer([accents], "roberta", 400, False, tmp_path, overwrite=False)
     before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", " two"))
     assert tokenizer("one <mask> two", add_special_tokens=False)["input_ids"] == [
         *before, tokenizer.mask_token_id, *after,
@@ -107,28 +107,28 @@ def test_byte_level_mask_includes_the_space_before(accents, tmp_path):
 
 
 def test_byte_level_round_trips_text(accents, tmp_path):
-    tokenizer = train_tokenizer(accents, "roberta", 400, False, tmp_path, overwrite=False)
+    tokenizer = train_tokenizer([accents], "roberta", 400, False, tmp_path, overwrite=False)
     text = "Naïve 한국어 and 🦑, never seen"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
 def test_trained_tokenizer_is_reused(accents, tmp_path, monkeypatch):
-    vocabulary = train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab()
-    lower = train_tokenizer(accents, "bert", 300, True, tmp_path, overwrite=False).get_vocab()
+    vocabulary = train_tokenizer([accents], "bert", 300, False, tmp_path, overwrite=False).get_vocab()
+    lower = train_tokenizer([accents], "bert", 300, True, tmp_path, overwrite=False).get_vocab()
     assert lower != vocabulary
     accents.files[0].write_text("another text, with other characters " * 9)
     accents = FileCorpus(accents.files)
-    other = train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab()
+    other = train_tokenizer([accents], "bert", 300, False, tmp_path, overwrite=False).get_vocab()
     assert other != vocabulary
     # From here on, reading the text raises TypeError.
     monkeypatch.setattr(tokenization, "read_documents", None)
-    assert train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab() == other
+    assert train_tokenizer([accents], "bert", 300, False, tmp_path, overwrite=False).get_vocab() == other
     with pytest.raises(TypeError):
-        train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=True)
-    assert train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False).get_vocab() == other
+        train_tokenizer([accents], "bert", 300, False, tmp_path, overwrite=True)
+    assert train_tokenizer([accents], "bert", 300, False, tmp_path, overwrite=False).get_vocab() == other
     monkeypatch.setattr(tokenization, "VERSION", tokenization.VERSION + 1)
     with pytest.raises(TypeError):
-        train_tokenizer(accents, "bert", 300, False, tmp_path, overwrite=False)
+        train_tokenizer([accents], "bert", 300, False, tmp_path, overwrite=False)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -137,7 +137,7 @@ def test_long_words_are_cut_for_training(kind, tmp_path, caplog):
     path = tmp_path / "word.txt"
     path.write_text("ab" * 150_000 + " and short words\n")
     function = {"bert": tokenization.train_wordpiece, "roberta": tokenization.train_byte_level}[kind]
-    tokenizer = function(FileCorpus((path,)), 300, lower_case=False)
+    tokenizer = function([FileCorpus((path,))], 300, lower_case=False)
     assert max(map(len, tokenizer.get_vocab())) == tokenization.LONGEST_WORD
     assert [record.message for record in caplog.records if "words longer than" in record.message] == [
         "words longer than 1,000 characters (1) were cut to train the tokenizer: check that spaces separate words"
@@ -183,7 +183,7 @@ def test_signal_ends_tokenizer_training(kind, monkeypatch):
 )
 def test_untrainable_tokenizers_are_errors(kind, lower_case, message, accents, tmp_path):
     with pytest.raises(UserError, match=message):
-        train_tokenizer(accents, kind, 300, lower_case, tmp_path, overwrite=False)
+        train_tokenizer([accents], kind, 300, lower_case, tmp_path, overwrite=False)
 
 
 # Special tokens
@@ -389,7 +389,7 @@ def test_unencodable_text_is_an_error():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_word_masking_supports_three_tokenizer_kinds(kind, tokenizers):
-    check_whole_words(tokenizers[kind])
+    check_whole_words(tokenizers[kind], "--whole_word_mask")
 
 
 def word_level(pre_tokenizer):
@@ -422,4 +422,4 @@ def unsplit(tokenizer):
 def test_whole_word_masking_error_names_the_tokenizer(make, words, tokenizers):
     """transformers#11768: without the error, masks would be silently wrong."""
     with pytest.raises(UserError, match=f"--whole_word_mask: {words}"):
-        check_whole_words(make(tokenizers))
+        check_whole_words(make(tokenizers), "--whole_word_mask")
