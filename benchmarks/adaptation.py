@@ -1,14 +1,14 @@
 #!/usr/bin/env python
 """Measure what pretraining and adaptation give on a text that every machine has: docstrings of installed packages.
 
-    python benchmarks/adaptation.py                   # the small model: half an hour on two cores
-    python benchmarks/adaptation.py --model minilm    # also a checkpoint of BERT's size and kind: hours
-    python benchmarks/adaptation.py --quick           # everything smaller, the checkpoint excepted: three minutes
+    python benchmarks/adaptation.py                   # the small model
+    python benchmarks/adaptation.py --model minilm    # also a BERT checkpoint, adapted in three ways: hours on a CPU
+    python benchmarks/adaptation.py --quick           # the small model on little text: three minutes
 
 The task: which package is a paragraph from? Its name is hidden in all paragraphs. Each comparison fine-tunes the models
-with few labels, drawn anew for each seed, on files that neither the pretraining nor the test has. Settings were chosen
-on the validation part (--sweep), and the figures are of the test part. Prints tables and a line of JSON, also
-written to results.json. Run the same command again to resume: complete runs are not repeated.
+with few labels, drawn anew for each seed; no file is in two of the parts to pretrain, to fine-tune and to test on.
+adaptation_sweep.py tries settings on another part. Prints tables and a line of JSON, also written to results.json. Run
+the same command again to resume: complete runs are not repeated.
 """
 
 import argparse
