@@ -9,6 +9,8 @@ from cloze.config.arguments import ModelArguments, check, option, optional
 from cloze.config.data_arguments import DataArguments
 from cloze.errors import UserError
 
+POOLINGS = ("cls", "mean")
+
 
 @dataclass
 class ClassifierArguments(ModelArguments):
@@ -19,6 +21,11 @@ class ClassifierArguments(ModelArguments):
         "the first of them."
     )
     num_seeds: int = option(3, help="With --compare_with: runs of each model, with seeds from --seed upward.")
+    classifier_pooling: str | None = optional(
+        help="What the classifier of a ModernBERT reads: cls, the first token, or mean, the mean of all tokens. "
+        "Default: the model's setting.",
+        choices=POOLINGS,
+    )
 
     def __post_init__(self):
         self.models: list[tuple[str, str | None]] = [_named(model) for model in self.compare_with or []]

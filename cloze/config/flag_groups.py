@@ -10,6 +10,7 @@ GROUPS = {
         "tokenizer_name",
         "vocab_size",
         "do_lower_case",
+        "classifier_pooling",
         "dtype",
         "model_revision",
         "token",

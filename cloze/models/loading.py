@@ -65,6 +65,7 @@ def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
     own_code = getattr(config, "auto_map", {})
     if config.model_type not in task.model_types and task.auto_model.__name__ not in own_code:
         raise UserError(f"{name or '--model_type'}: {config.model_type} has no {task.head}: {task.instead}")
+    task.configure(config, model_args)
     return config
 
 

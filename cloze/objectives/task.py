@@ -39,6 +39,9 @@ class Task(ABC):
     renews_head: bool = False
     pipeline_tag: str | None = None
 
+    def configure(self, config: PretrainedConfig, model_args: Any) -> None:  # noqa: B027
+        """Apply the settings of the task's head, in a ModelArguments, to the config."""
+
     def check(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: B027
         """Raise UserError for a config or a tokenizer that does not fit the task."""
 

@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from cloze.config.arguments import ModelArguments
+from cloze.config.classification_arguments import ClassifierArguments
 from cloze.data.classification import set_classes
+from cloze.errors import UserError
 from cloze.models.loading import load_config, load_model
 from cloze.tasks.classification import CLASSIFICATION
 from cloze.training.trainer import PretrainingTrainer
@@ -223,6 +225,17 @@ def test_classification_head_is_kept_for_equal_classes_only(trained, labels, is_
     assert is_kept or 0 < model.classifier.weight.std() < 0.05
     before = AutoModelForSequenceClassification.from_pretrained(model_args.model_name_or_path).bert.state_dict()
     assert all(torch.equal(weights, before[name]) for name, weights in model.bert.state_dict().items())
+
+
+def test_classifier_pooling_sets_what_modernbert_reads():
+    model_args = ClassifierArguments(model_type="modernbert", classifier_pooling="mean")
+    assert load_config(model_args, CLASSIFICATION).classifier_pooling == "mean"
+    assert load_config(ClassifierArguments(model_type="modernbert"), CLASSIFICATION).classifier_pooling == "cls"
+
+
+def test_classifier_pooling_of_other_models_is_an_error():
+    with pytest.raises(UserError, match="--classifier_pooling mean: the classifier of bert has no choice of pooling"):
+        load_config(ClassifierArguments(model_type="bert", classifier_pooling="mean"), CLASSIFICATION)
 
 
 def test_training_with_a_new_head_resumes_exactly(train, classifier, out, tmp_path):
