@@ -94,9 +94,12 @@ class DataArguments:
         self.train_sources = sources_of(self.train_file or [], "--train_file")
         self.validation_sources = sources_of(self.validation_file or [], "--validation_file")
         self.shares = None if self.mixture is None else parse_shares(self.mixture, self.train_sources)
-        for name in self.held_out_names:
-            if f"{name}_loss" in self.metrics:
+        known = set(self.metrics)
+        for name in sorted(filter(None, self.held_out_names), key=len):
+            own = {f"{name}_{each}" for each in self.metrics}
+            if own & known:
                 raise UserError(f"{name} is the name of a metric, not of a text: give {name}-text=PATH")
+            known |= own
         if self.csv_delimiter in ("\\t", "tab"):  # because a tab is hard to type
             self.csv_delimiter = "\t"
         if self.csv_delimiter is not None and (len(self.csv_delimiter) != 1 or self.csv_delimiter in '"\r\n'):
@@ -146,7 +149,10 @@ def sources_of(values: Sequence[str], flag: str) -> dict[str, list[str]]:
     for name, path in map(split_name, values):
         sources.setdefault(name, []).append(path)
     if "" in sources and len(sources) > 1:
-        raise UserError(f"{flag} {sources[''][0]} has no name, but other files do: give NAME=PATH for all or for none")
+        raise UserError(
+            f"{flag} {sources[''][0]} has no name, but other files do: give NAME=PATH for all or for none, "
+            "with letters, digits, _ and - in names"
+        )
     return sources
 
 

@@ -89,7 +89,7 @@ def extend_tokenizer(
     extended.name_or_path = tokenizer.name_or_path
     first = "first " * (extension.characters >= limit)
     text = f"the {first}{extension.characters:,} characters of {' and '.join(corpus.name for corpus in corpora)}"
-    log_extension(extension, number, text)
+    log_extension(extension, number, text, extended)
     return extended
 
 
@@ -144,11 +144,14 @@ def measure(texts: Iterable[str], tokenizers: Sequence[PreTrainedTokenizerBase])
     return totals
 
 
-def log_extension(extension: Extension, number: int | None, text: str) -> None:
+def log_extension(extension: Extension, number: int | None, text: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Log the first new words with their counts in ``text``, and the tokens of it that all of them save."""
     words = extension.words
-    # Only words of letters are counted.
-    first = ", ".join(f"{token} ({count:,})" if count else token for token, count in words[:MAX_LOGGED])
+    first = ", ".join(
+        # Tokens of byte-level BPE are unreadable outside ASCII. Only words of letters are counted.
+        tokenizer.convert_tokens_to_string([token]).strip() + f" ({count:,})" * (count > 0)
+        for token, count in words[:MAX_LOGGED]
+    )
     logger.info(
         "Domain words: %s added to the tokenizer, with their counts in %s: %s%s",
         f"{len(words):,}",

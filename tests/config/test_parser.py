@@ -37,6 +37,17 @@ def test_texts_have_names_or_none(tmp_path, monkeypatch):
     assert DataTrainingArguments(train_file=paths).train_sources == {"": paths}
     with pytest.raises(UserError, match=r"^--train_file b\.txt has no name, but other files do: give NAME=PATH"):
         DataTrainingArguments(train_file=["law=a.txt", "b.txt"])
+    with pytest.raises(UserError, match=r"all or for none, with letters, digits, _ and - in names$"):
+        DataTrainingArguments(train_file=["law.v2=a.txt", "b=b.txt"])
+
+
+@pytest.mark.parametrize("names", [("mlm", "b"), ("a", "a_mlm"), ("a_nsp", "a")])
+def test_metrics_of_texts_have_names_of_their_own(names):
+    # The masked loss of a, and the loss of a_mlm, would both be a_mlm_loss.
+    texts, bad = [f"{name}=text.txt" for name in names], max(names, key=len)
+    with pytest.raises(UserError, match=f"^{bad} is the name of a metric, not of a text: give {bad}-text=PATH$"):
+        PretrainingDataArguments(validation_file=texts)
+    assert DataTrainingArguments(validation_file=texts).held_out_names == list(names), "has no parts"
 
 
 # A value for each old flag, unlike the default of the current one; True for switches.

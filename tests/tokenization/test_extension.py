@@ -41,15 +41,22 @@ def test_the_tokens_saved_are_those_of_the_prepared_text(kind, tokenizers, corpo
     share = 100 * (before - after) / before
     assert f"Tokens saved: {before - after:,} of {before:,}, {share:.1f} % of that text" in caplog.messages
     assert before - after > 50
-    mark = {"wordpiece": "", "byte_level": "Ġ", "unigram": "▁"}[kind]
     (line,) = (text for text in caplog.messages if text.startswith("Domain words: 3 added"))
     assert f"with their counts in the 646 characters of {tmp_path}/one.txt and {tmp_path}/two.txt: " in line
-    assert f": {mark}tidepools (18), " in line
+    assert ": tidepools (18), " in line
     caplog.clear()
     again = extend(tokenizer, corpora, tmp_path, 3)
     assert fingerprint(again) == fingerprint(extended)
     assert f"Tokens saved: {before - after:,} of" in caplog.text, "from the cache, too"
     assert any(text.startswith("Reusing the extended tokenizer") for text in caplog.messages)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "unigram"])
+def test_words_are_logged_as_text(kind, tokenizers, tmp_path, caplog):
+    caplog.set_level("INFO", "cloze")
+    (tmp_path / "text.txt").write_text("die Größenänderung der Länge. " * 6, encoding="utf-8")
+    extend(tokenizers[kind], [FileCorpus((tmp_path / "text.txt",))], tmp_path, 1)
+    assert f"of {tmp_path}/text.txt: Größenänderung (6)" in caplog.text
 
 
 def test_words_are_counted_at_the_beginning_of_the_text(tokenizers, corpora, tmp_path, caplog):
