@@ -70,6 +70,8 @@ class Mixture:
             tokens = self.needs[first]
             self.needs = {name: round(tokens * shares[name] / shares[first]) for name in self.sources}
         for name, need in self.needs.items():
+            if not need:
+                logger.warning("%s has no token in an epoch: give it a larger share in --mixture, or drop it", name)
             if need > self.totals[name]:
                 logger.warning(
                     "%s is repeated %.1f times in an epoch, because it has fewer tokens than its share needs: give it "

@@ -1,6 +1,7 @@
 """Find the corpora that the flags name: files, folders written by save_to_disk, data sets on the Hub."""
 
 import errno
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from cloze.config.data_arguments import DataArguments
 from cloze.errors import UserError
 from cloze.text.corpus import Corpus, FileCorpus, HubCorpus
 from cloze.text.files import find_files, is_saved
+
+logger = logging.getLogger(__name__)
 
 # Errors of the datasets library if its cache is full or belongs to another user.
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -65,6 +68,22 @@ def find_corpora(
         _find_each(train, "train", data_args, outputs) if do_train or not validation else {},
         _find_each(validation, "validation", data_args, outputs) if do_eval else {},
     )
+
+
+def warn_of_overlap(corpora: Corpora) -> None:
+    """Warn of files that are both trained on and evaluated on, as happens with general text for replay."""
+    training, validation = (
+        {path.resolve(): path for corpus in texts.values() if isinstance(corpus, FileCorpus) for path in corpus.files}
+        for texts in corpora
+    )
+    both = [str(path) for real, path in validation.items() if real in training]
+    if both:
+        logger.warning(
+            "%s%s in --validation_file and in --train_file: figures on a text that was trained on do not show how the "
+            "model does on new text; evaluate on other text",
+            both[0],
+            f" and {len(both) - 1} more files are" if len(both) > 1 else " is",
+        )
 
 
 def _check_apart(folder: Path, outputs: Mapping[str, Path]) -> None:

@@ -56,6 +56,9 @@ def adapt_tokenizer(
         tokenizer = replace_tokenizer(own, texts, model_args.vocab_size, limit, cache, overwrite)
     else:
         words, word_list = model_args.add_vocabulary, model_args.vocabulary_file
+        if data_args.mixture:
+            # The first text is the domain; the words of a large text for replay would crowd out its words.
+            texts = texts[:1]
         tokenizer = extend_tokenizer(own, texts, words, word_list, FIRST_CHARS, cache, overwrite)
     for text in (corpora.validation or corpora.train).values():
         lengths = describe_lengths(read_documents(text), own, tokenizer)

@@ -29,7 +29,7 @@ from cloze.models.vocabulary import Rows, find_rows
 from cloze.objectives.task import Task
 from cloze.system.processes import on_first_process
 from cloze.text.corpus import Corpus, find_change, log_columns
-from cloze.text.sources import Corpora, find_corpora
+from cloze.text.sources import Corpora, find_corpora, warn_of_overlap
 from cloze.tokenization.adaptation import adapt_tokenizer, mask_whole_words
 from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.templates import ensure_template
@@ -79,6 +79,7 @@ def set_up(
     if not training_args.prepare_only:
         checkpoint = on_first_process(partial(prepare_output_dir, training_args, model_args.model_name_or_path, recipe))
     corpora = find_texts(model_args, data_args, training_args)
+    warn_of_overlap(corpora)
     if checkpoint is not None:
         check_texts(Progress.read(checkpoint).fingerprints, corpora)
     for corpus in corpora.all:

@@ -130,11 +130,15 @@ def _logging_errors_only() -> Iterator[None]:
 
 
 def describe_vocabulary(trainer: PretrainingTrainer, context: RunContext) -> dict[str, str]:
-    """Return how the vocabulary has changed, and the bits per character before training, as a line of the summary."""
+    """Return how the vocabulary has changed, and the bits per character before that, as lines of the summary."""
     if context.own is None or context.rows is None:
         return {}
     before = next((entry for entry in trainer.state.log_history if any(name.endswith(OLD) for name in entry)), {})
-    return {"vocabulary": "; ".join([describe_rows(context.rows), *_comparisons(before, _titles(trainer))])}
+    lines = {"vocabulary": describe_rows(context.rows)}
+    old = [
+        f"{title} {before[f'{name}{OLD}']:.3f}" for name, title in _titles(trainer).items() if f"{name}{OLD}" in before
+    ]
+    return lines | ({"old vocabulary": "before training: " + "; ".join(old)} if old else {})
 
 
 def _titles(trainer: PretrainingTrainer) -> dict[str, str]:

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 OPTIMIZER_SETTINGS = {"optim", "optim_args", "optim_target_modules"}
 # The checkpoint's tokenizer and weights fit no other values of these.
 VOCABULARY_SETTINGS = {"new_tokenizer", "add_vocabulary", "vocabulary_file"}
+# Settings that no flag lets a resumed run change.
+UNCHANGEABLE = OPTIMIZER_SETTINGS | VOCABULARY_SETTINGS | {"mixture"}
 # The settings of the learning rate.
 RATE_SETTINGS = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"}
 
@@ -93,10 +95,12 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
     if newest is not None:
         changes = differences(recipe, (newest / RECIPE).read_text(encoding="utf-8"))
         if changes:
+            accept = f"--resume_from_checkpoint {newest} to accept the change, "
+            if UNCHANGEABLE & {change.partition(" ")[0] for change in changes}:
+                accept = ""
             raise UserError(
                 f"{newest} was created with different settings (now {', '.join(changes)}): restore them, or pass "
-                f"--resume_from_checkpoint {newest} to accept the change, --overwrite_output_dir to start over, or "
-                "another --output_dir"
+                f"{accept}--overwrite_output_dir to start over, or another --output_dir"
             )
         logger.info("Resuming from %s; --overwrite_output_dir would start over", newest)
         return resumable(newest)

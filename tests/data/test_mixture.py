@@ -137,6 +137,11 @@ def test_a_limit_is_for_the_first_source_only():
     )
 
 
+def test_a_share_below_one_token_is_a_warning(caplog):
+    Mixture(sources_of(law=[10] * 12, general=[10] * 12), {"law": 1 - 1e-9, "general": 1e-9}, seed=0)
+    assert caplog.messages == ["general has no token in an epoch: give it a larger share in --mixture, or drop it"]
+
+
 def test_a_source_smaller_than_its_share_is_repeated(caplog):
     mixture = Mixture(sources_of(law=[10] * 120, general=[10] * 12), {"law": 0.8, "general": 0.2}, seed=0)
     assert caplog.messages == [

@@ -196,6 +196,17 @@ def test_trials_and_preparations_find_the_words(flag, checkpoint, text, run_mlm_
     assert "Reusing the extended tokenizer" in run_mlm_script(*flags(checkpoint("bert"), text, out))[1]
 
 
+def test_words_of_a_text_for_replay_are_not_counted(checkpoint, text, run_mlm_script, tmp_path):
+    (tmp_path / "general.txt").write_text("Their refrigerators hum.\n\n" * 300)
+    code, log, errors = run_mlm_script(
+        "--model_name_or_path", checkpoint("bert"), "--train_file", f"sea={text}", f"more={tmp_path / 'general.txt'}",
+        "--mixture", "sea=0.8", "more=0.2", "--add_vocabulary", 2, "--max_seq_length", 32, "--do_train",
+        "--prepare_only", "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert f"with their counts in the 3,670 characters of {text}: tidepools (80), osimertinib (40)\n" in log
+
+
 def test_pairs_and_masked_tokens_train_with_new_words(pair_checkpoint, text, run_pretraining_script, tmp_path):
     out = tmp_path / "out"
     assert run_pretraining_script(*flags(pair_checkpoint("bert"), text, out, "--sentence_per_line"))[0] == 0

@@ -227,6 +227,7 @@ def test_another_mixture_is_an_error(kind, train, reference, tmp_path):
     code, _, errors = train(tmp_path, kind, *other)
     assert code == 2
     assert "checkpoint-12 was created with different settings (now max_steps 14 (not 12), mixture ['text=0.6'" in errors
+    assert errors.endswith("restore them, or pass --overwrite_output_dir to start over, or another --output_dir\n")
     code, _, errors = train(tmp_path, kind, *other, "--resume_from_checkpoint", tmp_path / "checkpoint-12")
     assert code == 2
     assert "checkpoint-12: its position in the texts does not fit mixture ['text=0.6', 'more=0.4'] (not ['te" in errors

@@ -29,7 +29,7 @@ from cloze.text.corpus import (
 )
 from cloze.text.decoding import FORMATS, file_format
 from cloze.text.files import find_files
-from cloze.text.sources import find_corpora
+from cloze.text.sources import find_corpora, warn_of_overlap
 from tests.utils import SAMPLE
 
 TREE = {
@@ -418,6 +418,20 @@ def test_named_texts_are_found_by_their_names(tree):
 def test_only_what_is_needed_is_read(do_train, do_eval, with_validation, expected, tree):
     found = corpora(do_train, do_eval, train_file="a.txt", validation_file="b.txt" if with_validation else None)
     assert tuple(corpus and corpus.name for corpus in found) == expected
+
+
+def test_text_that_is_trained_and_evaluated_on_is_a_warning(tree, caplog):
+    files = {"train_file": ["law=a.txt", "general=b.txt"], "validation_file": ["law=deep/a.txt", "general=./b.txt"]}
+    (tree / "deep" / "a.txt").write_text("another text of the same name")
+    found = find_corpora(DataTrainingArguments(**files), do_train=True, do_eval=True)
+    warn_of_overlap(found._replace(validation={"law": found.validation["law"]}))
+    assert not caplog.messages
+    warn_of_overlap(found)
+    (message,) = caplog.messages
+    assert message.startswith("b.txt is in --validation_file and in --train_file: figures on a text that was trained")
+    caplog.clear()
+    warn_of_overlap(found._replace(validation=found.train))
+    assert caplog.messages[0].startswith("a.txt and 1 more files are in --validation_file and in --train_file")
 
 
 def test_column_is_passed_to_the_reader(tree):

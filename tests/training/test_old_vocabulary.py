@@ -49,8 +49,9 @@ def test_the_figure_is_the_one_of_the_checkpoint_alone(family, validation, check
     assert (entry["step"], entry["eval_bits_per_character_old_vocabulary"]) == (0, old)
     line = LINE.format(old, entry["eval_bits_per_character"])
     assert f"\nB{line}\n" in log
-    assert f"get the mean weights of their pieces; b{line}\n" in log
-    assert f"their pieces; b{line} |" in (out / "README.md").read_text()
+    summary = f"before training: bits per character {old:.3f}"
+    assert f"  Old vocabulary      {summary}\n" in log
+    assert f"| old vocabulary | {summary} |" in (out / "README.md").read_text()
     # Each thing of the run is logged once.
     assert log.count("Held-out text:") == log.count("Weights of ") == 1
     assert logging.getLogger("cloze").level == logging.INFO
@@ -76,8 +77,7 @@ def test_training_does_not_depend_on_it_and_a_resumed_run_keeps_it(checkpoint, t
     assert "Evaluating the checkpoint" not in log
     entry = first_evaluation(whole)
     assert first_evaluation(resumed) == entry
-    figures = entry["eval_bits_per_character_old_vocabulary"], entry["eval_bits_per_character"]
-    assert f"b{LINE.format(*figures)}\n" in log
+    assert f"before training: bits per character {entry['eval_bits_per_character_old_vocabulary']:.3f}\n" in log
     weights = [(out / "model.safetensors").read_bytes() for out in (whole, resumed, without)]
     assert weights[0] == weights[1] == weights[2]
 
@@ -100,7 +100,9 @@ def test_each_held_out_set_is_compared(checkpoint, text, run_mlm_script, tmp_pat
         key = f"eval_{name}_bits_per_character"
         figures = f"{entry[f'{key}_old_vocabulary']:.3f} with the old vocabulary, {entry[key]:.3f} with the new\n"
         assert f"\nBits per character, {name} before training: {figures}" in log
-    assert log.count("with the old vocabulary") == 4, "and twice in the summary"
+    assert log.count("with the old vocabulary") == 2
+    old = [f"{name} {entry[f'eval_{name}_bits_per_character_old_vocabulary']:.3f}" for name in ("domain", "general")]
+    assert f"  before training: bits per character, {old[0]}; bits per character, {old[1]}\n" in log
 
 
 @pytest.mark.parametrize(
