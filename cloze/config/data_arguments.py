@@ -1,13 +1,11 @@
 """Define each script's data settings as dataclasses: the text to read and the examples to build."""
 
-import glob
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from cloze.config.arguments import TrainingArguments, check, option, optional, switch
-from cloze.config.mixture import parse_shares
+from cloze.config.named_texts import parse_shares, sources_of
 from cloze.errors import UserError
 
 
@@ -130,30 +128,6 @@ class DataArguments:
     def other_columns(self) -> list[str]:
         """Return the columns of a table that do not hold the text."""
         return []
-
-
-def split_name(value: str) -> tuple[str, str]:
-    """Return name and path of ``NAME=PATH``; the name is "" for a path alone, such as that of a file ``a=b.txt``."""
-    name, given, path = value.partition("=")
-    is_named = given and path and re.fullmatch(r"[\w-]+", name) and not glob.glob(value)
-    return (name, path) if is_named else ("", value)
-
-
-def sources_of(values: Sequence[str], flag: str) -> dict[str, list[str]]:
-    """Return the paths by the name of their text; the only name is "" if no path has a name.
-
-    Raises:
-        UserError: if only some of the paths have names.
-    """
-    sources: dict[str, list[str]] = {}
-    for name, path in map(split_name, values):
-        sources.setdefault(name, []).append(path)
-    if "" in sources and len(sources) > 1:
-        raise UserError(
-            f"{flag} {sources[''][0]} has no name, but other files do: give NAME=PATH for all or for none, "
-            "with letters, digits, _ and - in names"
-        )
-    return sources
 
 
 @dataclass

@@ -15,9 +15,10 @@ from transformers import HfArgumentParser
 
 from cloze.config.adaptation_arguments import AdaptationArguments
 from cloze.config.arguments import ModelArguments, TrainingArguments
-from cloze.config.data_arguments import DataArguments, check_together, split_name
+from cloze.config.data_arguments import DataArguments, check_together
 from cloze.config.deprecated_flags import update_flags
 from cloze.config.flag_help import format_flags
+from cloze.config.named_texts import split_name
 from cloze.config.recipes import MAX_CHARACTERS, RECIPE_SUFFIXES, did_you_mean, is_token, recipe_to_argv
 from cloze.errors import UserError
 from cloze.system.bundled import find_bundled

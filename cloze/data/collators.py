@@ -57,7 +57,8 @@ class MaskingCollator(DataCollatorForLanguageModeling):
       10 % random and 10 % unchanged.
       With ``eval_whole_words``, their words are chosen and treated as a whole, by the number of the word
       (data.held_out), also if another tokenizer cuts the text, or another block begins inside the word.
-    - Batches of evaluations have ``"characters"``, int64 [batch]: those of the tokens to predict, without white space.
+    - Batches of evaluations have ``"characters"``, int64 [batch]: the number of characters in the tokens to predict,
+      without white space.
     - Random replacements are never special tokens (huggingface/transformers#15342).
     - Whole words keep the shares of masked, random and unchanged tokens; the parent masks all of them. They take
       O(length) memory.

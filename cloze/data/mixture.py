@@ -81,7 +81,7 @@ class Mixture:
                 )
 
     def __call__(self, epoch: int) -> Mixed:
-        """Return the examples of an epoch, those of the first source first."""
+        """Return the examples of an epoch; the first source comes first."""
         first, *others = self.sources
         wanted = [(first, epoch, 0, 1)] + [part for name in others for part in self._parts_of(name, epoch)]
         keys = dict.fromkeys((name, number) for name, number, _, _ in wanted)

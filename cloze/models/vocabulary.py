@@ -37,7 +37,7 @@ def find_rows(
     tokenizer: PreTrainedTokenizerBase,
     own: PreTrainedTokenizerBase | None = None,
 ) -> Rows | None:
-    """Return how the checkpoint's rows become those of the tokenizer's vocabulary, None if they stay.
+    """Return how the checkpoint's rows become the rows of the tokenizer's vocabulary, None if they stay.
 
     Args:
         model_args: the model settings.

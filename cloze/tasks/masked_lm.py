@@ -14,7 +14,7 @@ from cloze.data.collators import MaskingCollator, Padding
 from cloze.data.context import DataContext
 from cloze.data.splits import DatasetSplits, make_splits
 from cloze.errors import UserError
-from cloze.inference.fill_mask import guess_words
+from cloze.inference.guesses import guess_words
 from cloze.inference.predictions import name_samples
 from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS

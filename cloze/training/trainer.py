@@ -125,7 +125,7 @@ class PretrainingTrainer(ResumableTrainer):
         return None, scores, torch.zeros_like(next(iter(scores.values()))["loss"])
 
     def summarise(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Return the metrics of each held-out set by its name, and those of the first one also without a name."""
+        """Return the metrics of each held-out set under its name; the first set's also without a name."""
         metrics: dict[str, float] = {}
         self.scores, begin = {}, 0
         for name, size in self.set_sizes.items():

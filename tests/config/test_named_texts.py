@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloze.config.mixture import parse_shares
+from cloze.config.named_texts import parse_shares
 from cloze.errors import UserError
 
 

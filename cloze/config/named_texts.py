@@ -1,9 +1,35 @@
-"""Read the shares of --mixture."""
+"""Read NAME=PATH of the texts, and NAME=SHARE of --mixture."""
 
+import glob
 import math
+import re
 from collections.abc import Collection, Sequence
 
 from cloze.errors import UserError
+
+
+def split_name(value: str) -> tuple[str, str]:
+    """Return name and path of ``NAME=PATH``; the name is "" for a path alone, such as that of a file ``a=b.txt``."""
+    name, given, path = value.partition("=")
+    is_named = given and path and re.fullmatch(r"[\w-]+", name) and not glob.glob(value)
+    return (name, path) if is_named else ("", value)
+
+
+def sources_of(values: Sequence[str], flag: str) -> dict[str, list[str]]:
+    """Return the paths by the name of their text; the only name is "" if no path has a name.
+
+    Raises:
+        UserError: if only some of the paths have names.
+    """
+    sources: dict[str, list[str]] = {}
+    for name, path in map(split_name, values):
+        sources.setdefault(name, []).append(path)
+    if "" in sources and len(sources) > 1:
+        raise UserError(
+            f"{flag} {sources[''][0]} has no name, but other files do: give NAME=PATH for all or for none, "
+            "with letters, digits, _ and - in names"
+        )
+    return sources
 
 
 def parse_shares(mixture: Sequence[str], sources: Collection[str]) -> dict[str, float]:
