@@ -63,9 +63,14 @@ def _thin(series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _panels_of(figures: dict[str, tuple[str, str]]) -> dict[str, tuple[str, Formatter]]:
-    """Return title and tick formatter of each panel, by the metric's name in the log; losses replace perplexities."""
+    """Return title and tick formatter of each panel, by the metric's name in the log; losses replace perplexities.
+
+    Bits per character are left out: within a run, they are the loss times a constant.
+    """
     panels: dict[str, tuple[str, Formatter]] = {"loss": ("loss", PLAIN)}
     for name, (title, form) in figures.items():
+        if name.endswith("bits_per_character"):
+            continue
         formatter = PERCENT if form.endswith("%") else PLAIN
         panels[name.replace("perplexity", "loss")] = title.replace("perplexity", "loss"), formatter
     panels["learning_rate"] = "learning rate", PLAIN

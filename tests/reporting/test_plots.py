@@ -48,6 +48,11 @@ def panels(figure) -> dict[str, dict[str, list]]:
     }
 
 
+def test_bits_per_character_are_the_loss_times_a_constant_and_not_drawn():
+    history = [{"step": step, "eval_loss": 5.0 - step, "eval_bits_per_character": 3.0} for step in (0, 1)]
+    assert list(panels(curves_of(history, None, MASKED))) == ["Masked loss"]
+
+
 def test_each_held_out_set_has_a_line():
     history = [log(1, 5.5, 0.02)]
     for step, first, second in ((0, 6.0, 7.0), (1, 5.0, 7.5)):
