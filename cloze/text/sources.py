@@ -13,7 +13,7 @@ import pyarrow
 from cloze.config.data_arguments import DataArguments
 from cloze.errors import UserError
 from cloze.text.corpus import Corpus, FileCorpus, HubCorpus
-from cloze.text.files import find_files, is_saved
+from cloze.text.files import find_files, is_saved, printable
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def warn_of_overlap(corpora: Corpora) -> None:
         {path.resolve(): path for corpus in texts.values() if isinstance(corpus, FileCorpus) for path in corpus.files}
         for texts in corpora
     )
-    both = [str(path) for real, path in validation.items() if real in training]
+    both = [printable(path) for real, path in validation.items() if real in training]
     if both:
         logger.warning(
             "%s%s in --validation_file and in --train_file: figures on a text that was trained on do not show how the "
