@@ -14,7 +14,7 @@ from cloze.data.context import DataContext
 from cloze.data.labelled_texts import LabelledText, check_labels, digest_of, find_classes, read_splits
 from cloze.data.pairs import fit
 from cloze.data.samplers import EpochDataset, longest_first
-from cloze.data.splits import MAX_SAMPLES, DatasetSplits, log_stats
+from cloze.data.splits import DatasetSplits, log_stats, samples_of
 from cloze.errors import UserError
 from cloze.tokenization.checks import check_known, count_unknown
 from cloze.tokenization.encoding import encode
@@ -103,13 +103,13 @@ def make_labelled(context: DataContext[ClassificationArguments]) -> DatasetSplit
         assert training is not None
         examples = _add_examples(splits, "training texts", training, corpora.train[""].name, context)
         splits.train = EpochDataset(partial(_same_in_all_epochs, examples))
-        splits.samples = _samples_of(examples)
+        splits.samples = samples_of(examples)
     sources = corpora.validation or corpora.train
     for number, (name, evaluation) in enumerate(held_out.items()):
         title = f"held-out texts, {name}" if name else "held-out texts"
         examples = _add_examples(splits, title, evaluation, sources[name].name, context)
         splits.validation[name] = longest_first(examples)
-        splits.samples = splits.samples if number else _samples_of(examples)
+        splits.samples = splits.samples if number else samples_of(examples)
     log_stats(splits)
     if splits.samples:
         label, ids = splits.samples[0]["label"], splits.samples[0]["input_ids"]
@@ -126,12 +126,6 @@ def _add_examples(
     check_known(examples.unknown_share, (text.texts for text in texts), name, context.tokenizer)
     splits.stats[title] = describe(texts, examples, context.max_seq_length)
     return examples
-
-
-def _samples_of(examples: LabelledExamples) -> list[dict]:
-    """Return samples, spread evenly: the first texts may all have the same class."""
-    numbers = np.linspace(0, len(examples) - 1, min(MAX_SAMPLES, len(examples))).astype(int)
-    return [examples[number] for number in numbers]
 
 
 def _same_in_all_epochs(examples: LabelledExamples, epoch: int) -> LabelledExamples:

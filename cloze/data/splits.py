@@ -89,7 +89,7 @@ def make_splits(context: DataContext, builder: ExampleBuilder) -> DatasetSplits:
         words = WordNumbers(split.corpus, characters_of(context.tokenizer)) if builder.eval_words else None
         splits.validation[name] = longest_first(HeldOutExamples(examples, split.corpus, words), limit)
         splits.describe("held-out", name, split, examples, builder, limit)
-        splits.samples = splits.samples or _samples_of(examples, limit)
+        splits.samples = splits.samples or samples_of(examples, limit)
     if streamed:
         _stream_training(splits, streamed, context, builder)
     log_stats(splits)
@@ -107,8 +107,8 @@ def log_stats(splits: DatasetSplits) -> None:
         logger.info("%s: %s", name[0].upper() + name[1:], text)
 
 
-def _samples_of(examples: Examples, limit: int | None) -> list[dict]:
-    """Return samples, evenly spread over the first ``limit`` examples."""
+def samples_of(examples: Examples, limit: int | None = None) -> list[dict]:
+    """Return samples, evenly spread over the first ``limit`` examples: neighbours may be alike."""
     count = min(limit or len(examples), len(examples))
     return [examples[number] for number in np.linspace(0, count - 1, min(MAX_SAMPLES, count)).astype(int).tolist()]
 
@@ -134,7 +134,7 @@ def _add_training(
         splits.describe("training", name, split, passes[name], builder, limits[name])
     if len(training) > 1:
         splits.stats["mixture"] = mixture.describe()
-    splits.samples = _samples_of(passes[first], limits[first])
+    splits.samples = samples_of(passes[first], limits[first])
 
 
 def _stream_training(
@@ -185,7 +185,7 @@ def _stream_text(
     described = f"{builder.describe(split, examples, limit)}, {first}"
     suffix = f", {name}" if name else ""
     splits.stats |= {f"training text{suffix}": text, f"training examples{suffix}": described}
-    splits.samples = splits.samples or _samples_of(examples, limit)
+    splits.samples = splits.samples or samples_of(examples, limit)
     return StreamedExamples(corpus, chunks, builder.min_documents, limit)
 
 

@@ -168,6 +168,11 @@ class Objective:
         return next(outputs[name] for name in self.logits if name in outputs)
 
 
+def prefix_of(held_out_set: str) -> str:
+    """Return what the metrics of a held-out set begin with, after ``eval_``: nothing if it has no name."""
+    return f"{held_out_set}_" if held_out_set else ""
+
+
 def figures_of(objectives: dict[str, Objective], sets: Sequence[str] = ("",)) -> dict[str, tuple[str, str]]:
     """Return the title and format of each reported metric of an evaluation, by the metric's name.
 
@@ -176,7 +181,7 @@ def figures_of(objectives: dict[str, Objective], sets: Sequence[str] = ("",)) ->
         sets: names of the held-out sets, "" for one without a name.
     """
     return {
-        f"{each}_{prefix}{name}" if each else f"{prefix}{name}": (f"{title}, {each}" if each else title, form)
+        f"{prefix_of(each)}{prefix}{name}": (f"{title}, {each}" if each else title, form)
         for prefix, objective in objectives.items()
         for title, name, form in objective.figures
         for each in sets

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from cloze.objectives.metrics import prefix_of
 from cloze.reporting.history import evaluations_of, logs_of, resumed_steps
 
 # Colours for colour-blind readers (Okabe and Ito, 2008); evaluations also have markers.
@@ -91,7 +92,7 @@ def curves_of(
         sets: names of the held-out sets, "" for one without a name; each has a line in the panels.
     """
     logs, evaluations, resumed = logs_of(history), evaluations_of(history), resumed_steps(history)
-    prefixes = {each or "held-out": f"eval_{each}_" if each else "eval_" for each in sets}
+    prefixes = {each or "held-out": f"eval_{prefix_of(each)}" for each in sets}
     drawn = {
         name: (
             _series_of(logs, name),

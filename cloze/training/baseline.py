@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cloze.objectives.documents import Change, DocumentSums, change_of_loss, sum_by_document
+from cloze.objectives.metrics import prefix_of
 from cloze.training import checkpoints
 
 # In output_dir; the Trainer does not push files whose names begin with _ to the Hub.
@@ -85,5 +86,5 @@ def changes_since(output_dir: str, scores: Scores, history: list[dict]) -> dict[
             # The metrics of the first set have names without the set's, too.
             for key in {name, ""} if name == next(iter(scores)) else {name}:
                 if change:
-                    changes[f"eval_{key}_{prefix}loss" if key else f"eval_{prefix}loss"] = change
+                    changes[f"eval_{prefix_of(key)}{prefix}loss"] = change
     return changes

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback
 
-from cloze.objectives.metrics import Objective, figures_of, format_metric
+from cloze.objectives.metrics import Objective, figures_of, format_metric, prefix_of
 from cloze.training.trainer import PretrainingTrainer
 
 # First column of a training log, and of an evaluation.
@@ -97,10 +97,9 @@ def format_log(logs: dict[str, float], columns: Sequence[Column], names: Sequenc
         columns: columns of the table.
         names: names of the held-out sets.
     """
+    labels = {TRAIN: ""}
     if "eval_loss" in logs:
-        labels = {name or HELD_OUT: f"eval_{name}_" if name else "eval_" for name in names}
-    else:
-        labels = {TRAIN: ""}
+        labels = {name or HELD_OUT: f"eval_{prefix_of(name)}" for name in names}
     lines = []
     for label, prefix in labels.items():
         values = [logs.get(column.name if column.name in COMMON else prefix + column.name) for column in columns]

@@ -12,7 +12,7 @@ from cloze.config.arguments import TrainingArguments
 from cloze.data.collators import IGNORED, MEASURES
 from cloze.errors import UserError
 from cloze.models.flops import Flops, peak_flops
-from cloze.objectives.metrics import Objective, Scores, check_finite, finite
+from cloze.objectives.metrics import Objective, Scores, check_finite, finite, prefix_of
 from cloze.training.baseline import write_baseline
 from cloze.training.resume import ResumableTrainer
 from cloze.training.saving import replaced
@@ -164,7 +164,7 @@ class PretrainingTrainer(ResumableTrainer):
         with replaced(self, set_sizes=self.eval_dataset.sizes):
             metrics = super().evaluate(*args, **kwargs)
         for name in self.eval_dataset.sizes:
-            if (f"eval_{name}_loss" if name else "eval_loss") not in metrics:
+            if f"eval_{prefix_of(name)}loss" not in metrics:
                 text = f"the validation text {name}" if name else "the validation set"
                 raise UserError(f"{text} has no masked tokens to predict: give more text")
         if self.is_in_train and not self.state.global_step and self.is_world_process_zero():
