@@ -70,8 +70,9 @@ SMALL = (
 )
 # Adaptation of the checkpoint, and what its kinds add. Replay: a fifth of the tokens is general text.
 ADAPTED = (
-    *(*LINES, "--num_train_epochs", "1", "--per_device_train_batch_size", "32", "--learning_rate", "1e-4"),
-    *("--warmup_steps", "0.1", "--weight_decay", "0.01", "--logging_steps", "50", "--do_train", "--do_eval"),
+    *(*LINES, "--num_train_epochs", "3", "--per_device_train_batch_size", "32", "--learning_rate", "3e-4"),
+    *("--mlm_probability", "0.3", "--warmup_steps", "0.1", "--weight_decay", "0.01", "--logging_steps", "50"),
+    *("--do_train", "--do_eval"),
 )
 ADAPTATIONS = {
     "adapted": (),
@@ -112,23 +113,31 @@ def run(
     precision: Sequence[str] = (),
 ) -> dict:
     """Make the texts, then pretrain, adapt and compare; return all figures. ``precision`` are flags of all runs."""
-    results: dict = {"text": make_texts(work / "text", sizes, packages)}
+    results: dict = {"text": make_texts(work / "text", sizes, packages), "small": run_small(work, sizes, precision)}
+    if model is not None:
+        results["checkpoint"] = run_checkpoint(work, sizes, model, adaptations, precision)
+    return results
+
+
+def run_small(work: Path, sizes: Sizes, precision: Sequence[str]) -> dict:
+    """Pretrain the small model, and compare it with random weights."""
     pretrained = pretrain("pretrained", work, [*SMALL, *files_of(work), *precision, *sizes.small])
     models = {"scratch": None, "pretrained": pretrained["path"]}
-    results["small"] = {
-        "pretraining": [pretrained],
-        "comparisons": compare_all("small", work, models, sizes, [*TUNED_SMALL, *precision, *sizes.tuning]),
+    tuned = [*TUNED_SMALL, *precision, *sizes.tuning]
+    return {"pretraining": [pretrained], "comparisons": compare_all("small", work, models, sizes, tuned)}
+
+
+def run_checkpoint(work: Path, sizes: Sizes, model: Path, adaptations: Sequence[str], precision: Sequence[str]) -> dict:
+    """Adapt a checkpoint in some ways, and compare the outcomes with the checkpoint, also with mean pooling."""
+    adapted = [adapt(name, work, model, [*ADAPTATIONS[name], *precision]) for name in adaptations]
+    models = {"original": str(model.resolve())} | {each["name"]: each["path"] for each in adapted}
+    tuned = [*TUNED_CHECKPOINT, *precision]
+    fewest = sizes._replace(labels=sizes.labels[:1])
+    return {
+        "pretraining": adapted,
+        "comparisons": compare_all("checkpoint", work, models, sizes, tuned),
+        "mean_pooling": compare_all("mean", work, models, fewest, tuned, "benchmarks/mean_pooling.py"),
     }
-    if model is not None:
-        adapted = [adapt(name, work, model, [*ADAPTATIONS[name], *precision]) for name in adaptations]
-        models = {"original": str(model.resolve())} | {each["name"]: each["path"] for each in adapted}
-        tuned = [*TUNED_CHECKPOINT, *precision]
-        results["checkpoint"] = {
-            "pretraining": adapted,
-            "comparisons": compare_all("checkpoint", work, models, sizes, tuned),
-            "mean_pooling": compare_all("mean", work, models, sizes, tuned, "benchmarks/mean_pooling.py"),
-        }
-    return results
 
 
 def adapt(name: str, work: Path, model: Path, flags: Sequence[str]) -> dict:

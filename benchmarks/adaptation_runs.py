@@ -80,25 +80,44 @@ def compare(
     Returns:
         A comparison in the format of comparison.json.
     """
-    outcomes: list[list[Outcome]] = [[] for _ in models]
+    runs = [fine_tune(name, work, models, per_class, seed, flags, evaluated, script) for seed in seeds]
+    return summarise_runs(name, models, per_class, seeds, flags, runs)
+
+
+def summarise_runs(
+    name: str,
+    models: dict[str, str],
+    per_class: int,
+    seeds: Sequence[int],
+    flags: Sequence,
+    runs: list[list[Outcome]],
+) -> dict:
+    """Return the comparison of models from the outcomes of each seed, one per model."""
+    by_model = [list(outcomes) for outcomes in zip(*runs, strict=True)]
+    comparison = summarise(list(models.items()), by_model, seeds)
+    return {"name": name, "per_class": per_class, "flags": shlex.join(map(str, flags)), **comparison}
+
+
+def fine_tune(
+    name: str,
+    work: Path,
+    models: dict[str, str],
+    per_class: int,
+    seed: int,
+    flags: Sequence,
+    evaluated: str = "test",
+    script: str = "run_classification.py",
+) -> list[Outcome]:
+    """Fine-tune each model with one seed; return their outcomes. The arguments are those of ``compare``."""
     texts = work / "text"
     (first, path), *others = models.items()
     baseline = ["--model_name_or_path", f"{first}={path}"]
     if first == "scratch":
         baseline = ["--config_name", others[0][1], "--tokenizer_name", others[0][1]]
-    for seed in seeds:
-        folder = work / "comparisons" / f"{name}-{evaluated}-{per_class}" / str(seed)
-        files = [
-            "--train_file",
-            texts / f"train-{per_class}-{seed}.csv",
-            "--validation_file",
-            texts / f"{evaluated}.csv",
-        ]
-        compared = ["--compare_with", *(f"{other}={path}" for other, path in others), "--num_seeds", 1, "--seed", seed]
-        log = work / "logs" / f"{name}-{evaluated}-{per_class}-{seed}.log"
-        start(script, folder, [*baseline, *compared, *files, "--do_train", "--do_eval", *flags], log)
-        for runs, model in zip(outcomes, models, strict=True):
-            outcome = (folder / model / f"seed-{seed}" / OUTCOME).read_text(encoding="utf-8")
-            runs.append(Outcome(**json.loads(outcome)))
-    comparison = summarise(list(models.items()), outcomes, seeds)
-    return {"name": name, "per_class": per_class, "flags": shlex.join(map(str, flags)), **comparison}
+    folder = work / "comparisons" / f"{name}-{evaluated}-{per_class}" / str(seed)
+    files = ["--train_file", texts / f"train-{per_class}-{seed}.csv", "--validation_file", texts / f"{evaluated}.csv"]
+    compared = ["--compare_with", *(f"{other}={path}" for other, path in others), "--num_seeds", 1, "--seed", seed]
+    log = work / "logs" / f"{name}-{evaluated}-{per_class}-{seed}.log"
+    start(script, folder, [*baseline, *compared, *files, "--do_train", "--do_eval", *flags], log)
+    paths = (folder / model / f"seed-{seed}" / OUTCOME for model in models)
+    return [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]

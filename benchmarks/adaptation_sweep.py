@@ -43,10 +43,11 @@ SMALL_VARIANTS = {
 }
 CHECKPOINT_VARIANTS = {
     "unchanged": Variant(),
-    "epochs-3": Variant(("--num_train_epochs", "3")),
-    "lr-3e-5": Variant(("--learning_rate", "3e-5")),
-    "lr-3e-4": Variant(("--learning_rate", "3e-4")),
-    "mask-30": Variant(("--mlm_probability", "0.3")),
+    "epochs-1": Variant(("--num_train_epochs", "1")),
+    "epochs-6": Variant(("--num_train_epochs", "6")),
+    "lr-1e-4": Variant(("--learning_rate", "1e-4")),
+    "lr-1e-3": Variant(("--learning_rate", "1e-3")),
+    "mask-15": Variant(("--mlm_probability", "0.15")),
     "tuning-3e-5": Variant(tuning=("--learning_rate", "3e-5")),
     "tuning-3e-4": Variant(tuning=("--learning_rate", "3e-4")),
     "pooling-mean": Variant(script="benchmarks/mean_pooling.py"),
