@@ -20,6 +20,7 @@ from cloze.data.splits import DatasetSplits, make_splits
 from cloze.errors import UserError
 from cloze.inference.predictions import name_samples
 from cloze.models.causality import check_causal
+from cloze.models.inspection import count_positions
 from cloze.models.trials import quiet
 from cloze.objectives.next_tokens import NEXT_TOKENS
 from cloze.objectives.task import Task
@@ -108,15 +109,20 @@ class CausalLM(Task):
 
 @torch.no_grad()
 def continue_samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[dict]) -> list[str]:
-    """Return the beginnings of at most SHOWN samples, each with its greedy continuation after " ... "."""
+    """Return the beginnings of at most SHOWN samples, each with its greedy continuation after " ... ".
+
+    There are none if the samples are short, or if the model has no more positions or cannot generate.
+    """
     begins = [begin for sample in samples if (begin := beginning_of(sample["input_ids"], tokenizer)) is not None]
-    if not begins:
+    positions = count_positions(model, model.config)
+    new = NEW if positions is None else min(NEW, positions - GIVEN)
+    if not begins or new < 1 or not model.can_generate():
         return []
     chosen = torch.from_numpy(np.stack(begins[:: max(1, len(begins) // SHOWN)][:SHOWN])).to(model.device)
     pad_id = CAUSAL_LM.padding_id(tokenizer)
     with quiet():
         whole = model.eval().generate(
-            chosen, attention_mask=torch.ones_like(chosen), do_sample=False, max_new_tokens=NEW, pad_token_id=pad_id
+            chosen, attention_mask=torch.ones_like(chosen), do_sample=False, max_new_tokens=new, pad_token_id=pad_id
         )
     texts = (
         [" ".join(str(tokenizer.decode(part, skip_special_tokens=True)).split()) for part in (row[:GIVEN], row[GIVEN:])]

@@ -11,7 +11,7 @@ from cloze.config.arguments import ModelArguments
 from cloze.errors import UserError
 from cloze.models.causality import attends_to_later_tokens
 from cloze.models.loading import load_config
-from cloze.tasks.causal_lm import CAUSAL_LM, ENCODER_TYPES, GIVEN, beginning_of
+from cloze.tasks.causal_lm import CAUSAL_LM, ENCODER_TYPES, GIVEN, NEW, beginning_of, continue_samples
 from cloze.tasks.masked_lm import MASKED_LM
 from cloze.tokenization.properties import fingerprint
 from tests.utils import BERT_LIKE
@@ -94,3 +94,22 @@ def test_a_beginning_is_of_a_document_if_the_example_has_one(tokenizers):
     assert beginning_of(np.array([*words, end, 9]), tokenizer).tolist() == words.tolist()
     assert beginning_of(words[:-1], tokenizer) is None
     assert beginning_of(np.array([*words[2:], end, *words[2:-1]]), tokenizer) is None
+
+
+@pytest.mark.parametrize(("positions", "new"), [(64, NEW), (GIVEN + 5, 5), (GIVEN, 0)])
+def test_samples_are_continued_by_the_most_probable_tokens(positions, new, tokenizers):
+    """As many as the model has positions for."""
+    tokenizer = tokenizers["gpt2"]
+    torch.manual_seed(0)
+    config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=positions, vocab_size=500, eos_token_id=0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    samples = [{"input_ids": np.arange(5 + 9 * number, 5 + 9 * number + GIVEN)} for number in range(9)]
+    expected = []
+    for sample in (samples[0], samples[3], samples[6]) if new else ():
+        ids = sample["input_ids"].tolist()
+        while len(ids) < GIVEN + new:
+            with torch.no_grad():
+                ids.append(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax().item())
+        parts = [" ".join(tokenizer.decode(part).split()) for part in (ids[:GIVEN], ids[GIVEN:])]
+        expected.append(f"{parts[0]} ... {parts[1]}")
+    assert continue_samples(model, tokenizer, samples) == expected
