@@ -186,11 +186,22 @@ class PairArguments(DataArguments):
 
 
 @dataclass
-class DataTrainingArguments(MaskingArguments):
-    """Select the data of run_mlm.py."""
+class BlockArguments(DataArguments):
+    """Select how documents are cut into examples."""
 
     line_by_line: bool = switch(help="Make each line an example, instead of blocks of joined documents.")
     truncate_long_lines: bool = switch(help="With --line_by_line: truncate long lines instead of splitting them.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.truncate_long_lines and not self.line_by_line:
+            raise UserError("--truncate_long_lines needs --line_by_line: add it, blocks have no long lines")
+
+
+@dataclass
+class DataTrainingArguments(BlockArguments, MaskingArguments):
+    """Select the data of run_mlm.py."""
+
     test_file: str | None = optional(
         help="For --do_predict: texts with [MASK] for each token to predict, one per line or table row."
     )
@@ -198,9 +209,12 @@ class DataTrainingArguments(MaskingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.truncate_long_lines and not self.line_by_line:
-            raise UserError("--truncate_long_lines needs --line_by_line: add it, blocks have no long lines")
         check(self, ["top_k"], lambda n: n >= 1, "is less than 1: give the number of predicted tokens for each [MASK]")
+
+
+@dataclass
+class CausalArguments(BlockArguments):
+    """Select the data of run_clm.py."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from cloze.tokenization.characters import characters_of
 
 IGNORED = -100
 # What batches of evaluations have for the metrics, and the model does not get.
-MEASURES = ("characters", "documents", "document_ends")
+MEASURES = ("characters", "bytes", "documents", "document_ends")
 # Shares of the tokens to predict that are masked, and that are replaced at random; the others stay unchanged.
 BERT_SHARES = (0.8, 0.1)
 

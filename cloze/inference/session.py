@@ -24,7 +24,6 @@ from cloze.objectives.metrics import SENTENCE_PAIRS, Objective
 from cloze.objectives.task import Task
 from cloze.text.columns import check_unicode
 from cloze.tokenization.loading import load_tokenizer
-from cloze.tokenization.templates import ensure_template
 from cloze.training.context import padding_for
 
 # About ten windows of 512 tokens: longer texts take longer than a user waits.
@@ -86,7 +85,7 @@ def load_trained(name: str, tasks: Sequence[Task]) -> TrainedModel:
         assert tokenizer is not None, "model_name_or_path is set"
         length = check_model(config, tokenizer, task, None, trust_remote_code=False, dtype="float32")
         rows = find_rows(model_args, config, tokenizer)
-        ensure_template(tokenizer, config.model_type)
+        task.prepare_tokenizer(tokenizer, config)
         model, missing = load_weights(model_args, config, task, torch.float32)
     except UserError as error:
         # Advice to give flags of the training scripts is no help here.

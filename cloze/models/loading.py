@@ -65,6 +65,9 @@ def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
     own_code = getattr(config, "auto_map", {})
     if config.model_type not in task.model_types and task.auto_model.__name__ not in own_code:
         raise UserError(f"{name or '--model_type'}: {config.model_type} has no {task.head}: {task.instead}")
+    if getattr(config, "is_decoder", False) and not task.is_causal:
+        logger.info("Model: %s was trained with a causal mask; it attends in both directions again", name)
+        config.is_decoder = False
     task.configure(config, model_args)
     return config
 
@@ -130,7 +133,7 @@ def check_model(
         UserError: if something would fail inside the model.
     """
     task.check(config, tokenizer)
-    if tokenizer.pad_token_id is None:
+    if task.padding_id(tokenizer) is None:
         name = type(tokenizer).__name__
         raise UserError(
             f"the tokenizer ({name}) has no padding token: set pad_token in its tokenizer_config.json, or use a masked "

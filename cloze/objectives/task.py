@@ -12,6 +12,7 @@ from cloze.data.collators import Padding, collate
 from cloze.data.context import DataContext
 from cloze.data.splits import DatasetSplits
 from cloze.objectives.metrics import Objective
+from cloze.tokenization.templates import ensure_template
 
 
 class Task(ABC):
@@ -25,6 +26,7 @@ class Task(ABC):
         instead: advice for a model without the head, for messages.
         objectives: by the prefix of their metrics.
         takes_positions: whether ``prepare_model`` makes the model's forward accept ``masked_positions``.
+        is_causal: whether an encoder with a causal mask keeps it; otherwise it attends in both directions again.
         renews_head: whether a head for other labels is initialized again; otherwise it is an error.
         pipeline_tag: the pipeline of transformers that uses the model, None if there is none.
     """
@@ -36,6 +38,7 @@ class Task(ABC):
     instead: str
     objectives: ClassVar[dict[str, Objective]]
     takes_positions: bool = False
+    is_causal: bool = False
     renews_head: bool = False
     pipeline_tag: str | None = None
 
@@ -44,6 +47,14 @@ class Task(ABC):
 
     def check(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: B027
         """Raise UserError for a config or a tokenizer that does not fit the task."""
+
+    def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+        """Change the tokenizer, also for when it is saved: by default, it gets special tokens if it adds none."""
+        ensure_template(tokenizer, config.model_type)
+
+    def padding_id(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+        """Return the id to pad with, None if the tokenizer has none."""
+        return tokenizer.pad_token_id
 
     def prepare_model(self, model: PreTrainedModel, max_seq_length: int) -> None:  # noqa: B027
         """Change the model's forward before training or evaluation, if the task needs it."""
@@ -60,7 +71,9 @@ class Task(ABC):
             padding: of the batches.
             seed: of what is drawn for each example, such as masks.
         """
-        return partial(collate, pad_id=context.tokenizer.pad_token_id, padding=padding)
+        pad_id = self.padding_id(context.tokenizer)
+        assert pad_id is not None, "check_model has checked it"
+        return partial(collate, pad_id=pad_id, padding=padding)
 
     @abstractmethod
     def predict_samples(self, trainer: Any, samples: Sequence[dict]) -> dict[str, list[str]]:

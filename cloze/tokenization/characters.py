@@ -1,7 +1,8 @@
-"""Count the characters that each token stands for, to compare losses across tokenizers."""
+"""Count the characters and the bytes that each token stands for, to compare losses across tokenizers."""
 
 import json
 import re
+from collections.abc import Callable
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -22,20 +23,42 @@ def characters_of(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     The numbers of a text's tokens add up to the characters of the normalized text, however it is cut. A byte of a
     character counts 1 if the character begins with it, else 0.
     """
+    return _count(tokenizer, _count_begins, _count_visible)
+
+
+def bytes_of(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Return the number of bytes of UTF-8 in each token, white space included, int64 [vocabulary].
+
+    For byte-level BPE, the numbers of a text's tokens add up to the bytes of the text. All are 0 if the tokenizer drops
+    white space, as WordPiece does.
+    """
+    counts = _count(tokenizer, len, lambda text: len(text.encode()))
+    visible = _count(
+        tokenizer,
+        lambda values: len(values.translate(None, ASCII_SPACE)),
+        lambda text: len("".join(text.split()).encode()),
+    )
+    return np.zeros_like(counts) if (counts == visible).all() else counts
+
+
+def _count(
+    tokenizer: PreTrainedTokenizerBase, count_bytes: Callable[[bytes], int], count_text: Callable[[str], int]
+) -> np.ndarray:
+    """Return the counts of each token, which is bytes or text, int64 [vocabulary]."""
     counts = np.zeros(required_vocab_size(tokenizer), dtype=np.int64)
     marks = _marks_of(tokenizer)
     byte_level = {character: byte for byte, character in bytes_to_unicode().items()}
-    bytes_of = byte_level if _is_byte_level(tokenizer) else {}
+    byte_values = byte_level if _is_byte_level(tokenizer) else {}
     for token, number in tokenizer.get_vocab().items():
-        if bytes_of.keys() >= set(token):
-            counts[number] = _count_begins(bytes(bytes_of[character] for character in token))
+        if byte_values.keys() >= set(token):
+            counts[number] = count_bytes(bytes(byte_values[character] for character in token))
         elif match := BYTE.fullmatch(token):
-            counts[number] = _count_begins(bytes.fromhex(match[1]))
+            counts[number] = count_bytes(bytes.fromhex(match[1]))
         else:
-            counts[number] = _count_visible(_without(token, marks))
+            counts[number] = count_text(_without(token, marks))
     # Added tokens are in the text as they are.
     for number, added in tokenizer.added_tokens_decoder.items():
-        counts[number] = _count_visible(added.content)
+        counts[number] = count_text(added.content)
     return counts
 
 
@@ -59,7 +82,7 @@ def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def _without(token: str, marks: tuple[str, str]) -> str:
     inside, end = marks
-    return token.removeprefix(inside).removesuffix(end).replace(SPACE_MARK, "")
+    return token.removeprefix(inside).removesuffix(end).replace(SPACE_MARK, " ")
 
 
 def _count_visible(text: str) -> int:

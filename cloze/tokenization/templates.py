@@ -154,6 +154,15 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
     return Template(prefix, suffix, separator=() if separator is None else (separator,))
 
 
+def line_template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
+    """Return the special tokens around a line: the separator on both sides if the tokenizer adds none.
+
+    A causal model then predicts each token of the line, and where the line ends.
+    """
+    template = template_of(tokenizer)
+    return template if template.num_special else Template(*[template.separator] * 3)
+
+
 def pair_template_of(tokenizer: PreTrainedTokenizerBase) -> PairTemplate:
     """Return the special tokens that the tokenizer adds to two texts."""
     return PairTemplate(*_special_tokens_around(tokenizer, 2))

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, pre_tokenizers, trainers
 from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
+from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, RobertaTokenizer
 
 from cloze.errors import UserError
 from cloze.system.storage import find_or_write
@@ -36,6 +36,7 @@ LONGEST_WORD = 1_000
 
 WORDPIECE_TYPES = ("bert", "distilbert", "electra")
 BYTE_LEVEL_TYPES = ("roberta", "modernbert")
+GPT2_TYPES = ("gpt2",)
 
 
 def train_tokenizer(
@@ -43,14 +44,15 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Train a tokenizer of the kind that ``model_type`` uses, or load it from the cache if the texts are the same.
 
-    Raises UserError for types of models other than WORDPIECE_TYPES and BYTE_LEVEL_TYPES.
+    Raises UserError for types of models other than WORDPIECE_TYPES, BYTE_LEVEL_TYPES and GPT2_TYPES.
     """
-    if model_type not in WORDPIECE_TYPES + BYTE_LEVEL_TYPES:
+    trainers = {WORDPIECE_TYPES: train_wordpiece, BYTE_LEVEL_TYPES: train_byte_level, GPT2_TYPES: train_gpt2}
+    train = next((train for types, train in trainers.items() if model_type in types), None)
+    if train is None:
         raise UserError(
             f"a new {model_type} needs --tokenizer_name PATH; tokenizers can be trained for "
-            f"{', '.join(WORDPIECE_TYPES)} (WordPiece) and {', '.join(BYTE_LEVEL_TYPES)} (byte-level BPE)"
+            f"{', '.join(WORDPIECE_TYPES)} (WordPiece) and {', '.join(BYTE_LEVEL_TYPES + GPT2_TYPES)} (byte-level BPE)"
         )
-    train = train_wordpiece if model_type in WORDPIECE_TYPES else train_byte_level
     identities = [corpus.identity for corpus in corpora]
     path = cache / f"tokenizer-{hash_of([VERSION, train.__name__, *identities, vocab_size, lower_case])}"
 
@@ -111,17 +113,29 @@ def _characters_in_words(characters: Iterable[str], backend: Tokenizer) -> set[s
 
 def train_byte_level(corpora: Sequence[Corpus], vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
     """Train a tokenizer like RoBERTa's, also for ModernBERT; raise UserError for ``lower_case``."""
+    tokenizer = _train_bpe(RobertaTokenizer(), corpora, vocab_size, lower_case)
+    # As in RoBERTa, the space before a mask belongs to the masked word.
+    tokenizer.add_special_tokens({"mask_token": AddedToken(tokenizer.mask_token, lstrip=True, special=True)})
+    return tokenizer
+
+
+def train_gpt2(corpora: Sequence[Corpus], vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
+    """Train a tokenizer like GPT-2's, with <|endoftext|> as its special token; raise UserError for ``lower_case``."""
+    return _train_bpe(GPT2Tokenizer(), corpora, vocab_size, lower_case)
+
+
+def _train_bpe(
+    untrained: PreTrainedTokenizerBase, corpora: Sequence[Corpus], vocab_size: int, lower_case: bool
+) -> PreTrainedTokenizerBase:
+    """Train the byte-level BPE of a tokenizer."""
     if lower_case:
         raise UserError("--do_lower_case is for WordPiece tokenizers (bert, distilbert, electra): drop it")
-    untrained = RobertaTokenizer()
     pre_tokenizer = untrained.backend_tokenizer.pre_tokenizer
     train = partial(untrained.train_new_from_iterator, vocab_size=vocab_size, show_progress=sys.stderr.isatty())
     tokenizer = train_in_thread(
         join_lines(chain.from_iterable(map(read_documents, corpora))), untrained.backend_tokenizer, train
     )
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
-    # As in RoBERTa, the space before a mask belongs to the masked word.
-    tokenizer.add_special_tokens({"mask_token": AddedToken(tokenizer.mask_token, lstrip=True, special=True)})
     return tokenizer
 
 

@@ -32,7 +32,6 @@ from cloze.text.corpus import Corpus, find_change, log_columns
 from cloze.text.sources import Corpora, find_corpora, warn_of_overlap
 from cloze.tokenization.adaptation import adapt_tokenizer, mask_whole_words
 from cloze.tokenization.loading import load_tokenizer
-from cloze.tokenization.templates import ensure_template
 from cloze.tokenization.token_cache import cache_folder
 from cloze.tokenization.training import train_tokenizer
 from cloze.training.checkpoints import Fingerprints, Progress
@@ -103,10 +102,10 @@ def set_up(
         sync_config_with_tokenizer(config, tokenizer, model_args.config_overrides)
     dtype = None if training_args.prepare_only else model_args.dtype
     length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code, dtype)
-    # Before ensure_template, because another model's tokenizer may lack the template's special tokens.
+    # Before prepare_tokenizer, because another model's tokenizer may lack the template's special tokens.
     changed = None if tokenizer is own else own
     rows = find_rows(model_args, config, tokenizer, changed)
-    ensure_template(tokenizer, config.model_type)
+    task.prepare_tokenizer(tokenizer, config)
     budget = training_args.max_tokens_per_batch
     if budget is not None and budget < length:
         raise UserError(

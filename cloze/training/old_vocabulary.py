@@ -15,7 +15,6 @@ from cloze.errors import UserError
 from cloze.models.resizing import describe_rows
 from cloze.objectives.metrics import figures_of
 from cloze.tokenization.checks import MUCH_UNKNOWN
-from cloze.tokenization.templates import ensure_template
 from cloze.training.context import RunContext, make_model
 from cloze.training.live_table import show_live_table
 from cloze.training.trainer import PretrainingTrainer
@@ -101,7 +100,7 @@ def _old_context(context: RunContext) -> RunContext:
     args.do_train, args.do_predict, args.report_to = False, False, []
     config = copy.deepcopy(context.config)
     assert context.own is not None, "the caller has checked it"
-    ensure_template(context.own, config.model_type)
+    context.task.prepare_tokenizer(context.own, config)
     # Only without validation text are documents of the training text held out.
     corpora = context.corpora._replace(train={}) if context.corpora.validation else context.corpora
     return replace(

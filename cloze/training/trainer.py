@@ -166,7 +166,7 @@ class PretrainingTrainer(ResumableTrainer):
         for name in self.eval_dataset.sizes:
             if f"eval_{prefix_of(name)}loss" not in metrics:
                 text = f"the validation text {name}" if name else "the validation set"
-                raise UserError(f"{text} has no masked tokens to predict: give more text")
+                raise UserError(f"{text} has nothing to predict: give more text")
         if self.is_in_train and not self.state.global_step and self.is_world_process_zero():
             write_baseline(self.args.output_dir, self.scores, metrics["eval_loss"])
         return metrics

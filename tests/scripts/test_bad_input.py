@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+import run_clm
 import run_mlm
 import run_nsp
 import run_pretraining
@@ -449,6 +450,24 @@ PAIRS = [
     Case("best by perplexity", "--metric_for_best_model perplexity", "--metric_for_best_model perplexity", "loss, "),
 ]
 
+# For run_clm.py alone.
+CAUSAL = [
+    Case(
+        "encoder without a causal class", f"{TEXT} --model_type distilbert", "distilbert has no causal-language", "bert"
+    ),
+    Case("model that is not causal", f"{TEXT} --model_type xlnet", "xlnet has no causal-language", "such as gpt2"),
+    Case(
+        "no token between documents",
+        f"{TEXT} --model_type gpt2 --tokenizer_name no_special",
+        "no end-of-text token",
+        "set eos_token in its tokenizer_config",
+    ),
+    Case("lower case", f"{TEXT} --model_type gpt2 --do_lower_case", "--do_lower_case", "drop it"),
+    Case("blocks truncated", f"{RIGHT} --truncate_long_lines", "--truncate_long_lines", "--line_by_line"),
+    Case("blocks too long", f"{RIGHT} --block_size 1000", "--max_seq_length 1000", "lower it"),
+    Case("masks", f"{RIGHT} --mlm_probability 0.3", "unknown argument --mlm_probability", "--help lists the flags"),
+]
+
 # For run_nsp.py alone; it predicts without training.
 JUDGED = "--model_name_or_path both --do_predict "
 PREDICTIONS = [
@@ -577,6 +596,14 @@ def test_pair_user_error_is_one_line_before_a_model_is_loaded(argv, culprit, cur
     """Numbers 4 and 20 of the mistakes are among them."""
     monkeypatch.setattr("cloze.training.run.make_model", lambda *_: pytest.fail("the model is loaded"))
     error = error_of(argv, script)
+    assert culprit in error
+    assert cure in error
+
+
+@parametrize(CAUSAL)
+def test_causal_user_error_is_one_line_before_a_model_is_loaded(argv, culprit, cure, error_of, monkeypatch):
+    monkeypatch.setattr("cloze.training.run.make_model", lambda *_: pytest.fail("the model is loaded"))
+    error = error_of(argv, run_clm)
     assert culprit in error
     assert cure in error
 

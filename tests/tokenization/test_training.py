@@ -20,7 +20,14 @@ from cloze.tokenization import training as tokenization
 from cloze.tokenization.checks import check_dropped, check_unknown, check_whole_words, count_unknown, describe_unknown
 from cloze.tokenization.encoding import own_encoder
 from cloze.tokenization.properties import fingerprint, required_vocab_size, unknown_id
-from cloze.tokenization.templates import PairTemplate, Template, ensure_template, pair_template_of, template_of
+from cloze.tokenization.templates import (
+    PairTemplate,
+    Template,
+    ensure_template,
+    line_template_of,
+    pair_template_of,
+    template_of,
+)
 from cloze.tokenization.training import train_tokenizer
 from tests.utils import ROOT, truncating
 
@@ -36,9 +43,15 @@ def accents(tmp_path):
     return FileCorpus((path,))
 
 
+TRAINERS = {
+    "bert": tokenization.train_wordpiece,
+    "roberta": tokenization.train_byte_level,
+    "gpt2": tokenization.train_gpt2,
+}
+
+
 def train(kind, vocab_size=600):
-    function = {"bert": tokenization.train_wordpiece, "roberta": tokenization.train_byte_level}[kind]
-    return function([CORPUS], vocab_size, lower_case=False)
+    return TRAINERS[kind]([CORPUS], vocab_size, lower_case=False)
 
 
 def digest(tokenizer):
@@ -50,8 +63,8 @@ def digest(tokenizer):
 
 def test_tokenizer_training_is_deterministic():
     """Two runs agree, also in another process, where Python and the trainer hash strings differently."""
-    digests = [[digest(train(kind)) for kind in ("bert", "roberta")] for _ in range(2)]
-    script = "from tests.tokenization.test_training import *; print(*[digest(train(k)) for k in ('bert', 'roberta')])"
+    digests = [[digest(train(kind)) for kind in TRAINERS] for _ in range(2)]
+    script = "from tests.tokenization.test_training import *; print(*[digest(train(kind)) for kind in TRAINERS])"
     output = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(ROOT)},
@@ -62,7 +75,7 @@ def test_tokenizer_training_is_deterministic():
     assert digests[0] == digests[1] == output.stdout.split()
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", TRAINERS)
 def test_vocabulary_has_the_given_size(kind):
     tokenizer = train(kind, 800)
     assert len(tokenizer) == required_vocab_size(tokenizer) == 800
@@ -106,8 +119,9 @@ def test_byte_level_mask_includes_the_space_before(accents, tmp_path):
     ]  # fmt: skip
 
 
-def test_byte_level_round_trips_text(accents, tmp_path):
-    tokenizer = train_tokenizer([accents], "roberta", 400, False, tmp_path, overwrite=False)
+@pytest.mark.parametrize("kind", ["roberta", "gpt2"])
+def test_byte_level_round_trips_text(kind, accents, tmp_path):
+    tokenizer = train_tokenizer([accents], kind, 400, False, tmp_path, overwrite=False)
     text = "Naïve 한국어 and 🦑, never seen"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
@@ -131,20 +145,19 @@ def test_trained_tokenizer_is_reused(accents, tmp_path, monkeypatch):
         train_tokenizer([accents], "bert", 300, False, tmp_path, overwrite=False)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", TRAINERS)
 def test_long_words_are_cut_for_training(kind, tmp_path, caplog):
     """Uncut, one word of 300,000 letters took a minute and became a token."""
     path = tmp_path / "word.txt"
     path.write_text("ab" * 150_000 + " and short words\n")
-    function = {"bert": tokenization.train_wordpiece, "roberta": tokenization.train_byte_level}[kind]
-    tokenizer = function([FileCorpus((path,))], 300, lower_case=False)
+    tokenizer = TRAINERS[kind]([FileCorpus((path,))], 300, lower_case=False)
     assert max(map(len, tokenizer.get_vocab())) == tokenization.LONGEST_WORD
     assert [record.message for record in caplog.records if "words longer than" in record.message] == [
         "words longer than 1,000 characters (1) were cut to train the tokenizer: check that spaces separate words"
     ]
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", TRAINERS)
 def test_ordinary_words_are_trained_on_whole(kind, monkeypatch, caplog):
     tokenizer, digests = train(kind), []
     for longest in (10**9, 5):
@@ -154,7 +167,7 @@ def test_ordinary_words_are_trained_on_whole(kind, monkeypatch, caplog):
     assert "FixedLength" not in tokenizer.backend_tokenizer.to_str()
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", TRAINERS)
 def test_signal_ends_tokenizer_training(kind, monkeypatch):
     """A signal takes effect before the library has read all texts."""
     read = []
@@ -179,6 +192,7 @@ def test_signal_ends_tokenizer_training(kind, monkeypatch):
     [
         ("albert", False, "a new albert needs --tokenizer_name PATH; tokenizers can be trained for bert"),
         ("roberta", True, "--do_lower_case is for WordPiece tokenizers"),
+        ("gpt2", True, "--do_lower_case is for WordPiece tokenizers"),
     ],
 )
 def test_untrainable_tokenizers_are_errors(kind, lower_case, message, accents, tmp_path):
@@ -196,6 +210,23 @@ def test_untrainable_tokenizers_are_errors(kind, lower_case, message, accents, t
 def test_template(kind, prefix, suffix, tokenizers):
     cls, sep = tokenizers[kind].convert_tokens_to_ids([prefix, suffix])
     assert template_of(tokenizers[kind]) == Template(prefix=(cls,), suffix=(sep,), separator=(sep,))
+
+
+def test_tokenizer_of_gpt2_has_one_special_token_and_no_template(accents, tmp_path):
+    """Also when it is read from the cache."""
+    for _ in range(2):
+        tokenizer = train_tokenizer([accents], "gpt2", 400, False, tmp_path, overwrite=False)
+        assert type(tokenizer).__name__ == "GPT2Tokenizer"
+        assert tokenizer.special_tokens_map == dict.fromkeys(["bos_token", "eos_token", "unk_token"], "<|endoftext|>")
+        assert len(tokenizer.added_tokens_decoder) == 1
+        assert template_of(tokenizer) == Template((), (), (tokenizer.eos_token_id,))
+
+
+def test_template_of_lines_marks_their_ends(tokenizers):
+    """Where the tokenizer adds nothing; a template of its own stays."""
+    end = (tokenizers["gpt2"].eos_token_id,)
+    assert line_template_of(tokenizers["gpt2"]) == Template(end, end, end)
+    assert line_template_of(tokenizers["wordpiece"]) == template_of(tokenizers["wordpiece"])
 
 
 def test_template_of_a_tokenizer_without_special_tokens():
