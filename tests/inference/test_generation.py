@@ -1,5 +1,7 @@
 """Continuations equal those of a plain loop over the model's forward, alone and in any batch."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,22 @@ def test_tokens_are_drawn_with_their_probabilities(settings, expected):
         shares = torch.bincount(tokens, minlength=4) / len(rows)
         assert shares.tolist() == pytest.approx(expected, abs=0.03)
         assert [share > 0 for share in shares.tolist()] == [share > 0 for share in expected]
+
+
+def test_a_token_without_probability_is_never_drawn(monkeypatch):
+    """A draw of 0 is not below the first token's probability if that is 0."""
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: SimpleNamespace(random=np.zeros))
+    sample = make_sampler([0], arguments(do_sample=True), seed=0, width=3, device=torch.device("cpu"))
+    logits = torch.tensor([[-torch.inf, -torch.inf, 1.0, 2.0]])
+    assert sample(torch.zeros(1, 3, dtype=torch.int64), logits).tolist() == [[-torch.inf, -torch.inf, 0, -torch.inf]]
+
+
+@pytest.mark.parametrize(("family", "sizes"), [("gpt2", {3}), ("bloom", {1})])
+def test_models_without_position_ids_get_no_padding(family, sizes):
+    model, found = make_model(family), set()
+    model.register_forward_hook(lambda module, args, outputs: found.add(len(outputs.logits)))
+    continue_ids(model, prompts_of(5, 17, 1), arguments(), 0, PAD, [], batch_size=3)
+    assert found == sizes
 
 
 def test_padding_is_on_the_left():
