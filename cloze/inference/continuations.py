@@ -126,7 +126,7 @@ def predict_continuations(trainer: PretrainingTrainer, rows: list[Row], context:
         begin, end = (" ".join(text.split()) for text in (prompt.text, prediction["continuation"]))
         logger.info("\n  %s%s\n    %s", "... " if len(begin) > CONTEXT else "", begin[-CONTEXT:], end)
     logged = f" ({MAX_LOGGED} shown)" if len(prompts) > MAX_LOGGED else ""
-    title = f"\nContinued {len(prompts):,} texts{logged}, of perplexity {perplexity(scores):,.2f}"
+    title = f"\nContinued {len(prompts):,} texts{logged}, perplexity {perplexity(scores):,.2f}"
     save_predictions(trainer, title, rows, predictions, {})
 
 

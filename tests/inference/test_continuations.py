@@ -106,7 +106,7 @@ def test_predictions_equal_plain_transformers(gpt2, predict):
     assert f"  {texts[MAX_LOGGED - 1]}\n" in printed
     assert f"  {texts[MAX_LOGGED]}\n" not in printed
     scores = [each["log_likelihood"] for line in lines for each in line["tokens"]]
-    assert f"Continued 24 texts (20 shown), of perplexity {math.exp(-np.mean(scores)):,.2f}: " in printed
+    assert f"Continued 24 texts (20 shown), perplexity {math.exp(-np.mean(scores)):,.2f}: " in printed
 
 
 def test_an_encoder_trained_causally_starts_texts_with_cls(encoders, predict):
@@ -136,7 +136,7 @@ def test_rows_keep_their_columns_and_empty_ones_get_nulls(gpt2, predict):
     names = ("continuation", "log_likelihood", "perplexity", "tokens")
     assert [lines[1][name] for name in names] == [lines[2][name] for name in names] == [None] * 4
     assert lines[0]["continuation"] == lines[3]["continuation"] != ""
-    assert "Continued 2 texts, of perplexity" in printed
+    assert "Continued 2 texts, perplexity" in printed
     assert "; rows without text: 2: " in printed
 
 
