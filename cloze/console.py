@@ -14,6 +14,11 @@ def mlm() -> None:
     _run("run_mlm.py")
 
 
+def clm() -> None:
+    """Run run_clm.py."""
+    _run("run_clm.py")
+
+
 def nsp() -> None:
     """Run run_nsp.py."""
     _run("run_nsp.py")

@@ -12,13 +12,16 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     DebertaV2Tokenizer,
+    GPT2Tokenizer,
     RobertaTokenizer,
 )
 
 import run_classification
+import run_clm
 import run_mlm
 import run_nsp
 import run_pretraining
@@ -56,7 +59,7 @@ def texts():
 
 @pytest.fixture(scope="session")
 def tokenizers(texts):
-    """One small tokenizer of each kind: wordpiece, byte_level, unigram; the same in every process.
+    """One small tokenizer of each kind: wordpiece, byte_level, unigram, gpt2; the same in every process.
 
     The library's trainers of WordPiece and Unigram break ties in the order of a hash map, which differs by process.
     """
@@ -67,6 +70,7 @@ def tokenizers(texts):
         "wordpiece": train_wordpiece([FileCorpus(tuple(sorted(SAMPLE.glob("*.txt"))))], 500, lower_case=True),
         "byte_level": RobertaTokenizer().train_new_from_iterator([texts], vocab_size=500),
         "unigram": DebertaV2Tokenizer(vocab=special + [(piece, -6.0) for piece in pieces]),
+        "gpt2": GPT2Tokenizer().train_new_from_iterator([texts], vocab_size=500),
     }
 
 
@@ -74,6 +78,12 @@ def tokenizers(texts):
 def checkpoint(tokenizers, tmp_path_factory):
     """``checkpoint(family)`` has a head for masked tokens."""
     return checkpoint_maker(AutoModelForMaskedLM, tokenizers, tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def causal_checkpoint(tokenizers, tmp_path_factory):
+    """``causal_checkpoint(family)`` has a head for next tokens, of one of CAUSAL_FAMILIES."""
+    return checkpoint_maker(AutoModelForCausalLM, tokenizers, tmp_path_factory.mktemp("causal-checkpoints"))
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +95,11 @@ def pair_checkpoint(tokenizers, tmp_path_factory):
 @pytest.fixture
 def run_mlm_script(capsys):
     return driver(run_mlm.main, capsys)
+
+
+@pytest.fixture
+def run_clm_script(capsys):
+    return driver(run_clm.main, capsys)
 
 
 @pytest.fixture

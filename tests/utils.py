@@ -79,6 +79,22 @@ PAIR_FAMILIES = {
     "big_bird": ("unigram", BERT_LIKE | NO_DROPOUT | {"attention_type": "original_full"}),
 }
 
+# Decoders; they have a tokenizer without a template and without a padding token.
+CAUSAL_FAMILIES = {
+    "gpt2": (
+        "gpt2",
+        {
+            "n_embd": 16,
+            "n_layer": 2,
+            "n_head": 2,
+            "n_positions": 64,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        },
+    )
+}
+
 # Of app.py.
 TASKS = (PRETRAINING, NEXT_SENTENCE, MASKED_LM)
 
@@ -103,7 +119,7 @@ def checkpoint_maker(auto_model, tokenizers, folder):
     def make(family: str) -> str:
         path = folder / family
         if not path.exists():
-            kind, settings = (FAMILIES | PAIR_FAMILIES)[family]
+            kind, settings = (FAMILIES | PAIR_FAMILIES | CAUSAL_FAMILIES)[family]
             config = CONFIG_MAPPING[family](**settings)
             sync_config_with_tokenizer(config, tokenizers[kind])
             torch.manual_seed(0)
@@ -151,11 +167,11 @@ EXTRAS = {"curves": skip_curves, "fsync": skip_fsync, "flops": skip_flops}
 
 # A server that has imported the scripts; processes are forked from it.
 CONTEXT = multiprocessing.get_context("forkserver")
-SCRIPTS = ("run_classification", "run_mlm", "run_nsp", "run_pretraining")
+SCRIPTS = ("run_classification", "run_clm", "run_mlm", "run_nsp", "run_pretraining")
 # What their main() imports.
 MODULES = (
     *("comparison.runner", "reporting.summary", "training.run"),
-    *("tasks.classification", "tasks.masked_lm", "tasks.pretraining"),
+    *("tasks.causal_lm", "tasks.classification", "tasks.masked_lm", "tasks.pretraining"),
 )
 CONTEXT.set_forkserver_preload([*SCRIPTS, *(f"cloze.{name}" for name in MODULES), "tests.preload"])
 

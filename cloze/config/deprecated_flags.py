@@ -34,6 +34,7 @@ DROPPED = {
     "low_cpu_mem_usage": "models are always loaded that way",
     "use_mps_device": "the device is detected",
     "mlm": "run_mlm.py has no other objective",
+    "keep_linebreaks": "line breaks within a document are kept",
     "past_index": "encoders do not use it",
     "ray_scope": "the scripts do not search hyperparameters",
     "mp_parameters": "it was for one vendor's library",

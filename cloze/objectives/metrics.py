@@ -22,6 +22,9 @@ from cloze.objectives.documents import split_by_document
 
 Scores = dict[str, torch.Tensor]
 
+# Ends of the names of metrics that are, within a run, the loss times a constant.
+BITS = ("bits_per_character", "bits_per_byte")
+
 # Returns the cross-entropy of each row of logits; 0 for a row without a label.
 cross_entropy = partial(functional.cross_entropy, reduction="none", ignore_index=IGNORED)
 

@@ -7,6 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from cloze.models.loading import code_sources
+from cloze.objectives.metrics import BITS
 from cloze.system.storage import CURVES
 from cloze.training.checkpoints import replacing
 from cloze.training.context import RunContext
@@ -88,8 +89,7 @@ def _add_evaluation(
     metadata: ModelCardData, evaluated: dict[str, tuple[str, float]], name: str, dataset: str | None
 ) -> None:
     # The Hub knows metrics without our prefixes: perplexity for mlm_perplexity, f1 for macro_f1.
-    bits = "bits_per_character"
-    kinds = {metric: bits if metric.endswith(bits) else metric.rpartition("_")[2] for metric in evaluated}
+    kinds = {metric: next(filter(metric.endswith, BITS), metric.rpartition("_")[2]) for metric in evaluated}
     metadata.model_name, metadata.metrics = name, [kind for kind in dict.fromkeys(kinds.values()) if kind != "loss"]
     metadata.eval_results = [
         EvalResult(

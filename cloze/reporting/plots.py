@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from cloze.objectives.metrics import prefix_of
+from cloze.objectives.metrics import BITS, prefix_of
 from cloze.reporting.history import evaluations_of, logs_of, resumed_steps
 
 # Colours for colour-blind readers (Okabe and Ito, 2008); evaluations also have markers.
@@ -66,11 +66,11 @@ def _thin(series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _panels_of(figures: dict[str, tuple[str, str]]) -> dict[str, tuple[str, Formatter]]:
     """Return title and tick formatter of each panel, by the metric's name in the log; losses replace perplexities.
 
-    Bits per character are left out: within a run, they are the loss times a constant.
+    Bits per character and per byte are left out: within a run, they are the loss times a constant.
     """
     panels: dict[str, tuple[str, Formatter]] = {"loss": ("loss", PLAIN)}
     for name, (title, form) in figures.items():
-        if name.endswith("bits_per_character"):
+        if name.endswith(BITS):
             continue
         formatter = PERCENT if form.endswith("%") else PLAIN
         panels[name.replace("perplexity", "loss")] = title.replace("perplexity", "loss"), formatter

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,7 +36,7 @@ ENCODER_TYPES = (
 )  # fmt: skip
 # Models that attend in both directions, though transformers has them among the causal ones.
 BIDIRECTIONAL_TYPES = ("big_bird", "reformer", "xlm", "xlnet")
-# Continued texts that are shown at the end, their given tokens, and the new ones.
+# Texts that are continued at the end of a run, the tokens given of each, and the new ones.
 SHOWN, GIVEN, NEW = 3, 16, 24
 
 
@@ -107,22 +108,35 @@ class CausalLM(Task):
 
 @torch.no_grad()
 def continue_samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[dict]) -> list[str]:
-    """Return the first tokens of at most SHOWN samples, each with its greedy continuation after " ... "."""
-    longer = [sample["input_ids"][:GIVEN] for sample in samples if len(sample["input_ids"]) > GIVEN]
-    chosen = longer[:: max(1, len(longer) // SHOWN)][:SHOWN]
-    if not chosen:
+    """Return the beginnings of at most SHOWN samples, each with its greedy continuation after " ... "."""
+    begins = [begin for sample in samples if (begin := beginning_of(sample["input_ids"], tokenizer)) is not None]
+    if not begins:
         return []
-    begins = torch.from_numpy(np.stack(chosen)).to(model.device)
+    chosen = torch.from_numpy(np.stack(begins[:: max(1, len(begins) // SHOWN)][:SHOWN])).to(model.device)
     pad_id = CAUSAL_LM.padding_id(tokenizer)
     with quiet():
         whole = model.eval().generate(
-            begins, attention_mask=torch.ones_like(begins), do_sample=False, max_new_tokens=NEW, pad_token_id=pad_id
+            chosen, attention_mask=torch.ones_like(chosen), do_sample=False, max_new_tokens=NEW, pad_token_id=pad_id
         )
     texts = (
         [" ".join(str(tokenizer.decode(part, skip_special_tokens=True)).split()) for part in (row[:GIVEN], row[GIVEN:])]
         for row in whole
     )
     return [f"{given} ... {new}" for given, new in texts]
+
+
+def beginning_of(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:
+    """Return GIVEN tokens of an example, [GIVEN], if possible from a document's begin; None if all runs are shorter.
+
+    Args:
+        ids: of the example, [length].
+        tokenizer: special tokens, such as the one between two documents, divide its documents.
+    """
+    borders = np.append(np.flatnonzero(np.isin(ids, tokenizer.all_special_ids)), len(ids))
+    for begin, end in reversed(list(pairwise([0, *borders]))):
+        if end - begin >= GIVEN:
+            return ids[begin : begin + GIVEN]
+    return None
 
 
 CAUSAL_LM = CausalLM()

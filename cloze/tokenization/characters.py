@@ -32,9 +32,13 @@ def bytes_of(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     For byte-level BPE, the numbers of a text's tokens add up to the bytes of the text. All are 0 if the tokenizer drops
     white space, as WordPiece does.
     """
-    counts, text = _count(tokenizer, len, lambda text: len(text.encode())), "a b"
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return counts if counts[ids].sum() >= len(text) else np.zeros_like(counts)
+    counts = _count(tokenizer, len, lambda text: len(text.encode()))
+    visible = _count(
+        tokenizer,
+        lambda values: len(values.translate(None, ASCII_SPACE)),
+        lambda text: len("".join(text.split()).encode()),
+    )
+    return np.zeros_like(counts) if (counts == visible).all() else counts
 
 
 def _count(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback
 
-from cloze.objectives.metrics import Objective, figures_of, format_metric, prefix_of
+from cloze.objectives.metrics import BITS, Objective, figures_of, format_metric, prefix_of
 from cloze.training.trainer import PretrainingTrainer
 
 # First column of a training log, and of an evaluation.
@@ -56,8 +56,8 @@ def columns_for(
         max_width: most characters in a line; the least important columns are dropped to fit.
     """
     shown = {"step": ("step", ","), "epoch": ("epoch", ".2f"), "loss": ("loss", ".3f")}
-    # The table at the end has bits per character, too.
-    hidden = ("loss", "bits_per_character")
+    # The table at the end has bits per character and per byte, too.
+    hidden = ("loss", *BITS)
     figures = {name: figure for name, figure in figures_of(objectives).items() if not name.endswith(hidden)}
     shown |= figures | {"tokens_per_second": ("tokens/s", ",.0f"), "eta": ("ETA", "")}
     if not with_epoch:

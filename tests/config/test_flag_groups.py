@@ -8,6 +8,7 @@ import pytest
 import transformers
 
 import run_classification
+import run_clm
 import run_mlm
 import run_nsp
 import run_pretraining
@@ -28,7 +29,7 @@ def own_flags(script) -> set[str]:
     return flags
 
 
-OWN = {script: own_flags(script) for script in (run_mlm, run_nsp, run_pretraining, run_classification)}
+OWN = {script: own_flags(script) for script in (run_mlm, run_clm, run_nsp, run_pretraining, run_classification)}
 
 
 @pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 import run_classification
+import run_clm
 import run_mlm
 import run_nsp
 import run_pretraining
@@ -14,7 +15,7 @@ from cloze.config.parser import settings_of
 from docs.make_flags import PAGE, make_page
 
 SCRIPTS = pytest.mark.parametrize(
-    "script", [run_mlm, run_nsp, run_pretraining, run_classification], ids=lambda script: script.__name__
+    "script", [run_mlm, run_clm, run_nsp, run_pretraining, run_classification], ids=lambda script: script.__name__
 )
 
 
@@ -39,6 +40,7 @@ def test_help_has_each_flag_once_and_those_of_transformers_last(script):
     [
         (run_mlm, "Masking", True),
         (run_mlm, "Sentence pairs", False),
+        (run_clm, "Masking", False),
         (run_nsp, "Masking", False),
         (run_nsp, "Sentence pairs", True),
         (run_mlm, "Comparison", False),

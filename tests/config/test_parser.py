@@ -8,13 +8,19 @@ import shlex
 import pytest
 import yaml
 
+import run_clm
 import run_mlm
 import run_nsp
 import run_pretraining
 from cloze.config import parser
 from cloze.config.adaptation_arguments import AdaptationArguments
 from cloze.config.arguments import ModelArguments, TrainingArguments
-from cloze.config.data_arguments import DataTrainingArguments, NextSentenceArguments, PretrainingDataArguments
+from cloze.config.data_arguments import (
+    CausalArguments,
+    DataTrainingArguments,
+    NextSentenceArguments,
+    PretrainingDataArguments,
+)
 from cloze.config.deprecated_flags import DROPPED, RENAMED, REPLACED
 from cloze.config.recipes import recipe_of
 from cloze.errors import UserError
@@ -52,6 +58,7 @@ def test_metrics_of_texts_have_names_of_their_own(names):
 
 # A value for each old flag, unlike the default of the current one; True for switches.
 OLD_VALUES = {
+    "keep_linebreaks": True,
     "evaluation_strategy": "epoch",
     "warmup_ratio": 0.06,
     "use_auth_token": "secret",
@@ -402,6 +409,7 @@ def test_help_lists_every_setting_and_exits_with_0(capsys):
     ("script", "model", "expected"),
     [
         (run_mlm, AdaptationArguments, DataTrainingArguments),
+        (run_clm, ModelArguments, CausalArguments),
         (run_nsp, ModelArguments, NextSentenceArguments),
         (run_pretraining, AdaptationArguments, PretrainingDataArguments),
     ],
@@ -419,7 +427,12 @@ FILLING = {"test_file", "top_k"}
 
 @pytest.mark.parametrize(
     ("script", "own"),
-    [(run_mlm, MASKING | BLOCKS | FILLING), (run_nsp, PAIRING | {"test_file"}), (run_pretraining, MASKING | PAIRING)],
+    [
+        (run_mlm, MASKING | BLOCKS | FILLING),
+        (run_clm, BLOCKS),
+        (run_nsp, PAIRING | {"test_file"}),
+        (run_pretraining, MASKING | PAIRING),
+    ],
 )
 def test_script_refuses_settings_of_other_scripts(script, own):
     data_args = parse(LEAST_ARGV, script)[1]
@@ -481,6 +494,7 @@ def test_written_recipe_of_pairs_reads_back_the_same(script, argv, tmp_path):
     ("script", "metrics"),
     [
         (run_mlm, ["loss", "accuracy"]),
+        (run_clm, ["loss", "accuracy"]),
         (run_nsp, ["loss", "accuracy", "f1"]),
         (run_pretraining, ["loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "nsp_f1"]),
     ],

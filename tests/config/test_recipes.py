@@ -10,12 +10,13 @@ import pytest
 import yaml
 
 import run_classification
+import run_clm
 import run_mlm
 import run_nsp
 import run_pretraining
 from cloze.config.parser import parse, settings_of
 from cloze.config.recipes import differences
-from tests.utils import FAMILIES, PAIR_FAMILIES, ROOT, SAMPLE, driver
+from tests.utils import CAUSAL_FAMILIES, FAMILIES, PAIR_FAMILIES, ROOT, SAMPLE, driver
 
 RECIPES = ROOT / "recipes"
 # The files for accelerate and clusters are not settings of scripts; test_cluster.py tests them.
@@ -24,12 +25,14 @@ ALL = [path for path in FILES if path.parent.name not in ("accelerate", "cluster
 # A recipe's name begins with the name of its script, or of its data set.
 SCRIPTS = {
     "mlm": run_mlm,
+    "clm": run_clm,
     "nsp": run_nsp,
     "pretraining": run_pretraining,
     "classification": run_classification,
     "ag": run_classification,
 }
 COMPARISONS = [recipe for recipe in ALL if recipe.stem in ("classification", "ag-news")]
+SMALL_GPT2 = "n_embd=16,n_layer=2,n_head=2,n_positions=66"
 SMALL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
 
 
@@ -43,13 +46,16 @@ def script_of(recipe):
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in ALL if recipe not in COMPARISONS], ids=str)
-def test_recipe_trains_a_tiny_model_of_its_family(recipe, checkpoint, pair_checkpoint, capsys, tmp_path):
+def test_recipe_trains_a_tiny_model_of_its_family(
+    recipe, checkpoint, causal_checkpoint, pair_checkpoint, capsys, tmp_path
+):
     script = script_of(recipe)
     model_args, _, _ = parse([f"recipes/{recipe}"], settings_of(script.main))
     if model_args.model_type:
-        model = ("--config_overrides", SMALL, "--vocab_size", 300)
+        model = ("--config_overrides", SMALL_GPT2 if model_args.model_type == "gpt2" else SMALL, "--vocab_size", 300)
     else:
-        families, make = (FAMILIES, checkpoint) if script is run_mlm else (PAIR_FAMILIES, pair_checkpoint)
+        made = {run_mlm: (FAMILIES, checkpoint), run_clm: (CAUSAL_FAMILIES, causal_checkpoint)}
+        families, make = made.get(script, (PAIR_FAMILIES, pair_checkpoint))
         # Where another recipe has saved it, its path begins with the family, too.
         name = model_args.model_name_or_path.removeprefix("results/")
         family = next(family for family in sorted(families) if name.startswith(family))
@@ -106,14 +112,18 @@ def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
     tokens = batch * accumulation * settings["max_seq_length"]
     factors = re.search(r"# trainer: (.*) tokens (?:a|per) step", text)[1]
     assert int(factors.replace(",", "").replace("up to ", "").split(" = ")[-1]) == tokens
-    kinds = {run_mlm: ("blocks",), run_classification: ("texts", "sentences")}.get(script_of(recipe), ("pairs",))
+    kinds = {run_mlm: ("blocks",), run_clm: ("blocks",), run_classification: ("texts", "sentences")}.get(
+        script_of(recipe), ("pairs",)
+    )
     assert factors.startswith(tuple(f"{batch} {kind}" for kind in kinds))
 
 
 @pytest.mark.slow
-def test_quickstart_recipe_learns(run_mlm_script, tmp_path):
-    """160 of its steps halve the perplexity on the held-out articles."""
-    code, _, errors = run_mlm_script("recipes/quickstart/mlm.yaml", "--max_steps", 160, "--output_dir", tmp_path)
+@pytest.mark.parametrize(("script", "steps"), [("mlm", 160), ("clm", 60)])
+def test_quickstart_recipe_learns(script, steps, capsys, tmp_path):
+    """These of its steps halve the perplexity on the held-out articles."""
+    argv = (f"recipes/quickstart/{script}.yaml", "--max_steps", steps, "--output_dir", tmp_path)
+    code, _, errors = driver(SCRIPTS[script].main, capsys)(*argv)
     assert code == 0, errors
     history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
     before, *_, after = [entry["eval_loss"] for entry in history if "eval_loss" in entry]

@@ -12,6 +12,8 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForNextSentencePrediction,
+    GPT2Config,
+    GPT2LMHeadModel,
 )
 
 from cloze.models import flops as flops_module
@@ -66,6 +68,14 @@ def test_flops_of_a_pair_are_pooler_and_classifier():
     assert flops.per_example == pytest.approx(2 * 32**2 + 2 * 32 * 2)
     assert flops.per_token == pytest.approx(2 * (8 * 32**2 + 4 * 32 * 96))
     assert flops.per_label == pytest.approx(0, abs=1e-3)
+
+
+def test_flops_of_a_causal_model_count_logits_at_every_token():
+    config = GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    flops = counted(GPT2LMHeadModel(config), masks=False)
+    assert flops.per_token == pytest.approx(2 * (8 * 32**2 + 4 * 32 * 128) + 2 * 32 * 300, rel=1e-9)
+    assert flops.per_square == pytest.approx(4 * 32 * 2, rel=1e-9)
+    assert (flops.per_example, flops.per_label) == (pytest.approx(0, abs=1e-3), pytest.approx(0, abs=1e-3))
 
 
 def test_flops_add_up_over_examples():

@@ -38,6 +38,7 @@ MODEL = (
 )
 SCRIPTS = {
     "run_mlm": ("--line_by_line",),
+    "run_clm": ("--line_by_line",),
     "run_nsp": ("--sentence_per_line",),
     "run_pretraining": ("--sentence_per_line", "--pair_strategy", "sentence"),
     "run_classification": (),

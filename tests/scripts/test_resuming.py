@@ -40,6 +40,8 @@ SCRATCH = ("--model_type", "bert", "--config_overrides", MODEL, "--vocab_size", 
 KINDS = {
     "blocks": ("run_mlm",),
     "lines": ("run_mlm", "--line_by_line", "--gradient_accumulation_steps", 2),
+    "causal": ("run_clm", "--model_type", "gpt2", "--config_overrides", "n_embd=16,n_layer=2,n_head=2,n_positions=66"),
+    "causal stream": ("run_clm", "--streaming", "--line_by_line", "--gradient_accumulation_steps", 2),
     "pairs": ("run_nsp", "--sentence_per_line", "--gradient_accumulation_steps", 3),
     "both": ("run_pretraining", "--sentence_per_line", "--pair_strategy", "sentence"),
     "budget": ("run_mlm", "--line_by_line", "--max_tokens_per_batch", 128),
@@ -66,8 +68,13 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def scripts(run_mlm_script, run_nsp_script, run_pretraining_script):
-    return {"run_mlm": run_mlm_script, "run_nsp": run_nsp_script, "run_pretraining": run_pretraining_script}
+def scripts(run_mlm_script, run_clm_script, run_nsp_script, run_pretraining_script):
+    return {
+        "run_mlm": run_mlm_script,
+        "run_clm": run_clm_script,
+        "run_nsp": run_nsp_script,
+        "run_pretraining": run_pretraining_script,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +190,7 @@ def kill_at(step, monkeypatch, run, *argv):
 
 WORKERS = [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream", 2)]
 WORKERS += [("mixed", 2), ("mixed stream", 2)]
-QUICK = [("blocks", 0), ("both", 0), ("budget", 0), ("stream", 0), ("lines", 2), ("mixed", 0)]
+QUICK = [("blocks", 0), ("causal", 0), ("both", 0), ("budget", 0), ("stream", 0), ("lines", 2), ("mixed", 0)]
 
 
 @pytest.mark.parametrize(("kind", "workers"), slow_but(QUICK, WORKERS))

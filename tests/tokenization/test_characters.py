@@ -1,11 +1,11 @@
-"""Test that the characters of tokens add up to the text's characters, for every kind of tokenizer."""
+"""Test that the characters and bytes of tokens add up to those of the text, for every kind of tokenizer."""
 
 import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
-from cloze.tokenization.characters import SPACE_MARK, characters_of
+from cloze.tokenization.characters import SPACE_MARK, bytes_of, characters_of
 from cloze.tokenization.properties import plain_backend
 
 HARD = "na\u00efve \u6f22\u5b57 \u0e44\u0e17\u0e22 \U0001f991 x\n\ny"
@@ -39,6 +39,26 @@ def test_characters_of_single_tokens(kind, expected, tokenizers):
     tokenizer = tokenizers[kind]
     characters = characters_of(tokenizer)
     assert {token: characters[tokenizer.convert_tokens_to_ids(token)] for token in expected} == expected
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "gpt2"])
+def test_bytes_of_tokens_add_up_to_the_text(kind, tokenizers, texts):
+    tokenizer = tokenizers[kind]
+    sizes = bytes_of(tokenizer)
+    for text in [*texts[:100], HARD, "a\t  b \n"]:
+        ids = plain_backend(tokenizer).encode(text, add_special_tokens=False).ids
+        assert sizes[ids].sum() == len(text.encode()), text
+
+
+def test_bytes_of_unigram_tokens_include_the_space_before_a_word(tokenizers):
+    tokenizer = tokenizers["unigram"]
+    ids = tokenizer.convert_tokens_to_ids([f"{SPACE_MARK}the", SPACE_MARK, "s"])
+    assert bytes_of(tokenizer)[ids].tolist() == [4, 1, 1]
+
+
+def test_tokens_without_white_space_have_no_bytes(tokenizers):
+    """Bits per byte of WordPiece would leave out the spaces of the text."""
+    assert not bytes_of(tokenizers["wordpiece"]).any()
 
 
 def test_fallback_bytes_count_where_a_character_begins():

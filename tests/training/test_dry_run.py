@@ -245,11 +245,11 @@ def test_dry_run_of_a_stream_uses_full_length_examples(dry_run, tmp_path, monkey
 
 
 def test_dry_run_of_evaluation_and_other_scripts(
-    run_nsp_script, run_pretraining_script, run_mlm_script, pair_checkpoint, out
+    run_nsp_script, run_pretraining_script, run_clm_script, run_mlm_script, pair_checkpoint, out
 ):
     common = ("--model_name_or_path", pair_checkpoint("bert"), "--max_seq_length", 32, "--output_dir", out, "--dry_run")
     text = ("--train_file", SAMPLE, "--do_eval")
-    for script in (run_nsp_script, run_pretraining_script):
+    for script in (run_nsp_script, run_pretraining_script, run_clm_script):
         code, printed, errors = script(*common, *text, "--do_train")
         assert code == 0, errors
         assert {"Memory", "Time", "Evaluation"} <= table_in(printed).keys()
@@ -590,8 +590,10 @@ def test_prepare_only_ignores_checkpoints(scratch, out):
     assert snapshot(out) == before
 
 
-def test_prepare_only_works_in_every_script(run_nsp_script, run_pretraining_script, pair_checkpoint, out, monkeypatch):
-    for script in (run_nsp_script, run_pretraining_script):
+def test_prepare_only_works_in_every_script(
+    run_nsp_script, run_pretraining_script, run_clm_script, pair_checkpoint, out, monkeypatch
+):
+    for script in (run_nsp_script, run_pretraining_script, run_clm_script):
         code, printed, errors = script(
             "--model_name_or_path", pair_checkpoint("bert"), "--train_file", SAMPLE, "--max_seq_length", 32,
             "--do_train", "--prepare_only", "--output_dir", out,
