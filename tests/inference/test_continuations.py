@@ -6,27 +6,24 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM, BertLMHeadModel, GPT2Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM, BertLMHeadModel
 
-import run_clm
 from cloze.inference.continuations import CONTEXT, MAX_LOGGED, begin_of, decode_after, perplexity
 from cloze.models.loading import sync_config_with_tokenizer
-from cloze.text.corpus import FileCorpus
-from cloze.tokenization.training import train_gpt2
-from tests.utils import BERT_LIKE, SAMPLE, driver, start_together
+from tests.utils import BERT_LIKE, SAMPLE, start_together
 
 TEXTS = ["The moon is far.", "Salt melts ice, and", "A", "A tide comes in twice a day because the sea follows the moon"]
 
 
 @pytest.fixture
-def predict(capsys, tmp_path):
+def predict(run_clm_script, tmp_path):
     """``predict(model, text or rows, *flags)`` returns exit code, stdout, stderr and the lines of predictions.jsonl."""
 
     def run(model, texts, *argv):
         name = "rows.jsonl" if isinstance(texts[0], dict) else "lines.txt"
         lines = [json.dumps(text) if isinstance(text, dict) else text for text in texts]
         (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
-        code, printed, errors = driver(run_clm.main, capsys)(
+        code, printed, errors = run_clm_script(
             "--model_name_or_path", model, "--do_predict", "--test_file", tmp_path / name, "--max_new_tokens", 8,
             "--output_dir", tmp_path / "out", *argv,
         )  # fmt: skip
@@ -52,12 +49,10 @@ def save(model, tokenizer, path):
 
 
 @pytest.fixture(scope="module")
-def gpt2(tmp_path_factory):
+def gpt2(causal_checkpoint, tokenizers, tmp_path_factory):
     """A tiny GPT-2 with 64 positions, whose tokenizer adds no special tokens."""
-    tokenizer = train_gpt2([FileCorpus(tuple(sorted(SAMPLE.glob("*.txt"))))], 400, lower_case=False)
-    config = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64)
-    sync_config_with_tokenizer(config, tokenizer)
-    return save(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path_factory.mktemp("gpt2"))
+    model = AutoModelForCausalLM.from_pretrained(causal_checkpoint("gpt2"))
+    return save(model, tokenizers["gpt2"], tmp_path_factory.mktemp("gpt2"))
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +168,7 @@ def test_long_texts_are_scored_whole_and_continued_from_their_end(gpt2, predict)
 
 
 @pytest.mark.parametrize(
-    ("texts", "argv", "problem"),
+    ("rows", "argv", "problem"),
     [
         ([""], (), "has no text: give texts to continue"),
         ([{"a": "one", "b": "two"}], (), "cannot determine which column holds the text: give --text_column NAME"),
@@ -188,8 +183,8 @@ def test_long_texts_are_scored_whole_and_continued_from_their_end(gpt2, predict)
         (TEXTS, ("--do_sample", "--top_k", 0), "--top_k 0 is less than 1: omit it"),
     ],
 )
-def test_bad_input_is_reported_in_one_line(texts, argv, problem, gpt2, predict):
-    code, printed, errors, lines = predict(gpt2, texts, *argv)
+def test_bad_input_is_reported_in_one_line(rows, argv, problem, gpt2, predict):
+    code, printed, errors, lines = predict(gpt2, rows, *argv)
     assert (code, lines) == (2, [])
     assert errors.startswith("error: ")
     assert problem in errors
@@ -197,9 +192,9 @@ def test_bad_input_is_reported_in_one_line(texts, argv, problem, gpt2, predict):
     assert "Model:" not in printed
 
 
-def test_duplicated_columns_are_an_error(gpt2, capsys, tmp_path):
+def test_duplicated_columns_are_an_error(gpt2, run_clm_script, tmp_path):
     (tmp_path / "rows.csv").write_text("text,text\none,two\n")
-    code, _, errors = driver(run_clm.main, capsys)(
+    code, _, errors = run_clm_script(
         "--model_name_or_path", gpt2, "--do_predict", "--test_file", tmp_path / "rows.csv", "--output_dir",
         tmp_path / "out", "--max_new_tokens", 8,
     )  # fmt: skip
