@@ -63,7 +63,7 @@ def continue_ids(
                 positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
                 batch["position_ids"] = positions + first_position(model)
             width = batch["input_ids"].shape[1]
-            choice = [make_sampler(numbers, args, seed, width, model.device)] if args.do_sample else []
+            choice = [make_sampler(numbers, args, seed, width)] if args.do_sample else []
             output = generate(
                 **{name: values.to(model.device) for name, values in batch.items()},
                 generation_config=config,
@@ -89,7 +89,7 @@ def pad_left(prompts: list[np.ndarray], pad_id: int) -> dict[str, torch.Tensor]:
 
 
 def make_sampler(
-    rows: list[int], args: ContinuationArguments, seed: int, width: int, device: torch.device
+    rows: list[int], args: ContinuationArguments, seed: int, width: int
 ) -> Callable[[torch.LongTensor, torch.Tensor], torch.Tensor]:
     """Return a logits processor that leaves one token for each prompt, drawn from (seed, row, number of new tokens).
 
@@ -100,11 +100,10 @@ def make_sampler(
         args: temperature, top_p and top_k.
         seed: of all rows.
         width: length of the padded prompts.
-        device: of the logits.
     """
     # In float32, the largest number below 1 is clearly below it: the last token of the vocabulary is always in reach.
     draws = [np.random.default_rng((seed, row)).random(args.max_new_tokens, np.float32) for row in rows]
-    uniform = torch.from_numpy(np.stack(draws)).to(device)
+    uniform = torch.from_numpy(np.stack(draws))
     warpers = LogitsProcessorList()
     if args.temperature is not None:
         warpers.append(TemperatureLogitsWarper(float(args.temperature)))
@@ -114,9 +113,10 @@ def make_sampler(
         warpers.append(TopPLogitsWarper(args.top_p))
 
     def sample(ids: torch.LongTensor, logits: torch.Tensor) -> torch.Tensor:
-        cumulative = warpers(ids, logits).double().softmax(-1).cumsum(-1)
+        # On the CPU, sums do not depend on the device, and Apple's has no float64.
+        cumulative = warpers(ids, logits).cpu().double().softmax(-1).cumsum(-1)
         thresholds = uniform[:, ids.shape[1] - width, None] * cumulative[:, -1:]
         chosen = torch.searchsorted(cumulative, thresholds, right=True)
-        return torch.full_like(logits, -torch.inf).scatter(1, chosen, 0.0)
+        return torch.full_like(logits, -torch.inf).scatter(1, chosen.to(logits.device), 0.0)
 
     return sample

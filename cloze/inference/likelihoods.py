@@ -74,7 +74,7 @@ def log_likelihoods(
             targets = torch.from_numpy(window.ids[end - window.num_targets :]).to(logits.device)
             # By row: log-probabilities of a whole batch take as much memory as its logits.
             losses = cross_entropy(row[end - window.num_targets - 1 : end - 1].float(), targets, reduction="none")
-            found[window.text][window.begin : window.begin + window.num_targets] = -losses.double().cpu().numpy()
+            found[window.text][window.begin : window.begin + window.num_targets] = -losses.cpu().numpy()
     return found
 
 

@@ -227,10 +227,11 @@ def test_perplexity():
 
 
 @pytest.mark.slow
-def test_processes_share_the_rows(gpt2, predict, tmp_path):
+@pytest.mark.parametrize("count", [1, 3])
+def test_processes_share_the_rows(count, gpt2, predict, tmp_path):
     argv = ("--do_sample", "--max_new_tokens", 8, "--seed", 3)
-    *_, expected = predict(gpt2, TEXTS[:3], *argv)
-    assert len(expected) == 3
+    *_, expected = predict(gpt2, TEXTS[:count], *argv)
+    assert len(expected) == count
     processes = start_together(
         "run_clm", "--model_name_or_path", gpt2, "--do_predict", "--test_file", tmp_path / "lines.txt",
         "--output_dir", tmp_path / "shared", *argv, log=tmp_path / "log", processes=2,

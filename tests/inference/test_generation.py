@@ -145,7 +145,7 @@ def test_the_least_temperature_and_one_token_are_greedy(gpt2):
 def test_tokens_are_drawn_with_their_probabilities(settings, expected):
     rows, args = list(range(4000)), ContinuationArguments(max_new_tokens=2, do_sample=True, **settings)
     logits = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log().repeat(len(rows), 1)
-    sample = make_sampler(rows, args, seed=0, width=3, device=torch.device("cpu"))
+    sample = make_sampler(rows, args, seed=0, width=3)
     for length in (3, 4):
         tokens = sample(torch.zeros(len(rows), length, dtype=torch.int64), logits).argmax(-1)
         shares = torch.bincount(tokens, minlength=4) / len(rows)
@@ -156,7 +156,7 @@ def test_tokens_are_drawn_with_their_probabilities(settings, expected):
 def test_a_token_without_probability_is_never_drawn(monkeypatch):
     """A draw of 0 is not below the first token's probability if that is 0."""
     monkeypatch.setattr(np.random, "default_rng", lambda seed: SimpleNamespace(random=np.zeros))
-    sample = make_sampler([0], arguments(do_sample=True), seed=0, width=3, device=torch.device("cpu"))
+    sample = make_sampler([0], arguments(do_sample=True), seed=0, width=3)
     logits = torch.tensor([[-torch.inf, -torch.inf, 1.0, 2.0]])
     assert sample(torch.zeros(1, 3, dtype=torch.int64), logits).tolist() == [[-torch.inf, -torch.inf, 0, -torch.inf]]
 
