@@ -9,6 +9,10 @@ On two CPU cores, in about a minute, offline:
 
     python run_clm.py recipes/quickstart/clm.yaml
 
+Continue the lines of a file, and score their tokens:
+
+    python run_clm.py --model_name_or_path out --do_predict --test_file lines.txt --output_dir out
+
 Encoders such as BERT get a causal mask; run_mlm.py continues from the output with attention in both directions.
 
 The first argument may be a recipe, a YAML file of flags; flags after it take precedence. ``--help`` lists all flags.
@@ -24,12 +28,13 @@ if __name__ == "__main__":
 
 from cloze.cli import run_script
 from cloze.config.arguments import ModelArguments, TrainingArguments
-from cloze.config.data_arguments import CausalArguments
+from cloze.config.continuation_arguments import ContinuationArguments
 
 
-def main(model_args: ModelArguments, data_args: CausalArguments, training_args: TrainingArguments) -> None:
-    """Train a causal language model and evaluate it, as the settings say."""
+def main(model_args: ModelArguments, data_args: ContinuationArguments, training_args: TrainingArguments) -> None:
+    """Train a causal language model, evaluate it, and continue texts, as the settings say."""
     # Imported here because they take seconds; --help and errors in flags do not wait for them.
+    from cloze.inference.continuations import predict_continuations, read_prompts
     from cloze.reporting.summary import finish
     from cloze.tasks.causal_lm import CAUSAL_LM
     from cloze.training.context import set_up
@@ -37,6 +42,7 @@ def main(model_args: ModelArguments, data_args: CausalArguments, training_args: 
 
     # Load text, config and tokenizer; without a tokenizer, train one on the text.
     context = set_up(CAUSAL_LM, model_args, data_args, training_args)
+    test_rows = read_prompts(context) if training_args.do_predict else []
 
     # Make blocks, or lines. The collator makes the next token the target of each token.
     splits = CAUSAL_LM.make_splits(context)
@@ -48,6 +54,11 @@ def main(model_args: ModelArguments, data_args: CausalArguments, training_args: 
 
     # Train and evaluate.
     metrics = run(trainer, context)
+
+    # Continue and score the texts of --test_file.
+    if test_rows:
+        predict_continuations(trainer, test_rows, context)
+
     finish(trainer, context, splits, metrics)
 
 

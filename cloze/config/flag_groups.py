@@ -115,7 +115,7 @@ GROUPS = {
         "fsdp_config",
         "deepspeed",
     ),
-    "Prediction": ("do_predict", "test_file", "top_k"),
+    "Prediction": ("do_predict", "test_file", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k"),
 }
 REST = "Other flags of transformers"
 

@@ -49,7 +49,7 @@ RESUME_IGNORED = {
     *("cache_dir", "use_fast_tokenizer", "trust_remote_code", "preprocessing_num_workers", "tokenizer_backend"),
     *("overwrite_cache", "overwrite_output_dir", "max_eval_samples", "max_tokens_per_batch", "test_file"),
     *("top_k", "dry_run", "prepare_only", "compare_with", "num_seeds", "eval_mlm_probability"),
-    "max_document_chars",
+    *("max_document_chars", "max_new_tokens", "do_sample", "temperature", "top_p"),
 }
 
 

@@ -73,16 +73,28 @@ def check_memory(model: PreTrainedModel, dtype: str) -> None:
 
 
 def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | None:
-    """Return the longest sequence that the model's position embeddings allow, None if there is no limit.
+    """Return the longest sequence that the model's position embeddings allow, None if there is no limit."""
+    embeddings = _position_embeddings(model)
+    if embeddings is None:
+        return getattr(config, "max_position_embeddings", None)
+    return embeddings.num_embeddings - first_position(model)
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """Return the number of a text's first position.
 
     RoBERTa and its relatives number positions from padding_idx + 1: 512 of 514 are usable
     (huggingface/transformers#10832).
     """
+    embeddings = _position_embeddings(model)
+    return 0 if embeddings is None or embeddings.padding_idx is None else embeddings.padding_idx + 1
+
+
+def _position_embeddings(model: PreTrainedModel) -> nn.Embedding | None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
-            unused = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - unused
-    return getattr(config, "max_position_embeddings", None)
+            return module
+    return None
 
 
 def uses_attention_mask(model: PreTrainedModel) -> bool:

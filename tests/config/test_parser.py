@@ -15,8 +15,8 @@ import run_pretraining
 from cloze.config import parser
 from cloze.config.adaptation_arguments import AdaptationArguments
 from cloze.config.arguments import ModelArguments, TrainingArguments
+from cloze.config.continuation_arguments import ContinuationArguments
 from cloze.config.data_arguments import (
-    CausalArguments,
     DataTrainingArguments,
     NextSentenceArguments,
     PretrainingDataArguments,
@@ -409,7 +409,7 @@ def test_help_lists_every_setting_and_exits_with_0(capsys):
     ("script", "model", "expected"),
     [
         (run_mlm, AdaptationArguments, DataTrainingArguments),
-        (run_clm, ModelArguments, CausalArguments),
+        (run_clm, ModelArguments, ContinuationArguments),
         (run_nsp, ModelArguments, NextSentenceArguments),
         (run_pretraining, AdaptationArguments, PretrainingDataArguments),
     ],
@@ -423,13 +423,14 @@ MASKING = {"mlm_probability", "eval_mlm_probability", "mask_replace_prob", "rand
 PAIRING = {"pair_strategy", "pair_objective", "nsp_probability", "short_seq_probability", "sentence_per_line"}
 BLOCKS = {"line_by_line", "truncate_long_lines"}
 FILLING = {"test_file", "top_k"}
+CONTINUING = {"test_file", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k"}
 
 
 @pytest.mark.parametrize(
     ("script", "own"),
     [
         (run_mlm, MASKING | BLOCKS | FILLING),
-        (run_clm, BLOCKS),
+        (run_clm, BLOCKS | CONTINUING),
         (run_nsp, PAIRING | {"test_file"}),
         (run_pretraining, MASKING | PAIRING),
     ],
@@ -437,7 +438,7 @@ FILLING = {"test_file", "top_k"}
 def test_script_refuses_settings_of_other_scripts(script, own):
     data_args = parse(LEAST_ARGV, script)[1]
     names = {field.name for field in dataclasses.fields(data_args)}
-    everything = MASKING | PAIRING | BLOCKS | FILLING
+    everything = MASKING | PAIRING | BLOCKS | FILLING | CONTINUING
     assert names & everything == own
     for name in everything - own:
         with pytest.raises(UserError, match=f"unknown argument --{name}"):
@@ -477,6 +478,7 @@ def test_settings_of_pairs(argv, name, value, script):
         (run_nsp, "--pair_objective sop --short_seq_probability 0 --metric_for_best_model f1"),
         (run_nsp, "--do_predict --test_file pairs.csv --do_train False"),
         (run_mlm, "--do_predict --test_file lines.txt --top_k 3"),
+        (run_clm, "--do_predict --test_file lines.txt --max_new_tokens 7 --do_sample --temperature 0.5 --top_p 0.9"),
         (run_pretraining, "--pair_objective sop --mlm_probability 0.3 --whole_word_mask --max_seq_length 128"),
         (
             run_pretraining,
