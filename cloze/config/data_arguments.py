@@ -30,6 +30,8 @@ class DataArguments:
 
     # What an evaluation measures, for --metric_for_best_model.
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    # What to use in place of --do_predict, if the script does not have it.
+    instead_of_predict: ClassVar[str] = ""
 
     dataset_name: str | None = optional(
         help="Data set: a Hub name, a folder in the form of one, or a folder written by save_to_disk."
@@ -186,11 +188,22 @@ class PairArguments(DataArguments):
 
 
 @dataclass
-class DataTrainingArguments(MaskingArguments):
-    """Select the data of run_mlm.py."""
+class BlockArguments(DataArguments):
+    """Select how documents are cut into examples."""
 
     line_by_line: bool = switch(help="Make each line an example, instead of blocks of joined documents.")
     truncate_long_lines: bool = switch(help="With --line_by_line: truncate long lines instead of splitting them.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.truncate_long_lines and not self.line_by_line:
+            raise UserError("--truncate_long_lines needs --line_by_line: add it, blocks have no long lines")
+
+
+@dataclass
+class DataTrainingArguments(BlockArguments, MaskingArguments):
+    """Select the data of run_mlm.py."""
+
     test_file: str | None = optional(
         help="For --do_predict: texts with [MASK] for each token to predict, one per line or table row."
     )
@@ -198,8 +211,6 @@ class DataTrainingArguments(MaskingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.truncate_long_lines and not self.line_by_line:
-            raise UserError("--truncate_long_lines needs --line_by_line: add it, blocks have no long lines")
         check(self, ["top_k"], lambda n: n >= 1, "is less than 1: give the number of predicted tokens for each [MASK]")
 
 
@@ -223,6 +234,8 @@ class PretrainingDataArguments(PairArguments, MaskingArguments):
 
 def check_together(data_args: DataArguments, training_args: TrainingArguments) -> None:
     """Raise UserError for settings that are valid alone but not together."""
+    if training_args.do_predict and data_args.instead_of_predict:
+        raise UserError(f"--do_predict is not for this script: drop it, {data_args.instead_of_predict}")
     test_file = getattr(data_args, "test_file", None)
     predicts = training_args.do_predict and hasattr(data_args, "test_file")
     if predicts and not test_file:

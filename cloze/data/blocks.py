@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from cloze.config.data_arguments import DataTrainingArguments
+from cloze.config.data_arguments import BlockArguments
 from cloze.data.builders import ExampleBuilder, Split
 from cloze.errors import UserError
 from cloze.tokenization.templates import Template, template_of
@@ -131,9 +131,9 @@ class Lines:
 class BlockBuilder(ExampleBuilder[Blocks | Lines]):
     """Cut documents into blocks, or into lines with ``line_by_line``; nothing is random, so all epochs are equal."""
 
-    data_args: DataTrainingArguments
+    data_args: BlockArguments
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, data_args: DataTrainingArguments):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, data_args: BlockArguments):
         super().__init__(tokenizer, max_seq_length, data_args)
         self.template = template_of(tokenizer)
         self.granularity = "line" if data_args.line_by_line else "document"

@@ -82,7 +82,9 @@ def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | N
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
             return module.num_embeddings - unused
-    return getattr(config, "max_position_embeddings", None)
+    positions = getattr(config, "max_position_embeddings", None)
+    # XLNet's relative positions have no limit, which its config calls -1.
+    return None if positions == -1 else positions
 
 
 def uses_attention_mask(model: PreTrainedModel) -> bool:
