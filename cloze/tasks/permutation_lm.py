@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
+from cloze.config.arguments import ModelArguments
 from cloze.config.permutation_arguments import PLM_PROBABILITY, PermutationArguments
 from cloze.data.blocks import BlockBuilder
 from cloze.data.collators import Padding, special_ids
 from cloze.data.context import DataContext
 from cloze.data.permutation import PermutationCollator
 from cloze.data.splits import DatasetSplits, make_splits
+from cloze.errors import UserError
 from cloze.inference.permutation import guess_spans
 from cloze.inference.predictions import name_samples
 from cloze.objectives.permutation import PREDICTED_TOKENS
@@ -34,13 +35,14 @@ class PermutationLM(Task):
     takes_positions = True
     pipeline_tag = "text-generation"
 
+    def configure(self, config: PretrainedConfig, model_args: ModelArguments) -> None:
+        """Raise UserError for weights in 16 bits, with which XLNet of transformers fails on targets."""
+        if model_args.dtype != "float32":
+            raise UserError(f"--dtype {model_args.dtype}: XLNet needs float32 weights: drop the flag, or give --bf16")
+
     def check(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise UserError for a tokenizer without a mask token."""
         MASKED_LM.check(config, tokenizer)
-
-    def prepare_model(self, model: PreTrainedModel, max_seq_length: int) -> None:
-        """Let the model take target mappings of any precision."""
-        model.register_forward_pre_hook(_convert_targets, with_kwargs=True)
 
     def make_splits(self, context: DataContext) -> DatasetSplits:
         """Return blocks or lines; log their statistics."""
@@ -71,12 +73,6 @@ class PermutationLM(Task):
             f"{data_args.plm_probability:.0%} of the tokens were predicted in training, in spans of up to "
             f"{data_args.max_span_length}; {PLM_PROBABILITY:.0%} in evaluations."
         ]
-
-
-def _convert_targets(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Give the target mapping the precision of the weights, which XLNet multiplies it with."""
-    mapping: torch.Tensor | None = kwargs.get("target_mapping")
-    return args, kwargs if mapping is None else kwargs | {"target_mapping": mapping.to(model.dtype)}
 
 
 PERMUTATION_LM = PermutationLM()
