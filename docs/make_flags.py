@@ -10,13 +10,14 @@ import transformers
 import run_classification
 import run_mlm
 import run_nsp
+import run_plm
 import run_pretraining
 from cloze.config.arguments import TrainingArguments
 from cloze.config.flag_groups import GROUPS, UPSTREAM_HELP
 from cloze.config.flag_help import Flag, flags_of, grouped
 from cloze.config.parser import settings_of
 
-SCRIPTS = (run_mlm, run_nsp, run_pretraining, run_classification)
+SCRIPTS = (run_mlm, run_nsp, run_pretraining, run_plm, run_classification)
 PAGE = Path(__file__).with_name("flags.md")
 HEAD = """# Flags
 

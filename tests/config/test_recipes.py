@@ -12,6 +12,7 @@ import yaml
 import run_classification
 import run_mlm
 import run_nsp
+import run_plm
 import run_pretraining
 from cloze.config.parser import parse, settings_of
 from cloze.config.recipes import differences
@@ -25,6 +26,7 @@ ALL = [path for path in FILES if path.parent.name not in ("accelerate", "cluster
 SCRIPTS = {
     "mlm": run_mlm,
     "nsp": run_nsp,
+    "plm": run_plm,
     "pretraining": run_pretraining,
     "classification": run_classification,
     "ag": run_classification,

@@ -1,4 +1,4 @@
-"""Test which tokens are predicted and in which order, against the collator of transformers, and what that depends on."""
+"""Test which tokens are predicted and in which order: as in transformers, and reproducible by example."""
 
 import numpy as np
 import pytest
@@ -116,7 +116,8 @@ def test_batch_and_loss_equal_those_of_transformers(make_examples, collator, xln
 
 def test_batch_of_given_draws(xlnet_tokenizer, monkeypatch):
     """Position 2 of the order sees position 1, and the text sees no predicted token."""
-    unknown, cls, sep, pad, mask = (xlnet_tokenizer.get_vocab()[f"<{name}>"] for name in "unk cls sep pad mask".split())
+    names = ("<unk>", "<cls>", "<sep>", "<pad>", "<mask>")
+    unknown, cls, sep, pad, mask = (xlnet_tokenizer.get_vocab()[name] for name in names)
     generators = [Replayed([(2, 0, 12)], np.array([1, 0, 2])), Replayed([(1, 1, 6)], np.array([1, 0]))]
     monkeypatch.setattr(permutation, "example_rng", lambda seed, epoch, example: generators[example])
     first, second = np.array([20, 21, 22, unknown, sep, cls]), np.array([30, 31, sep, cls])

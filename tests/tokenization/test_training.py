@@ -22,6 +22,7 @@ from cloze.tokenization.encoding import own_encoder
 from cloze.tokenization.properties import fingerprint, required_vocab_size, unknown_id
 from cloze.tokenization.templates import PairTemplate, Template, ensure_template, pair_template_of, template_of
 from cloze.tokenization.training import train_tokenizer
+from cloze.tokenization.unigram import SPECIAL, train_unigram
 from tests.utils import ROOT, truncating
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
@@ -37,7 +38,11 @@ def accents(tmp_path):
 
 
 def train(kind, vocab_size=600):
-    function = {"bert": tokenization.train_wordpiece, "roberta": tokenization.train_byte_level}[kind]
+    function = {
+        "bert": tokenization.train_wordpiece,
+        "roberta": tokenization.train_byte_level,
+        "xlnet": train_unigram,
+    }[kind]
     return function([CORPUS], vocab_size, lower_case=False)
 
 
@@ -50,8 +55,9 @@ def digest(tokenizer):
 
 def test_tokenizer_training_is_deterministic():
     """Two runs agree, also in another process, where Python and the trainer hash strings differently."""
-    digests = [[digest(train(kind)) for kind in ("bert", "roberta")] for _ in range(2)]
-    script = "from tests.tokenization.test_training import *; print(*[digest(train(k)) for k in ('bert', 'roberta')])"
+    kinds = ("bert", "roberta", "xlnet")
+    digests = [[digest(train(kind)) for kind in kinds] for _ in range(2)]
+    script = f"from tests.tokenization.test_training import *; print(*[digest(train(kind)) for kind in {kinds}])"
     output = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(ROOT)},
@@ -62,7 +68,7 @@ def test_tokenizer_training_is_deterministic():
     assert digests[0] == digests[1] == output.stdout.split()
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlnet"])
 def test_vocabulary_has_the_given_size(kind):
     tokenizer = train(kind, 800)
     assert len(tokenizer) == required_vocab_size(tokenizer) == 800
@@ -79,6 +85,21 @@ def test_trained_tokenizer_has_its_familys_special_tokens(kind, accents, tmp_pat
     assert len(set(ids)) == 5
     text = tokenizer(f"über {tokenizer.mask_token}")["input_ids"]
     assert [text[0], *text[-2:]] == [cls, mask, sep]
+
+
+@pytest.mark.parametrize("lower_case", [False, True])
+def test_unigram_tokenizer_is_like_xlnets(lower_case, accents, tmp_path):
+    """The same ids of special tokens, A <sep> <cls>, and the same ids after loading; accents are stripped."""
+    made = train_unigram([CORPUS, accents], 600, lower_case)
+    assert made.convert_ids_to_tokens(range(9)) == list(SPECIAL)
+    tokenizer = train_tokenizer([CORPUS, accents], "xlnet", 600, lower_case, tmp_path, overwrite=False)
+    assert type(tokenizer).__name__ == "XLNetTokenizer"
+    assert fingerprint(tokenizer) == fingerprint(made)
+    encoded = tokenizer("The naïve Stars", return_token_type_ids=True)
+    assert encoded["input_ids"][-2:] == [SPECIAL.index("<sep>"), SPECIAL.index("<cls>")]
+    assert encoded["token_type_ids"] == [0] * (len(encoded["input_ids"]) - 1) + [2]
+    assert tokenizer.decode(encoded["input_ids"][:-2]) == ("the naive stars" if lower_case else "The naive Stars")
+    assert tokenizer("\N{EGYPTIAN HIEROGLYPH A001}")["input_ids"][1] == tokenizer.unk_token_id
 
 
 @pytest.mark.parametrize("lower_case", [False, True])
