@@ -91,6 +91,15 @@ def xlnet(xlnet_tokenizer):
 
 
 @pytest.fixture(scope="session")
+def xlnet_checkpoint(xlnet, xlnet_tokenizer, tmp_path_factory):
+    """``xlnet_checkpoint(family)`` has the model and the tokenizer above."""
+    path = tmp_path_factory.mktemp("xlnet")
+    xlnet().save_pretrained(path)
+    xlnet_tokenizer.save_pretrained(path)
+    return lambda family: str(path)
+
+
+@pytest.fixture(scope="session")
 def checkpoint(tokenizers, tmp_path_factory):
     """``checkpoint(family)`` has a head for masked tokens."""
     return checkpoint_maker(AutoModelForMaskedLM, tokenizers, tmp_path_factory.mktemp("checkpoints"))

@@ -36,7 +36,9 @@ class PermutationLM(Task):
     pipeline_tag = "text-generation"
 
     def configure(self, config: PretrainedConfig, model_args: ModelArguments) -> None:
-        """Raise UserError for weights in 16 bits, with which XLNet of transformers fails on targets."""
+        """Raise UserError for a causal mask, and for weights in 16 bits, with which transformers' XLNet fails."""
+        if config.attn_type != "bi":
+            raise UserError(f"attn_type is {config.attn_type}, but a permutation needs bi: change it in the config")
         if model_args.dtype != "float32":
             raise UserError(f"--dtype {model_args.dtype}: XLNet needs float32 weights: drop the flag, or give --bf16")
 

@@ -32,7 +32,8 @@ SCRIPTS = {
     "ag": run_classification,
 }
 COMPARISONS = [recipe for recipe in ALL if recipe.stem in ("classification", "ag-news")]
-SMALL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
+SMALL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2"
+BERT_SMALL = f"{SMALL},intermediate_size=32,max_position_embeddings=66"
 
 
 @pytest.fixture(autouse=True)
@@ -45,13 +46,16 @@ def script_of(recipe):
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in ALL if recipe not in COMPARISONS], ids=str)
-def test_recipe_trains_a_tiny_model_of_its_family(recipe, checkpoint, pair_checkpoint, capsys, tmp_path):
+def test_recipe_trains_a_tiny_model_of_its_family(
+    recipe, checkpoint, pair_checkpoint, xlnet_checkpoint, capsys, tmp_path
+):
     script = script_of(recipe)
     model_args, _, _ = parse([f"recipes/{recipe}"], settings_of(script.main))
     if model_args.model_type:
-        model = ("--config_overrides", SMALL, "--vocab_size", 300)
+        model = ("--config_overrides", SMALL if script is run_plm else BERT_SMALL, "--vocab_size", 300)
     else:
-        families, make = (FAMILIES, checkpoint) if script is run_mlm else (PAIR_FAMILIES, pair_checkpoint)
+        makers = {run_mlm: (FAMILIES, checkpoint), run_plm: (("xlnet",), xlnet_checkpoint)}
+        families, make = makers.get(script, (PAIR_FAMILIES, pair_checkpoint))
         # Where another recipe has saved it, its path begins with the family, too.
         name = model_args.model_name_or_path.removeprefix("results/")
         family = next(family for family in sorted(families) if name.startswith(family))
@@ -108,7 +112,8 @@ def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
     tokens = batch * accumulation * settings["max_seq_length"]
     factors = re.search(r"# trainer: (.*) tokens (?:a|per) step", text)[1]
     assert int(factors.replace(",", "").replace("up to ", "").split(" = ")[-1]) == tokens
-    kinds = {run_mlm: ("blocks",), run_classification: ("texts", "sentences")}.get(script_of(recipe), ("pairs",))
+    by_script = {run_mlm: ("blocks",), run_plm: ("blocks",), run_classification: ("texts", "sentences")}
+    kinds = by_script.get(script_of(recipe), ("pairs",))
     assert factors.startswith(tuple(f"{batch} {kind}" for kind in kinds))
 
 
