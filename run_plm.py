@@ -6,7 +6,7 @@ On a GPU:
     python run_plm.py --model_name_or_path xlnet-base-cased --train_file corpus.txt --do_train --do_eval --bf16 \
         --output_dir out
 
-On two CPU cores, in about a minute, offline:
+On two CPU cores, in two minutes, offline:
 
     python run_plm.py recipes/quickstart/plm.yaml
 
