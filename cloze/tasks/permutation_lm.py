@@ -37,8 +37,10 @@ class PermutationLM(Task):
 
     def configure(self, config: PretrainedConfig, model_args: ModelArguments) -> None:
         """Raise UserError for a causal mask, and for weights in 16 bits, with which transformers' XLNet fails."""
-        if config.attn_type != "bi":
-            raise UserError(f"attn_type is {config.attn_type}, but a permutation needs bi: change it in the config")
+        # A model with code of its own may have another config.
+        attention = getattr(config, "attn_type", None)
+        if attention != "bi":
+            raise UserError(f"attn_type is {attention}, but a permutation needs bi: change it in the config")
         if model_args.dtype != "float32":
             raise UserError(f"--dtype {model_args.dtype}: XLNet needs float32 weights: drop the flag, or give --bf16")
 
@@ -58,7 +60,7 @@ class PermutationLM(Task):
         assert padding.longest is not None, "every run has a length"
         return PermutationCollator(
             context.tokenizer,
-            # Of even length, since orders are drawn in two halves.
+            # Even, as upstream's collator needs, to compare batches with its own.
             padding=replace(padding, longest=padding.longest + padding.longest % 2),
             plm_probability=data_args.plm_probability,
             max_span_length=data_args.max_span_length,
