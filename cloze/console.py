@@ -29,6 +29,11 @@ def pretraining() -> None:
     _run("run_pretraining.py")
 
 
+def plm() -> None:
+    """Run run_plm.py."""
+    _run("run_plm.py")
+
+
 def classification() -> None:
     """Run run_classification.py."""
     _run("run_classification.py")

@@ -11,13 +11,14 @@ import run_classification
 import run_clm
 import run_mlm
 import run_nsp
+import run_plm
 import run_pretraining
 from cloze.config.arguments import TrainingArguments
 from cloze.config.flag_groups import GROUPS, UPSTREAM_HELP
 from cloze.config.flag_help import Flag, flags_of, grouped
 from cloze.config.parser import settings_of
 
-SCRIPTS = (run_mlm, run_clm, run_nsp, run_pretraining, run_classification)
+SCRIPTS = (run_mlm, run_clm, run_plm, run_nsp, run_pretraining, run_classification)
 PAGE = Path(__file__).with_name("flags.md")
 HEAD = """# Flags
 

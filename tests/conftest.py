@@ -18,16 +18,20 @@ from transformers import (
     DebertaV2Tokenizer,
     GPT2Tokenizer,
     RobertaTokenizer,
+    XLNetConfig,
+    XLNetLMHeadModel,
 )
 
 import run_classification
 import run_clm
 import run_mlm
 import run_nsp
+import run_plm
 import run_pretraining
 from cloze.text.corpus import FileCorpus
 from cloze.tokenization.training import train_wordpiece
-from tests.utils import EXTRAS, SAMPLE, checkpoint_maker, driver
+from cloze.tokenization.unigram import train_unigram
+from tests.utils import EXTRAS, SAMPLE, XLNET, checkpoint_maker, driver
 
 # Models this small gain nothing from threads, which on a busy machine wait for each other.
 torch.set_num_threads(1)
@@ -75,6 +79,31 @@ def tokenizers(texts):
 
 
 @pytest.fixture(scope="session")
+def xlnet_tokenizer():
+    return train_unigram([FileCorpus(tuple(sorted(SAMPLE.glob("*.txt"))))], 500, lower_case=False)
+
+
+@pytest.fixture(scope="session")
+def xlnet(xlnet_tokenizer):
+    """``xlnet()`` is a tiny model with random weights, large enough that its predictions differ."""
+
+    def make() -> XLNetLMHeadModel:
+        torch.manual_seed(0)
+        return XLNetLMHeadModel(XLNetConfig(vocab_size=len(xlnet_tokenizer), initializer_range=0.3, **XLNET)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def xlnet_checkpoint(xlnet, xlnet_tokenizer, tmp_path_factory):
+    """``xlnet_checkpoint(family)`` has the model and the tokenizer above."""
+    path = tmp_path_factory.mktemp("xlnet")
+    xlnet().save_pretrained(path)
+    xlnet_tokenizer.save_pretrained(path)
+    return lambda family: str(path)
+
+
+@pytest.fixture(scope="session")
 def checkpoint(tokenizers, tmp_path_factory):
     """``checkpoint(family)`` has a head for masked tokens."""
     return checkpoint_maker(AutoModelForMaskedLM, tokenizers, tmp_path_factory.mktemp("checkpoints"))
@@ -110,6 +139,11 @@ def run_classification_script(capsys):
 @pytest.fixture
 def run_nsp_script(capsys):
     return driver(run_nsp.main, capsys)
+
+
+@pytest.fixture
+def run_plm_script(capsys):
+    return driver(run_plm.main, capsys)
 
 
 @pytest.fixture

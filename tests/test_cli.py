@@ -18,7 +18,7 @@ LEAST_ARGV = ["--model_name_or_path=model", "--train_file=text.txt", "--do_train
 def test_settings_are_read_before_the_libraries_of_models_and_data_are_imported():
     """With those libraries, --help and a wrong flag take three times as long."""
     code = (
-        "import sys, run_classification, run_clm, run_mlm, run_nsp, run_pretraining\n"
+        "import sys, run_classification, run_clm, run_plm, run_mlm, run_nsp, run_pretraining\n"
         "try: run_mlm.run_script(run_mlm.main, ['--model_type=bert', '--train_file=x', '--do_train', '--seed=-1'])\n"
         "except SystemExit: print(*sys.modules)"
     )

@@ -14,6 +14,7 @@ import run_classification
 import run_clm
 import run_mlm
 import run_nsp
+import run_plm
 import run_pretraining
 from cloze.config.deprecated_flags import DROPPED, RENAMED, REPLACED
 from cloze.config.parser import settings_of
@@ -26,7 +27,7 @@ PAGES = [
     *(ROOT / folder / "README.md" for folder in ("recipes", "benchmarks")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-SCRIPTS = (run_mlm, run_clm, run_nsp, run_pretraining, run_classification)
+SCRIPTS = (run_mlm, run_clm, run_plm, run_nsp, run_pretraining, run_classification)
 # Flags of other tools that the pages name: accelerate, torchrun, pip, sbatch, srun and TensorBoard.
 OTHER_FLAGS = {
     *("config_file", "num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "cpu"),

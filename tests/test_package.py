@@ -18,7 +18,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Distributions whose module has another name.
 DISTRIBUTIONS = {"yaml": "pyyaml"}
-SCRIPTS = ("run_mlm.py", "run_clm.py", "run_nsp.py", "run_pretraining.py", "run_classification.py", "app.py")
+SCRIPTS = (
+    "run_mlm.py",
+    "run_clm.py",
+    "run_plm.py",
+    "run_nsp.py",
+    "run_pretraining.py",
+    "run_classification.py",
+    "app.py",
+)
 
 
 def name_of(requirement: str) -> str:

@@ -94,6 +94,8 @@ CAUSAL_FAMILIES = {
         },
     )
 }
+# Of run_plm.py: two layers of 16, without dropout.
+XLNET = {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32, "dropout": 0.0}
 
 # Of app.py.
 TASKS = (PRETRAINING, NEXT_SENTENCE, MASKED_LM)

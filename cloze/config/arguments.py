@@ -73,7 +73,7 @@ class ModelArguments:
     vocab_size: int = option(
         30_522, help="Size of a tokenizer trained on the corpus, in tokens. The default is BERT's."
     )
-    do_lower_case: bool = switch(help="Lower-case the text in a WordPiece tokenizer trained on the corpus.")
+    do_lower_case: bool = switch(help="Lower-case the text in a WordPiece or Unigram tokenizer trained on the corpus.")
     cache_dir: str | None = optional(
         help="Folder for downloads and prepared corpora. Default: the caches of the Hugging Face libraries."
     )

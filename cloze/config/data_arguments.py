@@ -30,6 +30,8 @@ class DataArguments:
 
     # What an evaluation measures, for --metric_for_best_model.
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    # What to use in place of --do_predict, if the script does not have it.
+    instead_of_predict: ClassVar[str] = ""
 
     dataset_name: str | None = optional(
         help="Data set: a Hub name, a folder in the form of one, or a folder written by save_to_disk."
@@ -237,6 +239,8 @@ class PretrainingDataArguments(PairArguments, MaskingArguments):
 
 def check_together(data_args: DataArguments, training_args: TrainingArguments) -> None:
     """Raise UserError for settings that are valid alone but not together."""
+    if training_args.do_predict and data_args.instead_of_predict:
+        raise UserError(f"--do_predict is not for this script: drop it, {data_args.instead_of_predict}")
     test_file = getattr(data_args, "test_file", None)
     predicts = training_args.do_predict and hasattr(data_args, "test_file")
     if predicts and not test_file:

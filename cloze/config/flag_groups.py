@@ -53,6 +53,7 @@ GROUPS = {
         "eval_mlm_probability",
         "eval_whole_word_mask",
     ),
+    "Permutations": ("plm_probability", "max_span_length"),
     "Sentence pairs": (
         "pair_objective",
         "pair_strategy",

@@ -1,5 +1,6 @@
 """Count the FLOPs of a model's forward, and find a device's peak FLOPs per second."""
 
+import inspect
 import logging
 import re
 import time
@@ -66,7 +67,7 @@ def count_flops(model: PreTrainedModel, masks: bool) -> Flops | None:
 
     Args:
         model: the model; a copy runs on the CPU.
-        masks: whether the model predicts masked tokens and its forward takes ``masked_positions``.
+        masks: whether the model predicts masked tokens and its forward takes their positions (Task.takes_positions).
     """
     trial = trial_copy(model).cpu()
     # Length and number of masked positions: four equations for four unknowns.
@@ -84,7 +85,10 @@ def count_flops(model: PreTrainedModel, masks: bool) -> Flops | None:
 @torch.no_grad()
 def _count_forward(model: PreTrainedModel, length: int, labels: int, masks: bool) -> int:
     inputs = {"input_ids": torch.zeros(1, length, dtype=torch.long)}
-    if masks:
+    if masks and "target_mapping" in inspect.signature(model.forward).parameters:
+        # XLNet: two streams of attention; the second one has a row for each target.
+        inputs |= {"perm_mask": torch.zeros(1, length, length), "target_mapping": torch.eye(length)[None, :labels]}
+    elif masks:
         inputs["masked_positions"] = torch.zeros(labels, dtype=torch.long)
     # The counter misses some fused attention kernels; MATH uses plain matrix products.
     with quiet(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

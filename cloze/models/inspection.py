@@ -76,7 +76,9 @@ def count_positions(model: PreTrainedModel, config: PretrainedConfig) -> int | N
     """Return the longest sequence that the model's position embeddings allow, None if there is no limit."""
     embeddings = _position_embeddings(model)
     if embeddings is None:
-        return getattr(config, "max_position_embeddings", None)
+        positions = getattr(config, "max_position_embeddings", None)
+        # XLNet's relative positions have no limit, which its config calls -1.
+        return None if positions == -1 else positions
     return embeddings.num_embeddings - first_position(model)
 
 

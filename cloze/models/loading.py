@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -91,9 +92,10 @@ def _new_config(model_args: ModelArguments) -> PretrainedConfig:
             check_settings(typed(overrides))
             config.update_from_string(model_args.config_overrides)
             # A new config: some settings depend on others, such as ModernBERT's layer types on the number of layers.
-            config = CONFIG_MAPPING[model_type](**{name: getattr(config, name) for name in overrides})
+            settings = {config.attribute_map.get(name, name): getattr(config, name) for name in overrides}
+            config = CONFIG_MAPPING[model_type](**settings)
             check_settings(config.to_dict())
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, NotImplementedError, StrictDataclassError) as error:
             raise UserError(
                 f"--config_overrides {model_args.config_overrides}: {error}: write name=value,..."
             ) from None

@@ -25,7 +25,8 @@ class Task(ABC):
         model_types: architectures that have the head.
         instead: advice for a model without the head, for messages.
         objectives: by the prefix of their metrics.
-        takes_positions: whether ``prepare_model`` makes the model's forward accept ``masked_positions``.
+        takes_positions: whether the model's forward takes the positions to predict, ``masked_positions`` by
+            ``prepare_model`` or XLNet's ``target_mapping``, and computes logits for these only.
         is_causal: whether an encoder with a causal mask keeps it; otherwise it attends in both directions again.
         renews_head: whether a head for other labels is initialized again; otherwise it is an error.
         pipeline_tag: the pipeline of transformers that uses the model, None if there is none.

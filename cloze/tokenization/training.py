@@ -1,4 +1,4 @@
-"""Train a tokenizer on a corpus: WordPiece or byte-level BPE, depending on the type of model."""
+"""Train a tokenizer on a corpus: WordPiece, byte-level BPE or Unigram, depending on the type of model."""
 
 import logging
 import re
@@ -37,6 +37,7 @@ LONGEST_WORD = 1_000
 WORDPIECE_TYPES = ("bert", "distilbert", "electra")
 BYTE_LEVEL_TYPES = ("roberta", "modernbert")
 GPT2_TYPES = ("gpt2",)
+UNIGRAM_TYPES = ("xlnet",)
 
 
 def train_tokenizer(
@@ -44,14 +45,23 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Train a tokenizer of the kind that ``model_type`` uses, or load it from the cache if the texts are the same.
 
-    Raises UserError for types of models other than WORDPIECE_TYPES, BYTE_LEVEL_TYPES and GPT2_TYPES.
+    Raises UserError for types of models other than those above.
     """
-    trainers = {WORDPIECE_TYPES: train_wordpiece, BYTE_LEVEL_TYPES: train_byte_level, GPT2_TYPES: train_gpt2}
+    # It uses the functions below.
+    from cloze.tokenization.unigram import train_unigram
+
+    trainers = {
+        WORDPIECE_TYPES: train_wordpiece,
+        BYTE_LEVEL_TYPES: train_byte_level,
+        GPT2_TYPES: train_gpt2,
+        UNIGRAM_TYPES: train_unigram,
+    }
     train = next((train for types, train in trainers.items() if model_type in types), None)
     if train is None:
         raise UserError(
             f"a new {model_type} needs --tokenizer_name PATH; tokenizers can be trained for "
-            f"{', '.join(WORDPIECE_TYPES)} (WordPiece) and {', '.join(BYTE_LEVEL_TYPES + GPT2_TYPES)} (byte-level BPE)"
+            f"{', '.join(WORDPIECE_TYPES)} (WordPiece), {', '.join(BYTE_LEVEL_TYPES + GPT2_TYPES)} (byte-level BPE) "
+            f"and {', '.join(UNIGRAM_TYPES)} (Unigram)"
         )
     identities = [corpus.identity for corpus in corpora]
     path = cache / f"tokenizer-{hash_of([VERSION, train.__name__, *identities, vocab_size, lower_case])}"

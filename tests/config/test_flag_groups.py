@@ -11,6 +11,7 @@ import run_classification
 import run_clm
 import run_mlm
 import run_nsp
+import run_plm
 import run_pretraining
 from cloze.config.flag_groups import GROUPS, UPSTREAM_HELP
 from cloze.config.parser import settings_of
@@ -29,7 +30,9 @@ def own_flags(script) -> set[str]:
     return flags
 
 
-OWN = {script: own_flags(script) for script in (run_mlm, run_clm, run_nsp, run_pretraining, run_classification)}
+OWN = {
+    script: own_flags(script) for script in (run_mlm, run_clm, run_plm, run_nsp, run_pretraining, run_classification)
+}
 
 
 @pytest.mark.parametrize("script", OWN, ids=lambda script: script.__name__)

@@ -8,6 +8,7 @@ import run_classification
 import run_clm
 import run_mlm
 import run_nsp
+import run_plm
 import run_pretraining
 from cloze.config.flag_groups import GROUPS, REST
 from cloze.config.flag_help import flags_of, format_flags, grouped
@@ -15,7 +16,9 @@ from cloze.config.parser import settings_of
 from docs.make_flags import PAGE, make_page
 
 SCRIPTS = pytest.mark.parametrize(
-    "script", [run_mlm, run_clm, run_nsp, run_pretraining, run_classification], ids=lambda script: script.__name__
+    "script",
+    [run_mlm, run_clm, run_plm, run_nsp, run_pretraining, run_classification],
+    ids=lambda script: script.__name__,
 )
 
 
@@ -43,6 +46,9 @@ def test_help_has_each_flag_once_and_those_of_transformers_last(script):
         (run_clm, "Masking", False),
         (run_nsp, "Masking", False),
         (run_nsp, "Sentence pairs", True),
+        (run_plm, "Permutations", True),
+        (run_plm, "Masking", False),
+        (run_mlm, "Permutations", False),
         (run_mlm, "Comparison", False),
         (run_classification, "Comparison", True),
         (run_pretraining, "Prediction", True),

@@ -13,6 +13,7 @@ import run_classification
 import run_clm
 import run_mlm
 import run_nsp
+import run_plm
 import run_pretraining
 from cloze.config.parser import parse, settings_of
 from cloze.config.recipes import differences
@@ -27,13 +28,15 @@ SCRIPTS = {
     "mlm": run_mlm,
     "clm": run_clm,
     "nsp": run_nsp,
+    "plm": run_plm,
     "pretraining": run_pretraining,
     "classification": run_classification,
     "ag": run_classification,
 }
 COMPARISONS = [recipe for recipe in ALL if recipe.stem in ("classification", "ag-news")]
 SMALL_GPT2 = "n_embd=16,n_layer=2,n_head=2,n_positions=66"
-SMALL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
+SMALL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2"
+BERT_SMALL = f"{SMALL},intermediate_size=32,max_position_embeddings=66"
 
 
 @pytest.fixture(autouse=True)
@@ -47,15 +50,20 @@ def script_of(recipe):
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in ALL if recipe not in COMPARISONS], ids=str)
 def test_recipe_trains_a_tiny_model_of_its_family(
-    recipe, checkpoint, causal_checkpoint, pair_checkpoint, capsys, tmp_path
+    recipe, checkpoint, causal_checkpoint, pair_checkpoint, xlnet_checkpoint, capsys, tmp_path
 ):
     script = script_of(recipe)
     model_args, _, _ = parse([f"recipes/{recipe}"], settings_of(script.main))
     if model_args.model_type:
-        model = ("--config_overrides", SMALL_GPT2 if model_args.model_type == "gpt2" else SMALL, "--vocab_size", 300)
+        small = {run_clm: SMALL_GPT2, run_plm: SMALL}.get(script, BERT_SMALL)
+        model = ("--config_overrides", small, "--vocab_size", 300)
     else:
-        made = {run_mlm: (FAMILIES, checkpoint), run_clm: (CAUSAL_FAMILIES, causal_checkpoint)}
-        families, make = made.get(script, (PAIR_FAMILIES, pair_checkpoint))
+        makers = {
+            run_mlm: (FAMILIES, checkpoint),
+            run_clm: (CAUSAL_FAMILIES, causal_checkpoint),
+            run_plm: (("xlnet",), xlnet_checkpoint),
+        }
+        families, make = makers.get(script, (PAIR_FAMILIES, pair_checkpoint))
         # Where another recipe has saved it, its path begins with the family, too.
         name = model_args.model_name_or_path.removeprefix("results/")
         family = next(family for family in sorted(families) if name.startswith(family))
@@ -112,9 +120,8 @@ def test_recipe_has_three_commented_blocks_and_true_batch_arithmetic(recipe):
     tokens = batch * accumulation * settings["max_seq_length"]
     factors = re.search(r"# trainer: (.*) tokens (?:a|per) step", text)[1]
     assert int(factors.replace(",", "").replace("up to ", "").split(" = ")[-1]) == tokens
-    kinds = {run_mlm: ("blocks",), run_clm: ("blocks",), run_classification: ("texts", "sentences")}.get(
-        script_of(recipe), ("pairs",)
-    )
+    blocks = dict.fromkeys((run_mlm, run_clm, run_plm), ("blocks",))
+    kinds = (blocks | {run_classification: ("texts", "sentences")}).get(script_of(recipe), ("pairs",))
     assert factors.startswith(tuple(f"{batch} {kind}" for kind in kinds))
 
 

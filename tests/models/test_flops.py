@@ -46,6 +46,18 @@ def counted(model, masks=True):
 # FLOPs
 
 
+def test_flops_of_xlnet_have_two_streams(xlnet, xlnet_tokenizer):
+    """16 d L a square: both streams attend to text and to positions, twice as many. Rows of targets: q, o and more."""
+    layers, width, feed_forward, vocabulary = 2, 16, 32, len(xlnet_tokenizer)
+    flops = count_flops(xlnet(), masks=True)
+    assert flops.per_square == pytest.approx(16 * width * layers, rel=0.01)
+    # The one-hot products that pick the targets add less than this.
+    text = 12 * width**2 + 4 * width * feed_forward
+    assert flops.per_token == pytest.approx(layers * text, rel=0.06)
+    target = layers * (4 * width**2 + 4 * width * feed_forward) + 2 * width * vocabulary
+    assert flops.per_label == pytest.approx(target, rel=0.06)
+
+
 @pytest.mark.parametrize(
     ("layers", "width", "feed_forward", "vocabulary"), [(1, 16, 32, 100), (2, 32, 96, 300), (5, 24, 96, 77)]
 )

@@ -36,11 +36,13 @@ MODEL = (
     "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66,"
     "hidden_dropout_prob=0,attention_probs_dropout_prob=0"
 )
+XLNET = "d_model=16,n_layer=2,n_head=2,d_inner=32,dropout=0"
 SCRIPTS = {
     "run_mlm": ("--line_by_line",),
     "run_clm": ("--line_by_line",),
     "run_nsp": ("--sentence_per_line",),
     "run_pretraining": ("--sentence_per_line", "--pair_strategy", "sentence"),
+    "run_plm": ("--line_by_line", "--model_type", "xlnet", "--config_overrides", XLNET),
     "run_classification": (),
 }
 

@@ -35,6 +35,7 @@ from tests.utils import SAMPLE, slow_but, start
 
 # With dropout: its random numbers must resume as well.
 MODEL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,max_position_embeddings=66"
+XLNET = "d_model=16,n_layer=2,n_head=2,d_inner=32"
 SCRATCH = ("--model_type", "bert", "--config_overrides", MODEL, "--vocab_size", 600)
 
 KINDS = {
@@ -57,6 +58,7 @@ KINDS = {
         "--gradient_accumulation_steps",
         2,
     ),
+    "permutations": ("run_plm", "--model_type", "xlnet", "--config_overrides", XLNET, "--max_train_samples", 30),
     "mixed stream": ("run_mlm", "--mixture", "text=80", "more=20", "--streaming"),
 }
 
@@ -68,10 +70,11 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def scripts(run_mlm_script, run_clm_script, run_nsp_script, run_pretraining_script):
+def scripts(run_mlm_script, run_clm_script, run_plm_script, run_nsp_script, run_pretraining_script):
     return {
         "run_mlm": run_mlm_script,
         "run_clm": run_clm_script,
+        "run_plm": run_plm_script,
         "run_nsp": run_nsp_script,
         "run_pretraining": run_pretraining_script,
     }
@@ -190,7 +193,8 @@ def kill_at(step, monkeypatch, run, *argv):
 
 WORKERS = [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream", 2)]
 WORKERS += [("mixed", 2), ("mixed stream", 2)]
-QUICK = [("blocks", 0), ("causal", 0), ("both", 0), ("budget", 0), ("stream", 0), ("lines", 2), ("mixed", 0)]
+QUICK = [("blocks", 0), ("causal", 0), ("permutations", 0), ("both", 0), ("budget", 0), ("stream", 0), ("lines", 2)]
+QUICK += [("mixed", 0)]
 
 
 @pytest.mark.parametrize(("kind", "workers"), slow_but(QUICK, WORKERS))

@@ -25,7 +25,7 @@ from cloze.training.checkpoints import list_checkpoints
 from cloze.training.trainer import PretrainingTrainer
 from tests.utils import ROOT, slow_but
 
-SCRIPTS = ("run_classification.py", "run_clm.py", "run_mlm.py", "run_nsp.py", "run_pretraining.py")
+SCRIPTS = ("run_classification.py", "run_clm.py", "run_plm.py", "run_mlm.py", "run_nsp.py", "run_pretraining.py")
 CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
 
 # Replaces the first imported library: it gets a signal and swallows exceptions, as some libraries do.
