@@ -15,7 +15,14 @@ from tokenizers import AddedToken, Tokenizer, pre_tokenizers, trainers
 from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, RobertaTokenizer
+from transformers import (
+    AutoTokenizer,
+    BertTokenizer,
+    GPT2Tokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+)
 
 from cloze.errors import UserError
 from cloze.system.storage import find_or_write
@@ -46,8 +53,8 @@ def train_tokenizer(
 
     Raises UserError for types of models other than WORDPIECE_TYPES, BYTE_LEVEL_TYPES and GPT2_TYPES.
     """
-    trainers = {WORDPIECE_TYPES: train_wordpiece, BYTE_LEVEL_TYPES: train_byte_level, GPT2_TYPES: train_gpt2}
-    train = next((train for types, train in trainers.items() if model_type in types), None)
+    by_types = {WORDPIECE_TYPES: train_wordpiece, BYTE_LEVEL_TYPES: train_byte_level, GPT2_TYPES: train_gpt2}
+    train = next((train for types, train in by_types.items() if model_type in types), None)
     if train is None:
         raise UserError(
             f"a new {model_type} needs --tokenizer_name PATH; tokenizers can be trained for "
@@ -125,7 +132,7 @@ def train_gpt2(corpora: Sequence[Corpus], vocab_size: int, lower_case: bool) -> 
 
 
 def _train_bpe(
-    untrained: PreTrainedTokenizerBase, corpora: Sequence[Corpus], vocab_size: int, lower_case: bool
+    untrained: PreTrainedTokenizerFast, corpora: Sequence[Corpus], vocab_size: int, lower_case: bool
 ) -> PreTrainedTokenizerBase:
     """Train the byte-level BPE of a tokenizer."""
     if lower_case:
