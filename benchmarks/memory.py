@@ -187,7 +187,7 @@ def make(path: Path, size: int, length: int) -> None:
 def make_tokenizer(path: Path) -> None:
     sys.path.insert(0, str(ROOT))
     from cloze.text.corpus import FileCorpus
-    from cloze.tokenization.training import train_tokenizer
+    from cloze.tokenization.new_tokenizer import train_tokenizer
 
     sample = FileCorpus(tuple(sorted((ROOT / "sample").glob("*.txt"))))
     train_tokenizer([sample], "bert", 8_000, True, path.parent, overwrite=False).save_pretrained(path)

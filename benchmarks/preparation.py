@@ -113,7 +113,7 @@ def make_texts(folder: Path, args: argparse.Namespace) -> list[str]:
     from transformers import AutoTokenizer
 
     from cloze.text.corpus import FileCorpus
-    from cloze.tokenization.training import train_tokenizer
+    from cloze.tokenization.new_tokenizer import train_tokenizer
 
     base = FileCorpus((Path(args.text),) if args.text else tuple(sorted((ROOT / "sample").glob("*.txt"))))
     if args.tokenizer_name:

@@ -95,7 +95,9 @@ class CausalLM(Task):
         for each in sizes.values():
             # They stand for the ends of documents, not for text.
             each[special_ids(tokenizer)] = 0
-        return partial(collate_next_tokens, pad_id=self.padding_id(tokenizer), padding=padding, sizes=sizes)
+        pad_id = self.padding_id(tokenizer)
+        assert pad_id is not None, "check_model has checked it"
+        return partial(collate_next_tokens, pad_id=pad_id, padding=padding, sizes=sizes)
 
     def predict_samples(self, trainer: PretrainingTrainer, samples: Sequence[dict]) -> dict[str, list[str]]:
         """Return the beginnings of a few samples, each with its most probable continuation."""
@@ -120,8 +122,10 @@ def continue_samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
         return []
     chosen = torch.from_numpy(np.stack(begins[:: max(1, len(begins) // SHOWN)][:SHOWN])).to(model.device)
     pad_id = CAUSAL_LM.padding_id(tokenizer)
+    # Any: PreTrainedModel does not declare generate.
+    generator: Any = model.eval()
     with quiet():
-        whole = model.eval().generate(
+        whole = generator.generate(
             chosen, attention_mask=torch.ones_like(chosen), do_sample=False, max_new_tokens=new, pad_token_id=pad_id
         )
     texts = (

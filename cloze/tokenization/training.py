@@ -1,4 +1,4 @@
-"""Train a tokenizer on a corpus: WordPiece, byte-level BPE or Unigram, depending on the type of model."""
+"""Train tokenizers on a corpus: WordPiece like BERT's, byte-level BPE like those of RoBERTa and GPT-2."""
 
 import logging
 import re
@@ -8,79 +8,32 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain, takewhile
-from pathlib import Path
 from typing import TypeVar
 
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, trainers
 from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, RobertaTokenizer
+from transformers import (
+    BertTokenizer,
+    GPT2Tokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+)
 
 from cloze.errors import UserError
-from cloze.system.storage import find_or_write
 from cloze.text.corpus import Corpus, read_documents
 from cloze.tokenization.encoding import PIECE
-from cloze.tokenization.properties import hash_of
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Increased when training changes, to invalidate cached tokenizers.
-VERSION = 2
 # A long text can be cut after a match.
 BETWEEN_WORDS = re.compile(r"\w(?= \w)")
 # Maximum characters, for byte-level BPE bytes, of a word in training, which takes time quadratic in the length.
 LONGEST_WORD = 1_000
-
-WORDPIECE_TYPES = ("bert", "distilbert", "electra")
-BYTE_LEVEL_TYPES = ("roberta", "modernbert")
-GPT2_TYPES = ("gpt2",)
-UNIGRAM_TYPES = ("xlnet",)
-
-
-def train_tokenizer(
-    corpora: Sequence[Corpus], model_type: str, vocab_size: int, lower_case: bool, cache: Path, overwrite: bool
-) -> PreTrainedTokenizerBase:
-    """Train a tokenizer of the kind that ``model_type`` uses, or load it from the cache if the texts are the same.
-
-    Raises UserError for types of models other than those above.
-    """
-    # It uses the functions below.
-    from cloze.tokenization.unigram import train_unigram
-
-    trainers = {
-        WORDPIECE_TYPES: train_wordpiece,
-        BYTE_LEVEL_TYPES: train_byte_level,
-        GPT2_TYPES: train_gpt2,
-        UNIGRAM_TYPES: train_unigram,
-    }
-    train = next((train for types, train in trainers.items() if model_type in types), None)
-    if train is None:
-        raise UserError(
-            f"a new {model_type} needs --tokenizer_name PATH; tokenizers can be trained for "
-            f"{', '.join(WORDPIECE_TYPES)} (WordPiece), {', '.join(BYTE_LEVEL_TYPES + GPT2_TYPES)} (byte-level BPE) "
-            f"and {', '.join(UNIGRAM_TYPES)} (Unigram)"
-        )
-    identities = [corpus.identity for corpus in corpora]
-    path = cache / f"tokenizer-{hash_of([VERSION, train.__name__, *identities, vocab_size, lower_case])}"
-
-    def write(folder: Path) -> None:
-        train(corpora, vocab_size, lower_case).save_pretrained(folder)
-
-    tokenizer = find_or_write(
-        path,
-        write,
-        AutoTokenizer.from_pretrained,
-        name="trained tokenizer",
-        # Half of the bytes are merges.
-        size=100 * vocab_size,
-        overwrite=overwrite,
-    )
-    names = " and ".join(corpus.name for corpus in corpora)
-    logger.info("Tokenizer: %s, %s tokens, trained on %s", type(tokenizer).__name__, f"{len(tokenizer):,}", names)
-    return tokenizer
 
 
 def train_wordpiece(corpora: Sequence[Corpus], vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
@@ -135,7 +88,7 @@ def train_gpt2(corpora: Sequence[Corpus], vocab_size: int, lower_case: bool) -> 
 
 
 def _train_bpe(
-    untrained: PreTrainedTokenizerBase, corpora: Sequence[Corpus], vocab_size: int, lower_case: bool
+    untrained: PreTrainedTokenizerFast, corpora: Sequence[Corpus], vocab_size: int, lower_case: bool
 ) -> PreTrainedTokenizerBase:
     """Train the byte-level BPE of a tokenizer."""
     if lower_case:

@@ -32,8 +32,8 @@ from cloze.text.corpus import Corpus, find_change, log_columns
 from cloze.text.sources import Corpora, find_corpora, warn_of_overlap
 from cloze.tokenization.adaptation import adapt_tokenizer, mask_whole_words
 from cloze.tokenization.loading import load_tokenizer
+from cloze.tokenization.new_tokenizer import train_tokenizer
 from cloze.tokenization.token_cache import cache_folder
-from cloze.tokenization.training import train_tokenizer
 from cloze.training.checkpoints import Fingerprints, Progress
 from cloze.training.output_dir import prepare_output_dir
 

@@ -14,8 +14,8 @@ import pytest
 from cloze.errors import UserError
 from cloze.system.storage import find_damage, find_or_write
 from cloze.text.corpus import FileCorpus
+from cloze.tokenization.new_tokenizer import train_tokenizer
 from cloze.tokenization.token_cache import prepare
-from cloze.tokenization.training import train_tokenizer
 
 TEXT = "The Moon pulls. Water heaps up!\nTwice a day.\n\nSalt stays behind.\n\n" * 9
 

@@ -21,10 +21,10 @@ from cloze.text.corpus import FileCorpus
 from cloze.tokenization import encoding, segmentation
 from cloze.tokenization import token_cache as preparation
 from cloze.tokenization.nanotoken import faster_encoder
+from cloze.tokenization.new_tokenizer import train_tokenizer
 from cloze.tokenization.segmentation import check_language
 from cloze.tokenization.templates import template_of
 from cloze.tokenization.token_cache import prepare, tokenize
-from cloze.tokenization.training import train_tokenizer
 
 KINDS = ["wordpiece", "byte_level", "unigram"]
 DOCUMENTS = ["The Moon pulls. Water heaps up!\nTwice a day.", "Salt stays behind.", "Is it deep? Very.\nYes."]

@@ -16,9 +16,11 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 from cloze.errors import UserError
 from cloze.system.signals import exit_immediately, handling_signals
 from cloze.text.corpus import FileCorpus
+from cloze.tokenization import new_tokenizer
 from cloze.tokenization import training as tokenization
 from cloze.tokenization.checks import check_dropped, check_unknown, check_whole_words, count_unknown, describe_unknown
 from cloze.tokenization.encoding import own_encoder
+from cloze.tokenization.new_tokenizer import train_tokenizer
 from cloze.tokenization.properties import fingerprint, required_vocab_size, unknown_id
 from cloze.tokenization.templates import (
     PairTemplate,
@@ -28,7 +30,6 @@ from cloze.tokenization.templates import (
     pair_template_of,
     template_of,
 )
-from cloze.tokenization.training import train_tokenizer
 from cloze.tokenization.unigram import SPECIAL, train_unigram
 from tests.utils import ROOT, truncating
 
@@ -157,7 +158,7 @@ def test_trained_tokenizer_is_reused(accents, tmp_path, monkeypatch):
     with pytest.raises(TypeError):
         train_tokenizer([accents], "bert", 300, False, tmp_path, overwrite=True)
     assert train_tokenizer([accents], "bert", 300, False, tmp_path, overwrite=False).get_vocab() == other
-    monkeypatch.setattr(tokenization, "VERSION", tokenization.VERSION + 1)
+    monkeypatch.setattr(new_tokenizer, "VERSION", new_tokenizer.VERSION + 1)
     with pytest.raises(TypeError):
         train_tokenizer([accents], "bert", 300, False, tmp_path, overwrite=False)
 
