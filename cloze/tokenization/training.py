@@ -1,5 +1,6 @@
 """Train a tokenizer on a corpus: WordPiece, byte-level BPE or Unigram, depending on the type of model."""
 
+import json
 import logging
 import re
 import sys
@@ -15,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, pre_tokenizers, trainers
 from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, RobertaTokenizer, XLNetTokenizer
 
 from cloze.errors import UserError
 from cloze.system.storage import find_or_write
@@ -37,6 +38,8 @@ LONGEST_WORD = 1_000
 WORDPIECE_TYPES = ("bert", "distilbert", "electra")
 BYTE_LEVEL_TYPES = ("roberta", "modernbert")
 UNIGRAM_TYPES = ("xlnet",)
+# In the order of their ids.
+XLNET_TOKENS = ("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")
 
 
 def train_tokenizer(
@@ -46,15 +49,8 @@ def train_tokenizer(
 
     Raises UserError for types of models other than WORDPIECE_TYPES, BYTE_LEVEL_TYPES and UNIGRAM_TYPES.
     """
-    # It uses the functions below.
-    from cloze.tokenization.unigram import train_unigram
-
-    trainers_by_types = {
-        WORDPIECE_TYPES: train_wordpiece,
-        BYTE_LEVEL_TYPES: train_byte_level,
-        UNIGRAM_TYPES: train_unigram,
-    }
-    train = next((train for types, train in trainers_by_types.items() if model_type in types), None)
+    by_types = {WORDPIECE_TYPES: train_wordpiece, BYTE_LEVEL_TYPES: train_byte_level, UNIGRAM_TYPES: train_unigram}
+    train = next((train for types, train in by_types.items() if model_type in types), None)
     if train is None:
         raise UserError(
             f"a new {model_type} needs --tokenizer_name PATH; tokenizers can be trained for "
@@ -133,6 +129,37 @@ def train_byte_level(corpora: Sequence[Corpus], vocab_size: int, lower_case: boo
     # As in RoBERTa, the space before a mask belongs to the masked word.
     tokenizer.add_special_tokens({"mask_token": AddedToken(tokenizer.mask_token, lstrip=True, special=True)})
     return tokenizer
+
+
+def train_unigram(corpora: Sequence[Corpus], vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
+    """Train a tokenizer like XLNet's, with the same ids of special tokens."""
+    unknown, *others = [(token, 0.0) for token in XLNET_TOKENS]
+    backend: Tokenizer = XLNetTokenizer(vocab=[unknown], do_lower_case=lower_case).backend_tokenizer
+    texts = join_lines(chain.from_iterable(map(read_documents, corpora)))
+    scores = train_scores(texts, backend, list(XLNET_TOKENS), XLNET_TOKENS[0], vocab_size)
+    return XLNetTokenizer(vocab=[unknown, *others, *scores.items()], do_lower_case=lower_case)
+
+
+def train_scores(
+    texts: Iterator[str], backend: Tokenizer, special: list[str], unknown: str, vocab_size: int
+) -> dict[str, float]:
+    """Train the Unigram model of a tokenizer on texts, and return its tokens with their scores, the best first.
+
+    Special tokens and the unknown token are left out. The order of a hash map decides on the last digits of the
+    library's scores, and on its ids.
+    """
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=special, unk_token=unknown, show_progress=sys.stderr.isatty()
+    )
+    train_in_thread(texts, backend, partial(backend.train_from_iterator, trainer=trainer))
+    vocabulary = json.loads(backend.to_str())["model"]["vocab"]
+    scores = {token: score for token, score in vocabulary if token not in (unknown, *special)}
+    # Characters without a score get the lowest one, plus 0.0001 for each before them in the order of the hash map.
+    lowest = min(scores.values())
+    unscored = lowest + 0.0001 * sum(len(token) == 1 for token in scores)
+    for token, score in scores.items():
+        scores[token] = round(lowest if len(token) == 1 and score < unscored else score, 6)
+    return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0])))
 
 
 def train_in_thread(texts: Iterator[str], backend: Tokenizer, train: Callable[[Iterator[str]], T]) -> T:
