@@ -29,8 +29,7 @@ import run_nsp
 import run_plm
 import run_pretraining
 from cloze.text.corpus import FileCorpus
-from cloze.tokenization.training import train_wordpiece
-from cloze.tokenization.unigram import train_unigram
+from cloze.tokenization.training import train_unigram, train_wordpiece
 from tests.utils import EXTRAS, SAMPLE, XLNET, checkpoint_maker, driver
 
 # Models this small gain nothing from threads, which on a busy machine wait for each other.

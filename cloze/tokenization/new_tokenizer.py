@@ -10,8 +10,7 @@ from cloze.errors import UserError
 from cloze.system.storage import find_or_write
 from cloze.text.corpus import Corpus
 from cloze.tokenization.properties import hash_of
-from cloze.tokenization.training import train_byte_level, train_gpt2, train_wordpiece
-from cloze.tokenization.unigram import train_unigram
+from cloze.tokenization.training import train_byte_level, train_gpt2, train_unigram, train_wordpiece
 
 logger = logging.getLogger(__name__)
 

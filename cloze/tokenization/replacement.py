@@ -19,7 +19,7 @@ from cloze.text.corpus import Corpus, read_documents
 from cloze.tokenization.coverage import first_characters
 from cloze.tokenization.loading import load_tokenizer
 from cloze.tokenization.properties import fingerprint, hash_of, plain_backend, required_vocab_size
-from cloze.tokenization.training import join_lines, train_in_thread, train_pieces
+from cloze.tokenization.training import join_lines, train_in_thread, train_pieces, train_scores
 
 logger = logging.getLogger(__name__)
 
@@ -190,22 +190,10 @@ def _train_bpe(settings: dict, read: Callable[[], Iterator[str]], special: list[
 
 
 def _train_unigram(settings: dict, read: Callable[[], Iterator[str]], special: list[str], size: int) -> Trained:
-    """Train the model; the order of a hash map decides on the last digits of the library's scores, and on its ids."""
     unknown = _unknown_token(settings["model"]) or "<unk>"
     backend = _untrained(settings, {"vocab": [[unknown, 0.0]], "unk_id": 0})
-    trainer = trainers.UnigramTrainer(
-        vocab_size=size, special_tokens=special, unk_token=unknown, show_progress=sys.stderr.isatty()
-    )
     _split_at_spaces(backend)
-    train_in_thread(read(), backend, partial(backend.train_from_iterator, trainer=trainer))
-    vocabulary = json.loads(backend.to_str())["model"]["vocab"]
-    scores = {token: score for token, score in vocabulary if token not in (unknown, *special)}
-    # Characters without a score get the lowest one, plus 0.0001 for each before them in the order of the hash map.
-    lowest = min(scores.values())
-    unscored = lowest + 0.0001 * sum(len(token) == 1 for token in scores)
-    for token, score in scores.items():
-        scores[token] = round(lowest if len(token) == 1 and score < unscored else score, 6)
-    return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0]))), []
+    return train_scores(read(), backend, special, unknown, size), []
 
 
 TRAIN = {"WordPiece": _train_wordpiece, "BPE": _train_bpe, "Unigram": _train_unigram}

@@ -1,5 +1,6 @@
-"""Train tokenizers on a corpus: WordPiece like BERT's, byte-level BPE like those of RoBERTa and GPT-2."""
+"""Train tokenizers on a corpus: WordPiece (BERT), byte-level BPE (RoBERTa, GPT-2) and Unigram (XLNet)."""
 
+import json
 import logging
 import re
 import sys
@@ -20,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     RobertaTokenizer,
+    XLNetTokenizer,
 )
 
 from cloze.errors import UserError
@@ -34,6 +36,9 @@ T = TypeVar("T")
 BETWEEN_WORDS = re.compile(r"\w(?= \w)")
 # Maximum characters, for byte-level BPE bytes, of a word in training, which takes time quadratic in the length.
 LONGEST_WORD = 1_000
+
+# XLNet's special tokens in the order of their ids.
+XLNET_TOKENS = ("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")
 
 
 def train_wordpiece(corpora: Sequence[Corpus], vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
@@ -100,6 +105,37 @@ def _train_bpe(
     )
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
     return tokenizer
+
+
+def train_unigram(corpora: Sequence[Corpus], vocab_size: int, lower_case: bool) -> PreTrainedTokenizerBase:
+    """Train a tokenizer like XLNet's, with the same ids of special tokens."""
+    unknown, *others = [(token, 0.0) for token in XLNET_TOKENS]
+    backend: Tokenizer = XLNetTokenizer(vocab=[unknown], do_lower_case=lower_case).backend_tokenizer
+    texts = join_lines(chain.from_iterable(map(read_documents, corpora)))
+    scores = train_scores(texts, backend, list(XLNET_TOKENS), XLNET_TOKENS[0], vocab_size)
+    return XLNetTokenizer(vocab=[unknown, *others, *scores.items()], do_lower_case=lower_case)
+
+
+def train_scores(
+    texts: Iterator[str], backend: Tokenizer, special: list[str], unknown: str, vocab_size: int
+) -> dict[str, float]:
+    """Train the Unigram model of a tokenizer on texts, and return its tokens with their scores, the best first.
+
+    Special tokens and the unknown token are left out. The order of a hash map decides on the last digits of the
+    library's scores, and on its ids.
+    """
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=special, unk_token=unknown, show_progress=sys.stderr.isatty()
+    )
+    train_in_thread(texts, backend, partial(backend.train_from_iterator, trainer=trainer))
+    vocabulary = json.loads(backend.to_str())["model"]["vocab"]
+    scores = {token: score for token, score in vocabulary if token not in (unknown, *special)}
+    # Characters without a score get the lowest one, plus 0.0001 for each before them in the order of the hash map.
+    lowest = min(scores.values())
+    unscored = lowest + 0.0001 * sum(len(token) == 1 for token in scores)
+    for token, score in scores.items():
+        scores[token] = round(lowest if len(token) == 1 and score < unscored else score, 6)
+    return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0])))
 
 
 def train_in_thread(texts: Iterator[str], backend: Tokenizer, train: Callable[[Iterator[str]], T]) -> T:
