@@ -161,6 +161,18 @@ def check_model(
     return max_seq_length
 
 
+def check_class(checkpoint: Path, config: PretrainedConfig, task: Task, trust_remote_code: bool) -> None:
+    """Raise UserError for a checkpoint of another task, whose weights and steps the run would take for its own."""
+    path = checkpoint / CONFIG_NAME
+    saved = read_json(str(path)).get("architectures") if path.is_file() else None
+    name = type(build_on_meta(config, task, trust_remote_code)).__name__
+    if saved and name not in saved:
+        raise UserError(
+            f"{checkpoint} was saved as {' or '.join(saved)}, not as {name}: resume it with the script that wrote it, "
+            "or give another --output_dir, or --overwrite_output_dir to start over"
+        )
+
+
 def load_model(
     model_args: ModelArguments,
     config: PretrainedConfig,

@@ -19,6 +19,7 @@ from cloze.data.context import DataContext
 from cloze.errors import UserError
 from cloze.models.inspection import uses_attention_mask
 from cloze.models.loading import (
+    check_class,
     check_model,
     code_sources,
     load_config,
@@ -84,6 +85,8 @@ def set_up(
     for corpus in corpora.all:
         log_columns(corpus, data_args.other_columns)
     config = load_config(model_args, task)
+    if checkpoint is not None:
+        check_class(checkpoint, config, task, model_args.trust_remote_code)
     own = load_tokenizer(model_args, checkpoint)
     if own is None:
         texts = list((corpora.train or corpora.validation).values())

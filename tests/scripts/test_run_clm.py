@@ -196,3 +196,18 @@ def test_run_mlm_continues_from_a_causal_encoder(family, train, run_mlm_script, 
     examples = [line for line in printed.splitlines() if line.startswith("Training examples: ")]
     assert examples == [line for line in again.splitlines() if line.startswith("Training examples: ")]
     assert (out / "tokenizer.json").read_bytes() == (tmp_path / "mlm" / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("resume", [False, True], ids=["output_dir", "flag"])
+def test_run_mlm_does_not_resume_a_causal_run(resume, train, run_mlm_script, checkpoint, out):
+    """All settings that both scripts have are equal, and so are the names of the weights."""
+    model = ("--model_name_or_path", checkpoint("bert"))
+    train("--max_steps", 2, "--save_steps", 1, model=model)
+    newest = out / "checkpoint-2"
+    code, _, errors = run_mlm_script(
+        *model, "--train_file", SAMPLE, "--max_seq_length", 32, "--do_train", "--output_dir", out, "--max_steps", 2,
+        *(("--resume_from_checkpoint", newest) if resume else ()),
+    )  # fmt: skip
+    assert code == 2
+    assert f"error: {newest} was saved as BertLMHeadModel, not as BertForMaskedLM: resume it with the script" in errors
+    assert len(errors.splitlines()) == 1
