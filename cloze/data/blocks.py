@@ -157,8 +157,10 @@ class BlockBuilder(ExampleBuilder[Blocks | Lines]):
         return Blocks(*arguments)
 
     def describe(self, split: Split, examples: Blocks | Lines, limit: int | None) -> str:
-        """Describe the number and the length of the first ``limit`` examples."""
+        """Describe the number and the length of the first ``limit`` examples; raise UserError if none has a target."""
         self.check_maskable(split, examples, limit)
         kind = "lines" if self.data_args.line_by_line else "blocks"
         lengths = examples.lengths[:limit]
+        if lengths.max() == 1:
+            raise UserError(f"{split.name}: no token can be predicted, because no example has two: give more text")
         return f"{len(lengths):,} {kind} of up to {self.max_seq_length} tokens, {lengths.mean():.0f} on average"

@@ -211,3 +211,16 @@ def test_run_mlm_does_not_resume_a_causal_run(resume, train, run_mlm_script, che
     assert code == 2
     assert f"error: {newest} was saved as BertLMHeadModel, not as BertForMaskedLM: resume it with the script" in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_text_without_a_next_token_is_an_error(run_clm_script, causal_checkpoint, out, tmp_path):
+    """Training would end without an error, and without a gradient."""
+    text = tmp_path / "text.txt"
+    text.write_text("A")
+    code, _, errors = run_clm_script(
+        "--model_name_or_path", causal_checkpoint("gpt2"), "--train_file", text, "--do_train", "--max_steps", 1,
+        "--output_dir", out,
+    )  # fmt: skip
+    assert (code, errors) == (
+        2, f"error: {text}: no token can be predicted, because no example has two: give more text\n",
+    )  # fmt: skip
