@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
@@ -13,6 +14,7 @@ from cloze.data import permutation
 from cloze.data.collators import IGNORED, Padding
 from cloze.data.permutation import PermutationCollator, draw_order, draw_spans, map_targets
 from cloze.tokenization.templates import template_of
+from tests.utils import ROOT
 
 SIXTH = (PLM_PROBABILITY, MAX_SPAN_LENGTH)
 
@@ -276,3 +278,10 @@ def test_targets_are_those_predicted_then_others(counts, multiple, targets):
         assert places[:count] == np.flatnonzero(predicted[row]).tolist()
         assert len(set(places)) == targets
         assert not predicted[row, places[count:]].any()
+
+
+def test_recipe_of_xlnet_predicts_one_token_in_six():
+    """Contexts are cut to whole tokens: a share just above 1/6 would predict 17.6 %."""
+    share = yaml.safe_load((ROOT / "recipes" / "xlnet-base" / "plm.yaml").read_text())["plm_probability"]
+    drawn, expected = (draw_spans(600, each, 5, np.random.default_rng(0)) for each in (share, PLM_PROBABILITY))
+    assert drawn.tolist() == expected.tolist()
