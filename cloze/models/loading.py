@@ -67,7 +67,8 @@ def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
     if config.model_type not in task.model_types and task.auto_model.__name__ not in own_code:
         raise UserError(f"{name or '--model_type'}: {config.model_type} has no {task.head}: {task.instead}")
     if getattr(config, "is_decoder", False) and not task.is_causal:
-        logger.info("Model: %s was trained with a causal mask; it attends in both directions again", name or "--config_overrides")
+        origin = name or config.model_type
+        logger.info("Model: %s was trained with a causal mask; it attends in both directions again", origin)
         config.is_decoder = False
     task.configure(config, model_args)
     return config
