@@ -158,6 +158,9 @@ def train_in_thread(texts: Iterator[str], backend: Tokenizer, train: Callable[[I
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
+        # A signal that another thread receives does not end an unlimited wait.
+        while thread.is_alive():
+            thread.join(timeout=0.05)
         return result.result()
     finally:
         # When a signal ends the process, the library must not call Python any more.

@@ -162,7 +162,7 @@ BOTH, NO_MODEL = ["corpus", "tokenizer"], [False, False]
 # The function in which each signal arrives, run by run, and what the first and the last run leave.
 MOMENTS = {
     "settings": (commandline, "parse", ([], [], NO_MODEL), ([], [], NO_MODEL)),
-    "tokenizer": (tokenization, "train_wordpiece", ([], [], NO_MODEL), ([], [], NO_MODEL)),
+    "tokenizer": (tokenization, "train_pieces", ([], [], NO_MODEL), ([], [], NO_MODEL)),
     "preparation": (preparation, "write", (["tokenizer"], [], NO_MODEL), (["tokenizer"], [], NO_MODEL)),
     "model": (training, "make_model", (BOTH, [], NO_MODEL), (BOTH, [], NO_MODEL)),
     "step": (PretrainingTrainer, "compute_loss", (BOTH, [1], NO_MODEL), (BOTH, [1, 2, 3, 4], NO_MODEL)),

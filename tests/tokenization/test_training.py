@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -162,7 +163,8 @@ def test_trained_tokenizer_is_reused(accents, tmp_path, monkeypatch):
         train_tokenizer([accents], "bert", 300, False, tmp_path, overwrite=False)
 
 
-@pytest.mark.parametrize("kind", TRAINERS)
+# A piece of Unigram has 16 characters at most.
+@pytest.mark.parametrize("kind", [kind for kind in TRAINERS if kind != "xlnet"])
 def test_long_words_are_cut_for_training(kind, tmp_path, caplog):
     """Uncut, one word of 300,000 letters took a minute and became a token."""
     path = tmp_path / "word.txt"
@@ -193,8 +195,12 @@ def test_signal_ends_tokenizer_training(kind, monkeypatch):
         for number in range(3_000):
             read.append(number)
             # WordPiece reads the texts a first time in Python, outside the library.
-            if len(read) == 10 + 3_000 * (kind == "bert"):
+            first = 10 + 3_000 * (kind == "bert")
+            if len(read) == first:
                 os.kill(os.getpid(), signal.SIGTERM)
+            if len(read) >= first:
+                # The main thread, which handles signals, gets its turn also on a busy machine.
+                time.sleep(0.001)
             yield [f"text{number} " * 1_000]
 
     monkeypatch.setattr(tokenization, "read_documents", read_texts)
