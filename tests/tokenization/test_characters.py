@@ -1,4 +1,4 @@
-"""Test that the characters and bytes of tokens add up to those of the text, for every kind of tokenizer."""
+"""Test that the characters and bytes of tokens add up to the text's totals, for every tokenizer."""
 
 import numpy as np
 import pytest
