@@ -5,6 +5,7 @@
 access; nothing is copied in advance.
 """
 
+import logging
 import math
 from typing import Any
 
@@ -13,8 +14,12 @@ from transformers import PreTrainedTokenizerBase
 
 from cloze.config.data_arguments import BlockArguments
 from cloze.data.builders import ExampleBuilder, Split
+from cloze.data.context import DataContext
+from cloze.data.splits import DatasetSplits, make_splits
 from cloze.errors import UserError
 from cloze.tokenization.templates import Template, line_template_of, template_of
+
+logger = logging.getLogger(__name__)
 
 
 class Blocks:
@@ -164,3 +169,12 @@ class BlockBuilder(ExampleBuilder[Blocks | Lines]):
         if lengths.max() == 1:
             raise UserError(f"{split.name}: no token can be predicted, because no example has two: give more text")
         return f"{len(lengths):,} {kind} of up to {self.max_seq_length} tokens, {lengths.mean():.0f} on average"
+
+
+def make_block_splits(context: DataContext) -> DatasetSplits:
+    """Return blocks or lines to train and to evaluate on; log their statistics and a sample."""
+    tokenizer = context.tokenizer
+    splits = make_splits(context, BlockBuilder(tokenizer, context.max_seq_length, context.data_args))
+    if splits.samples:
+        logger.info("An example: %s", " ".join(str(tokenizer.decode(splits.samples[0]["input_ids"])).split())[:300])
+    return splits

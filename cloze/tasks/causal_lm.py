@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from cloze.config.data_arguments import CausalArguments
-from cloze.data.blocks import BlockBuilder
+from cloze.data.blocks import make_block_splits
 from cloze.data.collators import Padding, special_ids
 from cloze.data.context import DataContext
 from cloze.data.next_tokens import collate_next_tokens
-from cloze.data.splits import DatasetSplits, make_splits
+from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.inference.predictions import name_samples
 from cloze.models.causality import check_causal
@@ -82,11 +82,7 @@ class CausalLM(Task):
 
     def make_splits(self, context: DataContext) -> DatasetSplits:
         """Return blocks or lines; log their statistics and a sample."""
-        tokenizer = context.tokenizer
-        splits = make_splits(context, BlockBuilder(tokenizer, context.max_seq_length, context.data_args))
-        if splits.samples:
-            logger.info("An example: %s", " ".join(str(tokenizer.decode(splits.samples[0]["input_ids"])).split())[:300])
-        return splits
+        return make_block_splits(context)
 
     def make_collator(self, context: DataContext, padding: Padding, seed: int) -> Callable[[list[dict]], dict]:
         """Return a collator that pads, with the next tokens as targets."""

@@ -1,6 +1,5 @@
 """Define the task of run_mlm.py, masked language modelling."""
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -9,10 +8,10 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from cloze.config.data_arguments import MaskingArguments
-from cloze.data.blocks import BlockBuilder
+from cloze.data.blocks import make_block_splits
 from cloze.data.collators import MaskingCollator, Padding
 from cloze.data.context import DataContext
-from cloze.data.splits import DatasetSplits, make_splits
+from cloze.data.splits import DatasetSplits
 from cloze.errors import UserError
 from cloze.inference.guesses import guess_words
 from cloze.inference.predictions import name_samples
@@ -20,8 +19,6 @@ from cloze.models.sparse_prediction import predict_masked_positions
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.objectives.task import Task
 from cloze.training.trainer import PretrainingTrainer
-
-logger = logging.getLogger(__name__)
 
 
 class MaskedLM(Task):
@@ -50,11 +47,7 @@ class MaskedLM(Task):
 
     def make_splits(self, context: DataContext) -> DatasetSplits:
         """Return blocks or lines; log their statistics and a sample."""
-        tokenizer = context.tokenizer
-        splits = make_splits(context, BlockBuilder(tokenizer, context.max_seq_length, context.data_args))
-        if splits.samples:
-            logger.info("An example: %s", " ".join(str(tokenizer.decode(splits.samples[0]["input_ids"])).split())[:300])
-        return splits
+        return make_block_splits(context)
 
     def make_collator(self, context: DataContext, padding: Padding, seed: int) -> Callable[[list[dict]], dict]:
         """Return a collator that masks tokens and pads."""
