@@ -5,9 +5,12 @@ import math
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaTokenizer
 
 import run_classification
 import run_clm
@@ -17,7 +20,8 @@ import run_plm
 import run_pretraining
 from cloze.config.parser import parse, settings_of
 from cloze.config.recipes import differences
-from tests.utils import CAUSAL_FAMILIES, FAMILIES, PAIR_FAMILIES, ROOT, SAMPLE, driver
+from cloze.models.loading import sync_config_with_tokenizer
+from tests.utils import BERT_LIKE, CAUSAL_FAMILIES, FAMILIES, PAIR_FAMILIES, ROOT, SAMPLE, driver
 
 RECIPES = ROOT / "recipes"
 # The files for accelerate and clusters are not settings of scripts; test_cluster.py tests them.
@@ -32,11 +36,15 @@ SCRIPTS = {
     "pretraining": run_pretraining,
     "classification": run_classification,
     "ag": run_classification,
+    "detour": run_clm,
+    "from": run_mlm,
 }
 COMPARISONS = [recipe for recipe in ALL if recipe.stem in ("classification", "ag-news")]
 SMALL_GPT2 = "n_embd=16,n_layer=2,n_head=2,n_positions=66"
 SMALL = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2"
 BERT_SMALL = f"{SMALL},intermediate_size=32,max_position_embeddings=66"
+# Families whose checkpoints have other names.
+FAMILY_OF = {"deberta-v3-base": "deberta-v2"}
 
 
 @pytest.fixture(autouse=True)
@@ -48,30 +56,61 @@ def script_of(recipe):
     return SCRIPTS[recipe.stem.partition("-")[0]]
 
 
+@pytest.fixture(scope="session")
+def xlm_roberta(tokenizers, tmp_path_factory):
+    """A tiny model and a Unigram tokenizer with the special tokens of its class, the mask last."""
+    pieces = sorted(tokenizers["unigram"].get_vocab().keys() - set(tokenizers["unigram"].all_special_tokens))
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    tokenizer = XLMRobertaTokenizer(vocab=[*special, *((piece, -6.0) for piece in pieces), ("<mask>", 0.0)])
+    config = XLMRobertaConfig(**BERT_LIKE)
+    sync_config_with_tokenizer(config, tokenizer)
+    path = tmp_path_factory.mktemp("xlm-roberta")
+    torch.manual_seed(0)
+    XLMRobertaForMaskedLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def tiny(request, checkpoint, causal_checkpoint, pair_checkpoint, xlnet_checkpoint):
+    """``tiny(script, name)`` is a tiny checkpoint of the family of a named one, with the script's head."""
+
+    def make(script, name: str) -> str:
+        # The family's name begins the checkpoint's, also where another recipe has saved it.
+        name = FAMILY_OF.get(Path(name).name, Path(name).name.lower())
+        if name.startswith("xlm-roberta"):
+            return request.getfixturevalue("xlm_roberta")
+        if script is run_plm:
+            return xlnet_checkpoint("xlnet")
+        # run_clm.py also takes encoders.
+        heads = {
+            run_mlm: [(FAMILIES, checkpoint)],
+            run_clm: [(CAUSAL_FAMILIES, causal_checkpoint), (FAMILIES, checkpoint)],
+        }
+        makers = heads.get(script, [(PAIR_FAMILIES, pair_checkpoint)])
+        return next(make(family) for families, make in makers for family in sorted(families) if name.startswith(family))
+
+    return make
+
+
 @pytest.mark.parametrize("recipe", [recipe for recipe in ALL if recipe not in COMPARISONS], ids=str)
-def test_recipe_trains_a_tiny_model_of_its_family(
-    recipe, checkpoint, causal_checkpoint, pair_checkpoint, xlnet_checkpoint, capsys, tmp_path
-):
+def test_recipe_trains_a_tiny_model_of_its_family(recipe, tiny, capsys, tmp_path):
     script = script_of(recipe)
     model_args, _, _ = parse([f"recipes/{recipe}"], settings_of(script.main))
     if model_args.model_type:
         small = {run_clm: SMALL_GPT2, run_plm: SMALL}.get(script, BERT_SMALL)
         model = ("--config_overrides", small, "--vocab_size", 300)
     else:
-        makers = {
-            run_mlm: (FAMILIES, checkpoint),
-            run_clm: (CAUSAL_FAMILIES, causal_checkpoint),
-            run_plm: (("xlnet",), xlnet_checkpoint),
-        }
-        families, make = makers.get(script, (PAIR_FAMILIES, pair_checkpoint))
-        # Where another recipe has saved it, its path begins with the family, too.
-        name = model_args.model_name_or_path.removeprefix("results/")
-        family = next(family for family in sorted(families) if name.startswith(family))
-        model = ("--model_name_or_path", make(family))
-    code, _, errors = driver(script.main, capsys)(
+        model = ("--model_name_or_path", tiny(script, model_args.model_name_or_path))
+    argv = (
         f"recipes/{recipe}", *model, "--train_file", SAMPLE, "--max_seq_length", 32, "--max_steps", 2,
         "--gradient_accumulation_steps", 2, "--dataloader_num_workers", 0, "--output_dir", tmp_path / "out",
     )  # fmt: skip
+    code, printed, errors = driver(script.main, capsys)(*argv, "--dry_run")
+    assert code == 0, errors
+    assert re.search(r"Memory +about [\d.]+ MB per device", printed)
+    assert not (tmp_path / "out").exists()
+    code, _, errors = driver(script.main, capsys)(*argv)
     assert code == 0, errors
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
@@ -109,6 +148,22 @@ def test_command_before_a_comparison_is_valid(recipe):
     _, _, training_args = parse(command, settings_of(run_mlm.main))
     compared = yaml.safe_load((RECIPES / recipe).read_text())["compare_with"]
     assert compared[-1].endswith(f"={training_args.output_dir}")
+
+
+def test_detour_takes_as_many_steps_as_masked_language_modelling():
+    """The command in its comment continues from its output with the recipe that it is compared with."""
+    comments = (RECIPES / "bert-base" / "detour.yaml").read_text().partition("\n\n")[0].replace("\n#", " ")
+    command = shlex.split(re.search(r"python run_mlm.py (.*)", comments)[1])
+    _, _, alone = parse(["recipes/bert-base/mlm.yaml"], settings_of(run_mlm.main))
+    _, first_data, first = parse(["recipes/bert-base/detour.yaml"], settings_of(run_clm.main))
+    second_model, second_data, second = parse(command, settings_of(run_mlm.main))
+    assert first.num_train_epochs + second.num_train_epochs == alone.num_train_epochs
+    assert second.num_train_epochs == pytest.approx(alone.num_train_epochs / 10)
+    assert second_model.model_name_or_path == first.output_dir != second.output_dir
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay", "seed"):
+        assert getattr(first, name) == getattr(second, name) == getattr(alone, name)
+    for name in ("train_file", "validation_split_percentage", "max_seq_length"):
+        assert getattr(first_data, name) == getattr(second_data, name)
 
 
 @pytest.mark.parametrize("recipe", ALL, ids=str)
