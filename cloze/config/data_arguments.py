@@ -8,6 +8,9 @@ from cloze.config.arguments import TrainingArguments, check, option, optional, s
 from cloze.config.named_texts import parse_shares, sources_of
 from cloze.errors import UserError
 
+# Most tokens of the default max_seq_length, as upstream has it.
+MAX_DEFAULT_LENGTH = 1024
+
 
 @dataclass(frozen=True)
 class ReaderSettings:
@@ -30,8 +33,8 @@ class DataArguments:
 
     # What an evaluation measures, for --metric_for_best_model.
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
-    # What to use in place of --do_predict, if the script does not have it.
-    instead_of_predict: ClassVar[str] = ""
+    # Flags of all scripts that this one does not take, each with the reason or what to use in its place.
+    excluded_flags: ClassVar[dict[str, str]] = {}
 
     dataset_name: str | None = optional(
         help="Data set: a Hub name, a folder in the form of one, or a folder written by save_to_disk."
@@ -239,8 +242,9 @@ class PretrainingDataArguments(PairArguments, MaskingArguments):
 
 def check_together(data_args: DataArguments, training_args: TrainingArguments) -> None:
     """Raise UserError for settings that are valid alone but not together."""
-    if training_args.do_predict and data_args.instead_of_predict:
-        raise UserError(f"--do_predict is not for this script: drop it, {data_args.instead_of_predict}")
+    for name, reason in data_args.excluded_flags.items():
+        if getattr(training_args, name):
+            raise UserError(f"--{name} is not for this script: drop it, {reason}")
     test_file = getattr(data_args, "test_file", None)
     predicts = training_args.do_predict and hasattr(data_args, "test_file")
     if predicts and not test_file:

@@ -31,6 +31,7 @@ from cloze.models.loading import (
     sync_config_with_tokenizer,
 )
 from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS
+from cloze.tasks.causal_lm import CAUSAL_LM
 from cloze.tasks.masked_lm import MASKED_LM
 from cloze.tasks.next_sentence import NEXT_SENTENCE
 from cloze.tasks.pretraining import PRETRAINING
@@ -377,6 +378,12 @@ def test_model_without_a_pair_head_is_refused(task, model_type, message):
     """transformers#10832."""
     with pytest.raises(UserError, match=f"^--model_type: {message}$"):
         load_config(ModelArguments(model_type=model_type), task)
+
+
+def test_model_of_text_and_images_is_refused():
+    """The settings of its text are in a config of their own."""
+    with pytest.raises(UserError, match=r"^gemma3: the config of gemma3 has no vocab_size of its own, as"):
+        load_config(ModelArguments(model_type="gemma3"), CAUSAL_LM)
 
 
 @pytest.mark.parametrize("model_type", ["albert", "big_bird", "bert"])
