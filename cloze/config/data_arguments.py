@@ -8,8 +8,8 @@ from cloze.config.arguments import TrainingArguments, check, option, optional, s
 from cloze.config.named_texts import parse_shares, sources_of
 from cloze.errors import UserError
 
-# Most tokens of the default max_seq_length, as upstream has it.
-MAX_DEFAULT_LENGTH = 1024
+# Fewest tokens of an example, and most of the default max_seq_length, as upstream has it.
+MIN_LENGTH, MAX_DEFAULT_LENGTH = 8, 1024
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class DataArguments:
         is_code = re.compile("[a-z]{2,3}").fullmatch
         check(self, ["language"], is_code, "is not an ISO 639 code: give one, such as en, de or uk")
         check(self, ["validation_split_percentage"], lambda share: 0 < share < 100, "is not above 0 and below 100")
-        check(self, ["max_seq_length"], lambda n: n >= 8, "is too short: give 8 or more; 128 is usual")
+        check(self, ["max_seq_length"], lambda n: n >= MIN_LENGTH, "is too short: give 8 or more; 128 is usual")
         if self.streaming and self.tokenizer_backend == "nanotoken":
             raise UserError("--tokenizer_backend nanotoken does not work with --streaming: drop one of them")
         limits = ["max_train_samples", "max_eval_samples", "preprocessing_num_workers"]

@@ -36,6 +36,11 @@ class PermutationArguments(BlockArguments):
         check(self, ["plm_probability"], lambda share: 0 < share < 1, "is not above 0 and below 1: XLNet has 1/6")
         check(self, ["max_span_length"], lambda n: n >= 1, "is less than 1: give a number of tokens; XLNet has 5")
         longest = self.max_seq_length or MAX_DEFAULT_LENGTH
+        if self.plm_probability * longest < 1:
+            raise UserError(
+                f"--plm_probability {self.plm_probability} is less than a token of an example of {longest}: raise it; "
+                "XLNet has 1/6"
+            )
         if self.max_span_length > longest:
             default = "" if self.max_seq_length else ", the default"
             raise UserError(

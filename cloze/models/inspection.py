@@ -35,7 +35,7 @@ def build_on_meta(config: PretrainedConfig, task: Task, trust_remote_code: bool 
         # torch appends the place in its C++ code.
         problem = str(error).partition("Exception raised from")[0]
         raise UserError(
-            f"cannot build a {config.model_type} model from this config: {problem}: check {_settings_source(config)}"
+            f"cannot build a {config.model_type} model from this config: {problem}: check {settings_source(config)}"
         ) from None
 
 
@@ -62,7 +62,7 @@ def check_class(
         raise UserError(f"{origin} was saved as {' or '.join(saved)}, not as {name}: {cure}")
 
 
-def _settings_source(config: PretrainedConfig) -> str:
+def settings_source(config: PretrainedConfig) -> str:
     """Return where users change the config's settings."""
     return "its config.json" if config.name_or_path else "--config_overrides"
 
@@ -92,7 +92,7 @@ def check_memory(model: PreTrainedModel, dtype: str) -> None:
     if size > memory:
         raise UserError(
             f"the model has {weights:,} parameters ({gigabytes(size)}), but this machine has {gigabytes(memory)} of "
-            f"memory: check {_settings_source(model.config)}, or use a smaller model"
+            f"memory: check {settings_source(model.config)}, or use a smaller model"
         )
 
 

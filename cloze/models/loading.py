@@ -19,11 +19,11 @@ from transformers import (
 from transformers.utils import CONFIG_NAME
 
 from cloze.config.arguments import ModelArguments
-from cloze.config.data_arguments import MAX_DEFAULT_LENGTH
+from cloze.config.data_arguments import MAX_DEFAULT_LENGTH, MIN_LENGTH
 from cloze.config.model_files import check_settings, find_file, read_json
 from cloze.config.recipes import typed
 from cloze.errors import UserError
-from cloze.models.inspection import build_on_meta, check_class, check_memory, count_positions
+from cloze.models.inspection import build_on_meta, check_class, check_memory, count_positions, settings_source
 from cloze.models.resizing import resize_vocabulary
 from cloze.models.trials import quiet
 from cloze.models.vocabulary import Rows
@@ -126,7 +126,13 @@ def sync_config_with_tokenizer(
         config.vocab_size = required_vocab_size(tokenizer)
     for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
         if hasattr(config, f"{name}_token_id"):
-            setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+            try:
+                setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+            except StrictDataclassError:
+                raise UserError(
+                    f"{config.model_type} needs a tokenizer with a {name} token: set {name}_token in its "
+                    "tokenizer_config.json"
+                ) from None
 
 
 def check_model(
@@ -168,7 +174,13 @@ def check_model(
         check_memory(model, dtype)
     positions = count_positions(model, config)
     if max_seq_length is None:
-        return min(positions or MAX_DEFAULT_LENGTH, tokenizer.model_max_length, MAX_DEFAULT_LENGTH)
+        length = min(positions or MAX_DEFAULT_LENGTH, tokenizer.model_max_length, MAX_DEFAULT_LENGTH)
+        if length < MIN_LENGTH:
+            raise UserError(
+                f"the model's input has at most {length} tokens, too few for text: raise max_position_embeddings in "
+                f"{settings_source(config)}, or model_max_length in tokenizer_config.json"
+            )
+        return length
     if positions and max_seq_length > positions:
         raise UserError(
             f"--max_seq_length {max_seq_length} is more than the model's {positions} positions: lower it"

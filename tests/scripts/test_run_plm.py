@@ -172,6 +172,10 @@ def test_checkpoint_is_adapted(train, run_plm_script, text, held_out, tmp_path):
     [
         (("--model_type", "bert"), "--model_type: bert has no permutation-language-modelling head: run_plm.py is for"),
         (("--plm_probability", 1), "--plm_probability 1.0 is not above 0 and below 1"),
+        (
+            ("--plm_probability", 0.01, "--max_seq_length", 64),
+            "--plm_probability 0.01 is less than a token",
+        ),
         (("--max_span_length", 0), "--max_span_length 0 is less than 1"),
         (("--max_seq_length", 16, "--max_span_length", 20), "--max_span_length 20 is more than --max_seq_length 16"),
         (("--config_overrides", "attn_type=uni"), "attn_type is uni, but a permutation needs bi"),
