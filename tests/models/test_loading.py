@@ -388,7 +388,7 @@ def test_model_without_room_for_text_is_refused(tokenizers):
 
 def test_config_that_needs_a_token_of_the_tokenizer_is_refused(tokenizers):
     """GPT-2's tokenizer has no padding token, and ModernBERT's decoder cannot be without one."""
-    with pytest.raises(UserError, match="^modernbert-decoder needs a tokenizer with a pad token: set"):
+    with pytest.raises(UserError, match=r"^modernbert-decoder needs a tokenizer with a pad token: set"):
         sync_config_with_tokenizer(CONFIG_MAPPING["modernbert-decoder"](), tokenizers["gpt2"])
 
 
