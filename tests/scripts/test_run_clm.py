@@ -209,17 +209,6 @@ def test_run_mlm_continues_from_a_causal_encoder(family, train, run_mlm_script, 
     assert (out / "tokenizer.json").read_bytes() == (tmp_path / "mlm" / "tokenizer.json").read_bytes()
 
 
-def test_predictions_of_masked_words_by_a_causal_encoder_are_warned_about(train, run_mlm_script, checkpoint, out):
-    train("--max_steps", 1, model=("--model_name_or_path", checkpoint("bert")))
-    lines = out / "lines.txt"
-    lines.write_text("The [MASK] is far.")
-    code, printed, errors = run_mlm_script(
-        "--model_name_or_path", out, "--do_predict", "--test_file", lines, "--output_dir", out / "mlm"
-    )
-    assert (code, errors) == (0, "")
-    assert f"warning: {out} was last trained with a causal mask, and now attends in both directions: " in printed
-
-
 @pytest.mark.parametrize("resume", [False, True], ids=["output_dir", "flag"])
 def test_run_mlm_does_not_resume_a_causal_run(resume, train, run_mlm_script, checkpoint, out):
     """All settings that both scripts have are equal, and so are the names of the weights."""
