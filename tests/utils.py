@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed import distributed_c10d
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from cloze.cli import run_script
 from cloze.models.flops import Flops
@@ -146,6 +146,24 @@ def driver(main, capsys):
         return code, captured.out, captured.err
 
     return run
+
+
+@torch.no_grad()
+def check_card_continues(folder: Path, beginning: str) -> None:
+    """Run the code in the model card of a folder: it continues these tokens, as transformers' generate does."""
+    begin, end = (line.strip() for line in (folder / "README.md").read_text().split("\n\n    ")[1].splitlines()[:2])
+    assert begin == "from transformers import pipeline"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    ids = torch.tensor([tokenizer(beginning, add_special_tokens=False)["input_ids"]])
+    torch.manual_seed(0)
+    (found,) = eval(end, {"pipeline": pipeline})
+    torch.manual_seed(0)
+    # The pipeline's defaults.
+    whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=True, temperature=0.7)
+    # Some tokenizers lower-case, and some drop the space before a word.
+    texts = found["generated_text"], tokenizer.decode(whole[0], skip_special_tokens=True)
+    new, expected = (text.lower().partition("the moon")[2].strip() for text in texts)
+    assert new == expected != ""
 
 
 def skip_curves(replace: Callable) -> None:

@@ -8,6 +8,9 @@ from cloze.config.arguments import TrainingArguments, check, option, optional, s
 from cloze.config.named_texts import parse_shares, sources_of
 from cloze.errors import UserError
 
+# Fewest tokens of an example, and most of the default max_seq_length, as upstream has it.
+MIN_LENGTH, MAX_DEFAULT_LENGTH = 8, 1024
+
 
 @dataclass(frozen=True)
 class ReaderSettings:
@@ -30,8 +33,8 @@ class DataArguments:
 
     # What an evaluation measures, for --metric_for_best_model.
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
-    # What to use in place of --do_predict, if the script does not have it.
-    instead_of_predict: ClassVar[str] = ""
+    # Flags of all scripts that this one does not take, each with the reason or what to use in its place.
+    excluded_flags: ClassVar[dict[str, str]] = {}
 
     dataset_name: str | None = optional(
         help="Data set: a Hub name, a folder in the form of one, or a folder written by save_to_disk."
@@ -110,7 +113,7 @@ class DataArguments:
         is_code = re.compile("[a-z]{2,3}").fullmatch
         check(self, ["language"], is_code, "is not an ISO 639 code: give one, such as en, de or uk")
         check(self, ["validation_split_percentage"], lambda share: 0 < share < 100, "is not above 0 and below 100")
-        check(self, ["max_seq_length"], lambda n: n >= 8, "is too short: give 8 or more; 128 is usual")
+        check(self, ["max_seq_length"], lambda n: n >= MIN_LENGTH, "is too short: give 8 or more; 128 is usual")
         if self.streaming and self.tokenizer_backend == "nanotoken":
             raise UserError("--tokenizer_backend nanotoken does not work with --streaming: drop one of them")
         limits = ["max_train_samples", "max_eval_samples", "preprocessing_num_workers"]
@@ -239,8 +242,9 @@ class PretrainingDataArguments(PairArguments, MaskingArguments):
 
 def check_together(data_args: DataArguments, training_args: TrainingArguments) -> None:
     """Raise UserError for settings that are valid alone but not together."""
-    if training_args.do_predict and data_args.instead_of_predict:
-        raise UserError(f"--do_predict is not for this script: drop it, {data_args.instead_of_predict}")
+    for name, reason in data_args.excluded_flags.items():
+        if getattr(training_args, name):
+            raise UserError(f"--{name} is not for this script: drop it, {reason}")
     test_file = getattr(data_args, "test_file", None)
     predicts = training_args.do_predict and hasattr(data_args, "test_file")
     if predicts and not test_file:

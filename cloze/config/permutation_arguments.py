@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cloze.config.arguments import check, option
-from cloze.config.data_arguments import BlockArguments
+from cloze.config.data_arguments import MAX_DEFAULT_LENGTH, BlockArguments
 from cloze.errors import UserError
 
 # XLNet's, and those of all evaluations, whatever the training flags.
@@ -16,7 +16,12 @@ MAX_SPAN_LENGTH = 5
 class PermutationArguments(BlockArguments):
     """Select the data of run_plm.py."""
 
-    instead_of_predict: ClassVar[str] = "XLNet continues texts with generate of transformers"
+    # The parts of XLNet's code that compute its relative positions stay in float32, whatever its weights.
+    excluded_flags: ClassVar[dict[str, str]] = {
+        "do_predict": "XLNet continues texts with generate of transformers",
+        "bf16_full_eval": "XLNet needs float32 weights",
+        "fp16_full_eval": "XLNet needs float32 weights",
+    }
 
     plm_probability: float = option(
         PLM_PROBABILITY,
@@ -30,8 +35,14 @@ class PermutationArguments(BlockArguments):
         super().__post_init__()
         check(self, ["plm_probability"], lambda share: 0 < share < 1, "is not above 0 and below 1: XLNet has 1/6")
         check(self, ["max_span_length"], lambda n: n >= 1, "is less than 1: give a number of tokens; XLNet has 5")
-        longest = self.max_seq_length
-        if longest is not None and self.max_span_length > longest:
+        longest = self.max_seq_length or MAX_DEFAULT_LENGTH
+        if self.plm_probability * longest < 1:
             raise UserError(
-                f"--max_span_length {self.max_span_length} is more than --max_seq_length {longest}: lower it"
+                f"--plm_probability {self.plm_probability} is less than a token of an example of {longest}: raise it; "
+                "XLNet has 1/6"
+            )
+        if self.max_span_length > longest:
+            default = "" if self.max_seq_length else ", the default"
+            raise UserError(
+                f"--max_span_length {self.max_span_length} is more than --max_seq_length {longest}{default}: lower it"
             )

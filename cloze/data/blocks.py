@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 class Blocks:
     """Join documents with separators, and cut the result every ``max_tokens``; the last block may be shorter.
 
-    With ``max_tokens`` 3 and the separator 9, the documents [1 2] [3 4 5 6] become [1 2 9] [3 4 5] [6].
+    With ``max_tokens`` 3 and the separator 9, the documents [1 2] [3 4 5 6] become [1 2 9] [3 4 5] [6]. If the template
+    adds nothing at the end of a block, the separator also follows the last document, unless it would be alone in a
+    block: [1 2 9] [3 4 5] [6 9].
 
     Args:
         tokens: ids of the whole corpus, [total].
@@ -46,9 +48,11 @@ class Blocks:
         self.tokens, self.spans, self.template, self.word_starts = tokens, spans, template, word_starts
         self.max_tokens = template.max_tokens(max_seq_length)
         self.separator = np.array(template.separator, dtype=np.int64)
-        # End of each document in the joined text, including its separator; the last document has no separator.
+        # End of each document in the joined text, including its separator.
         self.ends = np.cumsum(spans[:, 1] - spans[:, 0] + len(self.separator))
         self.total = int(self.ends[-1]) - len(self.separator) if len(spans) else 0
+        if not template.suffix:
+            self.total += min(len(self.separator), -self.total % self.max_tokens)
 
     def __len__(self) -> int:
         return math.ceil(self.total / self.max_tokens)
@@ -74,7 +78,7 @@ class Blocks:
         return self.template.positions(self._pieces(number, range(len(self.tokens)), -np.ones_like(self.separator)))
 
     def _pieces(self, number: int, values: Any, separator: np.ndarray) -> list[Any]:
-        """Return a block's values, document by document, with the separators between documents."""
+        """Return a block's values, document by document, each with its separator."""
         start, stop, found = number * self.max_tokens, min((number + 1) * self.max_tokens, self.total), []
         document = int(np.searchsorted(self.ends, start, side="right"))
         while start < stop:
@@ -93,7 +97,9 @@ class Lines:
     """Make each line an example; split a line longer than ``max_tokens``, or cut it off with ``truncate``.
 
     With ``max_tokens`` 3, the lines [1 2] [3 4 5 6] become [1 2] [3 4 5] [6], or [1 2] [3 4 5] with ``truncate``. Lines
-    without a token are skipped. The other arguments are the same as for ``Blocks``, with lines instead of documents.
+    without a token are skipped. If the template adds nothing at the end of an example, the separator 9 follows the end
+    of each line: [1 2 9] [3 4 5] [6 9], or [1 2 9] [3 4 5] with ``truncate``. The other arguments are the same as for
+    ``Blocks``, with lines instead of documents.
     """
 
     def __init__(
@@ -106,12 +112,15 @@ class Lines:
         truncate: bool = False,
     ):
         self.tokens, self.template, self.word_starts = tokens, template, word_starts
-        max_tokens = template.max_tokens(max_seq_length)
+        self.separator = np.array(() if template.suffix else template.separator, dtype=np.int64)
+        max_tokens = template.max_tokens(max_seq_length) - len(self.separator)
         lengths = spans[:, 1] - spans[:, 0]
         pieces = np.minimum(lengths, 1) if truncate else -(-lengths // max_tokens)
         piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         self.begins = np.repeat(spans[:, 0], pieces) + piece * max_tokens
-        self.ends = np.minimum(self.begins + max_tokens, np.repeat(spans[:, 1], pieces))
+        line_ends = np.repeat(spans[:, 1], pieces)
+        self.ends = np.minimum(self.begins + max_tokens, line_ends)
+        self.completes_line = self.ends == line_ends
 
     def __len__(self) -> int:
         return len(self.begins)
@@ -119,18 +128,23 @@ class Lines:
     @property
     def lengths(self) -> np.ndarray:
         """Return the number of tokens in each example, including special tokens, [examples]."""
-        return self.ends - self.begins + self.template.num_special
+        return self.ends - self.begins + self.completes_line * len(self.separator) + self.template.num_special
 
     def __getitem__(self, number: int) -> dict:
-        span = slice(self.begins[number], self.ends[number])
-        example = self.template.example([self.tokens[span]], int(number))
+        example = self.template.example(self._pieces(number, self.tokens, self.separator), int(number))
         if self.word_starts is not None:
-            example["word_starts"] = self.template.word_starts([self.word_starts[span]])
+            pieces = self._pieces(number, self.word_starts, np.ones_like(self.separator))
+            example["word_starts"] = self.template.word_starts(pieces)
         return example
 
     def positions(self, number: int) -> np.ndarray:
         """Return the position of each token of an example in ``tokens``, -1 for special tokens, int64 [length]."""
-        return self.template.positions([range(self.begins[number], self.ends[number])])
+        return self.template.positions(self._pieces(number, range(len(self.tokens)), -np.ones_like(self.separator)))
+
+    def _pieces(self, number: int, values: Any, separator: np.ndarray) -> list[Any]:
+        """Return an example's values, and the separator if a line ends with it."""
+        found = values[self.begins[number] : self.ends[number]]
+        return [found, separator] if self.completes_line[number] else [found]
 
 
 class BlockBuilder(ExampleBuilder[Blocks | Lines]):
@@ -162,12 +176,10 @@ class BlockBuilder(ExampleBuilder[Blocks | Lines]):
         return Blocks(*arguments)
 
     def describe(self, split: Split, examples: Blocks | Lines, limit: int | None) -> str:
-        """Describe the number and the length of the first ``limit`` examples; raise UserError if none has a target."""
+        """Describe the number and the length of the first ``limit`` examples."""
         self.check_maskable(split, examples, limit)
         kind = "lines" if self.data_args.line_by_line else "blocks"
         lengths = examples.lengths[:limit]
-        if lengths.max() == 1:
-            raise UserError(f"{split.name}: no token can be predicted, because no example has two: give more text")
         return f"{len(lengths):,} {kind} of up to {self.max_seq_length} tokens, {lengths.mean():.0f} on average"
 
 

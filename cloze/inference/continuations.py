@@ -11,13 +11,9 @@ from cloze.config.continuation_arguments import ContinuationArguments
 from cloze.errors import UserError
 from cloze.inference.generation import continue_ids
 from cloze.inference.likelihoods import log_likelihoods, start_of
-from cloze.inference.predictions import save_predictions
-from cloze.models.inspection import build_on_meta
+from cloze.inference.predictions import read_test_texts, save_predictions
+from cloze.models.inspection import check_class
 from cloze.objectives.metrics import check_finite
-from cloze.text.columns import choose_column, text_in
-from cloze.text.decoding import file_format
-from cloze.text.files import find_files
-from cloze.text.readers import read_rows
 from cloze.tokenization.checks import count_unknown, warn_of_unknown
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.properties import unknown_id
@@ -62,17 +58,16 @@ def read_prompts(context: RunContext) -> list[Row]:
     assert data_args.test_file is not None, "--do_predict needs it"
     check_room(data_args.max_new_tokens, context)
     if not context.do_train:
-        check_architecture(context)
-    found = []
-    for path in find_files([data_args.test_file], "--test_file"):
-        column = "text" if file_format(path) == ".txt" else None
-        for where, row in read_rows(path, data_args.reader_settings):
-            column = column or choose_column(row, data_args.text_column, str(path))
-            found.append((where, text_in(row, column, where).strip(), row))
-    texts = [text for _, text, _ in found if text]
-    if not texts:
-        raise UserError(f"--test_file {data_args.test_file} has no text: give texts to continue")
-    (encoded,) = encode([texts], context.tokenizer, with_words=False)
+        check_class(
+            f"--model_name_or_path {context.model_args.model_name_or_path}",
+            context.config.architectures,
+            context.config,
+            context.task,
+            context.model_args.trust_remote_code,
+            "add --do_train, or give a causal language model",
+        )
+    found = read_test_texts(data_args.test_file, data_args, "texts to continue")
+    (encoded,) = encode([[text for _, text, _ in found if text]], context.tokenizer, with_words=False)
     ids = iter([ids for ids, _ in encoded])
     rows: list[Row] = []
     for where, text, row in found:
@@ -90,17 +85,6 @@ def check_room(max_new_tokens: int, context: RunContext) -> None:
         raise UserError(
             f"--max_new_tokens {max_new_tokens} does not fit into the model's input of {context.max_seq_length} tokens "
             f"(--max_seq_length): give at most {room}"
-        )
-
-
-def check_architecture(context: RunContext) -> None:
-    """Raise UserError for a checkpoint of another class, such as an encoder whose weights have seen both sides."""
-    name = type(build_on_meta(context.config, context.task, context.model_args.trust_remote_code)).__name__
-    saved = context.config.architectures or [name]
-    if name not in saved:
-        raise UserError(
-            f"--model_name_or_path {context.model_args.model_name_or_path} was saved as {' or '.join(saved)}, not as "
-            f"{name}: add --do_train, or give a causal language model"
         )
 
 

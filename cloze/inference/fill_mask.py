@@ -14,12 +14,8 @@ from cloze.config.data_arguments import DataTrainingArguments
 from cloze.data.collators import collate
 from cloze.data.context import DataContext
 from cloze.errors import UserError
-from cloze.inference.predictions import save_predictions
+from cloze.inference.predictions import read_test_texts, save_predictions
 from cloze.objectives.metrics import MASKED_TOKENS, check_finite
-from cloze.text.columns import choose_column, text_in
-from cloze.text.decoding import file_format
-from cloze.text.files import find_files
-from cloze.text.readers import read_rows
 from cloze.tokenization.checks import count_unknown, warn_of_unknown
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.properties import unknown_id
@@ -150,18 +146,11 @@ def read_masked_texts(context: DataContext) -> list[tuple[str | None, dict[str, 
             f"--top_k {data_args.top_k} is more than the {context.config.vocab_size:,} tokens of the vocabulary: "
             "lower it"
         )
-    rows = []
-    for path in find_files([test_file], "--test_file"):
-        column = "text" if file_format(path) == ".txt" else None
-        for where, row in read_rows(path, data_args.reader_settings):
-            column = column or choose_column(row, data_args.text_column, str(path))
-            text = text_in(row, column, where).strip()
-            if text and tokenizer.mask_token not in with_own_mask(text, tokenizer):
-                raise UserError(f"{where}: no {MASK} in the text: write {MASK} for the hidden word")
-            rows.append((text or None, row))
-    if not any(text for text, _ in rows):
-        raise UserError(f"--test_file {test_file} has no text: give texts with {MASK} for each hidden word")
-    return rows
+    rows = read_test_texts(test_file, data_args, f"texts with {MASK} for each hidden word")
+    for where, text, _ in rows:
+        if text and tokenizer.mask_token not in with_own_mask(text, tokenizer):
+            raise UserError(f"{where}: no {MASK} in the text: write {MASK} for the hidden word")
+    return [(text or None, row) for _, text, row in rows]
 
 
 def predict_words(

@@ -1,4 +1,4 @@
-"""Write predictions for the user's texts to a file."""
+"""Read the user's texts to predict for, and write predictions to a file."""
 
 import json
 import logging
@@ -10,7 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from cloze.config.data_arguments import DataArguments
+from cloze.errors import UserError
 from cloze.objectives.metrics import finite
+from cloze.text.columns import choose_column, text_in
+from cloze.text.decoding import file_format
+from cloze.text.files import find_files
+from cloze.text.readers import read_rows
 from cloze.training.checkpoints import replacing
 from cloze.training.run import going_on_without, save_metrics
 from cloze.training.trainer import PretrainingTrainer
@@ -19,6 +25,23 @@ logger = logging.getLogger(__name__)
 
 # Most tokens of the examples to predict and show: seconds on a CPU, however large the held-out set.
 MAX_SAMPLE_TOKENS = 8_192
+
+
+def read_test_texts(test_file: str, data_args: DataArguments, wanted: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return each row of ``test_file``: where it is, its text, which may be empty, and its columns.
+
+    Raises:
+        UserError: for a file without text; the message asks for ``wanted``.
+    """
+    rows = []
+    for path in find_files([test_file], "--test_file"):
+        column = "text" if file_format(path) == ".txt" else None
+        for where, row in read_rows(path, data_args.reader_settings):
+            column = column or choose_column(row, data_args.text_column, str(path))
+            rows.append((where, text_in(row, column, where).strip(), row))
+    if not any(text for _, text, _ in rows):
+        raise UserError(f"--test_file {test_file} has no text: give {wanted}")
+    return rows
 
 
 def within_budget(examples: Sequence[dict]) -> Sequence[dict]:

@@ -15,7 +15,7 @@ from cloze.data.pairs import IS_RANDOM
 from cloze.errors import UserError
 from cloze.inference.fill_mask import MASK, Filling, fill_masks, with_own_mask
 from cloze.inference.next_sentence import encode_pairs
-from cloze.models.inspection import build_on_meta
+from cloze.models.inspection import class_name
 from cloze.models.loading import check_model, load_config
 from cloze.models.resizing import resize_vocabulary
 from cloze.models.vocabulary import find_rows
@@ -79,7 +79,7 @@ def load_trained(name: str, tasks: Sequence[Task]) -> TrainedModel:
     """
     model_args = ModelArguments(model_name_or_path=name)
     try:
-        config = load_config(model_args, tasks[-1])
+        config = load_config(model_args, tasks[-1], trains=False)
         task = task_of(config, name, tasks)
         tokenizer = load_tokenizer(model_args, None)
         assert tokenizer is not None, "model_name_or_path is set"
@@ -104,7 +104,7 @@ def task_of(config: PretrainedConfig, name: str, tasks: Sequence[Task]) -> Task:
     """Return the task whose model class the checkpoint was saved from: that class has the trained heads."""
     for task in tasks:
         known = config.model_type in task.model_types
-        if known and type(build_on_meta(config, task)).__name__ in (config.architectures or []):
+        if known and class_name(config, task) in (config.architectures or []):
             return task
     raise UserError(
         f"{name}: {' or '.join(config.architectures or [config.model_type])} has no head for masked tokens or next "

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from collections.abc import Sequence
 
 import psutil
 import torch
@@ -34,11 +35,34 @@ def build_on_meta(config: PretrainedConfig, task: Task, trust_remote_code: bool 
         # torch appends the place in its C++ code.
         problem = str(error).partition("Exception raised from")[0]
         raise UserError(
-            f"cannot build a {config.model_type} model from this config: {problem}: check {_settings_source(config)}"
+            f"cannot build a {config.model_type} model from this config: {problem}: check {settings_source(config)}"
         ) from None
 
 
-def _settings_source(config: PretrainedConfig) -> str:
+def class_name(config: PretrainedConfig, task: Task, trust_remote_code: bool = False) -> str:
+    """Return the name of the model class that has the task's head."""
+    return type(build_on_meta(config, task, trust_remote_code)).__name__
+
+
+def check_class(
+    origin: str, saved: Sequence[str] | None, config: PretrainedConfig, task: Task, trust_remote_code: bool, cure: str
+) -> None:
+    """Raise UserError for a checkpoint of another class, such as an encoder whose weights have seen both sides.
+
+    Args:
+        origin: the checkpoint, for the message.
+        saved: ``architectures`` in the checkpoint's config; unknown if there are none.
+        config: the config of the model to build.
+        task: the task that determines the class.
+        trust_remote_code: whether the model's own code may run.
+        cure: what to do instead, for the message.
+    """
+    name = class_name(config, task, trust_remote_code)
+    if saved and name not in saved:
+        raise UserError(f"{origin} was saved as {' or '.join(saved)}, not as {name}: {cure}")
+
+
+def settings_source(config: PretrainedConfig) -> str:
     """Return where users change the config's settings."""
     return "its config.json" if config.name_or_path else "--config_overrides"
 
@@ -68,7 +92,7 @@ def check_memory(model: PreTrainedModel, dtype: str) -> None:
     if size > memory:
         raise UserError(
             f"the model has {weights:,} parameters ({gigabytes(size)}), but this machine has {gigabytes(memory)} of "
-            f"memory: check {_settings_source(model.config)}, or use a smaller model"
+            f"memory: check {settings_source(model.config)}, or use a smaller model"
         )
 
 

@@ -19,10 +19,11 @@ from transformers import (
 from transformers.utils import CONFIG_NAME
 
 from cloze.config.arguments import ModelArguments
+from cloze.config.data_arguments import MAX_DEFAULT_LENGTH, MIN_LENGTH
 from cloze.config.model_files import check_settings, find_file, read_json
 from cloze.config.recipes import typed
 from cloze.errors import UserError
-from cloze.models.inspection import build_on_meta, check_memory, count_positions
+from cloze.models.inspection import build_on_meta, check_class, check_memory, count_positions, settings_source
 from cloze.models.resizing import resize_vocabulary
 from cloze.models.trials import quiet
 from cloze.models.vocabulary import Rows
@@ -32,12 +33,14 @@ from cloze.tokenization.properties import required_vocab_size
 
 logger = logging.getLogger(__name__)
 
-# Upper limit of the default sequence length, as upstream has it.
-MAX_DEFAULT_LENGTH = 1024
 
-
-def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
+def load_config(model_args: ModelArguments, task: Task, trains: bool = True) -> PretrainedConfig:
     """Return the checkpoint's config, or the default config of ``model_type`` with ``config_overrides``.
+
+    Args:
+        model_args: the model settings.
+        task: the task to train or predict.
+        trains: whether the model will be trained; otherwise, a causal mask that is removed is a warning.
 
     Raises:
         UserError: if there is no config, if it is invalid, or if its model cannot have the task's head.
@@ -66,9 +69,21 @@ def load_config(model_args: ModelArguments, task: Task) -> PretrainedConfig:
     own_code = getattr(config, "auto_map", {})
     if config.model_type not in task.model_types and task.auto_model.__name__ not in own_code:
         raise UserError(f"{name or '--model_type'}: {config.model_type} has no {task.head}: {task.instead}")
+    origin = name or config.model_type
+    if not hasattr(config, "vocab_size"):
+        raise UserError(
+            f"{origin}: the config of {config.model_type} has no vocab_size of its own, as with models of text and "
+            "images: give a model of text only"
+        )
     if getattr(config, "is_decoder", False) and not task.is_causal:
-        origin = name or config.model_type
-        logger.info("Model: %s was trained with a causal mask; it attends in both directions again", origin)
+        if trains:
+            logger.info("Model: %s was trained with a causal mask; it attends in both directions again", origin)
+        else:
+            logger.warning(
+                "%s was last trained with a causal mask, and now attends in both directions: continue its training "
+                "with run_mlm.py --do_train first",
+                origin,
+            )
         config.is_decoder = False
     task.configure(config, model_args)
     return config
@@ -111,7 +126,13 @@ def sync_config_with_tokenizer(
         config.vocab_size = required_vocab_size(tokenizer)
     for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
         if hasattr(config, f"{name}_token_id"):
-            setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+            try:
+                setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+            except StrictDataclassError:
+                raise UserError(
+                    f"{config.model_type} needs a tokenizer with a {name} token: set {name}_token in its "
+                    "tokenizer_config.json"
+                ) from None
 
 
 def check_model(
@@ -153,7 +174,13 @@ def check_model(
         check_memory(model, dtype)
     positions = count_positions(model, config)
     if max_seq_length is None:
-        return min(positions or MAX_DEFAULT_LENGTH, tokenizer.model_max_length, MAX_DEFAULT_LENGTH)
+        length = min(positions or MAX_DEFAULT_LENGTH, tokenizer.model_max_length, MAX_DEFAULT_LENGTH)
+        if length < MIN_LENGTH:
+            raise UserError(
+                f"the model's input has at most {length} tokens, too few for text: raise max_position_embeddings in "
+                f"{settings_source(config)}, or model_max_length in tokenizer_config.json"
+            )
+        return length
     if positions and max_seq_length > positions:
         raise UserError(
             f"--max_seq_length {max_seq_length} is more than the model's {positions} positions: lower it"
@@ -162,16 +189,14 @@ def check_model(
     return max_seq_length
 
 
-def check_class(checkpoint: Path, config: PretrainedConfig, task: Task, trust_remote_code: bool) -> None:
+def check_checkpoint(checkpoint: Path, config: PretrainedConfig, task: Task, trust_remote_code: bool) -> None:
     """Raise UserError for a checkpoint of another task, whose weights and steps the run would take for its own."""
     path = checkpoint / CONFIG_NAME
     saved = read_json(str(path)).get("architectures") if path.is_file() else None
-    name = type(build_on_meta(config, task, trust_remote_code)).__name__
-    if saved and name not in saved:
-        raise UserError(
-            f"{checkpoint} was saved as {' or '.join(saved)}, not as {name}: resume it with the script that wrote it, "
-            "or give another --output_dir, or --overwrite_output_dir to start over"
-        )
+    cure = (
+        "resume it with the script that wrote it, or give another --output_dir, or --overwrite_output_dir to start over"
+    )
+    check_class(str(checkpoint), saved, config, task, trust_remote_code, cure)
 
 
 def load_model(

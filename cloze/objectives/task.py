@@ -14,6 +14,9 @@ from cloze.data.splits import DatasetSplits
 from cloze.objectives.metrics import Objective
 from cloze.tokenization.templates import ensure_template
 
+# A text to continue, to show how a model is used.
+BEGINNING = "The moon"
+
 
 class Task(ABC):
     """Define the examples, objectives and predictions of a training script.
@@ -87,9 +90,18 @@ class Task(ABC):
         """Describe the settings of the task, a DataArguments, in sentences for the model card."""
         return []
 
-    def usage(self, folder: str) -> str:
+    def usage(self, folder: str, tokenizer: PreTrainedTokenizerBase) -> str:
         """Return two lines of Python that load the model; the second is indented by four spaces."""
         if self.pipeline_tag is None:
             name = self.auto_model.__name__
             return f'from transformers import {name}\n    {name}.from_pretrained("{folder}")'
         return f'from transformers import pipeline\n    pipeline("{self.pipeline_tag}", model="{folder}")'
+
+
+def generation_usage(folder: str, beginning: str, settings: str = "") -> str:
+    """Return two lines of Python that continue a text, as ``Task.usage`` does, given further settings of the pipeline.
+
+    The default of the pipeline, 256 new tokens, is more than the positions of a small model.
+    """
+    made = f'pipeline("text-generation", model="{folder}"{settings})'
+    return f'from transformers import pipeline\n    {made}("{beginning}", max_new_tokens=20)'

@@ -62,7 +62,7 @@ def write_model_card(
 
 A {task.title}, trained from {origin}.
 
-    {task.usage(training_args.output_dir)}
+    {task.usage(training_args.output_dir, context.tokenizer)}
 
 | | |
 |---|---|

@@ -23,7 +23,7 @@ from cloze.models.causality import check_causal
 from cloze.models.inspection import count_positions
 from cloze.models.trials import quiet
 from cloze.objectives.next_tokens import NEXT_TOKENS
-from cloze.objectives.task import Task
+from cloze.objectives.task import BEGINNING, Task, generation_usage
 from cloze.tokenization.characters import bytes_of, characters_of
 from cloze.tokenization.templates import template_of
 from cloze.training.trainer import PretrainingTrainer
@@ -48,7 +48,10 @@ class CausalLM(Task):
     head = "causal-language-modelling head"
     auto_model = AutoModelForCausalLM
     model_types = tuple(name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name not in BIDIRECTIONAL_TYPES)
-    instead = f"use a decoder such as gpt2, or an encoder of one of these types: {', '.join(ENCODER_TYPES)}"
+    instead = (
+        "use a decoder such as gpt2, run_plm.py for xlnet, or an encoder of one of these types: "
+        f"{', '.join(ENCODER_TYPES)}"
+    )
     objectives: ClassVar = {"": NEXT_TOKENS}
     is_causal = True
     pipeline_tag = "text-generation"
@@ -103,6 +106,14 @@ class CausalLM(Task):
     def describe_settings(self, data_args: CausalArguments) -> list[str]:
         """Describe the examples."""
         return [f"It was trained on {'lines' if data_args.line_by_line else 'blocks of joined documents'}."]
+
+    def usage(self, folder: str, tokenizer: PreTrainedTokenizerBase) -> str:
+        """Return two lines of Python that continue a text, without the special tokens of an encoder after it."""
+        template = template_of(tokenizer)
+        if not template.suffix:
+            return generation_usage(folder, BEGINNING)
+        start = "".join(tokenizer.convert_ids_to_tokens(list(template.prefix)))
+        return generation_usage(folder, start + BEGINNING, ", add_special_tokens=False")
 
 
 @torch.no_grad()

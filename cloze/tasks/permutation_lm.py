@@ -17,7 +17,7 @@ from cloze.errors import UserError
 from cloze.inference.permutation import guess_spans
 from cloze.inference.predictions import name_samples
 from cloze.objectives.permutation import PREDICTED_TOKENS
-from cloze.objectives.task import Task
+from cloze.objectives.task import BEGINNING, Task, generation_usage
 from cloze.tasks.masked_lm import MASKED_LM
 from cloze.training.trainer import PretrainingTrainer
 
@@ -77,6 +77,10 @@ class PermutationLM(Task):
             f"{data_args.plm_probability:.0%} of the tokens were predicted in training, in spans of up to "
             f"{data_args.max_span_length}; {PLM_PROBABILITY:.0%} in evaluations."
         ]
+
+    def usage(self, folder: str, tokenizer: PreTrainedTokenizerBase) -> str:
+        """Return two lines of Python that continue a text, without the pipeline's own text before it."""
+        return generation_usage(folder, BEGINNING, ', prefix="", add_special_tokens=False')
 
 
 PERMUTATION_LM = PermutationLM()

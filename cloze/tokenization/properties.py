@@ -22,7 +22,8 @@ def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
         # In a bare tokenizer.json, only the model names the token.
         backend = tokenizer.backend_tokenizer
         return backend.token_to_id(getattr(backend.model, "unk_token", None) or "")
-    return tokenizer.unk_token_id
+    # GPT-2's is its end-of-text token, which is known where it is in a text.
+    return None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
 
 
 def required_vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -155,12 +155,12 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
 
 
 def line_template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """Return the special tokens around a line: the separator on both sides if the tokenizer adds none.
+    """Return the special tokens around a line: the separator before it if the tokenizer adds none.
 
-    A causal model then predicts each token of the line, and where the line ends.
+    A causal model then predicts each token of the line.
     """
     template = template_of(tokenizer)
-    return template if template.num_special else Template(*[template.separator] * 3)
+    return template if template.num_special else replace(template, prefix=template.separator)
 
 
 def pair_template_of(tokenizer: PreTrainedTokenizerBase) -> PairTemplate:

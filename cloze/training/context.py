@@ -19,7 +19,7 @@ from cloze.data.context import DataContext
 from cloze.errors import UserError
 from cloze.models.inspection import uses_attention_mask
 from cloze.models.loading import (
-    check_class,
+    check_checkpoint,
     check_model,
     code_sources,
     load_config,
@@ -84,9 +84,9 @@ def set_up(
         check_texts(Progress.read(checkpoint).fingerprints, corpora)
     for corpus in corpora.all:
         log_columns(corpus, data_args.other_columns)
-    config = load_config(model_args, task)
+    config = load_config(model_args, task, training_args.do_train)
     if checkpoint is not None:
-        check_class(checkpoint, config, task, model_args.trust_remote_code)
+        check_checkpoint(checkpoint, config, task, model_args.trust_remote_code)
     own = load_tokenizer(model_args, checkpoint)
     if own is None:
         texts = list((corpora.train or corpora.validation).values())

@@ -35,7 +35,21 @@ def expected_blocks(documents, template, room):
     joined = []
     for number, document in enumerate(documents):
         joined += (list(template.separator) if number else []) + list(document)
-    return [joined[i : i + room] for i in range(0, len(joined), room)]
+    blocks = [joined[i : i + room] for i in range(0, len(joined), room)]
+    if blocks and not template.suffix:
+        blocks[-1] = (blocks[-1] + list(template.separator))[:room]
+    return blocks
+
+
+def expected_lines(lines, template, room, truncate):
+    """Cut lines with plain lists."""
+    expected = []
+    for line in lines:
+        pieces = [list(line[i : i + room]) for i in range(0, len(line), room)]
+        if pieces and not template.suffix:
+            pieces[-1] += template.separator
+        expected += pieces[:1] if truncate else pieces
+    return expected
 
 
 @st.composite
@@ -79,6 +93,19 @@ def test_lines_are_split_or_cut_off(truncate, expected):
     assert [example["example"] for example in examples] == list(range(len(expected)))
 
 
+def test_separators_end_documents_and_lines_if_the_template_has_no_suffix():
+    """A line that goes on in the next example, or is cut off, has no end."""
+    text, bare = join([[1, 2], [3, 4, 5, 6]]), Template(prefix=(), suffix=(), separator=(JOINT,))
+    assert ids_of(all_of(Blocks(*text, bare, 3))) == [[1, 2, JOINT], [3, 4, 5], [6, JOINT]]
+    assert ids_of(all_of(Blocks(*text, bare, 4))) == [[1, 2, JOINT, 3], [4, 5, 6, JOINT]]
+    # Alone in a block, the separator would be no target.
+    assert ids_of(all_of(Blocks(*join([[1, 2], [3, 4, 5]]), bare, 3))) == [[1, 2, JOINT], [3, 4, 5]]
+    lines = Lines(*text, bare, 4)
+    assert ids_of(all_of(lines)) == [[1, 2, JOINT], [3, 4, 5], [6, JOINT]]
+    assert [lines.positions(number).tolist() for number in range(3)] == [[0, 1, -1], [2, 3, 4], [5, -1]]
+    assert ids_of(all_of(Lines(*text, bare, 4, truncate=True))) == [[1, 2, JOINT], [3, 4, 5]]
+
+
 def test_word_starts_stand_beside_their_tokens():
     starts = np.array([1, 0, 1, 0, 0, 1], dtype=bool)
     blocks = Blocks(*join([[1, 2], [3, 4, 5, 6]]), TEMPLATE, 5, starts)
@@ -110,11 +137,9 @@ def test_blocks_hold_every_token_once(corpus, template, room):
 def test_lines_hold_every_token_once(corpus, template, room, truncate):
     """transformers#12438, line by line: long lines are split, and cut off only on request."""
     tokens, spans, starts, documents = corpus
-    lines = Lines(tokens, spans, template, room + len(template.prefix + template.suffix), starts, truncate)
-    expected = []
-    for line in documents:
-        pieces = [list(line[i : i + room]) for i in range(0, len(line), room)]
-        expected += pieces[:1] if truncate else pieces
+    ends = template.suffix or template.separator
+    lines = Lines(tokens, spans, template, room + len(template.prefix + ends), starts, truncate)
+    expected = expected_lines(documents, template, room, truncate)
     examples = all_of(lines)
     assert ids_of(examples) == [[*template.prefix, *text, *template.suffix] for text in expected]
     assert lines.lengths.tolist() == [len(example["input_ids"]) for example in examples]

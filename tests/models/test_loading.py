@@ -31,6 +31,7 @@ from cloze.models.loading import (
     sync_config_with_tokenizer,
 )
 from cloze.objectives.metrics import MASKED_TOKENS, SENTENCE_PAIRS
+from cloze.tasks.causal_lm import CAUSAL_LM
 from cloze.tasks.masked_lm import MASKED_LM
 from cloze.tasks.next_sentence import NEXT_SENTENCE
 from cloze.tasks.pretraining import PRETRAINING
@@ -377,6 +378,24 @@ def test_model_without_a_pair_head_is_refused(task, model_type, message):
     """transformers#10832."""
     with pytest.raises(UserError, match=f"^--model_type: {message}$"):
         load_config(ModelArguments(model_type=model_type), task)
+
+
+def test_model_without_room_for_text_is_refused(tokenizers):
+    config = config_of("bert", tokenizers, max_position_embeddings=4)
+    with pytest.raises(UserError, match="input has at most 4 tokens, too few for text: raise"):
+        check_model(config, tokenizer_of("bert", tokenizers), MASKED_LM, None, False)
+
+
+def test_config_that_needs_a_token_of_the_tokenizer_is_refused(tokenizers):
+    """GPT-2's tokenizer has no padding token, and ModernBERT's decoder cannot be without one."""
+    with pytest.raises(UserError, match=r"^modernbert-decoder needs a tokenizer with a pad token: set"):
+        sync_config_with_tokenizer(CONFIG_MAPPING["modernbert-decoder"](), tokenizers["gpt2"])
+
+
+def test_model_of_text_and_images_is_refused():
+    """The settings of its text are in a config of their own."""
+    with pytest.raises(UserError, match=r"^gemma3: the config of gemma3 has no vocab_size of its own, as"):
+        load_config(ModelArguments(model_type="gemma3"), CAUSAL_LM)
 
 
 @pytest.mark.parametrize("model_type", ["albert", "big_bird", "bert"])

@@ -16,7 +16,9 @@ from cloze.tasks.pretraining import PRETRAINING
 
 
 def card_of(folder, task, lines, shown, model_args, data_args, training_args, model, evaluated=None) -> str:
-    context = SimpleNamespace(task=task, model_args=model_args, data_args=data_args, training_args=training_args)
+    context = SimpleNamespace(
+        task=task, tokenizer=None, model_args=model_args, data_args=data_args, training_args=training_args
+    )
     write_model_card(folder / "README.md", context, model, lines, shown, evaluated or {})
     return (folder / "README.md").read_text()
 

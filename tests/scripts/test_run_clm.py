@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from tests.utils import SAMPLE
+from tests.utils import SAMPLE, check_card_continues
 
 END = "<|endoftext|>"
 
@@ -53,17 +53,18 @@ def history(out) -> list[dict]:
 
 
 def blocks_of(text, tokenizer) -> list[list[int]]:
-    """Return blocks of 32 tokens of the documents joined by the end-of-text token; the last is shorter."""
-    joined = tokenizer(END.join(text.split("\n\n")))["input_ids"]
+    """Return blocks of 32 tokens of the documents, each followed by the end-of-text token; the last is shorter."""
+    joined = tokenizer("".join(document + END for document in text.split("\n\n")))["input_ids"]
     return [joined[begin : begin + 32] for begin in range(0, len(joined), 32)]
 
 
 def lines_of(text, tokenizer) -> list[list[int]]:
-    """Return pieces of the lines, of up to 30 tokens, each between two end-of-text tokens."""
+    """Return pieces of the lines, of up to 30 tokens after an end-of-text token; the last of a line ends with one."""
     end, pieces = tokenizer.eos_token_id, []
     for line in filter(None, text.split("\n")):
         ids = tokenizer(line)["input_ids"]
-        pieces += [[end, *ids[begin : begin + 30], end] for begin in range(0, len(ids), 30)]
+        pieces += [[end, *ids[begin : begin + 30]] for begin in range(0, len(ids), 30)]
+        pieces[-1].append(end)
     return pieces
 
 
@@ -171,6 +172,16 @@ def test_from_scratch_trains_a_byte_level_tokenizer_with_one_special_token(train
     assert "blocks of up to 40 tokens" in printed
 
 
+@pytest.mark.parametrize(
+    ("family", "beginning"), [("gpt2", "The moon"), ("bert", "[CLS]The moon"), ("roberta", "<s>The moon")]
+)
+def test_the_card_continues_a_text(family, beginning, train, causal_checkpoint, checkpoint, out):
+    """After an encoder's [SEP], the pipeline would begin another text."""
+    path = causal_checkpoint(family) if family == "gpt2" else checkpoint(family)
+    train("--max_steps", 3, "--learning_rate", 1e-2, model=("--model_name_or_path", path))
+    check_card_continues(out, beginning)
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_run_mlm_continues_from_a_causal_encoder(family, train, run_mlm_script, checkpoint, out, tmp_path):
     """The head was trained, too, and no weight is new; the blocks are those of run_mlm.py."""
@@ -213,14 +224,8 @@ def test_run_mlm_does_not_resume_a_causal_run(resume, train, run_mlm_script, che
     assert len(errors.splitlines()) == 1
 
 
-def test_text_without_a_next_token_is_an_error(run_clm_script, causal_checkpoint, out, tmp_path):
-    """Training would end without an error, and without a gradient."""
+def test_the_end_of_a_text_of_one_token_is_predicted(train, out, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("A")
-    code, _, errors = run_clm_script(
-        "--model_name_or_path", causal_checkpoint("gpt2"), "--train_file", text, "--do_train", "--max_steps", 1,
-        "--output_dir", out,
-    )  # fmt: skip
-    assert (code, errors) == (
-        2, f"error: {text}: no token can be predicted, because no example has two: give more text\n",
-    )  # fmt: skip
+    train("--max_steps", 1, "--do_eval", "--validation_file", text, text=text)
+    assert results_of(out)["eval_tokens"] == 1

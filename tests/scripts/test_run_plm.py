@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, XLNetLMHeadModel
 from cloze.config.permutation_arguments import MAX_SPAN_LENGTH, PLM_PROBABILITY
 from cloze.data.collators import example_rng
 from cloze.data.permutation import draw_order, draw_spans
+from tests.utils import check_card_continues
 
 MODEL = "d_model=16,n_layer=2,n_head=2,d_inner=32,dropout=0"
 
@@ -149,6 +150,12 @@ def test_throughput_has_an_mfu(train, tmp_path):
     assert 0 < json.loads((tmp_path / "out" / "train_results.json").read_text())["train_mfu"] < 1
 
 
+def test_the_card_continues_a_text(train, tmp_path):
+    """Without the pipeline's own text before it, and without <sep> <cls> after it."""
+    train(tmp_path / "out", do_eval=False)
+    check_card_continues(tmp_path / "out", "The moon")
+
+
 def test_checkpoint_is_adapted(train, run_plm_script, text, held_out, tmp_path):
     """Its evaluation before training is that of its own end."""
     train(tmp_path / "out")
@@ -165,6 +172,10 @@ def test_checkpoint_is_adapted(train, run_plm_script, text, held_out, tmp_path):
     [
         (("--model_type", "bert"), "--model_type: bert has no permutation-language-modelling head: run_plm.py is for"),
         (("--plm_probability", 1), "--plm_probability 1.0 is not above 0 and below 1"),
+        (
+            ("--plm_probability", 0.01, "--max_seq_length", 64),
+            "--plm_probability 0.01 is less than a token",
+        ),
         (("--max_span_length", 0), "--max_span_length 0 is less than 1"),
         (("--max_seq_length", 16, "--max_span_length", 20), "--max_span_length 20 is more than --max_seq_length 16"),
         (("--config_overrides", "attn_type=uni"), "attn_type is uni, but a permutation needs bi"),
@@ -172,6 +183,12 @@ def test_checkpoint_is_adapted(train, run_plm_script, text, held_out, tmp_path):
         (("--config_overrides", "d_model=100"), "--config_overrides d_model=100: "),
         (("--dtype", "auto"), "--dtype auto: XLNet needs float32 weights: drop the flag, or give --bf16"),
         (("--do_predict",), "--do_predict is not for this script: drop it, XLNet continues texts with generate of tr"),
+        (("--max_span_length", 1025), "--max_span_length 1025 is more than --max_seq_length 1024, the default: lower"),
+        (
+            ("--bf16_full_eval", "--use_cpu"),
+            "--bf16_full_eval is not for this script: drop it, XLNet needs float32 weights",
+        ),
+        (("--fp16_full_eval",), "--fp16_full_eval is not for this script: drop it, XLNet needs float32 weights"),
         (("--truncate_long_lines",), "--truncate_long_lines needs --line_by_line"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",

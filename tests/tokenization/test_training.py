@@ -243,12 +243,14 @@ def test_tokenizer_of_gpt2_has_one_special_token_and_no_template(accents, tmp_pa
         assert tokenizer.special_tokens_map == dict.fromkeys(["bos_token", "eos_token", "unk_token"], "<|endoftext|>")
         assert len(tokenizer.added_tokens_decoder) == 1
         assert template_of(tokenizer) == Template((), (), (tokenizer.eos_token_id,))
+        # Its unknown token is the end-of-text token, which is known.
+        assert unknown_id(tokenizer) is None
 
 
-def test_template_of_lines_marks_their_ends(tokenizers):
+def test_template_of_lines_marks_their_beginnings(tokenizers):
     """Where the tokenizer adds nothing; a template of its own stays."""
     end = (tokenizers["gpt2"].eos_token_id,)
-    assert line_template_of(tokenizers["gpt2"]) == Template(end, end, end)
+    assert line_template_of(tokenizers["gpt2"]) == Template(prefix=end, suffix=(), separator=end)
     assert line_template_of(tokenizers["wordpiece"]) == template_of(tokenizers["wordpiece"])
 
 
