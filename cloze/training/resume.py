@@ -16,14 +16,14 @@ from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings
 from cloze.errors import UserError
 from cloze.system.storage import RECIPE
+from cloze.training.averaging import AveragingTrainer
 from cloze.training.callbacks import ResumeCallback, StopCallback, Stopped
 from cloze.training.checkpoints import Fingerprints, Progress
 from cloze.training.run_length import find_max_steps, hyperparameters_of, length_of
-from cloze.training.saving import SavingTrainer
 from cloze.training.stream import loader_settings, open_stream
 
 
-class ResumableTrainer(SavingTrainer):
+class ResumableTrainer(AveragingTrainer):
     """Train on a train stream, and resume it bit for bit.
 
     Args:
