@@ -276,6 +276,14 @@ MISTAKES = [
     Case("tracker missing", "--report_to neptune", "--report_to neptune", "pip install neptune"),
     Case("negative seed", "--seed -1", "--seed -1", "0 or more"),
     Case("huge seed", "--seed 5000000000", "--seed 5000000000", "less than 4294967296"),
+    Case("no decay", "--ema_decay 0", "--ema_decay 0.0 is not between 0 and 1", "0.999"),
+    Case("nothing new averaged", "--ema_decay 1", "--ema_decay 1.0 is not between 0 and 1", "0.999"),
+    Case(
+        "averaged twice",
+        "--ema_decay 0.9 --optim schedule_free_adamw",
+        "--ema_decay: --optim schedule_free_adamw averages the weights itself",
+        "drop one",
+    ),
     Case("beta of Adam", "--adam_beta1 2", "--adam_beta1 2.0", "between 0 and 1"),
     Case("other sampling", "--train_sampling_strategy shortest", "invalid choice: 'shortest'", "'group_by_length'"),
     Case(

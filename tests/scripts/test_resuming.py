@@ -22,6 +22,7 @@ import torch
 import yaml
 import zstandard
 from safetensors.torch import load_file
+from torch.testing import assert_close
 from transformers import Trainer
 
 from cloze.inference import fill_mask
@@ -60,6 +61,7 @@ KINDS = {
     ),
     "permutations": ("run_plm", "--model_type", "xlnet", "--config_overrides", XLNET, "--max_train_samples", 30),
     "mixed stream": ("run_mlm", "--mixture", "text=80", "more=20", "--streaming"),
+    "averaged": ("run_mlm", "--ema_decay", 0.9),
 }
 
 IGNORED_BEST = "ignoring the best evaluation so far: not accuracy (--metric_for_best_model) on the same validation text"
@@ -148,6 +150,11 @@ def resumed(out) -> list[int]:
 def assert_same(out, whole):
     weights, expected = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    averages = [
+        {path.parent.name: load_file(path) for path in folder.glob("checkpoint-*/averaged_weights.safetensors")}
+        for folder in (out, whole)
+    ]
+    assert_close(*averages, rtol=0, atol=0)
     assert losses(out) == losses(whole)
     ends = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (out, whole)]
     ends = [[(entry["step"], entry["train_loss"]) for entry in end if "train_loss" in entry] for end in ends]
@@ -194,7 +201,7 @@ def kill_at(step, monkeypatch, run, *argv):
 WORKERS = [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream", 2)]
 WORKERS += [("mixed", 2), ("mixed stream", 2)]
 QUICK = [("blocks", 0), ("causal", 0), ("permutations", 0), ("both", 0), ("budget", 0), ("stream", 0), ("lines", 2)]
-QUICK += [("mixed", 0)]
+QUICK += [("mixed", 0), ("averaged", 0)]
 
 
 @pytest.mark.parametrize(("kind", "workers"), slow_but(QUICK, WORKERS))
@@ -919,6 +926,7 @@ IN_TRAINING = {
         *(9, signal.SIGTERM, 75),
     ),
     "the best so far": (("both", *STEPS, "--load_best_model_at_end"), *(6, signal.SIGINT, 130)),
+    "of averaged weights": (("averaged", *STEPS, "--load_best_model_at_end"), *(6, signal.SIGTERM, 75)),
     "of an epoch, for the learning rate": (
         ("pairs", "--eval_strategy", "epoch", "--lr_scheduler_type", "reduce_lr_on_plateau", "--save_strategy", "no",
          "--lr_scheduler_kwargs", '{"patience": 0, "threshold": 0.5}', "--metric_for_best_model", "loss"),
