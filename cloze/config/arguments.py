@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from transformers import SchedulerType
 from transformers.hf_argparser import HfArg
 
+from cloze.config.schedules import check_decay
 from cloze.errors import UserError
 from cloze.system.processes import waiting_for_processes
 
@@ -187,6 +189,9 @@ class TrainingArguments(transformers.TrainingArguments):
         self._check_values()
         with waiting_for_processes():
             super().__post_init__()
+        if self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+            kwargs: Any = self.lr_scheduler_kwargs
+            check_decay(kwargs or {}, self.max_train_hours is not None)
         self.eval_do_concat_batches = True
         # The collator needs the example's number, which is not an argument of forward.
         self.remove_unused_columns = False

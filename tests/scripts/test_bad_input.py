@@ -268,6 +268,12 @@ MISTAKES = [
     Case("no number", "--learning_rate fast", "--learning_rate", "invalid float value: 'fast'"),
     Case("no such optimizer", "--optim adamm", "--optim: invalid choice: 'adamm'", "'adamw_torch'"),
     Case("no such precision", "--dtype float8", "--dtype: invalid choice: 'float8'", "'bfloat16'"),
+    Case(
+        "schedule without decay",
+        "--lr_scheduler_type warmup_stable_decay",
+        "--lr_scheduler_type warmup_stable_decay needs --lr_scheduler_kwargs",
+        '{"num_decay_steps": 0.2}',
+    ),
     Case("no dict", "--lr_scheduler_kwargs {min_lr:0}", "--lr_scheduler_kwargs", "double quotes"),
     Case("empty batches", "--per_device_train_batch_size 0", "--per_device_train_batch_size 0", "less than 1"),
     Case("no accumulation", "--gradient_accumulation_steps 0", "--gradient_accumulation_steps 0", "less than 1"),

@@ -222,6 +222,27 @@ def test_repeatedly_killed_run_resumes_exactly(kind, workers, train, reference, 
         assert any(entry[1] > 1 and entry[1] % 1 for entry in entries), "the middle of a later epoch"
 
 
+def test_warmup_stable_decay_in_a_recipe_resumes_exactly(train, scripts, tmp_path, monkeypatch):
+    """With fractions; and a longer run continues at the peak."""
+    argv = ("--logging_steps", 1, "--warmup_steps", 0.25, "--lr_scheduler_type", "warmup_stable_decay")
+    assert train(tmp_path / "whole", "blocks", *argv, "--lr_scheduler_kwargs", DECAY)[::2] == (0, "")
+    recipe = yaml.safe_load((tmp_path / "whole" / "recipe.yaml").read_text())
+    changed = {"output_dir": str(tmp_path / "out"), "lr_scheduler_kwargs": json.loads(recipe["lr_scheduler_kwargs"])}
+    (tmp_path / "again.yaml").write_text(yaml.dump(recipe | changed))
+    kill_at(11, monkeypatch, scripts["run_mlm"], tmp_path / "again.yaml")
+    assert scripts["run_mlm"](tmp_path / "again.yaml")[0] == 0
+    assert resumed(tmp_path / "out") == [9]
+    assert_same(tmp_path / "out", tmp_path / "whole")
+    # Three steps of warmup, five at the peak, four of decay.
+    rates = [0.0, 1 / 3, 2 / 3, *(1.0 for _ in range(6)), 0.75, 0.5, 0.25]
+    assert [entry[-1] for entry in losses(tmp_path / "out")] == pytest.approx([0.01 * rate for rate in rates])
+    longer = ("--max_steps", 20, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-9")
+    assert scripts["run_mlm"](tmp_path / "again.yaml", *longer)[0] == 0
+    rates = [1.0, 1.0, 1.0, *(1 - step / 8 for step in range(8))]
+    later = {entry[0]: entry[-1] for entry in losses(tmp_path / "out")}
+    assert [later[step] for step in range(10, 21)] == pytest.approx([0.01 * rate for rate in rates])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mixed", "mixed pairs", "mixed stream"])
 def test_mixture_killed_five_times_resumes_exactly(kind, train, reference, tmp_path, monkeypatch):
@@ -1236,9 +1257,17 @@ def test_non_finite_loss_stops_the_run_unsaved(value, train, tmp_path, monkeypat
 # Wall-clock budget
 
 
-def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeypatch):
-    """A step takes 10 s of 125: thirteen steps, restarts included; warm-up in the first tenth, and the rate down to its
-    end."""
+# Flags of schedules, and their rates by the share that is done: warm-up in the first tenth, and down to the end.
+DECAY = '{"num_decay_steps": 0.4, "decay_type": "linear"}'
+SCHEDULES = {
+    "linear": ((), lambda share: min(share / 0.1, (1 - share) / 0.9)),
+    "warmup_stable_decay": (("--lr_scheduler_kwargs", DECAY), lambda share: min(share / 0.1, 1, (1 - share) / 0.4)),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_max_train_hours_ends_training_and_its_schedule(schedule, train, tmp_path, monkeypatch):
+    """A step takes 10 s of 125: thirteen steps, restarts included."""
     clock, compute_loss = SimpleNamespace(now=0.0), PretrainingTrainer.compute_loss
 
     def slow(self, *args, **kwargs):
@@ -1248,6 +1277,8 @@ def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeyp
     monkeypatch.setattr(interruption, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(PretrainingTrainer, "compute_loss", slow)
     argv = ("--max_steps", -1, "--max_train_hours", 125 / 3600, "--logging_steps", 1, "--warmup_steps", 0.1)
+    flags, rate = SCHEDULES[schedule]
+    argv += ("--lr_scheduler_type", schedule, *flags)
     kill_at(9, monkeypatch, train, tmp_path, "blocks", *argv)
     clock.now += 10_000
     code, printed, errors = train(tmp_path, "blocks", *argv)
@@ -1255,8 +1286,7 @@ def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeyp
     assert "Resuming from" in printed
     entries = losses(tmp_path)
     assert [entry[0] for entry in entries] == list(range(1, 14))
-    shares = [10 * step / 125 for step in range(13)]
-    rates = [0.01 * (share / 0.1 if share < 0.1 else (1 - share) / 0.9) for share in shares]
+    rates = [0.01 * rate(10 * step / 125) for step in range(13)]
     assert [entry[-1] for entry in entries] == pytest.approx(rates)
     scheduler = torch.load(tmp_path / "checkpoint-13" / "scheduler.pt", weights_only=True)
     assert scheduler["_last_lr"] == [0.0, 0.0]

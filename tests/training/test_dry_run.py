@@ -131,6 +131,12 @@ def test_estimated_memory_of_weights_gradients_and_adam(dry_run, checkpoint, rec
     assert memory.total == 16 * weights + buffers + memory.activations
 
 
+def test_estimated_memory_counts_averaged_weights(dry_run, reckoned):
+    dry_run("--dtype", "bfloat16")
+    dry_run("--dtype", "bfloat16", "--ema_decay", "0.9")
+    assert reckoned[1].weights - reckoned[0].weights == 4 * 14_372
+
+
 @pytest.mark.parametrize(
     ("flags", "a_weight", "values"),
     [
