@@ -1,6 +1,6 @@
 """Average the weights over optimizer steps: evaluations and the saved model use the average."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def assign(weights: Iterable[torch.Tensor], values: Sequence[torch.Tensor]) -> N
         weight.copy_(value)
 
 
-def read_average(checkpoint: Path, weights: dict[str, torch.Tensor]) -> int:
+def read_average(checkpoint: Path, weights: Mapping[str, torch.Tensor]) -> int:
     """Copy a checkpoint's average into weights, and return the number of steps averaged."""
     with safe_open(checkpoint / AVERAGE, framework="pt") as file:
         assign(weights.values(), [file.get_tensor(name) for name in weights])

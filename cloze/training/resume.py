@@ -141,7 +141,8 @@ class ResumableTrainer(AveragingTrainer):
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Create the scheduler, and record the optimizer's settings before a checkpoint is loaded."""
-        args, kwargs = self.args, self.args.lr_scheduler_kwargs
+        args = self.args
+        kwargs: Any = args.lr_scheduler_kwargs
         if args.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
             kwargs = resolve_decay(kwargs, args.get_warmup_steps(num_training_steps), num_training_steps)
         with replaced(args, lr_scheduler_kwargs=kwargs):
