@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from transformers import SchedulerType
 from transformers.hf_argparser import HfArg
 
+from cloze.config.schedules import check_decay
 from cloze.errors import UserError
 from cloze.system.processes import waiting_for_processes
 
@@ -146,6 +148,10 @@ class TrainingArguments(transformers.TrainingArguments):
         help="Hours to train for, evaluations and saves included, in place of epochs or steps; the learning-rate "
         "schedule is stretched over them. Preparation and the final evaluation come on top."
     )
+    ema_decay: float | None = optional(
+        help="Decay of an exponential moving average of the weights over optimizer steps, such as 0.999. Evaluations "
+        "and the saved model use the average. Default: no average."
+    )
     early_stopping_patience: int | None = optional(
         help="Stop after this number of evaluations in a row without improvement of --metric_for_best_model."
     )
@@ -183,6 +189,9 @@ class TrainingArguments(transformers.TrainingArguments):
         self._check_values()
         with waiting_for_processes():
             super().__post_init__()
+        if self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+            kwargs: Any = self.lr_scheduler_kwargs
+            check_decay(kwargs or {}, self.max_train_hours is not None)
         self.eval_do_concat_batches = True
         # The collator needs the example's number, which is not an argument of forward.
         self.remove_unused_columns = False
@@ -199,6 +208,9 @@ class TrainingArguments(transformers.TrainingArguments):
         check(self, amounts, lambda n: n >= 0, "is negative: give 0 or more")
         check(self, ["seed", "data_seed"], lambda n: n < 2**32, "is too large: give less than 4294967296")
         check(self, shares, lambda share: 0 <= share < 1, "is not between 0 and 1")
+        check(self, ["ema_decay"], lambda decay: 0 < decay < 1, "is not between 0 and 1: give 0.999, or 0.99")
+        if self.ema_decay is not None and "schedule_free" in self.optim:
+            raise UserError(f"--ema_decay: --optim {self.optim} averages the weights itself: drop one of them")
         check(self, ["save_total_limit"], lambda n: n >= 1, "is less than 1: use --save_strategy no")
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise UserError("--dataloader_persistent_workers needs --dataloader_num_workers 1 or more")

@@ -76,6 +76,7 @@ GROUPS = {
         "weight_decay",
         "max_grad_norm",
         "optim",
+        "ema_decay",
         "bf16",
         "fp16",
         "torch_compile",

@@ -45,6 +45,8 @@ def write_model_card(
     if evaluated:
         _add_evaluation(metadata, evaluated, name, dataset)
     origin = model_args.model_name_or_path or f"a new {model.config.model_type}"
+    if training_args.ema_decay is not None:
+        settings.append(f"The weights are averages over the optimizer steps (decay {training_args.ema_decay}).")
     if model_args.trust_remote_code:
         sources = " and ".join(code_sources(model_args))
         settings.append(f"Code from {sources} was allowed to run (trust_remote_code).")

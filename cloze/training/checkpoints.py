@@ -172,9 +172,9 @@ def prune(output_dir: str, keep: int | None, newest: int, best: int | None) -> N
         remove(steps[step])
 
 
-def checkpoint_size(num_parameters: int, save_only_model: bool) -> int:
-    """Return the approximate size of a checkpoint in bytes: weights in float32 and, for Adam, two values per weight."""
-    return 4 * num_parameters * (1 if save_only_model else 3)
+def checkpoint_size(num_parameters: int, save_only_model: bool, has_average: bool) -> int:
+    """Return the approximate size of a checkpoint in bytes: float32 weights, their average, and two values for Adam."""
+    return 4 * num_parameters * (1 if save_only_model else 3 + has_average)
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,10 @@ def without_batch(trainer: PretrainingTrainer) -> Memory:
     """Return the memory of weights, gradients and optimizer."""
     parameters = list(trainer.model.parameters())
     gradients = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
+    # The average of --ema_decay is in float32.
+    averages = 0 if trainer.average is None else 4 * sum(each.numel() for each in parameters if each.requires_grad)
     return Memory(
-        weights=sum(tensor.nbytes for tensor in [*parameters, *trainer.model.buffers()]),
+        weights=sum(tensor.nbytes for tensor in [*parameters, *trainer.model.buffers()]) + averages,
         # Several processes average gradients in buffers of the same size.
         gradients=gradients * min(trainer.args.world_size, 2),
         optimizer=round(gradients * optimizer_values(trainer)),

@@ -184,7 +184,8 @@ def check_disk(training_args: TrainingArguments, keep: int | None, num_parameter
         UserError: if the free space does not suffice for one checkpoint and the model.
     """
     weights = 4 * num_parameters
-    checkpoint = checkpoint_size(num_parameters, training_args.save_only_model)
+    has_average = training_args.ema_decay is not None
+    checkpoint = checkpoint_size(num_parameters, training_args.save_only_model, has_average)
     free = shutil.disk_usage(training_args.output_dir).free
     if training_args.overwrite_output_dir:
         old = [path for path in list_checkpoints(training_args.output_dir).values() if not path.is_symlink()]

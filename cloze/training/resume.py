@@ -8,22 +8,24 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, SchedulerType, Trainer, TrainerCallback
 
 from cloze.config.arguments import TrainingArguments
 from cloze.config.recipes import settings_in
+from cloze.config.schedules import resolve_decay
 from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings
 from cloze.errors import UserError
 from cloze.system.storage import RECIPE
+from cloze.training.averaging import AveragingTrainer
 from cloze.training.callbacks import ResumeCallback, StopCallback, Stopped
 from cloze.training.checkpoints import Fingerprints, Progress
 from cloze.training.run_length import find_max_steps, hyperparameters_of, length_of
-from cloze.training.saving import SavingTrainer
+from cloze.training.saving import replaced
 from cloze.training.stream import loader_settings, open_stream
 
 
-class ResumableTrainer(SavingTrainer):
+class ResumableTrainer(AveragingTrainer):
     """Train on a train stream, and resume it bit for bit.
 
     Args:
@@ -139,7 +141,12 @@ class ResumableTrainer(SavingTrainer):
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Create the scheduler, and record the optimizer's settings before a checkpoint is loaded."""
-        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        args = self.args
+        kwargs: Any = args.lr_scheduler_kwargs
+        if args.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+            kwargs = resolve_decay(kwargs, args.get_warmup_steps(num_training_steps), num_training_steps)
+        with replaced(args, lr_scheduler_kwargs=kwargs):
+            scheduler = super().create_scheduler(num_training_steps, optimizer)
         self.hyperparameters = hyperparameters_of(self.optimizer if optimizer is None else optimizer)
         return scheduler
 

@@ -145,7 +145,8 @@ class SavingTrainer(BaseTrainer):
             UserError: if any process cannot write.
         """
         problem = None
-        size = checkpoints.checkpoint_size(self.model.num_parameters(), save_only_model)
+        has_average = self.args.ema_decay is not None
+        size = checkpoints.checkpoint_size(self.model.num_parameters(), save_only_model, has_average)
         try:
             with checkpoints.writing(folder, size):
                 if by_all or self.args.should_save:

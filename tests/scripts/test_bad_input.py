@@ -268,6 +268,12 @@ MISTAKES = [
     Case("no number", "--learning_rate fast", "--learning_rate", "invalid float value: 'fast'"),
     Case("no such optimizer", "--optim adamm", "--optim: invalid choice: 'adamm'", "'adamw_torch'"),
     Case("no such precision", "--dtype float8", "--dtype: invalid choice: 'float8'", "'bfloat16'"),
+    Case(
+        "schedule without decay",
+        "--lr_scheduler_type warmup_stable_decay",
+        "--lr_scheduler_type warmup_stable_decay needs --lr_scheduler_kwargs",
+        '{"num_decay_steps": 0.2}',
+    ),
     Case("no dict", "--lr_scheduler_kwargs {min_lr:0}", "--lr_scheduler_kwargs", "double quotes"),
     Case("empty batches", "--per_device_train_batch_size 0", "--per_device_train_batch_size 0", "less than 1"),
     Case("no accumulation", "--gradient_accumulation_steps 0", "--gradient_accumulation_steps 0", "less than 1"),
@@ -276,6 +282,14 @@ MISTAKES = [
     Case("tracker missing", "--report_to neptune", "--report_to neptune", "pip install neptune"),
     Case("negative seed", "--seed -1", "--seed -1", "0 or more"),
     Case("huge seed", "--seed 5000000000", "--seed 5000000000", "less than 4294967296"),
+    Case("no decay", "--ema_decay 0", "--ema_decay 0.0 is not between 0 and 1", "0.999"),
+    Case("nothing new averaged", "--ema_decay 1", "--ema_decay 1.0 is not between 0 and 1", "0.999"),
+    Case(
+        "averaged twice",
+        "--ema_decay 0.9 --optim schedule_free_adamw",
+        "--ema_decay: --optim schedule_free_adamw averages the weights itself",
+        "drop one",
+    ),
     Case("beta of Adam", "--adam_beta1 2", "--adam_beta1 2.0", "between 0 and 1"),
     Case("other sampling", "--train_sampling_strategy shortest", "invalid choice: 'shortest'", "'group_by_length'"),
     Case(

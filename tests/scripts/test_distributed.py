@@ -104,6 +104,23 @@ def test_step_is_the_same_for_any_processes_and_accumulation(script, tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_average_the_same_weights(tmp_path):
+    """A checkpoint of two processes resumes in two to the same bytes."""
+    argv = (*SCRIPTS["run_mlm"], "--do_eval", "--max_eval_samples", 50, "--max_train_samples", 400, "--ema_decay", 0.9)
+    one, two, name = tmp_path / "one", tmp_path / "two", "averaged_weights.safetensors"
+    assert finish([start("run_mlm", *flags(one, 16, *argv), log=tmp_path / "one.log")]) == [0]
+    assert finish(start_together("run_mlm", *flags(two, 8, *argv), log=two)) == [0, 0]
+    assert_alike(two, one)
+    whole = load_file(two / "model.safetensors")
+    average = load_file(two / "checkpoint-6" / name)
+    assert_close({key: whole[key] for key in average}, average, rtol=0, atol=0)
+    shutil.rmtree(two / "checkpoint-6")
+    (two / "model.safetensors").unlink()
+    assert finish(start_together("run_mlm", *flags(two, 8, *argv), log=two)) == [0, 0]
+    assert_close(load_file(two / "model.safetensors"), whole, rtol=0, atol=0)
+
+
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("shares", [("astronomy=0.8", "music=0.2"), None])
 def test_mixture_is_the_same_for_any_processes(shares, tmp_path):

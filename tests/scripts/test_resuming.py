@@ -22,6 +22,7 @@ import torch
 import yaml
 import zstandard
 from safetensors.torch import load_file
+from torch.testing import assert_close
 from transformers import Trainer
 
 from cloze.inference import fill_mask
@@ -60,6 +61,7 @@ KINDS = {
     ),
     "permutations": ("run_plm", "--model_type", "xlnet", "--config_overrides", XLNET, "--max_train_samples", 30),
     "mixed stream": ("run_mlm", "--mixture", "text=80", "more=20", "--streaming"),
+    "averaged": ("run_mlm", "--ema_decay", 0.9),
 }
 
 IGNORED_BEST = "ignoring the best evaluation so far: not accuracy (--metric_for_best_model) on the same validation text"
@@ -148,6 +150,11 @@ def resumed(out) -> list[int]:
 def assert_same(out, whole):
     weights, expected = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    averages = [
+        {path.parent.name: load_file(path) for path in folder.glob("checkpoint-*/averaged_weights.safetensors")}
+        for folder in (out, whole)
+    ]
+    assert_close(*averages, rtol=0, atol=0)
     assert losses(out) == losses(whole)
     ends = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (out, whole)]
     ends = [[(entry["step"], entry["train_loss"]) for entry in end if "train_loss" in entry] for end in ends]
@@ -194,7 +201,7 @@ def kill_at(step, monkeypatch, run, *argv):
 WORKERS = [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream", 2)]
 WORKERS += [("mixed", 2), ("mixed stream", 2)]
 QUICK = [("blocks", 0), ("causal", 0), ("permutations", 0), ("both", 0), ("budget", 0), ("stream", 0), ("lines", 2)]
-QUICK += [("mixed", 0)]
+QUICK += [("mixed", 0), ("averaged", 0)]
 
 
 @pytest.mark.parametrize(("kind", "workers"), slow_but(QUICK, WORKERS))
@@ -213,6 +220,27 @@ def test_repeatedly_killed_run_resumes_exactly(kind, workers, train, reference, 
     assert [entry[0] for entry in entries] == [1, 4, 8, 12]
     if "stream" not in kind:
         assert any(entry[1] > 1 and entry[1] % 1 for entry in entries), "the middle of a later epoch"
+
+
+def test_warmup_stable_decay_in_a_recipe_resumes_exactly(train, scripts, tmp_path, monkeypatch):
+    """With fractions; and a longer run continues at the peak."""
+    argv = ("--logging_steps", 1, "--warmup_steps", 0.25, "--lr_scheduler_type", "warmup_stable_decay")
+    assert train(tmp_path / "whole", "blocks", *argv, "--lr_scheduler_kwargs", DECAY)[::2] == (0, "")
+    recipe = yaml.safe_load((tmp_path / "whole" / "recipe.yaml").read_text())
+    changed = {"output_dir": str(tmp_path / "out"), "lr_scheduler_kwargs": json.loads(recipe["lr_scheduler_kwargs"])}
+    (tmp_path / "again.yaml").write_text(yaml.dump(recipe | changed))
+    kill_at(11, monkeypatch, scripts["run_mlm"], tmp_path / "again.yaml")
+    assert scripts["run_mlm"](tmp_path / "again.yaml")[0] == 0
+    assert resumed(tmp_path / "out") == [9]
+    assert_same(tmp_path / "out", tmp_path / "whole")
+    # Three steps of warmup, five at the peak, four of decay.
+    rates = [0.0, 1 / 3, 2 / 3, *(1.0 for _ in range(6)), 0.75, 0.5, 0.25]
+    assert [entry[-1] for entry in losses(tmp_path / "out")] == pytest.approx([0.01 * rate for rate in rates])
+    longer = ("--max_steps", 20, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-9")
+    assert scripts["run_mlm"](tmp_path / "again.yaml", *longer)[0] == 0
+    rates = [1.0, 1.0, 1.0, *(1 - step / 8 for step in range(8))]
+    later = {entry[0]: entry[-1] for entry in losses(tmp_path / "out")}
+    assert [later[step] for step in range(10, 21)] == pytest.approx([0.01 * rate for rate in rates])
 
 
 @pytest.mark.slow
@@ -919,6 +947,7 @@ IN_TRAINING = {
         *(9, signal.SIGTERM, 75),
     ),
     "the best so far": (("both", *STEPS, "--load_best_model_at_end"), *(6, signal.SIGINT, 130)),
+    "of averaged weights": (("averaged", *STEPS, "--load_best_model_at_end"), *(6, signal.SIGTERM, 75)),
     "of an epoch, for the learning rate": (
         ("pairs", "--eval_strategy", "epoch", "--lr_scheduler_type", "reduce_lr_on_plateau", "--save_strategy", "no",
          "--lr_scheduler_kwargs", '{"patience": 0, "threshold": 0.5}', "--metric_for_best_model", "loss"),
@@ -1228,9 +1257,17 @@ def test_non_finite_loss_stops_the_run_unsaved(value, train, tmp_path, monkeypat
 # Wall-clock budget
 
 
-def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeypatch):
-    """A step takes 10 s of 125: thirteen steps, restarts included; warm-up in the first tenth, and the rate down to its
-    end."""
+# Flags of schedules, and their rates by the share that is done: warm-up in the first tenth, and down to the end.
+DECAY = '{"num_decay_steps": 0.4, "decay_type": "linear"}'
+SCHEDULES = {
+    "linear": ((), lambda share: min(share / 0.1, (1 - share) / 0.9)),
+    "warmup_stable_decay": (("--lr_scheduler_kwargs", DECAY), lambda share: min(share / 0.1, 1, (1 - share) / 0.4)),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_max_train_hours_ends_training_and_its_schedule(schedule, train, tmp_path, monkeypatch):
+    """A step takes 10 s of 125: thirteen steps, restarts included."""
     clock, compute_loss = SimpleNamespace(now=0.0), PretrainingTrainer.compute_loss
 
     def slow(self, *args, **kwargs):
@@ -1240,6 +1277,8 @@ def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeyp
     monkeypatch.setattr(interruption, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(PretrainingTrainer, "compute_loss", slow)
     argv = ("--max_steps", -1, "--max_train_hours", 125 / 3600, "--logging_steps", 1, "--warmup_steps", 0.1)
+    flags, rate = SCHEDULES[schedule]
+    argv += ("--lr_scheduler_type", schedule, *flags)
     kill_at(9, monkeypatch, train, tmp_path, "blocks", *argv)
     clock.now += 10_000
     code, printed, errors = train(tmp_path, "blocks", *argv)
@@ -1247,8 +1286,7 @@ def test_max_train_hours_ends_training_and_its_schedule(train, tmp_path, monkeyp
     assert "Resuming from" in printed
     entries = losses(tmp_path)
     assert [entry[0] for entry in entries] == list(range(1, 14))
-    shares = [10 * step / 125 for step in range(13)]
-    rates = [0.01 * (share / 0.1 if share < 0.1 else (1 - share) / 0.9) for share in shares]
+    rates = [0.01 * rate(10 * step / 125) for step in range(13)]
     assert [entry[-1] for entry in entries] == pytest.approx(rates)
     scheduler = torch.load(tmp_path / "checkpoint-13" / "scheduler.pt", weights_only=True)
     assert scheduler["_last_lr"] == [0.0, 0.0]

@@ -131,6 +131,12 @@ def test_estimated_memory_of_weights_gradients_and_adam(dry_run, checkpoint, rec
     assert memory.total == 16 * weights + buffers + memory.activations
 
 
+def test_estimated_memory_counts_averaged_weights(dry_run, reckoned):
+    dry_run("--dtype", "bfloat16")
+    dry_run("--dtype", "bfloat16", "--ema_decay", "0.9")
+    assert reckoned[1].weights - reckoned[0].weights == 4 * 14_372
+
+
 @pytest.mark.parametrize(
     ("flags", "a_weight", "values"),
     [
@@ -152,7 +158,9 @@ def test_estimated_memory_of_other_optimizers_and_dtypes(flags, a_weight, values
 def test_estimated_memory_counts_ddp_buckets(dry_run, reckoned, monkeypatch):
     trainer_args = {"gradients": 100, "world_size": 2}
     trainer = SimpleNamespace(
-        model=nn.Linear(5, 5, bias=False), args=SimpleNamespace(world_size=trainer_args["world_size"])
+        model=nn.Linear(5, 5, bias=False),
+        args=SimpleNamespace(world_size=trainer_args["world_size"]),
+        average=None,
     )
     monkeypatch.setattr(memory, "optimizer_values", lambda trainer: 2)
     assert memory.without_batch(trainer) == Memory(weights=100, gradients=200, optimizer=200)
