@@ -170,7 +170,7 @@ def compare_heads(bench: Bench, model: PreTrainedModel) -> dict:
     loss = trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=num_items)
     loss.backward()
     stock = copy.deepcopy(model).to(trainer.args.device).train()
-    wanted = stock(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
+    wanted = stock(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels") if name in batch}).loss
     wanted.backward()
     figures = compare([(wanted.item(), gradients(stock))], [(loss.item(), gradients(trainer.model))])
     # The module that selects positions is found by trial; GPU and CPU must find the same one.
