@@ -11,7 +11,7 @@ from cloze.models.trials import ValueReads, quiet, trial_copy
 logger = logging.getLogger(__name__)
 
 # Most tokens of the trial texts.
-LENGTH = 16
+LENGTH = 8
 
 
 @torch.no_grad()
