@@ -27,15 +27,15 @@ class ThroughputMeter:
         """Count a batch.
 
         Args:
-            batch: ``input_ids`` [examples, length]; alike, ``attention_mask`` if there is padding, and ``labels`` if
-                tokens are masked.
+            batch: ``attention_mask`` [examples, length], or ``input_ids`` alike if there is no padding, and ``labels``
+                alike if tokens are masked.
         """
-        ids, mask = batch["input_ids"], batch.get("attention_mask")
-        lengths = ids.new_full(ids.shape[:1], ids.shape[1]) if mask is None else mask.sum(1)
+        mask = batch["attention_mask"] if "attention_mask" in batch else torch.ones_like(batch["input_ids"])
+        lengths = mask.sum(1)
         labels = (batch["labels"] != IGNORED).sum() if "labels" in batch else lengths.new_zeros(())
         self.counts += torch.stack([lengths.sum(), (lengths**2).sum(), labels])
         self.examples += len(lengths)
-        self.positions += ids.numel()
+        self.positions += mask.numel()
 
     def totals(self, accelerator: Accelerator) -> np.ndarray:
         """Return examples, positions, non-padding tokens, squared lengths and masked tokens of all processes, [5]."""
