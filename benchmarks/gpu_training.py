@@ -10,6 +10,7 @@ import gc
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from cloze.models.sparse_prediction import predict_masked_positions
+from cloze.models.trials import ValueReads
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.training.trainer import PretrainingTrainer
 
@@ -41,7 +43,7 @@ class Plan:
         copies: repetitions of the sample, for many batches per epoch.
         works: keys of sides.WORKS to measure; blocks are also measured with torch.compile.
         tokens: micro-batch sizes to try, in descending order. The largest that fits is measured; on an H100 it was the
-            fastest for each side. ``compiled`` takes the last but one if none is known.
+            fastest for each side. ``compiled`` takes the middle one if none is known.
         seconds: length of a turn.
         warm_up_of_lines: steps before the first turn with batches of lines.
         backend: of torch.compile.
@@ -65,7 +67,7 @@ GPU = Plan(
     size="bert-base",
     copies=22,
     works=("blocks-128", "lines", "blocks-512"),
-    tokens=(262_144, 131_072, 65_536, 32_768),
+    tokens=(262_144, 131_072, 65_536, 32_768, 16_384, 8_192),
     seconds=1.5,
     warm_up_of_lines=25,
     workers=4,
@@ -117,12 +119,15 @@ class Recorder(TrainerCallback):
 
 
 def parity(args: argparse.Namespace, folder: Path) -> None:
-    """Compare losses and gradients between GPU and CPU, and between sparse prediction and the stock head."""
+    """Compare losses and gradients between GPU and CPU, and between sparse prediction and the stock head.
+
+    Check that training on blocks does not wait for the GPU.
+    """
     plan = plan_of(args)
 
-    def bench_on(device: str, bf16: bool = False) -> Bench:
+    def bench_on(device: str, bf16: bool = False, work: str = "lines") -> Bench:
         return make_bench(
-            "lines", plan.parity_size, settings(device=device, bf16=bf16, dropout=0.0, tf32=False), str(folder)
+            work, plan.parity_size, settings(device=device, bf16=bf16, dropout=0.0, tf32=False), str(folder)
         )
 
     # One bench at a time, because accelerate has one device and one precision per process.
@@ -134,6 +139,7 @@ def parity(args: argparse.Namespace, folder: Path) -> None:
         ok = figures["loss"] <= BF16 if bf16 else figures["loss"] <= LOSS and figures["gradient"] <= GRADIENT
         report(args, check=f"two steps, {'bf16' if bf16 else 'float32'}, compared with the CPU", **figures, ok=ok)
     report(args, check="sparse prediction, compared with the stock head", **compare_heads(bench_on(plan.device), model))
+    report(args, check="steps that do not wait for the device", **find_waits(bench_on(plan.device, True, "blocks-128")))
 
 
 def two_steps(bench: Bench, model: PreTrainedModel) -> list[tuple[float, dict[str, torch.Tensor]]]:
@@ -170,13 +176,64 @@ def compare_heads(bench: Bench, model: PreTrainedModel) -> dict:
     loss = trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=num_items)
     loss.backward()
     stock = copy.deepcopy(model).to(trainer.args.device).train()
-    wanted = stock(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
+    wanted = stock(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels") if name in batch}).loss
     wanted.backward()
     figures = compare([(wanted.item(), gradients(stock))], [(loss.item(), gradients(trainer.model))])
     # The module that selects positions is found by trial; GPU and CPU must find the same one.
     places = [predict_masked_positions(each, MASKED_TOKENS.logits, 64) for each in (copy.deepcopy(model), stock)]
     equal = figures["loss"] <= HEAD and figures["gradient"] <= HEAD
     return figures | {"places": places, "ok": equal and places[0] == places[1] != ""}
+
+
+class WaitCallback(TrainerCallback):
+    """Watch the steps after the first one: waiting for a GPU is an error, reads of values are counted.
+
+    Attributes:
+        stack: to leave, also if training fails.
+        reads: counts the reads, on any device.
+    """
+
+    def __init__(self):
+        self.stack, self.reads = ExitStack(), ValueReads()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        # After the log of the first step.
+        if state.global_step == 1:
+            self.stack.enter_context(self.reads)
+            if args.device.type == "cuda":
+                self.stack.enter_context(no_waiting())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        # Before the log of the last step.
+        if state.global_step == state.max_steps:
+            self.stack.close()
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Let operations that wait for the GPU fail within the context."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def find_waits(bench: Bench) -> dict:
+    """Train on full blocks, without logging; return whether a step after the first one waits for the device."""
+    watch = WaitCallback()
+    # In the order of the text, because its last block is padded: BERT then reads its mask.
+    trainer = our_trainer(
+        bench, bench.model, max_steps=4, per_device_train_batch_size=8, train_sampling_strategy="sequential"
+    )
+    trainer.add_callback(watch)
+    trainer.remove_callback(PrinterCallback)
+    try:
+        with watch.stack:
+            trainer.train()
+    except RuntimeError as error:
+        return {"error": str(error), "ok": False}
+    return {"reads": watch.reads.count, "ok": watch.reads.count == 0}
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -234,7 +291,7 @@ def compiled(args: argparse.Namespace, folder: Path) -> None:
     best = {(line["work"], line["side"]): line["tokens"] for line in read_results(args.results) if "figures" in line}
     works = [work for work in plan.works if work.startswith("blocks")]
     for work, side, bench, bench_args in benches(args, works, folder, torch_compile_backend=plan.backend):
-        tokens = best.get((work, side), plan.tokens[-2])
+        tokens = best.get((work, side), plan.tokens[(len(plan.tokens) - 1) // 2])
         # Resets, because after other lengths torch.compile would use dynamic ones.
         torch._dynamo.reset()
         # The warm-up includes a second compilation, for any number of masked positions.
@@ -279,6 +336,9 @@ def measure(
     }
     if side == "ours" and bench.context.training_args.max_tokens_per_batch is not None:
         training["max_tokens_per_batch"] = tokens
+    elif side == "ours":
+        # The text's last block is short: it is in the batch that is dropped. With its mask, compiling would start anew.
+        training["train_sampling_strategy"] = "sequential"
     # Also frees the rest of a run that ran out of memory.
     gc.collect()
     cuda, before = bench_args.device == "cuda", 0

@@ -126,7 +126,7 @@ def held_out_loss(model: PreTrainedModel, batches: list[dict[str, torch.Tensor]]
     total = count = 0
     for batch in batches:
         batch = {name: values.to(model.device) for name, values in batch.items()}
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask")).logits
         chosen = batch["labels"] != IGNORED
         total += float(functional.cross_entropy(logits[chosen].float(), batch["labels"][chosen], reduction="sum"))
         count += int(chosen.sum())

@@ -199,6 +199,9 @@ class TrainingArguments(transformers.TrainingArguments):
         # By now, upstream's __post_init__ has built an AcceleratorConfig.
         self.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
         self.dataloader_pin_memory &= torch.accelerator.is_available()
+        if self.dataloader_pin_memory and self.device.type == "cuda":
+            # Otherwise, copying a batch waits for all work that is queued on the GPU.
+            self.accelerator_config.non_blocking = True  # type: ignore[union-attr]
 
     def _check_values(self) -> None:
         sizes = ["per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"]

@@ -25,11 +25,13 @@ class Padding:
         multiple: lengths are rounded up to a multiple of this.
         longest: the greatest padded length, since the model has no more positions; None sets no limit.
         fixed: pad every batch to ``longest``.
+        omit_mask: leave out the attention mask of batches without padding.
     """
 
     multiple: int = 1
     longest: int | None = None
     fixed: bool = False
+    omit_mask: bool = False
 
     def padded_lengths(self, lengths: np.ndarray) -> np.ndarray:
         """Return the padded lengths of batches whose longest examples have these lengths, [batches]."""
@@ -47,7 +49,7 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     "labels"}``, int64 [batch, length]; labels are -100 except at tokens to predict: ``input_ids [[2, 4, 8, 3]]``,
     ``labels [[-100, 7, -100, -100]]``. ``masked_positions`` holds the flat positions of these tokens, ``[1, 0, 0,
     ...]``, filled up with positions without a label to limit the shapes. Pairs keep their ``token_type_ids`` and
-    ``next_sentence_label``.
+    ``next_sentence_label``. With ``padding.omit_mask``, batches without padding have no ``attention_mask``.
 
     Differences from the parent:
 
@@ -124,7 +126,7 @@ class MaskingCollator(DataCollatorForLanguageModeling):
             predicted = batch["labels"] != IGNORED
             batch["characters"] = (self.characters[np.where(predicted, batch["labels"], 0)] * predicted).sum(1)
         batch["masked_positions"] = masked_positions(batch["labels"], self.positions_multiple)
-        return {name: torch.from_numpy(values) for name, values in batch.items()}
+        return as_tensors(batch, self.padding)
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -135,8 +137,16 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def collate(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[str, torch.Tensor]:
-    """Pad examples to a batch without masking it; the keys are those of ``pad``."""
-    return {name: torch.from_numpy(values) for name, values in pad(examples, pad_id, padding).items()}
+    """Pad examples to a batch without masking it; the keys are those of ``pad``, see ``as_tensors``."""
+    return as_tensors(pad(examples, pad_id, padding), padding)
+
+
+def as_tensors(batch: dict[str, np.ndarray], padding: Padding) -> dict[str, torch.Tensor]:
+    """Return a batch as tensors, without its attention mask if that is full and ``padding`` omits it."""
+    # Decided here, because on a GPU the model would have to wait for the values.
+    if padding.omit_mask and batch["attention_mask"].all():
+        batch = {name: values for name, values in batch.items() if name != "attention_mask"}
+    return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def pad(examples: list[dict[str, Any]], pad_id: int, padding: Padding) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from cloze.data.collators import IGNORED, Padding, pad
+from cloze.data.collators import IGNORED, Padding, as_tensors, pad
 
 
 def collate_next_tokens(
@@ -35,4 +35,4 @@ def collate_next_tokens(
         # document of an example has all that is left.
         ends = batch["document_ends"]
         batch["document_ends"] = np.where(ends == ends.max(1, keepdims=True), targets.shape[1], ends)
-    return {name: torch.from_numpy(values) for name, values in batch.items()}
+    return as_tensors(batch, padding)

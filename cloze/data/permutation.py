@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from cloze.config.permutation_arguments import MAX_SPAN_LENGTH, PLM_PROBABILITY
-from cloze.data.collators import IGNORED, Padding, example_rng, pad, special_ids
+from cloze.data.collators import IGNORED, Padding, as_tensors, example_rng, pad, special_ids
 from cloze.tokenization.characters import characters_of
 
 # Segment of XLNet's <cls>, which differs from the segments of texts.
@@ -81,7 +81,7 @@ class PermutationCollator:
         batch["token_type_ids"] = np.where(input_ids == self.tokenizer.cls_token_id, CLS_SEGMENT, 0)
         if not trains:
             batch["characters"] = (self.characters[np.where(predicted, input_ids, 0)] * predicted).sum(1)
-        return {name: torch.from_numpy(values) for name, values in batch.items()}
+        return as_tensors(batch, self.padding)
 
 
 def draw_spans(length: int, probability: float, max_span_length: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""Copy models for trial runs, and silence their warnings."""
+"""Copy models for trial runs, silence their warnings, and count how often they read values."""
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -28,3 +30,21 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+
+
+class ValueReads(TorchDispatchMode):
+    """Count the operations within the context whose result depends on values, such as ``item`` and ``nonzero``.
+
+    A process waits at each of them for its GPU; that can be counted on a CPU, too.
+
+    Attributes:
+        count: the number of these operations.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags))
+        return func(*args, **(kwargs or {}))

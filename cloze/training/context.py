@@ -17,6 +17,7 @@ from cloze.config.recipes import recipe_of
 from cloze.data.collators import Padding
 from cloze.data.context import DataContext
 from cloze.errors import UserError
+from cloze.models.attention_masks import runs_without_mask
 from cloze.models.inspection import uses_attention_mask
 from cloze.models.loading import (
     check_checkpoint,
@@ -216,6 +217,7 @@ def padding_of(context: RunContext, model: PreTrainedModel) -> Padding:
         # Tensor cores need multiples of 8.
         multiple=8 if args.fp16 or args.bf16 else padding.multiple,
         fixed=padding.fixed or context.data_args.pad_to_max_length,
+        omit_mask=runs_without_mask(model),
     )
 
 

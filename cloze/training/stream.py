@@ -46,7 +46,9 @@ def loader_settings(args: TrainingArguments) -> dict[str, Any]:
 
 def _make_loader(args, **kwargs) -> DataLoaderShard:
     persistent = args.dataloader_persistent_workers
-    return DataLoaderShard(device=args.device, persistent_workers=persistent, **loader_settings(args), **kwargs)
+    # Private: accelerate sets it in the loaders that it makes, but those would deal out the batches again.
+    copies = {"device": args.device, "_non_blocking": args.accelerator_config.non_blocking}
+    return DataLoaderShard(persistent_workers=persistent, **copies, **loader_settings(args), **kwargs)
 
 
 def open_stream(

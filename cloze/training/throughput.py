@@ -24,12 +24,18 @@ class ThroughputMeter:
         self.last, self.last_seconds = np.zeros(5), 0.0
 
     def add(self, batch: dict[str, torch.Tensor]) -> None:
-        """Count a batch: ``attention_mask`` [examples, length], and ``labels`` alike if tokens are masked."""
-        lengths = batch["attention_mask"].sum(1)
+        """Count a batch.
+
+        Args:
+            batch: ``attention_mask`` [examples, length], or ``input_ids`` alike if there is no padding, and ``labels``
+                alike if tokens are masked.
+        """
+        mask = batch["attention_mask"] if "attention_mask" in batch else torch.ones_like(batch["input_ids"])
+        lengths = mask.sum(1)
         labels = (batch["labels"] != IGNORED).sum() if "labels" in batch else lengths.new_zeros(())
         self.counts += torch.stack([lengths.sum(), (lengths**2).sum(), labels])
         self.examples += len(lengths)
-        self.positions += batch["attention_mask"].numel()
+        self.positions += mask.numel()
 
     def totals(self, accelerator: Accelerator) -> np.ndarray:
         """Return examples, positions, non-padding tokens, squared lengths and masked tokens of all processes, [5]."""

@@ -13,10 +13,11 @@ import gpu_training
 import pytest
 import torch
 from gpu import failures_of, judge, run_command
-from gpu_training import compare, compare_heads, compiled, make_bench, parity, settings, throughput
+from gpu_training import compare, compare_heads, compiled, find_waits, make_bench, parity, settings, throughput
 from safetensors.torch import save_file
 
 from cloze.models import sparse_prediction
+from cloze.training import context
 from tests.utils import ROOT
 
 PARTS = ["parity", "resume", "commands", "throughput", "compiled"]
@@ -53,13 +54,14 @@ def start(*argv, **environment):
 
 def test_parity_passes_on_equal_models(part):
     checks = part(parity)
-    assert [line["ok"] for line in checks] == [True] * 3
-    single, half, heads = checks
+    assert [line["ok"] for line in checks] == [True] * 4
+    single, half, heads, waits = checks
     # Two runs on the same device are equal; the other comparisons are close.
     assert single["loss"] == single["gradient"] == 0.0
     assert 0.0 < half["loss"] < 2e-3
     assert 0.0 < heads["gradient"] < 1e-5
     assert heads["places"] == ["bert.encoder.layer.1.attention"] * 2
+    assert waits["reads"] == 0
 
 
 def test_parity_finds_a_head_that_selects_other_positions(tmp_path, monkeypatch):
@@ -71,6 +73,20 @@ def test_parity_finds_a_head_that_selects_other_positions(tmp_path, monkeypatch)
     found = compare_heads(bench, bench.model)
     assert not found["ok"]
     assert found["gradient"] > 0.1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_step_waits_for_the_gpu(tmp_path):
+    """Loading, forward, backward, clipping and the optimizer's step of masked language modelling in blocks."""
+    bench = make_bench("blocks-128", "micro", settings(device="cuda", bf16=True, workers=1), str(tmp_path))
+    assert find_waits(bench) == {"reads": 0, "ok": True}
+
+
+def test_a_step_that_reads_a_value_is_found(tmp_path, monkeypatch):
+    """With a mask, BERT reads whether that is full."""
+    monkeypatch.setattr(context, "runs_without_mask", lambda model: False)
+    bench = make_bench("blocks-128", "micro", settings(), str(tmp_path))
+    assert find_waits(bench) == {"reads": 3, "ok": False}
 
 
 def test_differences_are_relative():

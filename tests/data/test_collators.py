@@ -1,6 +1,7 @@
 """Test which tokens are masked, how they are replaced, and that masks depend on (seed, epoch, example) only."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -374,6 +375,31 @@ def test_pair_collator_pads_ids_types_and_labels():
         "next_sentence_label": [1, 0],
     }
     assert {values.dtype for values in batch.values()} == {torch.int64}
+
+
+@pytest.mark.parametrize(
+    ("padding", "pairs", "has_mask"),
+    [
+        (Padding(omit_mask=True), [A_PAIR, A_PAIR], False),
+        (Padding(omit_mask=True), [A_PAIR, A_SHORT_ONE], True),
+        (Padding(8, omit_mask=True), [A_PAIR, A_PAIR], True),
+        (Padding(), [A_PAIR, A_PAIR], True),
+    ],
+)
+def test_only_batches_without_padding_have_no_mask(padding, pairs, has_mask):
+    full, batch = collate(pairs, 5, replace(padding, omit_mask=False)), collate(pairs, 5, padding)
+    assert ("attention_mask" in batch) is has_mask
+    assert all(torch.equal(values, full[name]) for name, values in batch.items())
+    assert full.keys() - batch.keys() == (set() if has_mask else {"attention_mask"})
+
+
+def test_masked_tokens_do_not_depend_on_the_mask_of_padding(tokenizers):
+    examples = in_epoch(make_examples(tokenizers["wordpiece"], 4, 30), 0)
+    full, batch = (
+        MaskingCollator(tokenizers["wordpiece"], padding=Padding(omit_mask=omits))(examples) for omits in (False, True)
+    )
+    assert full.keys() - batch.keys() == {"attention_mask"}
+    assert all(torch.equal(values, full[name]) for name, values in batch.items())
 
 
 @pytest.mark.parametrize(

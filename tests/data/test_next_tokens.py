@@ -13,8 +13,9 @@ def examples(*ids, **fields):
     return [{"input_ids": np.array(each), "example": number} | fields for number, each in enumerate(ids)]
 
 
-def batch_of(rows, multiple=1):
-    return {name: values.tolist() for name, values in collate_next_tokens(rows, 4, Padding(multiple), SIZES).items()}
+def batch_of(rows, multiple=1, **padding):
+    batch = collate_next_tokens(rows, 4, Padding(multiple, **padding), SIZES)
+    return {name: values.tolist() for name, values in batch.items()}
 
 
 def test_targets_are_the_next_tokens():
@@ -23,6 +24,14 @@ def test_targets_are_the_next_tokens():
         "input_ids": [[1, 4, 3, 4], [2, 4, 4, 4]],
         "attention_mask": [[1, 1, 1, 0], [1, 1, 0, 0]],
         "next_tokens": [[4, 3, -100, -100], [4, -100, -100, -100]],
+    }
+
+
+def test_a_batch_without_padding_needs_no_mask():
+    """The padding's id is also that of a token in the text."""
+    assert batch_of(examples([1, 4], [2, 4], epoch=0), omit_mask=True) == {
+        "input_ids": [[1, 4], [2, 4]],
+        "next_tokens": [[4, -100], [4, -100]],
     }
 
 

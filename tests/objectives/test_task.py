@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATIO
 from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import BlockArguments
 from cloze.data.blocks import BlockBuilder
-from cloze.data.collators import IGNORED, Padding, collate, example_rng
+from cloze.data.collators import IGNORED, Padding, as_tensors, example_rng, pad
 from cloze.data.context import DataContext
 from cloze.data.splits import DatasetSplits, make_splits
 from cloze.objectives.metrics import Objective, Scores, score_tokens, summarise_tokens
@@ -52,15 +52,14 @@ def replace_tokens(
     examples: list[dict], pad_id: int, padding: Padding, seed: int, size: int
 ) -> dict[str, torch.Tensor]:
     """Replace a third of the tokens at random, by (seed, epoch, example)."""
-    batch = collate(examples, pad_id, padding)
-    batch["replaced"] = batch["attention_mask"] - 1
-    batch["replaced"][batch["replaced"] < 0] = IGNORED
+    batch = pad(examples, pad_id, padding)
+    batch["replaced"] = np.where(batch["attention_mask"] == 1, 0, IGNORED)
     for row, example in enumerate(examples):
         rng, length = example_rng(seed, example.get("epoch"), example["example"]), len(example["input_ids"])
         places = np.flatnonzero(rng.random(length) < 1 / 3)
-        batch["input_ids"][row, places] = torch.from_numpy(rng.integers(size, size=len(places)))
+        batch["input_ids"][row, places] = rng.integers(size, size=len(places))
         batch["replaced"][row, places] = 1
-    return batch
+    return as_tensors(batch, padding)
 
 
 class ReplacedTokens(Task):

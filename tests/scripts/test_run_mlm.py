@@ -231,9 +231,9 @@ def test_process_uses_one_gpu(caplog):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        ("", Padding(4, 66)),
-        ("--bf16 --use_cpu", Padding(8, 66)),
-        ("--pad_to_max_length", Padding(4, 66, fixed=True)),
+        ("", Padding(4, 66, omit_mask=True)),
+        ("--bf16 --use_cpu", Padding(8, 66, omit_mask=True)),
+        ("--pad_to_max_length", Padding(4, 66, fixed=True, omit_mask=True)),
     ],
 )
 def test_batches_are_padded_for_the_device(argv, expected, checkpoint):

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate import data_loader
 
+from cloze.config.arguments import TrainingArguments
 from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings, EpochDataset
 from cloze.errors import UserError
@@ -29,7 +31,7 @@ def collate(examples):
     return {"numbers": torch.tensor([[example["epoch"], example["number"]] for example in examples])}
 
 
-def stream_of(state=None, accumulation=3, workers=0, world_size=1):
+def stream_of(state=None, accumulation=3, workers=0, world_size=1, non_blocking=False):
     args = SimpleNamespace(
         device=torch.device("cpu"),
         shuffle_seed=5,
@@ -38,6 +40,7 @@ def stream_of(state=None, accumulation=3, workers=0, world_size=1):
         gradient_accumulation_steps=accumulation,
         dataloader_num_workers=workers,
         dataloader_pin_memory=False,
+        accelerator_config=SimpleNamespace(non_blocking=non_blocking),
         dataloader_persistent_workers=False,
         dataloader_prefetch_factor=None,
         dataloader_multiprocessing_context=None,
@@ -88,6 +91,29 @@ def test_a_stream_is_resumed_after_any_step(steps_done):
     assert resumed.epoch == steps_done / 2
     assert resumed.steps_in_epoch == 2
     assert taken(islice(iter(resumed), 8 - steps_done)) == whole[steps_done:]
+
+
+@pytest.mark.parametrize("non_blocking", [False, True])
+def test_batches_are_copied_as_the_arguments_say(non_blocking, monkeypatch):
+    copies = []
+
+    def copy(batch, device, **settings):
+        copies.append((device, settings))
+        return batch
+
+    monkeypatch.setattr(data_loader, "send_to_device", copy)
+    next(iter(stream_of(non_blocking=non_blocking)))
+    assert copies[0] == (torch.device("cpu"), {"non_blocking": non_blocking})
+
+
+@pytest.mark.parametrize(
+    ("device", "pins", "expected"), [("cuda", True, True), ("cuda", False, False), ("mps", True, False)]
+)
+def test_only_a_gpu_copies_pinned_batches_without_waiting(device, pins, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "device", torch.device(device))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    args = TrainingArguments(output_dir=str(tmp_path), dataloader_pin_memory=pins)
+    assert args.accelerator_config.non_blocking is expected
 
 
 def test_fewer_examples_than_processes_are_refused():

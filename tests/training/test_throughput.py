@@ -14,7 +14,8 @@ CPU = torch.device("cpu")
 
 
 def batch_of(lengths, width, labels=None):
-    batch = {"attention_mask": (torch.arange(width) < torch.tensor(lengths)[:, None]).long()}
+    mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+    batch = {"input_ids": torch.full_like(mask, 7), "attention_mask": mask}
     if labels is not None:
         batch["labels"] = torch.full((len(lengths), width), -100)
         batch["labels"].view(-1)[:labels] = 7
@@ -37,6 +38,17 @@ def test_throughput_of_given_batches(meter):
     assert operations == 12_585
     figures = meter.since_last(accelerator, 2.0)
     assert figures == {"tokens_per_second": 4.5, "non_padding_fraction": 0.5625, "mfu": round(12_585 / 2 / 1000, 4)}
+
+
+def test_throughput_of_a_batch_without_a_mask(meter):
+    """All of its positions are tokens."""
+    batch = batch_of([4, 4], 4, labels=3)
+    meter.add(batch)
+    totals = meter.totals(Accelerator(cpu=True))
+    assert totals.tolist() == [2, 8, 8, 32, 3]
+    del batch["attention_mask"]
+    meter.add(batch)
+    assert meter.totals(Accelerator(cpu=True)).tolist() == (2 * totals).tolist()
 
 
 def test_throughput_covers_the_steps_since_the_last_log(meter):
