@@ -5,6 +5,7 @@ Both streams yield the list of a step's micro-batches, fewer at the end of an ep
 - ``steps_in_epoch``: optimizer steps of the first epoch; None if the length of the text is unknown.
 - ``epoch``: epochs done after the steps taken so far, as a float; None if the length of the text is unknown.
 - ``ends_epoch``: whether the last step taken ended an epoch.
+- ``counter``: the next step to take and the steps of the run, to be set before the first step; examples get their step.
 
 and ``state_dict()``, serializable as JSON: where to resume after the steps taken so far.
 """
@@ -23,6 +24,7 @@ from cloze.config.arguments import TrainingArguments
 from cloze.data.collators import Padding
 from cloze.data.mixed_stream import MixedBatches, MixedStream
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
+from cloze.data.schedules import StepCounter, StepDataset, StepSampler, StepStream
 from cloze.data.streaming import StreamedBatches, StreamedExamples
 from cloze.errors import UserError
 from cloze.system.signals import ignore_signals_in_worker
@@ -89,7 +91,9 @@ class PreparedStream:
         if state is not None:
             history = [(BatchSettings(**settings), steps) for settings, steps in state["history"]]
             sampler.set_epoch(state["epoch"], history)
-        self.loader = _make_loader(args, dataset=sampler.examples, batch_sampler=sampler, collate_fn=collator)
+        self.counter = StepCounter(sampler.settings.accumulation)
+        data, batches = StepDataset(sampler.examples), StepSampler(sampler, self.counter)
+        self.loader = _make_loader(args, dataset=data, batch_sampler=batches, collate_fn=collator)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         while True:
@@ -99,6 +103,7 @@ class PreparedStream:
             for _ in range(self.sampler.num_steps - self.sampler.steps_done):
                 self.steps_taken += 1
                 yield list(islice(batches, self.sampler.settings.accumulation))
+            self.counter.first += self.steps_taken
             self.sampler.set_epoch(self.sampler.epoch + 1)
 
     @property
@@ -129,7 +134,9 @@ class TextStream:
     def __init__(self, batches: StreamedBatches | MixedBatches, collator: Collator, args):
         self.batches, self.states, self.batches_taken = batches, list(batches.states), 0
         self.accumulation = args.gradient_accumulation_steps
-        self.loader = _make_loader(args, dataset=batches, batch_size=None, collate_fn=partial(_collate, collator))
+        self.counter = StepCounter(self.accumulation)
+        data = StepStream(batches, self.counter)
+        self.loader = _make_loader(args, dataset=data, batch_size=None, collate_fn=partial(_collate, collator))
 
     def __iter__(self) -> Iterator[list[Batch]]:
         batches = iter(self.loader)
