@@ -26,7 +26,8 @@ class Numbers:
 
 
 def collate(examples):
-    return {"numbers": torch.tensor([[example["epoch"], example["number"]] for example in examples])}
+    numbers = torch.tensor([[example["epoch"], example["number"]] for example in examples])
+    return {"numbers": numbers, "step": torch.tensor(examples[0]["step"])}
 
 
 def stream_of(state=None, accumulation=3, workers=0, world_size=1):
@@ -90,6 +91,23 @@ def test_a_stream_is_resumed_after_any_step(steps_done):
     assert taken(islice(iter(resumed), 8 - steps_done)) == whole[steps_done:]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_have_their_step_across_epochs_and_after_resuming(workers):
+    """Epochs have two steps, the second with fewer micro-batches: 2, 2 and 1."""
+
+    def steps_of(stream, count):
+        return [[tuple(batch["step"].tolist()) for batch in step] for step in islice(iter(stream), count)]
+
+    whole = [[(number, 6)] * count for number, count in enumerate((3, 2, 3, 2, 3, 1))]
+    for steps_done in (0, 3, 4):
+        stream = stream_of(workers=workers)
+        stream.counter.total = 6
+        assert steps_of(stream, steps_done) == whole[:steps_done]
+        resumed = stream_of(stream.state_dict(), workers=workers)
+        resumed.counter.first, resumed.counter.total = steps_done, 6
+        assert steps_of(resumed, 6 - steps_done) == whole[steps_done:]
+
+
 def test_fewer_examples_than_processes_are_refused():
     with pytest.raises(UserError, match="10 examples for 11 processes: give more text, or use fewer processes"):
         stream_of(world_size=11)
@@ -104,7 +122,7 @@ def test_empty_micro_batches_come_before_those_of_a_short_step():
     steps = iter(stream_of())
     full, targets = ResumableTrainer.get_batch_samples(trainer, steps, 3, torch.device("cpu"))
     short, fewer_targets = ResumableTrainer.get_batch_samples(trainer, steps, 3, torch.device("cpu"))
-    assert [len(batch) for batch in full] == [1, 1, 1]
+    assert [len(batch["numbers"]) for batch in full] == [2, 2, 2]
     assert [list(batch) for batch in short] == [["input_ids"], list(full[0]), list(full[0])]
     assert short[0]["input_ids"].numel() == 0
     assert (targets.tolist(), fewer_targets.tolist()) == ([3], [2])
