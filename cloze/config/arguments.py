@@ -142,6 +142,10 @@ class TrainingArguments(transformers.TrainingArguments):
         help="Tokens in a training batch of one device, padding included, in place of "
         "--per_device_train_batch_size: many short examples or few long ones."
     )
+    batch_size_schedule: str | None = optional(
+        help="Fractions of its examples that an optimizer step has, each for an equal part of the steps: 0.25:0.5:1 "
+        "begins with a quarter. Needs --max_steps."
+    )
     max_train_hours: float | None = optional(
         help="Hours to train for, evaluations and saves included, in place of epochs or steps; the learning-rate "
         "schedule is stretched over them. Preparation and the final evaluation come on top."

@@ -68,6 +68,7 @@ GROUPS = {
         "per_device_train_batch_size",
         "max_tokens_per_batch",
         "gradient_accumulation_steps",
+        "batch_size_schedule",
         "train_sampling_strategy",
         "num_train_epochs",
         "max_steps",

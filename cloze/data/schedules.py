@@ -42,10 +42,14 @@ class StepCounter:
     first: int = 0
     total: int = 1
 
+    def step_after(self, steps: int) -> Step:
+        """Return the step that follows the first one after a number of steps; at most the last one."""
+        # Loaders make batches in advance, also for steps after the last one.
+        return Step(min(self.first + steps, self.total - 1), self.total)
+
     def step_of(self, batch: int) -> Step:
         """Return the step of a batch, given its number from the first batch on."""
-        # Loaders make batches in advance, also for steps after the last one.
-        return Step(min(self.first + batch // self.accumulation, self.total - 1), self.total)
+        return self.step_after(batch // self.accumulation)
 
 
 class StepSampler(Sampler):

@@ -60,7 +60,17 @@ KINDS = {
     ),
     "permutations": ("run_plm", "--model_type", "xlnet", "--config_overrides", XLNET, "--max_train_samples", 30),
     "mixed stream": ("run_mlm", "--mixture", "text=80", "more=20", "--streaming"),
-    "schedules": ("run_mlm", "--final_mlm_probability", 0.6, "--sequence_length_schedule", "16:32"),
+    "schedules": (
+        "run_mlm",
+        "--final_mlm_probability",
+        0.6,
+        "--sequence_length_schedule",
+        "16:32",
+        "--batch_size_schedule",
+        "0.25:0.5:1",
+        "--gradient_accumulation_steps",
+        2,
+    ),
     "schedules streamed": (
         "run_mlm",
         "--streaming",

@@ -30,7 +30,7 @@ def collate(examples):
     return {"numbers": numbers, "step": torch.tensor(examples[0]["step"])}
 
 
-def stream_of(state=None, accumulation=3, workers=0, world_size=1):
+def stream_of(state=None, accumulation=3, workers=0, world_size=1, schedule=None):
     args = SimpleNamespace(
         device=torch.device("cpu"),
         shuffle_seed=5,
@@ -42,6 +42,7 @@ def stream_of(state=None, accumulation=3, workers=0, world_size=1):
         dataloader_persistent_workers=False,
         dataloader_prefetch_factor=None,
         dataloader_multiprocessing_context=None,
+        batch_size_schedule=schedule,
     )
     data = EpochDataset(lambda epoch: Numbers(10 - epoch))
     return open_stream(data, BatchSettings("random", 2, accumulation), Padding(), collate, args, state)
@@ -106,6 +107,32 @@ def test_batches_have_their_step_across_epochs_and_after_resuming(workers):
         resumed = stream_of(stream.state_dict(), workers=workers)
         resumed.counter.first, resumed.counter.total = steps_done, 6
         assert steps_of(resumed, 6 - steps_done) == whole[steps_done:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_grow_with_the_steps(workers):
+    """Of 4 batches of 2: one in steps 0 and 1, two in 2 and 3, four in 4 and 5. Epochs have 10 and 9 examples."""
+
+    def stream_at(step, state=None):
+        stream = stream_of(state, accumulation=4, workers=workers, schedule="0.25:0.5:1")
+        stream.counter.first, stream.counter.total = step, 6
+        return stream
+
+    whole, steps = stream_at(0), []
+    for step in islice(iter(whole), 6):
+        steps.append((taken([step])[0], [tuple(batch["step"].tolist()) for batch in step], whole.epoch))
+    counts = [[len(numbers) for numbers in batches] for batches, _, _ in steps]
+    assert counts == [[2], [2], [2, 2], [2], [2, 2, 2, 2], [1]]
+    assert [places for _, places, _ in steps] == [[(number, 6)] * len(counts[number]) for number in range(6)]
+    assert [epoch for _, _, epoch in steps] == pytest.approx([0.2, 0.4, 0.7, 1.0, 1.5, 2.0])
+    seen = [tuple(number) for batches, _, _ in steps for numbers in batches for number in numbers]
+    assert sorted(seen) == [(0, number) for number in range(10)] + [(1, number) for number in range(9)]
+    for done in range(1, 6):
+        stream = stream_at(0)
+        assert taken(islice(iter(stream), done)) == [batches for batches, _, _ in steps[:done]]
+        resumed = stream_at(done, json.loads(json.dumps(stream.state_dict())))
+        assert taken(islice(iter(resumed), 6 - done)) == [batches for batches, _, _ in steps[done:]]
+        assert resumed.epoch == 2.0
 
 
 def test_fewer_examples_than_processes_are_refused():
