@@ -10,7 +10,7 @@ import transformers
 from transformers import SchedulerType
 from transformers.hf_argparser import HfArg
 
-from cloze.config.schedules import check_decay
+from cloze.config.rate_decay import check_decay
 from cloze.errors import UserError
 from cloze.system.processes import waiting_for_processes
 
@@ -143,6 +143,10 @@ class TrainingArguments(transformers.TrainingArguments):
     max_tokens_per_batch: int | None = optional(
         help="Tokens in a training batch of one device, padding included, in place of "
         "--per_device_train_batch_size: many short examples or few long ones."
+    )
+    batch_size_schedule: str | None = optional(
+        help="Fractions of its examples that an optimizer step has, each for an equal part of the steps: 0.25:0.5:1 "
+        "begins with a quarter. Needs --max_steps."
     )
     max_train_hours: float | None = optional(
         help="Hours to train for, evaluations and saves included, in place of epochs or steps; the learning-rate "

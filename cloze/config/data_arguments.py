@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from cloze.config.arguments import TrainingArguments, check, option, optional, switch
 from cloze.config.named_texts import parse_shares, sources_of
+from cloze.config.schedules import check_schedules, parse_lengths
 from cloze.errors import UserError
 
 # Fewest tokens of an example, and most of the default max_seq_length, as upstream has it.
@@ -140,6 +141,10 @@ class MaskingArguments(DataArguments):
     """Select the tokens to mask."""
 
     mlm_probability: float = option(0.15, help="Fraction of the tokens to predict in training.")
+    final_mlm_probability: float | None = optional(
+        help="Fraction of the tokens to predict at the last step, to which it goes linearly from --mlm_probability at "
+        "the first step. Default: it stays the same."
+    )
     eval_mlm_probability: float = option(
         0.15,
         help="Fraction of the tokens to predict in evaluations: 80 % masked, 10 % random, 10 % unchanged. It does not "
@@ -156,7 +161,10 @@ class MaskingArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        masked, replaced = ["mlm_probability", "eval_mlm_probability"], ["mask_replace_prob", "random_replace_prob"]
+        # Into which examples are cut in the course of training; empty if they stay whole.
+        self.lengths: tuple[int, ...] = ()
+        masked = ["mlm_probability", "final_mlm_probability", "eval_mlm_probability"]
+        replaced = ["mask_replace_prob", "random_replace_prob"]
         check(self, masked, lambda share: 0 < share < 1, "is not above 0 and below 1: BERT has 0.15")
         check(self, replaced, lambda share: 0 <= share <= 1, "is not between 0 and 1")
         if self.mask_replace_prob + self.random_replace_prob > 1 + 1e-9:
@@ -211,9 +219,17 @@ class DataTrainingArguments(BlockArguments, MaskingArguments):
         help="For --do_predict: texts with [MASK] for each token to predict, one per line or table row."
     )
     top_k: int = option(5, help="For --do_predict: number of predicted tokens for each [MASK].")
+    sequence_length_schedule: str | None = optional(
+        help="Lengths into which blocks are cut in training, each for an equal part of the steps, such as 64:128: "
+        "each divides the next, and the last is --max_seq_length. A step keeps its tokens."
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.sequence_length_schedule is not None:
+            if self.line_by_line:
+                raise UserError("--sequence_length_schedule cuts blocks, not lines: drop it, or --line_by_line")
+            self.lengths = parse_lengths(self.sequence_length_schedule, self.max_seq_length)
         check(self, ["top_k"], lambda n: n >= 1, "is less than 1: give the number of predicted tokens for each [MASK]")
 
 
@@ -268,6 +284,7 @@ def check_together(data_args: DataArguments, training_args: TrainingArguments) -
         raise UserError("--streaming several named texts needs the share of each: add --mixture NAME=SHARE NAME=SHARE")
     if data_args.mixture and training_args.train_sampling_strategy == "sequential" and not data_args.streaming:
         raise UserError("--mixture and --train_sampling_strategy sequential exclude each other: drop one of them")
+    check_schedules(data_args, training_args)
     metric, names = training_args.metric_for_best_model, [name for name in data_args.held_out_names if name]
     metrics = [*data_args.metrics, *(f"{name}_{each}" for name in names for each in data_args.metrics)]
     if metric and metric.removeprefix("eval_") not in metrics:

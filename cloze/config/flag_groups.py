@@ -31,6 +31,7 @@ GROUPS = {
         "text_pair_column",
         "label_column",
         "max_seq_length",
+        "sequence_length_schedule",
         "line_by_line",
         "truncate_long_lines",
         "pad_to_max_length",
@@ -47,6 +48,7 @@ GROUPS = {
     ),
     "Masking": (
         "mlm_probability",
+        "final_mlm_probability",
         "mask_replace_prob",
         "random_replace_prob",
         "whole_word_mask",
@@ -66,6 +68,7 @@ GROUPS = {
         "per_device_train_batch_size",
         "max_tokens_per_batch",
         "gradient_accumulation_steps",
+        "batch_size_schedule",
         "train_sampling_strategy",
         "num_train_epochs",
         "max_steps",

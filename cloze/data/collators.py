@@ -1,6 +1,6 @@
 """Pad examples to batches, and mask tokens to predict (Devlin et al., 2018, section 3.1), reproducibly by example."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from cloze.data.held_out import draws_of
+from cloze.data.schedules import Step, cut_rows
 from cloze.tokenization.characters import characters_of
 
 IGNORED = -100
@@ -54,6 +55,8 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     Differences from the parent:
 
     - Masks depend on (seed, epoch, example) only, not on the batch or the process.
+    - Of training examples, the share of the tokens to predict, and the length of the rows, depend on their ``"step"``
+      (data.schedules.Step). Without one, as in dry runs, both have the largest value.
     - Examples without an epoch belong to evaluations. Their masks never change, so runs with different seeds and
       training settings are comparable: single tokens at ``eval_mlm_probability``, with BERT's shares of 80 % masked,
       10 % random and 10 % unchanged.
@@ -67,6 +70,10 @@ class MaskingCollator(DataCollatorForLanguageModeling):
 
     Attributes:
         mlm_probability: share of the tokens to predict in training.
+        final_mlm_probability: the share at the last step, towards which it goes linearly from ``mlm_probability`` at
+            the first one; None if it stays the same.
+        lengths: into which rows are cut in training, each for an equal part of the steps. Each divides the next, and
+            the last is that of the examples. Empty if rows are not cut.
         seed: of the masks in training.
         eval_mlm_probability: share of the tokens that evaluations predict.
         whole_words: mask whole words in training.
@@ -79,6 +86,8 @@ class MaskingCollator(DataCollatorForLanguageModeling):
     """
 
     mlm_probability: float = 0.15
+    final_mlm_probability: float | None = None
+    lengths: tuple[int, ...] = ()
     seed: int = 0
     eval_mlm_probability: float = 0.15
     whole_words: bool = False
@@ -98,11 +107,13 @@ class MaskingCollator(DataCollatorForLanguageModeling):
 
     def torch_call(self, examples: list[Any]) -> dict[str, torch.Tensor]:
         """Return the masked batch; examples with an epoch are masked for training, others for evaluation."""
-        batch = pad(examples, self.tokenizer.pad_token_id, self.padding)
+        trains, step = "epoch" in examples[0], examples[0].get("step")
+        cut = self._length_at(step)
+        padding = self.padding if cut is None else replace(self.padding, multiple=cut)
+        batch = pad(examples, self.tokenizer.pad_token_id, padding)
         input_ids, real = batch["input_ids"], batch["attention_mask"].astype(bool)
-        trains = "epoch" in examples[0]
         whole_words = self.whole_words and trains
-        rates = (self.mlm_probability, self.mask_replace_prob, self.random_replace_prob)
+        rates = (self._probability_at(step), self.mask_replace_prob, self.random_replace_prob)
         word_starts = np.ones(real.shape, dtype=bool)
         draws = np.zeros((3, *real.shape))
         for row, example in enumerate(examples):
@@ -125,8 +136,24 @@ class MaskingCollator(DataCollatorForLanguageModeling):
         if not trains:
             predicted = batch["labels"] != IGNORED
             batch["characters"] = (self.characters[np.where(predicted, batch["labels"], 0)] * predicted).sum(1)
+        if cut is not None:
+            batch = cut_rows(batch, cut)
         batch["masked_positions"] = masked_positions(batch["labels"], self.positions_multiple)
         return as_tensors(batch, self.padding)
+
+    def _probability_at(self, step: Step | None) -> float:
+        """Return the share of the tokens to predict in a step of training."""
+        if self.final_mlm_probability is None:
+            return self.mlm_probability
+        ends = self.mlm_probability, self.final_mlm_probability
+        return max(ends) if step is None else step.between(*ends)
+
+    def _length_at(self, step: Step | None) -> int | None:
+        """Return the length into which rows are cut in a step of training, None if they stay whole."""
+        if step is None or not self.lengths:
+            return None
+        length = step.choose(self.lengths)
+        return length if length < self.lengths[-1] else None
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

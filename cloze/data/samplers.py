@@ -1,7 +1,8 @@
 """Draw batches and their order from (seed, epoch), for any number of processes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,6 +85,16 @@ class BatchSettings:
         """Return the batches of all processes in an optimizer step."""
         return self.accumulation * self.processes
 
+    def scaled(self, fraction: Fraction) -> "BatchSettings":
+        """Return the settings for this fraction of a step: of its batches if they can be divided, else of each batch.
+
+        Fewer batches use the device as well as before; smaller ones may not.
+        """
+        if (fraction * self.accumulation).denominator == 1:
+            return replace(self, accumulation=int(fraction * self.accumulation))
+        assert (fraction * self.batch_size).denominator == 1, "check_schedules has checked it"
+        return replace(self, batch_size=int(fraction * self.batch_size))
+
 
 class ResumableBatchSampler(Sampler):
     """Yield one process's batches, lists of (epoch, number); all processes together take each example once per epoch.
@@ -115,9 +126,12 @@ class ResumableBatchSampler(Sampler):
         self.epoch = -1  # no epoch is drawn yet
         self.set_epoch(0)
 
-    def set_epoch(self, epoch: int, history: Sequence[tuple[BatchSettings, int]] = ()) -> None:
-        """Draw the batches of an epoch; do nothing for the present epoch without a history."""
-        if epoch == self.epoch and not history:
+    def set_epoch(
+        self, epoch: int, history: Sequence[tuple[BatchSettings, int]] = (), settings: BatchSettings | None = None
+    ) -> None:
+        """Draw the batches of an epoch, with other settings if given; do nothing if they are already drawn."""
+        before, self.settings = self.settings, settings or self.settings
+        if epoch == self.epoch and not history and self.settings == before:
             return
         # Drawn here, before data-loader workers are forked, so the workers share examples and batches.
         self.epoch, self.segments, self.steps_done = epoch, [], 0

@@ -55,6 +55,8 @@ class MaskedLM(Task):
         return MaskingCollator(
             context.tokenizer,
             mlm_probability=data_args.mlm_probability,
+            final_mlm_probability=data_args.final_mlm_probability,
+            lengths=data_args.lengths,
             eval_mlm_probability=data_args.eval_mlm_probability,
             mask_replace_prob=data_args.mask_replace_prob,
             random_replace_prob=data_args.random_replace_prob,
@@ -73,10 +75,14 @@ class MaskedLM(Task):
     def describe_settings(self, data_args: MaskingArguments) -> list[str]:
         """Describe the masking probabilities."""
         words = ", whole words" if data_args.eval_whole_word_mask else ""
-        return [
-            f"{data_args.mlm_probability:.0%} of the tokens were masked in training, "
-            f"{data_args.eval_mlm_probability:.0%} in evaluations{words}."
-        ]
+        rate = f"{data_args.mlm_probability:.0%} of the tokens were masked in training"
+        if data_args.final_mlm_probability is not None:
+            rate += f" at first and {data_args.final_mlm_probability:.0%} at last"
+        described = [f"{rate}, {data_args.eval_mlm_probability:.0%} in evaluations{words}."]
+        if data_args.lengths:
+            lengths = ", then ".join(map(str, data_args.lengths))
+            described.append(f"Blocks were cut into {lengths} tokens, each for an equal part of the steps.")
+        return described
 
 
 MASKED_LM = MaskedLM()

@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback, SchedulerType, Trainer, TrainerC
 
 from cloze.config.arguments import TrainingArguments
 from cloze.config.recipes import settings_in
-from cloze.config.schedules import resolve_decay
+from cloze.config.rate_decay import resolve_decay
 from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings
 from cloze.errors import UserError
@@ -111,6 +111,7 @@ class ResumableTrainer(AveragingTrainer):
         """Let the Trainer take the whole run for one epoch, so that it neither ends an epoch nor skips batches."""
         self.steps_in_epoch = dataloader.steps_in_epoch or args.max_steps
         max_steps = find_max_steps(args, self.progress, self.length_before, self.stream.epoch, self.steps_in_epoch)
+        self.stream.counter.first, self.stream.counter.total = self.progress.step, max_steps
         self.num_epochs = math.ceil(max_steps / self.steps_in_epoch if args.max_steps > 0 else args.num_train_epochs)
         batch_size = self.get_total_train_batch_size(args)
         samples, batches = max_steps * batch_size, max_steps * args.gradient_accumulation_steps

@@ -2,15 +2,18 @@
 
 Both streams yield the list of a step's micro-batches, fewer at the end of an epoch, and have the attributes
 
-- ``steps_in_epoch``: optimizer steps of the first epoch; None if the length of the text is unknown.
+- ``steps_in_epoch``: optimizer steps of the first epoch, all of the full batch size; None if the length of the text is
+  unknown.
 - ``epoch``: epochs done after the steps taken so far, as a float; None if the length of the text is unknown.
 - ``ends_epoch``: whether the last step taken ended an epoch.
+- ``counter``: the next step to take and the steps of the run, to be set before the first step; examples get their step.
 
 and ``state_dict()``, serializable as JSON: where to resume after the steps taken so far.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from fractions import Fraction
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -20,9 +23,11 @@ from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import gather_object
 
 from cloze.config.arguments import TrainingArguments
+from cloze.config.schedules import parse_fractions
 from cloze.data.collators import Padding
 from cloze.data.mixed_stream import MixedBatches, MixedStream
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
+from cloze.data.schedules import StepCounter, StepDataset, StepSampler, StepStream
 from cloze.data.streaming import StreamedBatches, StreamedExamples
 from cloze.errors import UserError
 from cloze.system.signals import ignore_signals_in_worker
@@ -88,20 +93,34 @@ class PreparedStream:
 
     def __init__(self, sampler: ResumableBatchSampler, collator: Collator, args, state: dict[str, Any] | None):
         self.sampler, self.steps_in_epoch, self.steps_taken = sampler, sampler.num_steps, 0
+        self.start: tuple[int, list[tuple[BatchSettings, int]]] = (0, [])
         if state is not None:
             history = [(BatchSettings(**settings), steps) for settings, steps in state["history"]]
-            sampler.set_epoch(state["epoch"], history)
-        self.loader = _make_loader(args, dataset=sampler.examples, batch_sampler=sampler, collate_fn=collator)
+            self.start = state["epoch"], history
+            sampler.set_epoch(*self.start)
+        # The batch settings, each for an equal part of the steps.
+        fractions = parse_fractions(args.batch_size_schedule) if args.batch_size_schedule else (Fraction(1),)
+        self.schedule = [sampler.settings.scaled(fraction) for fraction in fractions]
+        self.counter = StepCounter(sampler.settings.accumulation)
+        data, batches = StepDataset(sampler.examples), StepSampler(sampler, self.counter)
+        self.loader = _make_loader(args, dataset=data, batch_sampler=batches, collate_fn=collator)
 
     def __iter__(self) -> Iterator[list[Batch]]:
+        position = self.start
         while True:
-            self.steps_taken = 0
+            settings = self.counter.step_after(0).choose(self.schedule)
+            if (position, settings) != (self.start, self.sampler.settings):
+                self.sampler.set_epoch(*position, settings)
+            self.counter.accumulation, self.steps_taken = settings.accumulation, 0
             self.loader.set_epoch(self.sampler.epoch)
             batches = iter(self.loader)
             for _ in range(self.sampler.num_steps - self.sampler.steps_done):
+                if self.counter.step_after(self.steps_taken).choose(self.schedule) != settings:
+                    break
                 self.steps_taken += 1
-                yield list(islice(batches, self.sampler.settings.accumulation))
-            self.sampler.set_epoch(self.sampler.epoch + 1)
+                yield list(islice(batches, settings.accumulation))
+            self.counter.first += self.steps_taken
+            position = self.sampler.position_after(self.steps_taken)
 
     @property
     def epoch(self) -> float:
@@ -131,7 +150,9 @@ class TextStream:
     def __init__(self, batches: StreamedBatches | MixedBatches, collator: Collator, args):
         self.batches, self.states, self.batches_taken = batches, list(batches.states), 0
         self.accumulation = args.gradient_accumulation_steps
-        self.loader = _make_loader(args, dataset=batches, batch_size=None, collate_fn=partial(_collate, collator))
+        self.counter = StepCounter(self.accumulation)
+        data = StepStream(batches, self.counter)
+        self.loader = _make_loader(args, dataset=data, batch_size=None, collate_fn=partial(_collate, collator))
 
     def __iter__(self) -> Iterator[list[Batch]]:
         batches = iter(self.loader)

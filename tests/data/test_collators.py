@@ -15,6 +15,7 @@ from transformers import DataCollatorForLanguageModeling
 from cloze.data.blocks import Blocks, Lines
 from cloze.data.collators import IGNORED, MaskingCollator, Padding, collate, mask_tokens, masked_positions, pad
 from cloze.data.samplers import BatchSettings, EpochDataset, ResumableBatchSampler
+from cloze.data.schedules import Step
 from cloze.tokenization.encoding import encode
 from cloze.tokenization.templates import pair_template_of, template_of
 
@@ -584,6 +585,77 @@ def test_collator_is_a_transformers_data_collator(tokenizers):
     collator = MaskingCollator(tokenizers["wordpiece"], mlm_probability=0.2)
     assert isinstance(collator, DataCollatorForLanguageModeling)
     assert (collator.mlm_probability, collator.mask_replace_prob, collator.random_replace_prob) == (0.2, 0.8, 0.1)
+
+
+# Schedules
+
+
+def at_step(examples, number, total):
+    return [{**example, "step": Step(number, total)} for example in in_epoch(examples, 2)]
+
+
+def test_rate_of_a_step(tokenizers):
+    """The masks are those of a collator with the rate of the step; those of a lower rate are among them."""
+    tokenizer = tokenizers["wordpiece"]
+    examples = make_examples(tokenizer, 40, 50)
+    collator = MaskingCollator(tokenizer, mlm_probability=0.5, final_mlm_probability=0.1, seed=3)
+    for number, rate in enumerate([0.5, 0.4, 0.3, 0.2, 0.1]):
+        batch = collator(at_step(examples, number, 5))
+        assert_share((batch["labels"] != IGNORED).sum().item(), 40 * 50, rate)
+    for number, rate in ((0, 0.5), (4, 0.1)):
+        constant = MaskingCollator(tokenizer, mlm_probability=rate, seed=3)(in_epoch(examples, 2))
+        batch = collator(at_step(examples, number, 5))
+        assert all(torch.equal(batch[name], values) for name, values in constant.items())
+
+
+def test_rate_of_a_step_is_not_of_evaluations_and_the_largest_without_a_step(tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    examples = make_examples(tokenizer, 10, 50)
+    plain = MaskingCollator(tokenizer)(examples)
+    for ends in ((0.5, 0.1), (0.1, 0.5)):
+        collator = MaskingCollator(tokenizer, mlm_probability=ends[0], final_mlm_probability=ends[1])
+        assert torch.equal(collator(examples)["labels"], plain["labels"])
+        largest = MaskingCollator(tokenizer, mlm_probability=0.5)(in_epoch(examples, 2))
+        assert torch.equal(collator(in_epoch(examples, 2))["labels"], largest["labels"])
+
+
+@pytest.mark.parametrize("cut", [4, 8])
+def test_masks_of_a_step_do_not_depend_on_the_batch(cut, tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    examples = at_step(make_examples(tokenizer, 6, 14), 3, 9)
+    collator = MaskingCollator(tokenizer, 0.5, final_mlm_probability=0.1, lengths=(cut, 16), padding=Padding(4, 16))
+    whole, *parts = (collator(each) for each in (examples, examples[:1], examples[1:4], examples[4:]))
+    for name in ("input_ids", "labels"):
+        assert torch.equal(whole[name], torch.cat([part[name] for part in parts]))
+
+
+def test_pieces_of_blocks_have_the_masks_of_the_blocks(tokenizers):
+    """A block of 16 gives two pieces of 8, one of 11 tokens two, and one of 5 tokens one; then blocks are whole."""
+    tokenizer = tokenizers["wordpiece"]
+    examples = [*make_examples(tokenizer, 2, 14), *make_examples(tokenizer, 1, 9), *make_examples(tokenizer, 1, 3)]
+    settings = {"mlm_probability": 0.5, "padding": Padding(4, 16), "positions_multiple": 4}
+    whole = MaskingCollator(tokenizer, **settings)(in_epoch(examples, 2))
+    collator = MaskingCollator(tokenizer, lengths=(8, 16), **settings)
+    short, long = (collator(at_step(examples, number, 10)) for number in (4, 5))
+    assert short["input_ids"].shape == (7, 8)
+    kept = whole["attention_mask"].view(-1, 8).any(1)
+    assert kept.tolist() == [True] * 7 + [False]
+    for name in ("input_ids", "labels", "attention_mask"):
+        assert torch.equal(short[name], whole[name].view(-1, 8)[kept])
+        assert torch.equal(long[name], whole[name])
+    targets = short["labels"].flatten()[short["masked_positions"]]
+    assert torch.equal(targets[targets != IGNORED], whole["labels"][whole["labels"] != IGNORED])
+    assert short["input_ids"][:, 0].eq(tokenizer.cls_token_id).tolist() == [True, False] * 3 + [True]
+
+
+def test_pieces_of_a_batch_of_short_blocks_have_the_length_of_the_step(tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    collator = MaskingCollator(tokenizer, lengths=(8, 32), padding=Padding(4, 32))
+    for count, shape in ((2, (1, 8)), (10, (2, 8)), (20, (3, 8))):
+        batch = collator(at_step(make_examples(tokenizer, 1, count), 0, 10))
+        assert batch["input_ids"].shape == shape
+        assert batch["attention_mask"].sum() == count + 2
+    assert collator(make_examples(tokenizer, 3, 30))["input_ids"].shape == (3, 32)
 
 
 # Evaluations

@@ -78,6 +78,17 @@ def test_model_card_of_both_objectives(pair_checkpoint, tmp_path):
     assert "20% of the tokens were masked in training, 15% in evaluations. 50% of the pairs were swapped." in card
 
 
+def test_model_card_tells_schedules(checkpoint, tmp_path):
+    model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
+    training_args = TrainingArguments(output_dir=str(tmp_path))
+    data_args = DataTrainingArguments(
+        mlm_probability=0.3, final_mlm_probability=0.1, max_seq_length=64, sequence_length_schedule="16:16:64"
+    )
+    card = card_of(tmp_path, MASKED_LM, {}, {}, ModelArguments(model_type="bert"), data_args, training_args, model)
+    assert "30% of the tokens were masked in training at first and 10% at last, 15% in evaluations. Blocks" in card
+    assert "Blocks were cut into 16, then 16, then 64 tokens, each for an equal part of the steps." in card
+
+
 def test_model_card_shows_curves_if_present(checkpoint, tmp_path):
     """The relative path is also valid on the Hub, where both files are at the top."""
     model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))

@@ -38,7 +38,7 @@ MODEL = (
 )
 XLNET = "d_model=16,n_layer=2,n_head=2,d_inner=32,dropout=0"
 SCRIPTS = {
-    "run_mlm": ("--line_by_line",),
+    "run_mlm": ("--line_by_line", "--final_mlm_probability", 0.6, "--batch_size_schedule", "0.5:1"),
     "run_clm": ("--line_by_line",),
     "run_nsp": ("--sentence_per_line",),
     "run_pretraining": ("--sentence_per_line", "--pair_strategy", "sentence"),

@@ -62,6 +62,27 @@ KINDS = {
     "permutations": ("run_plm", "--model_type", "xlnet", "--config_overrides", XLNET, "--max_train_samples", 30),
     "mixed stream": ("run_mlm", "--mixture", "text=80", "more=20", "--streaming"),
     "averaged": ("run_mlm", "--ema_decay", 0.9),
+    "schedules": (
+        "run_mlm",
+        "--final_mlm_probability",
+        0.6,
+        "--sequence_length_schedule",
+        "16:32",
+        "--batch_size_schedule",
+        "0.25:0.5:1",
+        "--gradient_accumulation_steps",
+        2,
+    ),
+    "schedules streamed": (
+        "run_mlm",
+        "--streaming",
+        "--final_mlm_probability",
+        0.6,
+        "--sequence_length_schedule",
+        "8:16:32",
+        "--gradient_accumulation_steps",
+        3,
+    ),
 }
 
 IGNORED_BEST = "ignoring the best evaluation so far: not accuracy (--metric_for_best_model) on the same validation text"
@@ -199,9 +220,9 @@ def kill_at(step, monkeypatch, run, *argv):
 
 
 WORKERS = [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream", 2)]
-WORKERS += [("mixed", 2), ("mixed stream", 2)]
+WORKERS += [("mixed", 2), ("mixed stream", 2), ("schedules streamed", 2)]
 QUICK = [("blocks", 0), ("causal", 0), ("permutations", 0), ("both", 0), ("budget", 0), ("stream", 0), ("lines", 2)]
-QUICK += [("mixed", 0), ("averaged", 0)]
+QUICK += [("mixed", 0), ("averaged", 0), ("schedules", 0)]
 
 
 @pytest.mark.parametrize(("kind", "workers"), slow_but(QUICK, WORKERS))

@@ -28,10 +28,11 @@ class Numbers:
 
 
 def collate(examples):
-    return {"numbers": torch.tensor([[example["epoch"], example["number"]] for example in examples])}
+    numbers = torch.tensor([[example["epoch"], example["number"]] for example in examples])
+    return {"numbers": numbers, "step": torch.tensor(examples[0]["step"])}
 
 
-def stream_of(state=None, accumulation=3, workers=0, world_size=1, non_blocking=False):
+def stream_of(state=None, accumulation=3, workers=0, world_size=1, non_blocking=False, schedule=None):
     args = SimpleNamespace(
         device=torch.device("cpu"),
         shuffle_seed=5,
@@ -44,6 +45,7 @@ def stream_of(state=None, accumulation=3, workers=0, world_size=1, non_blocking=
         dataloader_persistent_workers=False,
         dataloader_prefetch_factor=None,
         dataloader_multiprocessing_context=None,
+        batch_size_schedule=schedule,
     )
     data = EpochDataset(lambda epoch: Numbers(10 - epoch))
     return open_stream(data, BatchSettings("random", 2, accumulation), Padding(), collate, args, state)
@@ -116,6 +118,49 @@ def test_only_a_gpu_copies_pinned_batches_without_waiting(device, pins, expected
     assert args.accelerator_config.non_blocking is expected
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_have_their_step_across_epochs_and_after_resuming(workers):
+    """Epochs have two steps, the second with fewer micro-batches: 2, 2 and 1."""
+
+    def steps_of(stream, count):
+        return [[tuple(batch["step"].tolist()) for batch in step] for step in islice(iter(stream), count)]
+
+    whole = [[(number, 6)] * count for number, count in enumerate((3, 2, 3, 2, 3, 1))]
+    for steps_done in (0, 3, 4):
+        stream = stream_of(workers=workers)
+        stream.counter.total = 6
+        assert steps_of(stream, steps_done) == whole[:steps_done]
+        resumed = stream_of(stream.state_dict(), workers=workers)
+        resumed.counter.first, resumed.counter.total = steps_done, 6
+        assert steps_of(resumed, 6 - steps_done) == whole[steps_done:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_grow_with_the_steps(workers):
+    """Of 4 batches of 2: one in steps 0 and 1, two in 2 and 3, four in 4 and 5. Epochs have 10 and 9 examples."""
+
+    def stream_at(step, state=None):
+        stream = stream_of(state, accumulation=4, workers=workers, schedule="0.25:0.5:1")
+        stream.counter.first, stream.counter.total = step, 6
+        return stream
+
+    whole, steps = stream_at(0), []
+    for step in islice(iter(whole), 6):
+        steps.append((taken([step])[0], [tuple(batch["step"].tolist()) for batch in step], whole.epoch))
+    counts = [[len(numbers) for numbers in batches] for batches, _, _ in steps]
+    assert counts == [[2], [2], [2, 2], [2], [2, 2, 2, 2], [1]]
+    assert [places for _, places, _ in steps] == [[(number, 6)] * len(counts[number]) for number in range(6)]
+    assert [epoch for _, _, epoch in steps] == pytest.approx([0.2, 0.4, 0.7, 1.0, 1.5, 2.0])
+    seen = [tuple(number) for batches, _, _ in steps for numbers in batches for number in numbers]
+    assert sorted(seen) == [(0, number) for number in range(10)] + [(1, number) for number in range(9)]
+    for done in range(1, 6):
+        stream = stream_at(0)
+        assert taken(islice(iter(stream), done)) == [batches for batches, _, _ in steps[:done]]
+        resumed = stream_at(done, json.loads(json.dumps(stream.state_dict())))
+        assert taken(islice(iter(resumed), 6 - done)) == [batches for batches, _, _ in steps[done:]]
+        assert resumed.epoch == 2.0
+
+
 def test_fewer_examples_than_processes_are_refused():
     with pytest.raises(UserError, match="10 examples for 11 processes: give more text, or use fewer processes"):
         stream_of(world_size=11)
@@ -130,7 +175,7 @@ def test_empty_micro_batches_come_before_those_of_a_short_step():
     steps = iter(stream_of())
     full, targets = ResumableTrainer.get_batch_samples(trainer, steps, 3, torch.device("cpu"))
     short, fewer_targets = ResumableTrainer.get_batch_samples(trainer, steps, 3, torch.device("cpu"))
-    assert [len(batch) for batch in full] == [1, 1, 1]
+    assert [len(batch["numbers"]) for batch in full] == [2, 2, 2]
     assert [list(batch) for batch in short] == [["input_ids"], list(full[0]), list(full[0])]
     assert short[0]["input_ids"].numel() == 0
     assert (targets.tolist(), fewer_targets.tolist()) == ([3], [2])
