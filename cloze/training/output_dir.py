@@ -32,7 +32,9 @@ VOCABULARY_SETTINGS = {"new_tokenizer", "add_vocabulary", "vocabulary_file"}
 # Settings that no flag lets a resumed run change.
 UNCHANGEABLE = OPTIMIZER_SETTINGS | VOCABULARY_SETTINGS | {"mixture"}
 # The settings of the learning rate.
-RATE_SETTINGS = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"}
+RATE_SETTINGS = {
+    *("learning_rate", "muon_learning_rate", "embedding_learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"),
+}
 
 
 def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recipe: str) -> Path | None:
