@@ -41,7 +41,7 @@ def make_groups(model: PreTrainedModel, decaying: Collection[str], args: Trainin
             kind = "embeddings" if parameter in embeddings else "matrices" if parameter in matrices else "rest"
             members[kind, name in decaying].append(parameter)
     muon_rate = args.learning_rate if args.muon_learning_rate is None else args.muon_learning_rate
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "rest": {"lr": args.learning_rate},
         "embeddings": {"lr": args.embedding_learning_rate},
         "matrices": {"lr": muon_rate, "muon": True},
@@ -66,7 +66,7 @@ def find_matrices(model: PreTrainedModel, decaying: Collection[str]) -> set[torc
     stacks = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
     modules = [module for stack in stacks for module in stack.modules() if not isinstance(module, nn.Embedding)]
     layers = {parameter for module in modules for parameter in module.parameters(recurse=False)}
-    found = {
+    found: set[torch.Tensor] = {
         parameter
         for name, parameter in model.named_parameters()
         if name in decaying and parameter in layers and parameter.ndim == 2
