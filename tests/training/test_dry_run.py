@@ -139,6 +139,8 @@ def test_estimated_memory_of_weights_gradients_and_adam(dry_run, checkpoint, rec
         (["--optim", "adamw_torch"], 4, 2),
         (["--dtype", "bfloat16"], 2, 2),
         (["--optim", "adafactor"], 4, 2 / 256),
+        # Two layers have matrices of 4 x 16 x 16 and 2 x 16 x 32 weights.
+        (["--optim", "muon"], 4, 2 - 2 * 2_048 / 14_372),
     ],
     ids=str,
 )
