@@ -141,7 +141,8 @@ def check_states(changes: Sequence[str], schedulers: set[str], checkpoint: str) 
     stateful = schedulers & STATEFUL_SCHEDULERS
     for change in changes:
         name = change.partition(" ")[0]
-        if name in OPTIMIZER_SETTINGS:
+        # The embeddings have a group only if there is a rate for them.
+        if name in OPTIMIZER_SETTINGS or (name == "embedding_learning_rate" and "None" in change):
             raise UserError(
                 f"--resume_from_checkpoint {checkpoint} has the state of another optimizer: {change}: drop the change"
             )

@@ -619,7 +619,10 @@ def test_delayed_evaluation_is_not_made_up_on_resuming(train, reference, tmp_pat
         (("--config_overrides", MODEL.replace("16", "24")), "does not fit this run"),
         (("--optim", "adafactor"), "has the state of another optimizer: optim adafactor (not adamw_torch_fused)"),
         (("--optim", "muon"), "has the state of another optimizer: optim muon (not adamw_torch_fused)"),
-        (("--embedding_learning_rate", 0.1), "does not fit this run"),
+        (
+            ("--embedding_learning_rate", 0.1),
+            "has the state of another optimizer: embedding_learning_rate 0.1 (not None): drop the change",
+        ),
         (("--optim_args", "momentum=0.5"), "has the state of another optimizer: optim_args momentum=0.5 (not None)"),
     ],
 )

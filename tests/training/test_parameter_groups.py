@@ -81,6 +81,15 @@ def test_groups_of_bert():
     assert (rest["weight_decay"], matrices["weight_decay"], len(matrices["params"])) == (0.0, 0.01, 12)
 
 
+def test_embeddings_of_a_layer_and_layers_of_the_head_are_no_matrices():
+    model = model_of("BertForPreTraining")
+    model.bert.encoder.layer[0].distances = nn.Embedding(4, 16)
+    model.cls.layers = nn.ModuleList([nn.Linear(16, 16)])
+    decaying, _, matrices = groups_of(model, embedding_learning_rate=None)
+    assert {"bert.encoder.layer.0.distances.weight", "cls.layers.0.weight"} < set(decaying["params"])
+    assert len(matrices["params"]) == 12
+
+
 def test_untied_output_layer_has_the_rate_of_embeddings():
     config = CONFIG_MAPPING["bert"](vocab_size=40, tie_word_embeddings=False, **SETTINGS["bert"])
     groups = groups_of(transformers.BertForMaskedLM(config), optim="adamw_torch", muon_learning_rate=None)
