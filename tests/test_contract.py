@@ -30,6 +30,7 @@ PUBLIC = {
     "evaluate": "(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval')",
     "get_batch_samples": "(self, epoch_iterator, num_batches, device)",
     "get_eval_dataloader": "(self, eval_dataset=None)",
+    "get_optimizer_cls_and_kwargs": "(args, model=None)",
     "get_test_dataloader": "(self, test_dataset)",
     "get_train_dataloader": "(self)",
     "log": "(self, logs, start_time=None)",

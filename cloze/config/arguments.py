@@ -10,6 +10,7 @@ import transformers
 from transformers import SchedulerType
 from transformers.hf_argparser import HfArg
 
+from cloze.config.optimizers import OPTIMIZERS, check_optimizer, known_to_transformers
 from cloze.config.rate_decay import check_decay
 from cloze.errors import UserError
 from cloze.system.processes import waiting_for_processes
@@ -152,6 +153,18 @@ class TrainingArguments(transformers.TrainingArguments):
         help="Hours to train for, evaluations and saves included, in place of epochs or steps; the learning-rate "
         "schedule is stretched over them. Preparation and the final evaluation come on top."
     )
+    optim: str = option(
+        transformers.TrainingArguments.optim,
+        help="Optimizer: muon (Muon for the matrices of the layers, AdamW for the rest), or one of transformers, such "
+        "as adamw_torch_fused, adafactor or sgd.",
+        choices=OPTIMIZERS,
+    )
+    muon_learning_rate: float | None = optional(
+        help="With --optim muon: peak learning rate of the matrices. Default: --learning_rate."
+    )
+    embedding_learning_rate: float | None = optional(
+        help="Peak learning rate of the embeddings and of the output layer's weight. Default: --learning_rate."
+    )
     ema_decay: float | None = optional(
         help="Decay of an exponential moving average of the weights over optimizer steps, such as 0.999. Evaluations "
         "and the saved model use the average. Default: no average."
@@ -191,7 +204,7 @@ class TrainingArguments(transformers.TrainingArguments):
             self.push_to_hub = False
         # First, as upstream's checks import half of transformers to find the device.
         self._check_values()
-        with waiting_for_processes():
+        with waiting_for_processes(), known_to_transformers(self):
             super().__post_init__()
         if self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
             kwargs: Any = self.lr_scheduler_kwargs
@@ -209,10 +222,11 @@ class TrainingArguments(transformers.TrainingArguments):
 
     def _check_values(self) -> None:
         sizes = ["per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"]
-        amounts = ["seed", "data_seed", "learning_rate", "weight_decay", "dataloader_num_workers"]
+        amounts = ["seed", "data_seed", "weight_decay", "dataloader_num_workers"]
+        rates = ["learning_rate", "muon_learning_rate", "embedding_learning_rate"]
         shares = ["adam_beta1", "adam_beta2", "label_smoothing_factor"]
         check(self, sizes, lambda n: n >= 1, "is less than 1")
-        check(self, amounts, lambda n: n >= 0, "is negative: give 0 or more")
+        check(self, [*amounts, *rates], lambda n: n >= 0, "is negative: give 0 or more")
         check(self, ["seed", "data_seed"], lambda n: n < 2**32, "is too large: give less than 4294967296")
         check(self, shares, lambda share: 0 <= share < 1, "is not between 0 and 1")
         check(self, ["ema_decay"], lambda decay: 0 < decay < 1, "is not between 0 and 1: give 0.999, or 0.99")
@@ -227,6 +241,7 @@ class TrainingArguments(transformers.TrainingArguments):
             raise UserError("--max_tokens_per_batch needs --train_sampling_strategy group_by_length: drop one of them")
         if self.max_tokens_per_batch is not None and self.auto_find_batch_size:
             raise UserError("--auto_find_batch_size and --max_tokens_per_batch exclude each other: drop one of them")
+        check_optimizer(self)
 
     def _stretch_schedule(self) -> None:
         """Stretch the learning-rate schedule over max_train_hours, by a number of steps that is never reached."""

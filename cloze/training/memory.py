@@ -11,8 +11,10 @@ from accelerate.utils import send_to_device
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers.training_args import OptimizerNames
 
+from cloze.config.optimizers import MUON
 from cloze.errors import UserError
 from cloze.system.storage import gigabytes
+from cloze.training.parameter_groups import find_matrices
 from cloze.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,10 @@ def without_batch(trainer: PretrainingTrainer) -> Memory:
 
 def optimizer_values(trainer: PretrainingTrainer) -> float:
     """Return the optimizer's state values per weight, from a step on a matrix; 2, as for Adam, if that fails."""
+    if trainer.args.optim == MUON:
+        # One for Muon's momentum, two for AdamW.
+        matrices = find_matrices(trainer.model, trainer.get_decay_parameter_names(trainer.model))
+        return 2 - sum(matrix.numel() for matrix in matrices) / trainer.model.num_parameters(only_trainable=True)
     matrix = torch.zeros(256, 256, device=trainer.args.device, dtype=trainer.model.dtype, requires_grad=True)
     matrix.grad = torch.zeros_like(matrix)
     try:

@@ -32,7 +32,9 @@ VOCABULARY_SETTINGS = {"new_tokenizer", "add_vocabulary", "vocabulary_file"}
 # Settings that no flag lets a resumed run change.
 UNCHANGEABLE = OPTIMIZER_SETTINGS | VOCABULARY_SETTINGS | {"mixture"}
 # The settings of the learning rate.
-RATE_SETTINGS = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"}
+RATE_SETTINGS = {
+    *("learning_rate", "muon_learning_rate", "embedding_learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"),
+}
 
 
 def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recipe: str) -> Path | None:
@@ -139,7 +141,8 @@ def check_states(changes: Sequence[str], schedulers: set[str], checkpoint: str) 
     stateful = schedulers & STATEFUL_SCHEDULERS
     for change in changes:
         name = change.partition(" ")[0]
-        if name in OPTIMIZER_SETTINGS:
+        # The embeddings have a group only if there is a rate for them.
+        if name in OPTIMIZER_SETTINGS or (name == "embedding_learning_rate" and "None" in change):
             raise UserError(
                 f"--resume_from_checkpoint {checkpoint} has the state of another optimizer: {change}: drop the change"
             )

@@ -9,11 +9,13 @@ from huggingface_hub.errors import HTTPError
 from transformers import EvalPrediction, PreTrainedTokenizerBase, get_scheduler
 
 from cloze.config.arguments import TrainingArguments
+from cloze.config.optimizers import MUON, has_own_groups
 from cloze.data.collators import IGNORED, MEASURES
 from cloze.errors import UserError
 from cloze.models.flops import Flops, peak_flops
 from cloze.objectives.metrics import Objective, Scores, check_finite, finite, prefix_of
 from cloze.training.baseline import write_baseline
+from cloze.training.parameter_groups import make_groups, muon_and_settings
 from cloze.training.resume import ResumableTrainer
 from cloze.training.saving import replaced
 from cloze.training.throughput import ThroughputMeter
@@ -171,8 +173,19 @@ class PretrainingTrainer(ResumableTrainer):
             write_baseline(self.args.output_dir, self.scores, metrics["eval_loss"])
         return metrics
 
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        """Return the optimizer's class and arguments: Muon, or what transformers returns."""
+        if args.optim == MUON:
+            return muon_and_settings(args)
+        return ResumableTrainer.get_optimizer_cls_and_kwargs(args, model)
+
     def create_optimizer(self, model=None):
         """Create the optimizer; with FSDP, hide embeddings and head until create_scheduler."""
+        if has_own_groups(self.args):
+            groups = make_groups(self.model, self.get_decay_parameter_names(self.model), self.args)
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer_cls_and_kwargs = optimizer_class, settings | {"params": groups}
         if self.is_fsdp_enabled:
             # Between the two, accelerate shards embeddings and head apart from the other layers, and torch refuses
             # that for heads like BERT's, which share a bias. If it finds neither, they join the root module's shard.

@@ -355,6 +355,7 @@ def test_upstream_tutorial_command_parses():
         "--train_file a.txt 'shards/*.txt.gz' 한국어.txt --validation_file b.txt --line_by_line --max_seq_length 64",
         "--no_use_fast_tokenizer --tokenizer_name other --dtype bfloat16 --cache_dir 'a: b'",
         "--save_strategy no --report_to none --eval_strategy epoch --do_eval --logging_first_step False",
+        "--optim muon --muon_learning_rate 0.02 --embedding_learning_rate 0.003",
         "--optim adafactor --train_sampling_strategy group_by_length --gradient_accumulation_steps 4 --eval_steps 0.5",
         '--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs \'{"min_lr": 1e-05, "num_cycles": 0.5}\'',
         "--accelerator_config '{\"split_batches\": true}' --ddp_timeout 60 --overwrite_output_dir",

@@ -267,6 +267,17 @@ MISTAKES = [
     Case("recipe not first", "--seed 1 good.yaml", "good.yaml", "first"),
     Case("no number", "--learning_rate fast", "--learning_rate", "invalid float value: 'fast'"),
     Case("no such optimizer", "--optim adamm", "--optim: invalid choice: 'adamm'", "'adamw_torch'"),
+    Case("no such optimizer of ours", "--optim muonn", "--optim: invalid choice: 'muonn'", "'muon'"),
+    Case("negative rate", "--optim muon --muon_learning_rate -1", "--muon_learning_rate -1.0 is negative", "0 or more"),
+    Case("rate without Muon", "--muon_learning_rate 0.01", "--muon_learning_rate needs --optim muon", "drop the rate"),
+    Case(
+        "embedding rate of another optimizer",
+        "--embedding_learning_rate 0.01 --optim adafactor",
+        "--embedding_learning_rate needs --optim adamw_torch, adamw_torch_fused or muon",
+        "change --optim",
+    ),
+    Case("arguments of Muon", "--optim muon --optim_args a=1", "--optim muon does not use --optim_args", "drop it"),
+    Case("Muon with FSDP", "--optim muon --fsdp full_shard", "--optim muon does not support FSDP", "drop it"),
     Case("no such precision", "--dtype float8", "--dtype: invalid choice: 'float8'", "'bfloat16'"),
     Case(
         "schedule without decay",

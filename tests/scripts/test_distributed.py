@@ -24,6 +24,7 @@ from cloze.training.checkpoints import list_checkpoints
 from tests.utils import (
     ROOT,
     SAMPLE,
+    run_muon_in_float32,
     run_noting_collectives,
     run_until_evaluation,
     run_with_full_disk,
@@ -121,6 +122,16 @@ def test_processes_average_the_same_weights(tmp_path):
 
 
 @pytest.mark.slow
+def test_muon_is_the_same_for_any_processes(tmp_path):
+    """Each process orthogonalizes the same averaged gradients."""
+    argv = ("run_mlm", "--line_by_line", "--max_train_samples", 400, "--do_eval", "--max_eval_samples", 50)
+    argv += ("--optim", "muon", "--embedding_learning_rate", 0.02)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert finish([start(*argv, *flags(one, 16), log=tmp_path / "one.log", target=run_muon_in_float32)]) == [0]
+    assert finish(start_together(*argv, *flags(two, 8), log=two, target=run_muon_in_float32)) == [0, 0]
+    assert_alike(two, one)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shares", [("astronomy=0.8", "music=0.2"), None])
 def test_mixture_is_the_same_for_any_processes(shares, tmp_path):

@@ -46,6 +46,7 @@ KINDS = {
     "causal stream": ("run_clm", "--streaming", "--line_by_line", "--gradient_accumulation_steps", 2),
     "pairs": ("run_nsp", "--sentence_per_line", "--gradient_accumulation_steps", 3),
     "both": ("run_pretraining", "--sentence_per_line", "--pair_strategy", "sentence"),
+    "muon": ("run_mlm", "--optim", "muon", "--muon_learning_rate", 0.02, "--embedding_learning_rate", 0.004),
     "budget": ("run_mlm", "--line_by_line", "--max_tokens_per_batch", 128),
     "stream": ("run_mlm", "--streaming", "--gradient_accumulation_steps", 3),
     "pairs streamed": ("run_nsp", "--streaming", "--sentence_per_line"),
@@ -222,7 +223,7 @@ def kill_at(step, monkeypatch, run, *argv):
 WORKERS = [*((kind, 0) for kind in KINDS), ("lines", 2), ("both", 2), ("stream", 2)]
 WORKERS += [("mixed", 2), ("mixed stream", 2), ("schedules streamed", 2)]
 QUICK = [("blocks", 0), ("causal", 0), ("permutations", 0), ("both", 0), ("budget", 0), ("stream", 0), ("lines", 2)]
-QUICK += [("mixed", 0), ("averaged", 0), ("schedules", 0)]
+QUICK += [("mixed", 0), ("averaged", 0), ("schedules", 0), ("muon", 0)]
 
 
 @pytest.mark.parametrize(("kind", "workers"), slow_but(QUICK, WORKERS))
@@ -577,6 +578,21 @@ def test_settings_given_on_resuming_override_those_of_the_checkpoint(train, refe
     assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.5, 0.0}
 
 
+def test_rates_given_on_resuming_are_those_of_their_groups(train, reference, tmp_path):
+    """The logged rate stays the one of --learning_rate."""
+    shutil.copytree(reference("muon"), tmp_path, dirs_exist_ok=True)
+    checkpoint = tmp_path / "checkpoint-9"
+    rates_of_now = ("--learning_rate", 0.1, "--muon_learning_rate", 0.2, "--embedding_learning_rate", 0.3)
+    argv = (*rates_of_now, "--lr_scheduler_type", "constant", "--logging_steps", 1, "--weight_decay", 0.5)
+    code, printed, _ = train(tmp_path, "muon", *argv, "--resume_from_checkpoint", checkpoint)
+    assert code == 0
+    assert f"warning: setting changed since {checkpoint}: embedding_learning_rate 0.3 (not 0.004)" in printed
+    assert rates(tmp_path)[12] == 0.1
+    groups = torch.load(tmp_path / "checkpoint-12" / "optimizer.pt", weights_only=True)["param_groups"]
+    found = [(group["lr"], group["weight_decay"], group.get("muon")) for group in groups]
+    assert found == [(0.1, 0.5, None), (0.1, 0.0, None), (0.3, 0.5, None), (0.2, 0.5, True)]
+
+
 STOPPING = (
     *("--do_eval", "--validation_split_percentage", 30, "--eval_strategy", "steps", "--eval_steps", 3),
     *("--early_stopping_patience", 2, "--early_stopping_threshold", 0.5, "--max_steps", 40, "--logging_steps", 1),
@@ -651,6 +667,11 @@ def test_delayed_evaluation_is_not_made_up_on_resuming(train, reference, tmp_pat
     [
         (("--config_overrides", MODEL.replace("16", "24")), "does not fit this run"),
         (("--optim", "adafactor"), "has the state of another optimizer: optim adafactor (not adamw_torch_fused)"),
+        (("--optim", "muon"), "has the state of another optimizer: optim muon (not adamw_torch_fused)"),
+        (
+            ("--embedding_learning_rate", 0.1),
+            "has the state of another optimizer: embedding_learning_rate 0.1 (not None): drop the change",
+        ),
         (("--optim_args", "momentum=0.5"), "has the state of another optimizer: optim_args momentum=0.5 (not None)"),
     ],
 )

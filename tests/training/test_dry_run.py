@@ -145,6 +145,8 @@ def test_estimated_memory_counts_averaged_weights(dry_run, reckoned):
         (["--optim", "adamw_torch"], 4, 2),
         (["--dtype", "bfloat16"], 2, 2),
         (["--optim", "adafactor"], 4, 2 / 256),
+        # Two layers have matrices of 4 x 16 x 16 and 2 x 16 x 32 weights.
+        (["--optim", "muon"], 4, 2 - 2 * 2_048 / 14_372),
     ],
     ids=str,
 )
