@@ -63,6 +63,10 @@ def main() -> None:
     parser.add_argument("--target", type=float, help="held-out masked loss (default: that of the size)")
     parser.add_argument("--quick", action="store_true", help="three sides of a tiny model, one seed, few steps")
     args = parser.parse_args()
+    if len(args.sweep) == 1:
+        parser.error("--sweep needs values")
+    if args.search and args.steps:
+        parser.error("--search begins at the steps of the table: drop --steps")
     if args.quick:
         args.size, args.seeds, args.steps, args.side = "quick", 1, [20], ["stock", "sparse", "no-dropout"]
     speedrun = Speedrun(args.output_dir.resolve() / args.size, SIZES[args.size])

@@ -23,19 +23,7 @@ from cloze.tokenization.training import train_wordpiece
 
 # Flags of all scripts.
 LENGTH = ("--max_seq_length", "128")
-TRAINING = (
-    *(
-        "--model_type",
-        "bert",
-        "--do_train",
-        "--save_strategy",
-        "no",
-        "--logging_steps",
-        "100",
-        "--disable_tqdm",
-        "true",
-    ),
-)
+TRAINING = ("--model_type", "bert", "--do_train", "--save_strategy", "no", "--disable_tqdm", "true")
 EVALUATION = ("--do_eval", "--per_device_eval_batch_size", "64")
 
 
@@ -57,7 +45,7 @@ def prepare(work: Path, size: Size) -> dict:
     work.mkdir(parents=True, exist_ok=True)
     environment = {
         "text": make_text(work / "text", size),
-        "size": asdict(size) | {"packages": list(size.packages)},
+        "size": {name: value for name, value in asdict(size).items() if name not in ("target", "packages")},
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
