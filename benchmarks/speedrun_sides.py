@@ -1,4 +1,4 @@
-"""List the sides of speedrun.py: the stock Trainer, and run_mlm.py with one technique, or with all up to it."""
+"""List the sides of speedrun.py: the stock Trainer, and run_mlm.py with a technique alone and on top of others."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -69,12 +69,7 @@ class Side:
 
 SIZES = {
     "small": Size(
-        {
-            "hidden_size": "256",
-            "num_hidden_layers": "4",
-            "num_attention_heads": "4",
-            "intermediate_size": "1024",
-        },
+        {"hidden_size": "256", "num_hidden_layers": "4", "num_attention_heads": "4", "intermediate_size": "1024"},
         target=6.0,
     ),
     "bert-base": Size({}, target=4.0, use_cpu=False, flags={"bf16": "true"}),
@@ -101,7 +96,7 @@ TECHNIQUES = {
     # Logits at masked positions only, which run_mlm.py always computes.
     "sparse": Technique(None, Setting("1e-3", 1200)),
     "no-dropout": Technique(
-        Setting("1e-3", 1200),
+        None,
         Setting("1e-3", 1200),
         config={"hidden_dropout_prob": "0", "attention_probs_dropout_prob": "0"},
     ),
