@@ -19,12 +19,12 @@ from cloze.comparison.runner import OUTCOME  # noqa: E402
 TIMES = "times.json"
 
 
-def start(script: str, folder: Path, flags: Sequence, log: Path) -> dict[str, float]:
+def start(script: str, folder: Path, flags: Sequence, log: Path, use_cpu: bool = True) -> dict[str, float]:
     """Run a script to its end in ``folder``, unless it is complete; return its wall and CPU time in seconds."""
     times = folder / TIMES
     if times.exists():
         return json.loads(times.read_text())
-    argv = [sys.executable, ROOT / script, *map(str, flags), "--output_dir", folder, "--use_cpu"]
+    argv = [sys.executable, ROOT / script, *map(str, flags), "--output_dir", folder, *["--use_cpu"] * use_cpu]
     log.parent.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     with open(log, "w", encoding="utf-8") as file:
