@@ -28,6 +28,9 @@ ADAPTED = (
     *("--logging_steps", "100"),
 )
 MASKED = ("--mlm_probability", "0.3", "--do_eval")
+# As recipes/bert-base/detour.yaml: the rate stays at its peak in the first run, and falls in the second.
+FIRST_RUN = ("--lr_scheduler_type", "constant_with_warmup")
+SECOND_RUN = (*MASKED, "--warmup_steps", "0")
 
 
 def main() -> None:
@@ -75,8 +78,9 @@ def adapt(work: Path, model: Path, epochs: float, seed: int, flags: Sequence[str
     steps = json.loads((Path(alone["path"]) / "trainer_state.json").read_text())["global_step"]
     last = round(LAST_PART * steps)
     causal = work / "models" / f"{name}-clm"
-    start("run_clm.py", causal, [*of_model, *common, "--max_steps", steps - last], work / "logs" / f"{name}-clm.log")
-    after = ["--model_name_or_path", causal, *common, *MASKED, "--max_steps", last]
+    first = [*of_model, *common, *FIRST_RUN, "--max_steps", steps - last]
+    start("run_clm.py", causal, first, work / "logs" / f"{name}-clm.log")
+    after = ["--model_name_or_path", causal, *common, *SECOND_RUN, "--max_steps", last]
     return {"mlm": alone, "detour": pretrain(f"{name}-detour", work, after)}
 
 

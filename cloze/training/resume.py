@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, SchedulerType, Trainer, TrainerCallback
 
 from cloze.config.arguments import TrainingArguments
-from cloze.config.recipes import settings_in
 from cloze.config.rate_decay import resolve_decay
+from cloze.config.recipes import settings_in
 from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings
 from cloze.errors import UserError
