@@ -207,8 +207,8 @@ def test_pair_epoch_trains_on_each_pair_once(flags, train, out, texts, tmp_path,
     (tmp_path / "text.txt").write_text("\n\n".join("\n".join(texts[i : i + 6]) for i in range(0, 60, 6)))
     taken, drawn, get, set_epoch = [], {}, EpochDataset.__getitem__, ResumableBatchSampler.set_epoch
 
-    def draw(self, epoch, past=()):
-        set_epoch(self, epoch, past)
+    def draw(self, epoch, *args):
+        set_epoch(self, epoch, *args)
         drawn[epoch] = self.num_steps, len(self.examples.lengths(epoch))
 
     monkeypatch.setattr(EpochDataset, "__getitem__", lambda self, key: taken.append(key) or get(self, key))

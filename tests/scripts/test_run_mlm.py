@@ -160,8 +160,8 @@ def epochs_drawn(monkeypatch):
     counts = {}
     set_epoch = ResumableBatchSampler.set_epoch
 
-    def count(self, epoch, past=()):
-        set_epoch(self, epoch, past)
+    def count(self, epoch, *args):
+        set_epoch(self, epoch, *args)
         counts[epoch] = len(self)
 
     monkeypatch.setattr(ResumableBatchSampler, "set_epoch", count)
