@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", help="numbers of steps instead of those in the table of sides")
     parser.add_argument("--sweep", nargs="+", default=[], metavar=("FLAG", "VALUE"), help="values of a flag to try")
     parser.add_argument("--search", action="store_true", help="find the shortest runs that reach the target")
-    parser.add_argument("--target", type=float, help="held-out masked loss (default: that of the size)")
+    parser.add_argument("--target", type=float, help="held-out masked loss (default: set by --size)")
     parser.add_argument("--quick", action="store_true", help="three sides of a tiny model, one seed, few steps")
     args = parser.parse_args()
     if len(args.sweep) == 1:

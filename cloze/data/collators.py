@@ -73,7 +73,7 @@ class MaskingCollator(DataCollatorForLanguageModeling):
         final_mlm_probability: the share at the last step, towards which it goes linearly from ``mlm_probability`` at
             the first one; None if it stays the same.
         lengths: into which rows are cut in training, each for an equal part of the steps. Each divides the next, and
-            the last is that of the examples. Empty if rows are not cut.
+            the last is the length of the examples. Empty if rows are not cut.
         seed: of the masks in training.
         eval_mlm_probability: share of the tokens that evaluations predict.
         whole_words: mask whole words in training.

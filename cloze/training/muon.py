@@ -104,7 +104,7 @@ def orthogonalize(matrices: Tensor, coefficients: Sequence[float], steps: int, e
 
     Args:
         matrices: [count, rows, columns], with at most as many rows as columns.
-        coefficients: those of the matrix, of its cube, and of its fifth power.
+        coefficients: of the matrix, its cube, and its fifth power.
         steps: the number of iterations.
         eps: the smallest norm by which a matrix is divided.
     """

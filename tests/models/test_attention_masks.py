@@ -86,7 +86,7 @@ def test_a_model_of_few_positions_is_tried():
 
 @pytest.mark.parametrize("family", [name for name, runs in MASKED.items() if runs])
 def test_loss_and_gradients_are_equal_without_a_mask(family):
-    """To the bit, in training mode, on texts longer than those of the trial and than ModernBERT's window."""
+    """To the bit, in training mode, on texts longer than the trial texts and ModernBERT's window."""
     model = model_of(AutoModelForMaskedLM, family, FAMILIES[family][1])
     ids = torch.randint(1, 120, (3, 60), generator=torch.Generator().manual_seed(1))
     results = []
