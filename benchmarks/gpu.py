@@ -39,10 +39,13 @@ SMOKE_COMMANDS = {
     "run_mlm.py": "run_mlm.py recipes/quickstart/mlm.yaml --use_cpu --bf16 --max_steps 4",
     "--dry_run": "run_mlm.py recipes/quickstart/mlm.yaml --use_cpu --bf16 --dry_run",
 }
+# Shows which target and which rates suit BERT-base.
+SPEEDRUN = "--size bert-base --seeds 1 --side stock-32 muon --steps 800 --sweep learning_rate 1e-4 3e-4"
 
 # Columns of the table, with their formats.
 CHECKS = {"check": "", "loss": ".2g", "gradient norm": ".2g", "gradient": ".2g", "result": ""}
 RUNS = {"command": "", "exit code": "", "seconds": ".1f", "last loss": ".4f", "tokens/s": ",.0f"}
+TIMES = {"side": "", "learning rate": "", "steps": ",", "held-out loss": ".3f", "seconds": ".1f"}
 SPEEDS = {
     "work": "",
     "side": "",
@@ -60,7 +63,7 @@ SPEEDS = {
 
 
 def main() -> None:
-    parts = {"machine": machine, "resume": resume, "commands": commands, "table": table}
+    parts = {"machine": machine, "resume": resume, "commands": commands, "speedrun": speedrun, "table": table}
     args = parse(parts, __doc__)
     with tempfile.TemporaryDirectory() as folder:
         parts[args.part](args, Path(folder))
@@ -235,6 +238,20 @@ def run_command(name: str, command: str, out: Path) -> dict:
     }
 
 
+# Speedrun
+
+
+def speedrun(args: argparse.Namespace, folder: Path) -> None:
+    """Measure training times and held-out losses with speedrun.py."""
+    flags = ["--quick"] if args.smoke else SPEEDRUN.split()
+    command = [sys.executable, "benchmarks/speedrun.py", *flags, "--output_dir", str(folder)]
+    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    for run in json.loads(output.splitlines()[-1])["runs"]:
+        rate = run["flags"]["learning_rate"]
+        figures = {"held-out loss": run["loss"], "seconds": run["seconds"]}
+        report(args, side=run["side"], steps=run["steps"], **{"learning rate": rate}, **figures)
+
+
 # Table
 
 
@@ -243,6 +260,7 @@ def table(args: argparse.Namespace, folder: Path) -> None:
     lines = read_results(args.results)
     print_rows("Checks", CHECKS, [check_row(line) for line in lines if "check" in line])
     print_rows("Commands", RUNS, [line for line in lines if "command" in line])
+    print_rows("Speedrun", TIMES, [line for line in lines if "held-out loss" in line])
     print_rows("Training, medians of three turns", SPEEDS, speed_rows(lines))
     failures, skipped = failures_of(lines, args.parts), [line for line in lines if "skipped" in line]
     for line in skipped:

@@ -7,9 +7,9 @@
 The corpora consist of the sentences of the sample, or of --text, in random order; each corpus is ten times as long as
 the previous one. One word in each sentence is made of two others, because real text always has new words. Upstream is
 run_mlm.py in the examples of transformers: load_dataset("text"), a map of the tokenizer, and a map that joins 1,000
-lines and cuts them into blocks. Each measurement runs in its own process on all cores, from the text to the ids on
-disk, after libraries and tokenizer are loaded; the sides alternate. Special tokens are not counted. Prints two tables
-and a line of JSON.
+lines and cuts them into blocks. Each measurement runs in its own process, on all cores and for this project also on
+one, from the text to the ids on disk, after libraries and tokenizer are loaded; the sides alternate. Special tokens are
+not counted. Prints two tables and a line of JSON.
 """
 
 import argparse
@@ -31,6 +31,8 @@ SIZES = (200_000, 2_000_000, 20_000_000)
 MAX_SEQ_LENGTH = 128
 SENTENCES_A_DOCUMENT = 12
 UPSTREAM = "upstream"
+# Ends the names of sides that use one core.
+ONE_CORE = ", 1 core"
 
 # Columns of the table of pairs: key, title, format.
 PAIR_COLUMNS = (
@@ -60,7 +62,8 @@ def main() -> None:
         print(json.dumps(make_texts(Path(folder), args) if what == "texts" else measure(what, Path(folder), text)))
         return
     sizes, turns = (args.tokens[:2], 1) if args.quick else (args.tokens, args.turns)
-    sides = [UPSTREAM, "tokenizers"] + ["nanotoken"] * (importlib.util.find_spec("nanotoken") is not None)
+    backends = ["tokenizers"] + ["nanotoken"] * (importlib.util.find_spec("nanotoken") is not None)
+    sides = [UPSTREAM, *backends, *(f"{backend}{ONE_CORE}" for backend in backends)]
     with tempfile.TemporaryDirectory() as folder:
         texts = child("texts", folder, "-", *sys.argv[1:])
         results = [compare(text, sides, turns, folder) for text in texts[: len(sizes)]]
@@ -69,7 +72,7 @@ def main() -> None:
     for result in results:
         for side, row in result["sides"].items():
             print(
-                f"{result['tokens']:>10,d} | {side:10} | {row['median']:>11,.0f} | {row['slowest']:>11,.0f} | "
+                f"{result['tokens']:>10,d} | {side:18} | {row['median']:>11,.0f} | {row['slowest']:>11,.0f} | "
                 f"{row['fastest']:>11,.0f} | {row['times']:>6.2f} | {row['bytes']:>6.2f} | {row['peak']:>5,.0f}"
             )
     print("\n" + " | ".join(title for _, title, _ in PAIR_COLUMNS))
@@ -129,6 +132,9 @@ def make_texts(folder: Path, args: argparse.Namespace) -> list[str]:
 
 def measure(side: str, folder: Path, text: str) -> dict[str, float]:
     """Prepare the text as one side does; return seconds, bytes on disk, and peak memory in MB."""
+    backend = side.removesuffix(ONE_CORE)
+    if side == "pairs" or backend != side:
+        use_one_core()
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
@@ -136,7 +142,13 @@ def measure(side: str, folder: Path, text: str) -> dict[str, float]:
         if side == "pairs":
             return measure_pairs(Path(text), tokenizer, Path(cache))
         prepare = prepare_as_upstream if side == UPSTREAM else prepare_as_ours
-        return prepare(Path(text), tokenizer, Path(cache), side)
+        return prepare(Path(text), tokenizer, Path(cache), backend)
+
+
+def use_one_core() -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.environ["RAYON_NUM_THREADS"] = "1"
 
 
 def prepare_as_ours(text: Path, tokenizer, cache: Path, backend: str) -> dict[str, float]:
@@ -180,9 +192,6 @@ def figures(start: float, cache: Path) -> dict[str, float]:
 
 def measure_pairs(text: Path, tokenizer, cache: Path) -> dict[str, float]:
     """Draw an epoch of pairs from the text's sentences, both strategies, on one core."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    os.environ["RAYON_NUM_THREADS"] = "1"
     import numpy as np
 
     from cloze.data.pairs import PairSettings, Sentences, draw_pairs

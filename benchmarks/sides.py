@@ -122,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=0, help="data-loader workers (not for notebooks)")
 
 
-def make_bench(name: str, size: str, args, folder: str, held_out: str | None = None) -> Bench:
+def make_bench(name: str, size: str, args, folder: str) -> Bench:
     """Return a model of a size and its examples; ``args`` are the arguments of ``add_arguments``."""
     work = WORKS[name]
     model_args = ModelArguments(
@@ -132,13 +132,10 @@ def make_bench(name: str, size: str, args, folder: str, held_out: str | None = N
         tokenizer_name=args.tokenizer_name,
         do_lower_case=True,
     )
-    data_args = work.data(
-        train_file=[args.text], validation_file=held_out, max_seq_length=work.max_seq_length, **work.settings
-    )
+    data_args = work.data(train_file=[args.text], max_seq_length=work.max_seq_length, **work.settings)
     training_args = TrainingArguments(
         output_dir=folder,
         do_train=True,
-        do_eval=held_out is not None,
         per_device_train_batch_size=args.batch_size,
         # All blocks have the same length.
         max_tokens_per_batch=None if name.startswith("blocks") else args.max_tokens_per_batch,

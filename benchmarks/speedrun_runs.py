@@ -129,7 +129,7 @@ def train_and_evaluate(speedrun: Speedrun, side: Side, flags: list, log: Path) -
     for folder in (model, evaluation):
         shutil.rmtree(folder, ignore_errors=True)
     config = ",".join(f"{name}={value}" for name, value in (size.config | side.config).items())
-    given = size.flags | side.flags | ({"config_overrides": config} if config else {})
+    given = side.flags | size.flags | ({"config_overrides": config} if config else {})
     common = [*LENGTH, "--cache_dir", work / "cache"]
     training = [*TRAINING, *common, *flags, *(part for name, value in given.items() for part in (f"--{name}", value))]
     text, tokenizer = work / "text", work / "tokenizer"

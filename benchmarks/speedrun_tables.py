@@ -101,18 +101,19 @@ def best_of(groups: Sequence[list[Run]], side: Side, target: float, seeds: int) 
         target: the loss to reach.
         seeds: a setting counts if it has run with at least as many.
     """
-    identity = side.script, without_rates(side.flags), side.config
+    identity = side.script, hide_rates(side.flags), side.config
     own = [
         group
         for group in groups
-        if len(group) >= seeds and (group[0].script, without_rates(group[0].flags), group[0].config) == identity
+        if len(group) >= seeds and (group[0].script, hide_rates(group[0].flags), group[0].config) == identity
     ]
     reached = [group for group in own if loss_of(group) <= target]
     return min(reached, key=seconds_of) if reached else min(own, key=loss_of, default=None)
 
 
-def without_rates(flags: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in flags.items() if not name.endswith(RATE)}
+def hide_rates(flags: dict[str, str]) -> dict[str, str]:
+    """Return flags without the values of learning rates: a side has its own."""
+    return {name: "..." if name.endswith(RATE) else value for name, value in flags.items()}
 
 
 def format_techniques(runs: Sequence[Run], target: float, seeds: int) -> str:
@@ -147,10 +148,10 @@ def has_reached(group: Sequence[Run] | None, target: float) -> bool:
 
 
 def describe(flags: dict[str, str], config: dict[str, str]) -> str:
-    """Return flags and config as one types them."""
+    """Return flags and config as one types them, without the peak learning rate that all sides have."""
     overrides = ",".join(f"{name}={value}" for name, value in config.items())
-    given = without_rates(flags) | ({"config_overrides": overrides} if overrides else {})
-    return " ".join(f"`--{name} {value}`" for name, value in given.items())
+    given = hide_rates(flags) | ({"config_overrides": overrides} if overrides else {})
+    return " ".join(f"`--{name} {value}`" for name, value in given.items() if name != RATE)
 
 
 def format_settings(runs: Sequence[Run], target: float) -> str:

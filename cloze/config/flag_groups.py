@@ -12,6 +12,7 @@ GROUPS = {
         "do_lower_case",
         "classifier_pooling",
         "dtype",
+        "attn_implementation",
         "model_revision",
         "token",
         "trust_remote_code",

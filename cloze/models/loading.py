@@ -23,6 +23,7 @@ from cloze.config.data_arguments import MAX_DEFAULT_LENGTH, MIN_LENGTH
 from cloze.config.model_files import check_settings, find_file, read_json
 from cloze.config.recipes import typed
 from cloze.errors import UserError
+from cloze.models.attention import set_attention
 from cloze.models.inspection import build_on_meta, check_class, check_memory, count_positions, settings_source
 from cloze.models.resizing import resize_vocabulary
 from cloze.models.trials import quiet
@@ -246,6 +247,8 @@ def load_model(
                 shorten(missing, 10),
             )
         resize_vocabulary(model, rows)
+    if model_args.attn_implementation is not None:
+        set_attention(model, model_args.attn_implementation)
     logger.info("Model: %s", describe_model(model, model_args))
     return model
 

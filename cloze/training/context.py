@@ -17,7 +17,7 @@ from cloze.config.recipes import recipe_of
 from cloze.data.collators import Padding
 from cloze.data.context import DataContext
 from cloze.errors import UserError
-from cloze.models.attention_masks import runs_without_mask
+from cloze.models.attention import runs_without_mask
 from cloze.models.inspection import uses_attention_mask
 from cloze.models.loading import (
     check_checkpoint,

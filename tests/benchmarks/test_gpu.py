@@ -230,6 +230,20 @@ def test_gpu_sh_stops_and_resumes():
     assert (check["judged"], check["loss"]) == ("equal", 0.0)
 
 
+@pytest.mark.slow
+def test_gpu_sh_runs_the_speedrun():
+    code, summary, printed = start("--smoke", "speedrun")
+    assert (code, summary["failures"]) == (0, []), printed
+    runs = [line for line in summary["results"] if "held-out loss" in line]
+    assert [(run["side"], run["steps"], run["learning rate"]) for run in runs] == [
+        ("stock", 20, "5e-4"),
+        ("sparse", 20, "5e-4"),
+        ("no-dropout", 20, "5e-4"),
+    ]
+    assert all(6 < run["held-out loss"] < 6.9 and run["seconds"] > 0 for run in runs)
+    assert "held-out loss" in printed
+
+
 @pytest.fixture
 def parts_that(tmp_path):
     """Return a function that replaces Python by a script: the given commands for parts, a report for the others."""

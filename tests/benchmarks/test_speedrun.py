@@ -11,7 +11,7 @@ import speedrun
 import speedrun_runs
 import speedrun_sides
 from adaptation_text import Paragraph
-from speedrun_runs import documents_of, make_text, prepare, take
+from speedrun_runs import LENGTH, documents_of, make_text, prepare, take
 from speedrun_sides import SIZES, STOCK, Setting, Side, Technique, sides
 from speedrun_tables import Run, best_of, format_settings, format_techniques, group_by_setting, next_steps
 from transformers import BertConfig, TrainingArguments
@@ -96,6 +96,7 @@ def test_flags_of_all_sides_are_those_of_the_script(name, tmp_path):
     assert side.config.keys() <= BertConfig().to_dict().keys()
     flags = [part for flag, value in side.flags.items() for part in (f"--{flag}", value)]
     common = ["--model_type", "bert", "--train_file", "a.txt", "--do_train", "--use_cpu", "--output_dir", str(tmp_path)]
+    common += [*LENGTH, "--max_steps", str(side.steps)]
     *_, args = parse([*common, *flags], settings_of(run_mlm.main))
     assert args.learning_rate == float(side.flags["learning_rate"])
 
@@ -210,6 +211,16 @@ def test_table_compares_techniques_with_the_faster_stock_side():
         ["sparse", "", "300", "0.75", "300", "0.75"],
         ["batch-32", "`--per_device_train_batch_size 32`", "not reached: 6.100 after 90", "", "100", "0.25"],
     ]
+
+
+def test_technique_of_a_learning_rate_is_not_the_side_without_it():
+    found = sides()
+    runs = [run_of(found[name], 5.9, seconds, name=name) for name, seconds in (("stock", 90), ("muon", 50))]
+    table = format_techniques(runs, 6.0, seeds=1)
+    assert [row[0] for row in rows_of(table)[2:]] == ["stock", "muon"]
+    assert "`--optim muon` `--muon_learning_rate ...`" in table
+    runs.append(run_of(found["embedding-rate"], 5.9, 45, name="embedding-rate"))
+    assert rows_of(format_techniques(runs, 6.0, seeds=1))[-1][-2:] == ["45", "0.50"]
 
 
 def test_table_of_settings_lists_the_sweep():

@@ -255,6 +255,12 @@ def test_new_model_has_the_dtype_asked_for(name, checkpoint, tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, name)}
 
 
+def test_model_gets_the_attention_asked_for(checkpoint):
+    names = [None, "sdpa", "eager"]
+    models = [loaded(checkpoint("bert"), attn_implementation=name) for name in names]
+    assert [model.config._attn_implementation for model in models] == ["sdpa", "sdpa", "eager"]
+
+
 def test_unloadable_weights_are_errors(checkpoint, tmp_path):
     model_args = ModelArguments(model_name_or_path=checkpoint("bert"))
     config = load_config(model_args, MASKED_LM)

@@ -1,10 +1,11 @@
-"""Find out by trial whether a model runs batches without padding faster without an attention mask."""
+"""Choose the kernels of a model's attention, and whether batches without padding have an attention mask."""
 
 import logging
 
 import torch
 from transformers import PreTrainedModel
 
+from cloze.errors import UserError
 from cloze.models.inspection import count_positions
 from cloze.models.trials import ValueReads, quiet, trial_copy
 
@@ -12,6 +13,21 @@ logger = logging.getLogger(__name__)
 
 # Most tokens of the trial texts.
 LENGTH = 8
+
+
+def set_attention(model: PreTrainedModel, implementation: str) -> None:
+    """Let the model compute attention with an implementation of transformers, such as eager.
+
+    Raises:
+        UserError: if the model does not have it.
+    """
+    name = type(model).__name__
+    try:
+        model.get_correct_attn_implementation(implementation)
+    except ValueError:
+        raise UserError(f"--attn_implementation {implementation}: {name} does not have it: drop the flag") from None
+    with quiet():
+        model.set_attn_implementation(implementation)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Whether batches without padding need an attention mask, found by trial."""
+"""Attention implementations, and whether batches without padding need an attention mask, found by trial."""
 
 import pytest
 import torch
@@ -6,7 +6,8 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 from transformers.modeling_outputs import MaskedLMOutput
 
-from cloze.models.attention_masks import runs_without_mask
+from cloze.errors import UserError
+from cloze.models.attention import runs_without_mask, set_attention
 from tests.utils import BERT_LIKE, CAUSAL_FAMILIES, FAMILIES, NO_DROPOUT
 
 BERT = BERT_LIKE | NO_DROPOUT
@@ -25,6 +26,29 @@ def model_of(auto_model, family, settings):
     torch.manual_seed(0)
     config = CONFIG_MAPPING[family](**{"vocab_size": 120, "pad_token_id": 0} | settings)
     return auto_model.from_config(config).train()
+
+
+def test_attention_implementations_give_equal_outputs():
+    model = model_of(AutoModelForMaskedLM, "bert", BERT)
+    ids = torch.arange(24).view(2, 12)
+    called = []
+    model.bert.encoder.layer[0].attention.register_forward_hook(
+        lambda module, args, output: called.append(model.config._attn_implementation)
+    )
+    outputs = []
+    for implementation in ("eager", "sdpa"):
+        set_attention(model, implementation)
+        outputs.append(model(input_ids=ids).logits)
+    assert called == ["eager", "sdpa"]
+    torch.testing.assert_close(*outputs)
+
+
+@pytest.mark.parametrize("family", ["deberta-v2", "xlm"])
+def test_attention_that_a_model_lacks_is_an_error(family):
+    model = model_of(AutoModelForMaskedLM, family, BERT)
+    set_attention(model, "eager")
+    with pytest.raises(UserError, match=f"--attn_implementation sdpa: {type(model).__name__} does not have it"):
+        set_attention(model, "sdpa")
 
 
 @pytest.mark.parametrize(("family", "runs"), MASKED.items(), ids=MASKED)
