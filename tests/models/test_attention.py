@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 from transformers.modeling_outputs import MaskedLMOutput
 
@@ -28,19 +29,20 @@ def model_of(auto_model, family, settings):
     return auto_model.from_config(config).train()
 
 
-def test_attention_implementations_give_equal_outputs():
+def test_attention_implementations_give_equal_outputs(monkeypatch):
     model = model_of(AutoModelForMaskedLM, "bert", BERT)
     ids = torch.arange(24).view(2, 12)
-    called = []
-    model.bert.encoder.layer[0].attention.register_forward_hook(
-        lambda module, args, output: called.append(model.config._attn_implementation)
-    )
-    outputs = []
+    fused, calls, outputs = functional.scaled_dot_product_attention, [], {}
     for implementation in ("eager", "sdpa"):
+        monkeypatch.setattr(
+            functional,
+            "scaled_dot_product_attention",
+            lambda *args, name=implementation, **settings: calls.append(name) or fused(*args, **settings),
+        )
         set_attention(model, implementation)
-        outputs.append(model(input_ids=ids).logits)
-    assert called == ["eager", "sdpa"]
-    torch.testing.assert_close(*outputs)
+        outputs[implementation] = model(input_ids=ids).logits
+    assert calls == ["sdpa"] * model.config.num_hidden_layers
+    torch.testing.assert_close(outputs["eager"], outputs["sdpa"])
 
 
 @pytest.mark.parametrize("family", ["deberta-v2", "xlm"])
