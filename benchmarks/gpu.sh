@@ -5,7 +5,7 @@
 #     PYTHON=.venv/bin/python bash benchmarks/gpu.sh              # all parts
 #     PYTHON=.venv/bin/python bash benchmarks/gpu.sh --smoke      # tiny sizes on the CPU, to test this script
 #     PYTHON=.venv/bin/python bash benchmarks/gpu.sh throughput   # parts by name
-#     PYTHON=.venv/bin/python bash benchmarks/gpu.sh speedrun     # speedrun.py with BERT-base, only by name: minutes more
+#     PYTHON=.venv/bin/python bash benchmarks/gpu.sh speedrun     # speedrun.py with BERT-base, only by name
 #
 # Prints each result at once as a line of JSON; at the end, tables and one line of JSON with all results. The exit code
 # is 1 if a check or a part fails, 2 without a GPU.

@@ -10,13 +10,13 @@ import gc
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 from gpu import parse, read_results, report
+from gpu_waits import find_waits
 from sides import ROOT, SIDES, Bench, add_arguments, make_bench, our_trainer
 from throughput import medians
 from torch import nn
@@ -24,7 +24,6 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from cloze.models.sparse_prediction import predict_masked_positions
-from cloze.models.trials import ValueReads
 from cloze.objectives.metrics import MASKED_TOKENS
 from cloze.training.trainer import PretrainingTrainer
 
@@ -183,57 +182,6 @@ def compare_heads(bench: Bench, model: PreTrainedModel) -> dict:
     places = [predict_masked_positions(each, MASKED_TOKENS.logits, 64) for each in (copy.deepcopy(model), stock)]
     equal = figures["loss"] <= HEAD and figures["gradient"] <= HEAD
     return figures | {"places": places, "ok": equal and places[0] == places[1] != ""}
-
-
-class WaitCallback(TrainerCallback):
-    """Watch the steps after the first one: waiting for a GPU is an error, reads of values are counted.
-
-    Attributes:
-        stack: to leave, also if training fails.
-        reads: counts the reads, on any device.
-    """
-
-    def __init__(self):
-        self.stack, self.reads = ExitStack(), ValueReads()
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        # After the log of the first step.
-        if state.global_step == 1:
-            self.stack.enter_context(self.reads)
-            if args.device.type == "cuda":
-                self.stack.enter_context(no_waiting())
-
-    def on_step_end(self, args, state, control, **kwargs):
-        # Before the log of the last step.
-        if state.global_step == state.max_steps:
-            self.stack.close()
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Let operations that wait for the GPU fail within the context."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-def find_waits(bench: Bench) -> dict:
-    """Train on full blocks, without logging; return whether a step after the first one waits for the device."""
-    watch = WaitCallback()
-    # In the order of the text, because its last block is padded: BERT then reads its mask.
-    trainer = our_trainer(
-        bench, bench.model, max_steps=4, per_device_train_batch_size=8, train_sampling_strategy="sequential"
-    )
-    trainer.add_callback(watch)
-    trainer.remove_callback(PrinterCallback)
-    try:
-        with watch.stack:
-            trainer.train()
-    except RuntimeError as error:
-        return {"error": str(error), "ok": False}
-    return {"reads": watch.reads.count, "ok": watch.reads.count == 0}
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -10,12 +10,13 @@ The rules:
 
 1. Text: docstrings of the packages named in adaptation_text.py, in paragraphs without duplicates; a document is a file
    of a package. The documents are shuffled; the first 400,000 characters are held out, the next 5,000,000 are trained
-   on. Versions and a digest are printed: times on other texts are not comparable.
+   on (BERT-base: 3,000,000, of four packages). Versions and a digest are printed: times on other texts are not
+   comparable.
 2. Tokenizer: a lower-case WordPiece tokenizer of 8,192 tokens, trained once on the training text. The output layer at
    all positions then takes 39 % of the operations of the small model; with 16,384 tokens it would take 56 %. In
    BERT-base with 30,522 tokens it takes 22 %.
 3. Model: BERT of transformers, with 4 layers of width 256, 4 heads and a feed-forward of 1,024 (--size small), or
-   BERT-base. Techniques may change other values of the config. The saved model is a BERT.
+   BERT-base, all sides in bfloat16. Techniques may change other values of the config. The saved model is a BERT.
 4. Data: all sides train on the same blocks of 128 tokens, in any order and with any masks.
 5. Time: seconds of the training steps, from the first to the last, as the Trainer reports them (train_runtime).
    Imports, preparation, saving and evaluation do not count. Each run is a process of its own with the same number of

@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 IMPORTS = "from transformers import AutoTokenizer, BertForMaskedLM, Trainer"
 TRAINING = "run_mlm.py recipes/quickstart/mlm.yaml --do_eval false --use_cpu --logging_steps 1 --save_strategy no"
-# Each with the beginning of the line at which the time ends; None at the end of the process.
+# Each with its exit code, or with the beginning of the line at which the time ends.
 SIDES = {
-    "imports": (["-c", IMPORTS], None),
-    "help": (["run_mlm.py", "--help"], None),
-    "an unknown flag": (["run_mlm.py", "--lerning_rate", "1"], None),
+    "imports": (["-c", IMPORTS], 0),
+    "help": (["run_mlm.py", "--help"], 0),
+    "an unknown flag": (["run_mlm.py", "--lerning_rate", "1"], 2),
     "to the first step": (TRAINING.split(), "train "),
 }
 
@@ -40,8 +40,8 @@ def main() -> None:
         prepare = [sys.executable, *TRAINING.split(), *own, "--prepare_only"]
         subprocess.run(prepare, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
         for _ in range(args.turns):
-            for name, (argv, line) in SIDES.items():
-                seconds[name].append(measure([*argv, *own] if line else argv, line))
+            for name, (argv, end) in SIDES.items():
+                seconds[name].append(measure([*argv, *own] if isinstance(end, str) else argv, end))
     medians = {name: median(times) for name, times in seconds.items()}
     print("| command | seconds, median | lowest | highest | of the imports |\n|---|---|---|---|---|")
     for name, times in seconds.items():
@@ -50,18 +50,18 @@ def main() -> None:
     print(json.dumps(seconds))
 
 
-def measure(argv: list[str], line: str | None) -> float:
-    """Return the seconds until Python ends or prints a line that begins with ``line``, and then is killed."""
+def measure(argv: list[str], end: int | str) -> float:
+    """Return the seconds until Python ends with an exit code, or prints a line with a beginning and is killed."""
     begin = time.perf_counter()
     command = [sys.executable, "-u", *argv]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         for printed in process.stdout:
-            if line and printed.startswith(line):
+            if isinstance(end, str) and printed.startswith(end):
                 seconds = time.perf_counter() - begin
                 process.kill()
                 return seconds
-    if line:
-        sys.exit(f"no line of {argv[0]} begins with {line!r}")
+    if process.returncode != end:
+        sys.exit(f"{' '.join(argv)} ended with exit code {process.returncode}, not with {end!r}")
     return time.perf_counter() - begin
 
 

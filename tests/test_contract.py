@@ -8,6 +8,7 @@ from pathlib import Path
 import accelerate
 import pytest
 import transformers
+from accelerate.data_loader import DataLoaderShard
 from transformers import Trainer
 
 import cloze
@@ -95,6 +96,11 @@ def test_the_trainer_has_what_is_used_of_it(name):
         f"{installed}: Trainer.{name} has other parameters: compare its body and its callers in trainer.py with what "
         "cloze/training overrides or calls, run tests/scripts/test_resuming.py, and then change this table"
     )
+
+
+def test_accelerates_loader_copies_without_waiting():
+    """stream.py gives it the argument by name, which no scan of attributes finds."""
+    assert "_non_blocking" in inspect.signature(DataLoaderShard.__init__).parameters
 
 
 def test_no_other_private_name_is_used():

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import SchedulerType
 from transformers.hf_argparser import HfArg
 
 from cloze.config.optimizers import OPTIMIZERS, check_optimizer, known_to_transformers
-from cloze.config.rate_decay import check_decay
+from cloze.config.rate_decay import check_schedule
 from cloze.errors import UserError
 from cloze.system.processes import waiting_for_processes
 
@@ -211,9 +210,7 @@ class TrainingArguments(transformers.TrainingArguments):
         self._check_values()
         with waiting_for_processes(), known_to_transformers(self):
             super().__post_init__()
-        if self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
-            kwargs: Any = self.lr_scheduler_kwargs
-            check_decay(kwargs or {}, self.max_train_hours is not None)
+        check_schedule(self.lr_scheduler_type, self.lr_scheduler_kwargs, self.max_train_hours is not None)
         self.eval_do_concat_batches = True
         # The collator needs the example's number, which is not an argument of forward.
         self.remove_unused_columns = False

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from cloze.config.arguments import TrainingArguments, check, option, optional, switch
 from cloze.config.named_texts import parse_shares, sources_of
-from cloze.config.schedules import check_schedules, parse_lengths
+from cloze.config.schedules import MIN_LENGTH, check_schedules, parse_lengths
 from cloze.errors import UserError
 
-# Fewest tokens of an example, and most of the default max_seq_length, as upstream has it.
-MIN_LENGTH, MAX_DEFAULT_LENGTH = 8, 1024
+# Highest default of max_seq_length, as upstream has it.
+MAX_DEFAULT_LENGTH = 1024
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class Flag(NamedTuple):
 
     Attributes:
         value: the type of its value, as INT or "STR ..."; empty for switches.
-        choices: the values it takes; empty if there are others.
+        choices: the values it takes; empty if there are others, or many.
         default: as text; empty for null, false and empty values.
     """
 
@@ -67,6 +67,8 @@ def _describe(field: dataclasses.Field, hint: Any) -> Flag:
     kinds = [hint] if typing.get_origin(hint) is list else list(typing.get_args(hint)) or [hint]
     enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum)]
     choices = field.metadata.get("choices") or [member.value for kind in enums for member in kind]
+    if len(choices) > MAX_CHOICES:
+        choices = []
     text = UPSTREAM_HELP.get(field.name) or field.metadata.get("help", "").replace("%%", "%")
     return Flag(field.name, _value(kinds, field.default), choices, _default(field.default), " ".join(text.split()))
 
@@ -92,7 +94,7 @@ def _default(default: Any) -> str:
 
 def _format_flag(flag: Flag, width: int) -> str:
     notes = []
-    if 0 < len(flag.choices) <= MAX_CHOICES:
+    if flag.choices:
         notes.append(f"choices: {', '.join(flag.choices)}")
     if flag.default:
         notes.append(f"default: {flag.default}")

@@ -1,27 +1,39 @@
-"""Check the decay of the schedule warmup_stable_decay, which may be a fraction of all steps, as the warmup may."""
+"""Check the arguments of learning-rate schedules; a decay may be a fraction of all steps, as the warmup may."""
 
 import math
 from typing import Any
+
+from transformers import SchedulerType
 
 from cloze.errors import UserError
 
 FLAG = "--lr_scheduler_kwargs"
 
 
-def check_decay(kwargs: dict[str, Any], has_time_limit: bool) -> None:
-    """Raise UserError if the arguments of the schedule lack the length of its decay, or it has no meaning.
+def check_schedule(scheduler: str, kwargs: Any, has_time_limit: bool) -> None:
+    """Raise UserError if the arguments of a schedule are not a dictionary, or contradict the schedule.
 
     Args:
-        kwargs: arguments of the schedule.
+        scheduler: name of the schedule.
+        kwargs: arguments of the schedule, as the Trainer has parsed them; None if there are none.
         has_time_limit: whether the run ends by wall-clock time.
     """
+    # transformers parses text that begins with a brace, and keeps any other.
+    if not isinstance(kwargs, dict | None):
+        raise UserError(f"{FLAG} {kwargs} is not a JSON object: write '{{\"num_decay_steps\": 0.2}}'")
+    if scheduler == SchedulerType.WARMUP_STABLE_DECAY:
+        check_decay(kwargs or {}, has_time_limit)
+
+
+def check_decay(kwargs: dict[str, Any], has_time_limit: bool) -> None:
+    """Raise UserError if the arguments of warmup_stable_decay lack the length of its decay, or it has no meaning."""
     steps = kwargs.get("num_decay_steps")
     if steps is None:
         raise UserError(
             f"--lr_scheduler_type warmup_stable_decay needs {FLAG} '{{\"num_decay_steps\": 0.2}}': a fraction of all "
             "steps, or a number of steps"
         )
-    if isinstance(steps, bool) or not isinstance(steps, int | float) or steps <= 0:
+    if isinstance(steps, bool) or not isinstance(steps, int | float) or not steps > 0:
         raise UserError(f"{FLAG}: num_decay_steps {steps} is not positive: give a fraction of all steps, or a number")
     if has_time_limit and (steps >= 1 or "num_stable_steps" in kwargs):
         raise UserError(

@@ -7,6 +7,8 @@ from itertools import pairwise
 from cloze.config.arguments import TrainingArguments
 from cloze.errors import UserError
 
+# Fewest tokens of an example.
+MIN_LENGTH = 8
 # Flags of schedules over a known number of steps.
 OVER_STEPS = ("final_mlm_probability", "sequence_length_schedule", "batch_size_schedule")
 
@@ -23,8 +25,8 @@ def parse_lengths(schedule: str, max_seq_length: int | None) -> tuple[int, ...]:
     lengths = tuple(map(int, schedule.split(":")))
     if lengths[-1] != max_seq_length:
         raise UserError(f"{given} does not end with --max_seq_length: give --max_seq_length {lengths[-1]}")
-    if min(lengths) < 8:
-        raise UserError(f"{given}: {min(lengths)} is too short: give 8 or more")
+    if min(lengths) < MIN_LENGTH:
+        raise UserError(f"{given}: {min(lengths)} is too short: give {MIN_LENGTH} or more")
     for length, longer in pairwise(lengths):
         if longer % length:
             raise UserError(f"{given}: {length} does not divide {longer}: give lengths such as 64:128:256")
@@ -58,6 +60,9 @@ def check_schedules(data_args: object, training_args: TrainingArguments) -> None
             f"--{given[0]} and --max_train_hours exclude each other, as the number of steps must be known: give "
             "--max_steps"
         )
+    if "sequence_length_schedule" in given and training_args.auto_find_batch_size:
+        # Memory may run out only at the longest examples; the Trainer would then start over, with trained weights.
+        raise UserError("--sequence_length_schedule and --auto_find_batch_size exclude each other: drop one of them")
     if training_args.batch_size_schedule is not None:
         _check_fractions(data_args, training_args)
 

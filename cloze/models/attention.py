@@ -1,4 +1,4 @@
-"""Choose the kernels of a model's attention, and whether batches without padding have an attention mask."""
+"""Check the kernels of a model's attention, and whether batches without padding have an attention mask."""
 
 import logging
 
@@ -15,19 +15,13 @@ logger = logging.getLogger(__name__)
 LENGTH = 8
 
 
-def set_attention(model: PreTrainedModel, implementation: str) -> None:
-    """Let the model compute attention with an implementation of transformers, such as eager.
-
-    Raises:
-        UserError: if the model does not have it.
-    """
+def check_attention(model: PreTrainedModel, implementation: str) -> None:
+    """Raise UserError if the model does not have an implementation of attention, such as sdpa."""
     name = type(model).__name__
     try:
         model.get_correct_attn_implementation(implementation)
     except ValueError:
         raise UserError(f"--attn_implementation {implementation}: {name} does not have it: drop the flag") from None
-    with quiet():
-        model.set_attn_implementation(implementation)
 
 
 @torch.no_grad()

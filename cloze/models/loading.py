@@ -19,11 +19,12 @@ from transformers import (
 from transformers.utils import CONFIG_NAME
 
 from cloze.config.arguments import ModelArguments
-from cloze.config.data_arguments import MAX_DEFAULT_LENGTH, MIN_LENGTH
+from cloze.config.data_arguments import MAX_DEFAULT_LENGTH
 from cloze.config.model_files import check_settings, find_file, read_json
 from cloze.config.recipes import typed
+from cloze.config.schedules import MIN_LENGTH
 from cloze.errors import UserError
-from cloze.models.attention import set_attention
+from cloze.models.attention import check_attention
 from cloze.models.inspection import build_on_meta, check_class, check_memory, count_positions, settings_source
 from cloze.models.resizing import resize_vocabulary
 from cloze.models.trials import quiet
@@ -143,6 +144,7 @@ def check_model(
     max_seq_length: int | None,
     trust_remote_code: bool,
     dtype: str | None = None,
+    attn_implementation: str | None = None,
 ) -> int:
     """Check that config, tokenizer and task fit together, and return the sequence length to use.
 
@@ -153,6 +155,7 @@ def check_model(
         max_seq_length: requested length in tokens; None for the default, at most ``MAX_DEFAULT_LENGTH``.
         trust_remote_code: whether the model's own code may run.
         dtype: precision of the weights, to check that they fit into memory; None if they are not loaded.
+        attn_implementation: requested implementation of attention; None for the model's default.
 
     Raises:
         UserError: if something would fail inside the model.
@@ -173,6 +176,8 @@ def check_model(
     model = build_on_meta(config, task, trust_remote_code)
     if dtype is not None:
         check_memory(model, dtype)
+    if attn_implementation is not None:
+        check_attention(model, attn_implementation)
     positions = count_positions(model, config)
     if max_seq_length is None:
         length = min(positions or MAX_DEFAULT_LENGTH, tokenizer.model_max_length, MAX_DEFAULT_LENGTH)
@@ -229,7 +234,10 @@ def load_model(
         if only_predicts:
             raise UserError("--do_predict needs a trained model: give --model_name_or_path PATH, or add --do_train")
         model = task.auto_model.from_config(
-            config, dtype=None if dtype == "auto" else dtype, trust_remote_code=model_args.trust_remote_code
+            config,
+            dtype=None if dtype == "auto" else dtype,
+            attn_implementation=model_args.attn_implementation,
+            trust_remote_code=model_args.trust_remote_code,
         )
     else:
         model, missing = load_weights(model_args, config, task, dtype)
@@ -247,8 +255,6 @@ def load_model(
                 shorten(missing, 10),
             )
         resize_vocabulary(model, rows)
-    if model_args.attn_implementation is not None:
-        set_attention(model, model_args.attn_implementation)
     logger.info("Model: %s", describe_model(model, model_args))
     return model
 

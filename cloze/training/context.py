@@ -105,7 +105,15 @@ def set_up(
     if model_args.model_name_or_path is None:
         sync_config_with_tokenizer(config, tokenizer, model_args.config_overrides)
     dtype = None if training_args.prepare_only else model_args.dtype
-    length = check_model(config, tokenizer, task, data_args.max_seq_length, model_args.trust_remote_code, dtype)
+    length = check_model(
+        config,
+        tokenizer,
+        task,
+        data_args.max_seq_length,
+        model_args.trust_remote_code,
+        dtype,
+        model_args.attn_implementation,
+    )
     # Before prepare_tokenizer, because another model's tokenizer may lack the template's special tokens.
     changed = None if tokenizer is own else own
     rows = find_rows(model_args, config, tokenizer, changed)

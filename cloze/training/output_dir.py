@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 OPTIMIZER_SETTINGS = {"optim", "optim_args", "optim_target_modules"}
 # The checkpoint's tokenizer and weights fit no other values of these.
 VOCABULARY_SETTINGS = {"new_tokenizer", "add_vocabulary", "vocabulary_file"}
-# Settings that no flag lets a resumed run change.
-UNCHANGEABLE = OPTIMIZER_SETTINGS | VOCABULARY_SETTINGS | {"mixture"}
+# Settings, besides the optimizer, that no flag lets a resumed run change.
+UNCHANGEABLE = VOCABULARY_SETTINGS | {"mixture"}
 # The settings of the learning rate.
 RATE_SETTINGS = {
     *("learning_rate", "muon_learning_rate", "embedding_learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"),
@@ -98,7 +98,7 @@ def prepare_output_dir(training_args: TrainingArguments, keep: str | None, recip
         changes = differences(recipe, (newest / RECIPE).read_text(encoding="utf-8"))
         if changes:
             accept = f"--resume_from_checkpoint {newest} to accept the change, "
-            if UNCHANGEABLE & {change.partition(" ")[0] for change in changes}:
+            if any(changes_optimizer(change) or change.partition(" ")[0] in UNCHANGEABLE for change in changes):
                 accept = ""
             raise UserError(
                 f"{newest} was created with different settings (now {', '.join(changes)}): restore them, or pass "
@@ -136,13 +136,19 @@ def resumable(checkpoint: Path) -> Path:
     return checkpoint
 
 
+def changes_optimizer(change: str) -> bool:
+    """Return whether the checkpoint's optimizer state fits no run with the change, as ``differences`` describes it."""
+    name = change.partition(" ")[0]
+    # The embeddings have a group only if there is a rate for them.
+    return name in OPTIMIZER_SETTINGS or (name == "embedding_learning_rate" and "None" in change)
+
+
 def check_states(changes: Sequence[str], schedulers: set[str], checkpoint: str) -> None:
     """Raise UserError for changed settings that contradict the checkpoint's vocabulary or states."""
     stateful = schedulers & STATEFUL_SCHEDULERS
     for change in changes:
         name = change.partition(" ")[0]
-        # The embeddings have a group only if there is a rate for them.
-        if name in OPTIMIZER_SETTINGS or (name == "embedding_learning_rate" and "None" in change):
+        if changes_optimizer(change):
             raise UserError(
                 f"--resume_from_checkpoint {checkpoint} has the state of another optimizer: {change}: drop the change"
             )

@@ -1,5 +1,6 @@
 """Divide the parameters of a model into groups with learning rates of their own."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Collection
 from typing import Any
@@ -12,6 +13,8 @@ from cloze.config.arguments import TrainingArguments
 from cloze.config.optimizers import MUON
 from cloze.errors import UserError
 from cloze.training.muon import MuonWithAdamW
+
+logger = logging.getLogger(__name__)
 
 
 def muon_and_settings(args: TrainingArguments) -> tuple[type[MuonWithAdamW], dict[str, Any]]:
@@ -35,6 +38,9 @@ def make_groups(model: PreTrainedModel, decaying: Collection[str], args: Trainin
     """
     embeddings = find_embeddings(model) if args.embedding_learning_rate is not None else set()
     matrices = find_matrices(model, decaying) if args.optim == MUON else set()
+    if matrices:
+        own, total = sum(each.numel() for each in matrices), model.num_parameters(only_trainable=True)
+        logger.info("Muon: %s of %s weights; AdamW: the others", f"{own:,}", f"{total:,}")
     members = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +62,8 @@ class PretrainingTrainer(ResumableTrainer):
         self.meter = ThroughputMeter(flops, peak, args.device)
         # Loss, count and hits of each objective since the last log.
         self.running = torch.zeros(len(objectives), 3, device=self.args.device)
+        # Which objectives have had targets.
+        self.had_targets = np.zeros(len(objectives), dtype=bool)
         # Number of examples of each held-out set during an evaluation. All that are predicted are one set.
         self.set_sizes: dict[str, int | None] = {"": None}
 
@@ -98,7 +101,7 @@ class PretrainingTrainer(ResumableTrainer):
         if "loss" in logs:
             logs["loss"] = self.drain_loss()
             logs |= self.meter.since_last(self.accelerator, time.monotonic() - self.started)
-            running = self.accelerator.reduce(self.running, reduction="mean").cpu().numpy()
+            running = self.reduce_running()
             shares = running[:, 0] / max(running[:, 0].sum(), 1e-9)
             for prefix, share, (_, count, hits) in zip(self.objectives, shares, running, strict=True):
                 if prefix:
@@ -108,10 +111,21 @@ class PretrainingTrainer(ResumableTrainer):
         if "train_runtime" in logs:
             # The Trainer assumes full batches, and steps that --max_train_hours does not reach.
             examples = self.meter.totals(self.accelerator)[0]
+            self.reduce_running()
+            if examples and not self.had_targets.all():
+                raise UserError(
+                    f"none of the {examples:,} training examples had a token to predict: raise --mlm_probability"
+                )
             logs["train_samples_per_second"] = round(examples / logs["train_runtime"], 3)
         super().log(logs, *args, **kwargs)
         # With --fp16, the gradient norm is infinite if the loss scale is too large.
         self.state.log_history[-1] = finite(self.state.log_history[-1])
+
+    def reduce_running(self) -> np.ndarray:
+        """Return loss, count and hits of each objective since the last log, means over the processes."""
+        running = self.accelerator.reduce(self.running, reduction="mean").cpu().numpy()
+        self.had_targets |= running[:, 1] > 0
+        return running
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Return scores as logits, and no loss: the Trainer would average it over batches (transformers#39241).
@@ -209,6 +223,5 @@ class PretrainingTrainer(ResumableTrainer):
 def check_scheduler(args: TrainingArguments) -> None:
     """Raise the error of the scheduler for bad arguments now, not after an hour of loading."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    kwargs = args.lr_scheduler_kwargs
-    assert not isinstance(kwargs, str), "the arguments have parsed it"
+    kwargs: Any = args.lr_scheduler_kwargs
     get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)

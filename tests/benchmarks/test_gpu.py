@@ -12,8 +12,10 @@ import gpu
 import gpu_training
 import pytest
 import torch
-from gpu import failures_of, judge, run_command
-from gpu_training import compare, compare_heads, compiled, find_waits, make_bench, parity, settings, throughput
+from gpu import judge, run_command
+from gpu_tables import failures_of
+from gpu_training import compare, compare_heads, compiled, make_bench, parity, settings, throughput
+from gpu_waits import find_waits
 from safetensors.torch import save_file
 
 from cloze.models import sparse_prediction

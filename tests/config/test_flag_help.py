@@ -70,6 +70,7 @@ def test_script_shows_its_groups(script, title, is_there):
         ("disable_tqdm", "BOOL", [], ""),
         ("csv_quoting", "STR", ["minimal", "none"], ""),
         ("eval_strategy", "STR", ["no", "steps", "epoch"], "no"),
+        ("optim", "STR", [], "adamw_torch_fused"),
         ("learning_rate", "FLOAT", [], "5e-05"),
         ("warmup_steps", "FLOAT", [], "0"),
         ("lr_scheduler_kwargs", "JSON", [], ""),

@@ -51,6 +51,7 @@ def test_warmup_and_decay_longer_than_the_run_are_refused(given, warmup):
     [
         ({}, False, "--lr_scheduler_type warmup_stable_decay needs --lr_scheduler_kwargs '{\"num_decay_steps\": 0.2}'"),
         ({"num_decay_steps": 0}, False, "num_decay_steps 0 is not positive"),
+        ({"num_decay_steps": float("nan")}, False, "num_decay_steps nan is not positive"),
         ({"num_decay_steps": "many"}, False, "num_decay_steps many is not positive"),
         ({"num_decay_steps": True}, False, "num_decay_steps True is not positive"),
         ({"num_decay_steps": 100}, True, "give num_decay_steps as a fraction, such as 0.2"),

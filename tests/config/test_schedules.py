@@ -19,6 +19,14 @@ def test_lengths(schedule, lengths):
     assert DataTrainingArguments(max_seq_length=lengths[-1], sequence_length_schedule=schedule).lengths == lengths
 
 
+def test_growing_lengths_need_a_fixed_batch_size(tmp_path):
+    """Memory may run out only at the longest ones; the Trainer would then train its first steps again."""
+    text = DataTrainingArguments(**TEXT, max_seq_length=32, sequence_length_schedule="16:32")
+    check_together(text, trained(tmp_path))
+    with pytest.raises(UserError, match="--sequence_length_schedule and --auto_find_batch_size exclude each other"):
+        check_together(text, trained(tmp_path, auto_find_batch_size=True))
+
+
 @pytest.mark.parametrize(
     ("schedule", "problem"),
     [

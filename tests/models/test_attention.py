@@ -3,12 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 from transformers.modeling_outputs import MaskedLMOutput
 
 from cloze.errors import UserError
-from cloze.models.attention import runs_without_mask, set_attention
+from cloze.models.attention import check_attention, runs_without_mask
 from tests.utils import BERT_LIKE, CAUSAL_FAMILIES, FAMILIES, NO_DROPOUT
 
 BERT = BERT_LIKE | NO_DROPOUT
@@ -23,34 +22,25 @@ MASKED = {
 SETTINGS = {"big_bird": BERT, "xlm": BERT, "fnet": {**BERT_LIKE, "hidden_dropout_prob": 0.0}}
 
 
-def model_of(auto_model, family, settings):
+def model_of(auto_model, family, settings, implementation=None):
     torch.manual_seed(0)
     config = CONFIG_MAPPING[family](**{"vocab_size": 120, "pad_token_id": 0} | settings)
-    return auto_model.from_config(config).train()
+    return auto_model.from_config(config, attn_implementation=implementation).train()
 
 
-def test_attention_implementations_give_equal_outputs(monkeypatch):
-    model = model_of(AutoModelForMaskedLM, "bert", BERT)
+def test_attention_implementations_give_equal_outputs():
+    models = [model_of(AutoModelForMaskedLM, "bert", BERT, name) for name in ("eager", "sdpa")]
     ids = torch.arange(24).view(2, 12)
-    fused, calls, outputs = functional.scaled_dot_product_attention, [], {}
-    for implementation in ("eager", "sdpa"):
-        monkeypatch.setattr(
-            functional,
-            "scaled_dot_product_attention",
-            lambda *args, name=implementation, **settings: calls.append(name) or fused(*args, **settings),
-        )
-        set_attention(model, implementation)
-        outputs[implementation] = model(input_ids=ids).logits
-    assert calls == ["sdpa"] * model.config.num_hidden_layers
-    torch.testing.assert_close(outputs["eager"], outputs["sdpa"])
+    eager, fused = (model(input_ids=ids).logits for model in models)
+    torch.testing.assert_close(eager, fused)
 
 
 @pytest.mark.parametrize("family", ["deberta-v2", "xlm"])
 def test_attention_that_a_model_lacks_is_an_error(family):
     model = model_of(AutoModelForMaskedLM, family, BERT)
-    set_attention(model, "eager")
+    check_attention(model, "eager")
     with pytest.raises(UserError, match=f"--attn_implementation sdpa: {type(model).__name__} does not have it"):
-        set_attention(model, "sdpa")
+        check_attention(model, "sdpa")
 
 
 @pytest.mark.parametrize(("family", "runs"), MASKED.items(), ids=MASKED)

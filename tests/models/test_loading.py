@@ -255,10 +255,22 @@ def test_new_model_has_the_dtype_asked_for(name, checkpoint, tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, name)}
 
 
-def test_model_gets_the_attention_asked_for(checkpoint):
-    names = [None, "sdpa", "eager"]
-    models = [loaded(checkpoint("bert"), attn_implementation=name) for name in names]
-    assert [model.config._attn_implementation for model in models] == ["sdpa", "sdpa", "eager"]
+@pytest.mark.parametrize(("name", "calls"), {None: 2, "sdpa": 2, "eager": 0}.items(), ids=str)
+def test_model_runs_the_attention_asked_for(name, calls, checkpoint, monkeypatch):
+    """Also Falcon, whose attention transformers can choose only while it builds the model."""
+    fused, counts = functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        functional, "scaled_dot_product_attention", lambda *args, **kwargs: counts.append(1) or fused(*args, **kwargs)
+    )
+    sizes = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,vocab_size=120"
+    falcon = ModelArguments(model_type="falcon", config_overrides=sizes, attn_implementation=name)
+    for model in (
+        loaded(checkpoint("bert"), attn_implementation=name),
+        load_model(falcon, load_config(falcon, CAUSAL_LM), CAUSAL_LM, seed=0),
+    ):
+        counts.clear()
+        model(input_ids=torch.arange(5, 13)[None])
+        assert len(counts) == calls
 
 
 def test_unloadable_weights_are_errors(checkpoint, tmp_path):

@@ -78,7 +78,7 @@ def test_model_card_of_both_objectives(pair_checkpoint, tmp_path):
     assert "20% of the tokens were masked in training, 15% in evaluations. 50% of the pairs were swapped." in card
 
 
-def test_model_card_tells_schedules(checkpoint, tmp_path):
+def test_model_card_describes_schedules(checkpoint, tmp_path):
     model = AutoModelForMaskedLM.from_pretrained(checkpoint("bert"))
     training_args = TrainingArguments(output_dir=str(tmp_path))
     data_args = DataTrainingArguments(

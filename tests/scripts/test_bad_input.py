@@ -286,6 +286,13 @@ MISTAKES = [
         '{"num_decay_steps": 0.2}',
     ),
     Case("no dict", "--lr_scheduler_kwargs {min_lr:0}", "--lr_scheduler_kwargs", "double quotes"),
+    Case(
+        "schedule without JSON",
+        "--lr_scheduler_type warmup_stable_decay --lr_scheduler_kwargs num_decay_steps=0.2",
+        "--lr_scheduler_kwargs num_decay_steps=0.2 is not a JSON object",
+        '{"num_decay_steps": 0.2}',
+    ),
+    Case("numbers of cycles", "--lr_scheduler_kwargs [2]", "--lr_scheduler_kwargs [2] is not a JSON object", "write"),
     Case("empty batches", "--per_device_train_batch_size 0", "--per_device_train_batch_size 0", "less than 1"),
     Case("no accumulation", "--gradient_accumulation_steps 0", "--gradient_accumulation_steps 0", "less than 1"),
     Case("no checkpoint kept", "--save_total_limit 0", "--save_total_limit 0", "--save_strategy no"),
@@ -543,6 +550,7 @@ FILLINGS = [
 LATE = [
     Case("optimizer missing", "--optim galore_adamw", "galore_torch", "pip install"),
     Case("schedule without end", "--lr_scheduler_type cosine_with_min_lr", "min_lr", "lr_scheduler_kwargs"),
+    Case("hardly masked", "--mlm_probability 1e-9 --max_steps 2", "had a token to predict", "raise --mlm_probability"),
     Case("best by nothing", "--do_eval --save_strategy best", "metric_for_best_model", "save_strategy"),
     Case("Hub out of reach", "--push_to_hub --max_steps 1", "--push_to_hub", "Hub"),
 ]

@@ -122,6 +122,16 @@ def test_processes_average_the_same_weights(tmp_path):
 
 
 @pytest.mark.slow
+def test_growing_blocks_are_the_same_for_any_processes(tmp_path):
+    """Each process cuts its own blocks at the same step."""
+    argv = ("--sequence_length_schedule", "16:32", "--max_train_samples", 400)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert finish([start("run_mlm", *flags(one, 16, *argv), log=tmp_path / "one.log")]) == [0]
+    assert finish(start_together("run_mlm", *flags(two, 8, *argv), log=two)) == [0, 0]
+    assert_alike(two, one)
+
+
+@pytest.mark.slow
 def test_muon_is_the_same_for_any_processes(tmp_path):
     """Each process orthogonalizes the same averaged gradients."""
     argv = ("run_mlm", "--line_by_line", "--max_train_samples", 400, "--do_eval", "--max_eval_samples", 50)

@@ -578,6 +578,15 @@ def test_settings_given_on_resuming_override_those_of_the_checkpoint(train, refe
     assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.5, 0.0}
 
 
+def test_rate_of_embeddings_given_later_is_no_change_to_accept(train, reference, tmp_path):
+    """The checkpoint's optimizer has no group for them: --resume_from_checkpoint would refuse it, too."""
+    shutil.copytree(reference("blocks"), tmp_path, dirs_exist_ok=True)
+    for argv, accepts in ((("--embedding_learning_rate", 0.004), False), (("--learning_rate", 0.004), True)):
+        code, _, errors = train(tmp_path, "blocks", *argv)
+        assert code == 2
+        assert ("--resume_from_checkpoint" in errors) == accepts
+
+
 def test_rates_given_on_resuming_are_those_of_their_groups(train, reference, tmp_path):
     """The logged rate stays the one of --learning_rate."""
     shutil.copytree(reference("muon"), tmp_path, dirs_exist_ok=True)
