@@ -51,8 +51,13 @@ def load_weights(
     name = model_args.model_name_or_path
     assert name is not None, "a new model has no weights to load"
     # _check_sizes reports mismatched sizes.
-    options = {"config": config, "dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    options["attn_implementation"] = model_args.attn_implementation
+    options = {
+        "config": config,
+        "dtype": dtype,
+        "attn_implementation": model_args.attn_implementation,
+        "ignore_mismatched_sizes": True,
+        "output_loading_info": True,
+    }
     random_state = torch.get_rng_state()
     try:
         path = _find_weights(name, model_args)
