@@ -210,7 +210,7 @@ class TrainingArguments(transformers.TrainingArguments):
         self._check_values()
         with waiting_for_processes(), known_to_transformers(self):
             super().__post_init__()
-        check_schedule(self.lr_scheduler_type, self.lr_scheduler_kwargs, self.max_train_hours is not None)
+        check_schedule(self)
         self.eval_do_concat_batches = True
         # The collator needs the example's number, which is not an argument of forward.
         self.remove_unused_columns = False

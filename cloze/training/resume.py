@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, SchedulerType, Trainer, TrainerCallback
 
 from cloze.config.arguments import TrainingArguments
-from cloze.config.rate_decay import resolve_decay
+from cloze.config.rate_decay import check_rates, resolve_decay
 from cloze.config.recipes import settings_in
 from cloze.data.collators import Padding
 from cloze.data.samplers import BatchSettings
@@ -144,10 +144,12 @@ class ResumableTrainer(AveragingTrainer):
         """Create the scheduler, and record the optimizer's settings before a checkpoint is loaded."""
         args = self.args
         kwargs: Any = args.lr_scheduler_kwargs
+        warmup_steps = args.get_warmup_steps(num_training_steps)
         if args.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
-            kwargs = resolve_decay(kwargs, args.get_warmup_steps(num_training_steps), num_training_steps)
+            kwargs = resolve_decay(kwargs, warmup_steps, num_training_steps)
         with replaced(args, lr_scheduler_kwargs=kwargs):
             scheduler = super().create_scheduler(num_training_steps, optimizer)
+        check_rates(scheduler, warmup_steps, num_training_steps)
         self.hyperparameters = hyperparameters_of(self.optimizer if optimizer is None else optimizer)
         return scheduler
 

@@ -2,12 +2,11 @@
 
 import math
 import time
-from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub.errors import HTTPError
-from transformers import EvalPrediction, PreTrainedTokenizerBase, get_scheduler
+from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from cloze.config.arguments import TrainingArguments
 from cloze.config.optimizers import MUON, has_own_groups
@@ -47,7 +46,6 @@ class PretrainingTrainer(ResumableTrainer):
         try:
             super().__init__(args=args, compute_metrics=self.summarise, **kwargs)
             self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            check_scheduler(self.args)
         except (ValueError, TypeError, ImportError, OSError, HTTPError) as error:
             # Only the Trainer checks these settings: packages, access to the Hub.
             hub = "--push_to_hub: cannot use the Hub: " if args.push_to_hub else ""
@@ -218,10 +216,3 @@ class PretrainingTrainer(ResumableTrainer):
         tied = self.model.all_tied_weights_keys
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
-
-
-def check_scheduler(args: TrainingArguments) -> None:
-    """Raise the error of the scheduler for bad arguments now, not after an hour of loading."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    kwargs: Any = args.lr_scheduler_kwargs
-    get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)

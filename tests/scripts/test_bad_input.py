@@ -292,6 +292,19 @@ MISTAKES = [
         "--lr_scheduler_kwargs num_decay_steps=0.2 is not a JSON object",
         '{"num_decay_steps": 0.2}',
     ),
+    Case("schedule without end", "--lr_scheduler_type cosine_with_min_lr", "min_lr", "--lr_scheduler_kwargs"),
+    Case(
+        "unknown argument of the schedule",
+        '--lr_scheduler_kwargs {"cycles":2}',
+        "--lr_scheduler_type linear with --lr_scheduler_kwargs {'cycles': 2}: ",
+        "unexpected keyword argument 'cycles'",
+    ),
+    Case(
+        "end above the peak",
+        '--lr_scheduler_type polynomial --lr_scheduler_kwargs {"lr_end":0.1}',
+        "--lr_scheduler_type polynomial with --lr_scheduler_kwargs {'lr_end': 0.1}: ",
+        "must be smaller than initial lr",
+    ),
     Case("numbers of cycles", "--lr_scheduler_kwargs [2]", "--lr_scheduler_kwargs [2] is not a JSON object", "write"),
     Case("empty batches", "--per_device_train_batch_size 0", "--per_device_train_batch_size 0", "less than 1"),
     Case("no accumulation", "--gradient_accumulation_steps 0", "--gradient_accumulation_steps 0", "less than 1"),
@@ -549,8 +562,13 @@ FILLINGS = [
 # Only the Trainer detects these.
 LATE = [
     Case("optimizer missing", "--optim galore_adamw", "galore_torch", "pip install"),
-    Case("schedule without end", "--lr_scheduler_type cosine_with_min_lr", "min_lr", "lr_scheduler_kwargs"),
     Case("hardly masked", "--mlm_probability 1e-9 --max_steps 2", "had a token to predict", "raise --mlm_probability"),
+    Case(
+        "negative rate",
+        '--max_steps 4 --lr_scheduler_type polynomial --lr_scheduler_kwargs {"lr_end":-1}',
+        "the learning rate would be",
+        "change the arguments",
+    ),
     Case("best by nothing", "--do_eval --save_strategy best", "metric_for_best_model", "save_strategy"),
     Case("Hub out of reach", "--push_to_hub --max_steps 1", "--push_to_hub", "Hub"),
 ]
