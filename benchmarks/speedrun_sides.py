@@ -109,41 +109,43 @@ TECHNIQUES = {
         Setting("5e-4", 1200),
         config={"hidden_dropout_prob": "0", "attention_probs_dropout_prob": "0"},
     ),
-    "bf16": Technique(Setting("5e-4", 1320), Setting("5e-4", 1200), {"bf16": "true"}),
+    "bf16": Technique(Setting("5e-4", 1450), Setting("5e-4", 1200), {"bf16": "true"}),
     # Alone, that is with bf16: in float32 both are equally fast.
     "eager-attention": Technique(
-        Setting("5e-4", 1320), Setting("5e-4", 1200), {"bf16": "true", "attn_implementation": "eager"}
+        Setting("5e-4", 1450), Setting("5e-4", 1200), {"bf16": "true", "attn_implementation": "eager"}
     ),
     "batch-32": Technique(Setting("1e-3", 350), Setting("1e-3", 330), {"per_device_train_batch_size": "32"}),
-    "muon": Technique(Setting("2e-3", 900), Setting("2e-3", 240), {"optim": "muon", "muon_learning_rate": "4e-3"}),
-    "warmup": Technique(Setting("5e-4", 1200), Setting("2e-3", 240), {"warmup_steps": "0.05"}, kept=False),
+    # Alone, with 8 blocks per step: half the rates, --sweep muon_learning_rate 2e-3.
+    "muon": Technique(Setting("1e-3", 1060), Setting("2e-3", 240), {"optim": "muon", "muon_learning_rate": "4e-3"}),
+    "warmup": Technique(Setting("5e-4", 1450), Setting("2e-3", 240), {"warmup_steps": "0.05"}, kept=False),
     "wsd": Technique(
-        Setting("5e-4", 1200),
+        Setting("5e-4", 1180),
         Setting("2e-3", 240),
         {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": '{"num_decay_steps": 0.3}'},
         kept=False,
     ),
-    "one-cycle": Technique(Setting("1e-3", 1200), Setting("2e-3", 240), {"warmup_steps": "0.4"}, kept=False),
-    "beta2": Technique(Setting("5e-4", 1200), Setting("2e-3", 240), {"adam_beta2": "0.98"}, kept=False),
-    "weight-decay": Technique(Setting("5e-4", 1320), Setting("2e-3", 240), {"weight_decay": "0.01"}, kept=False),
+    "one-cycle": Technique(Setting("1e-3", 1270), Setting("2e-3", 240), {"warmup_steps": "0.4"}, kept=False),
+    "beta2": Technique(Setting("5e-4", 1600), Setting("2e-3", 240), {"adam_beta2": "0.98"}, kept=False),
+    "weight-decay": Technique(Setting("5e-4", 1450), Setting("2e-3", 240), {"weight_decay": "0.01"}, kept=False),
+    # Alone: twice the other rate, too, --sweep embedding_learning_rate 1e-3.
     "embedding-rate": Technique(
-        Setting("5e-4", 1200), Setting("2e-3", 240), {"embedding_learning_rate": "4e-3"}, kept=False
+        Setting("5e-4", 1450), Setting("2e-3", 240), {"embedding_learning_rate": "4e-3"}, kept=False
     ),
     "growing-lengths": Technique(
-        Setting("5e-4", 1320), Setting("2e-3", 240), {"sequence_length_schedule": "64:128"}, kept=False
+        Setting("5e-4", 1450), Setting("2e-3", 240), {"sequence_length_schedule": "64:128"}, kept=False
     ),
     "growing-batches": Technique(
         Setting("5e-4", 1320), Setting("2e-3", 400), {"batch_size_schedule": "0.25:0.5:1"}, kept=False
     ),
-    "ema": Technique(Setting("5e-4", 1320), Setting("2e-3", 240), {"ema_decay": "0.99"}, kept=False),
-    "masking-30": Technique(Setting("5e-4", 1200), Setting("2e-3", 140), {"mlm_probability": "0.3"}),
+    "ema": Technique(Setting("5e-4", 1450), Setting("2e-3", 240), {"ema_decay": "0.99"}, kept=False),
+    "masking-30": Technique(Setting("5e-4", 950), Setting("2e-3", 140), {"mlm_probability": "0.3"}),
     "falling-masking": Technique(
-        Setting("5e-4", 1200),
+        Setting("5e-4", 1070),
         Setting("2e-3", 160),
         {"mlm_probability": "0.3", "final_mlm_probability": "0.15"},
         kept=False,
     ),
-    "initial-weights": Technique(Setting("5e-4", 1200), Setting("2e-3", 115), config={"initializer_range": "0.05"}),
+    "initial-weights": Technique(Setting("5e-4", 1450), Setting("2e-3", 115), config={"initializer_range": "0.05"}),
 }
 
 
