@@ -15,16 +15,21 @@ CHECKED = 1000
 
 
 def check_schedule(args: Any) -> None:
-    """Raise UserError if the schedule of training arguments does not accept its own arguments."""
+    """Raise UserError if the arguments of the learning-rate schedule are no dictionary, or lack the decay's length."""
     kwargs = args.lr_scheduler_kwargs
     # transformers parses text that begins with a brace, and keeps any other.
     if not isinstance(kwargs, dict | None):
         raise UserError(f"{FLAG} {kwargs} is not a JSON object: write '{{\"num_decay_steps\": 0.2}}'")
     if args.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
         check_decay(kwargs or {}, args.max_train_hours is not None)
+
+
+def try_schedule(args: Any) -> None:
+    """Raise UserError if the learning-rate schedule does not accept its arguments."""
     # Takes seconds, for which --help need not wait.
     from transformers import get_scheduler
 
+    kwargs = args.lr_scheduler_kwargs
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
     try:
         get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=kwargs)

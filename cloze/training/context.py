@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from cloze.config.arguments import ModelArguments, TrainingArguments
 from cloze.config.data_arguments import DataArguments
+from cloze.config.rate_decay import try_schedule
 from cloze.config.recipes import recipe_of
 from cloze.data.collators import Padding
 from cloze.data.context import DataContext
@@ -192,7 +193,8 @@ def _first_change(contents: dict[str, list[list]], texts: dict[str, Corpus]) -> 
 
 
 def start_process(data_args: DataArguments, training_args: TrainingArguments) -> None:
-    """Set seeds, logging, progress bars and threads."""
+    """Set seeds, logging, progress bars and threads, and try the learning-rate schedule before the text is prepared."""
+    try_schedule(training_args)
     set_seed(training_args.seed)
     if not training_args.should_log:
         logging.getLogger("cloze").setLevel(logging.ERROR)

@@ -110,7 +110,8 @@ class PretrainingTrainer(ResumableTrainer):
             # The Trainer assumes full batches, and steps that --max_train_hours does not reach.
             examples = self.meter.totals(self.accelerator)[0]
             self.reduce_running()
-            if examples and not self.had_targets.all():
+            # A resumed run may have had them before, and ends perhaps with a single batch of few tokens.
+            if examples and not self.progress.step and not self.had_targets.all():
                 raise UserError(
                     f"none of the {examples:,} training examples had a token to predict: raise --mlm_probability"
                 )

@@ -295,13 +295,13 @@ MISTAKES = [
     Case("schedule without end", "--lr_scheduler_type cosine_with_min_lr", "min_lr", "--lr_scheduler_kwargs"),
     Case(
         "unknown argument of the schedule",
-        '--lr_scheduler_kwargs {"cycles":2}',
+        "--lr_scheduler_kwargs '{\"cycles\":2}'",
         "--lr_scheduler_type linear with --lr_scheduler_kwargs {'cycles': 2}: ",
         "unexpected keyword argument 'cycles'",
     ),
     Case(
         "end above the peak",
-        '--lr_scheduler_type polynomial --lr_scheduler_kwargs {"lr_end":0.1}',
+        "--lr_scheduler_type polynomial --lr_scheduler_kwargs '{\"lr_end\":0.1}'",
         "--lr_scheduler_type polynomial with --lr_scheduler_kwargs {'lr_end': 0.1}: ",
         "must be smaller than initial lr",
     ),
@@ -565,7 +565,7 @@ LATE = [
     Case("hardly masked", "--mlm_probability 1e-9 --max_steps 2", "had a token to predict", "raise --mlm_probability"),
     Case(
         "negative rate",
-        '--max_steps 4 --lr_scheduler_type polynomial --lr_scheduler_kwargs {"lr_end":-1}',
+        "--max_steps 4 --lr_scheduler_type polynomial --lr_scheduler_kwargs '{\"lr_end\":-1}'",
         "the learning rate would be",
         "change the arguments",
     ),
