@@ -60,8 +60,6 @@ class PretrainingTrainer(ResumableTrainer):
         self.meter = ThroughputMeter(flops, peak, args.device)
         # Loss, count and hits of each objective since the last log.
         self.running = torch.zeros(len(objectives), 3, device=self.args.device)
-        # Which objectives have had targets.
-        self.had_targets = np.zeros(len(objectives), dtype=bool)
         # Number of examples of each held-out set during an evaluation. All that are predicted are one set.
         self.set_sizes: dict[str, int | None] = {"": None}
 
@@ -99,7 +97,7 @@ class PretrainingTrainer(ResumableTrainer):
         if "loss" in logs:
             logs["loss"] = self.drain_loss()
             logs |= self.meter.since_last(self.accelerator, time.monotonic() - self.started)
-            running = self.reduce_running()
+            running = self.accelerator.reduce(self.running, reduction="mean").cpu().numpy()
             shares = running[:, 0] / max(running[:, 0].sum(), 1e-9)
             for prefix, share, (_, count, hits) in zip(self.objectives, shares, running, strict=True):
                 if prefix:
@@ -108,10 +106,10 @@ class PretrainingTrainer(ResumableTrainer):
             self.running.zero_()
         if "train_runtime" in logs:
             # The Trainer assumes full batches, and steps that --max_train_hours does not reach.
-            examples = self.meter.totals(self.accelerator)[0]
-            self.reduce_running()
+            examples, *_, labels = self.meter.totals(self.accelerator)
+            predicts_tokens = any(objective.labels == "labels" for objective in self.objectives.values())
             # A resumed run may have had them before, and ends perhaps with a single batch of few tokens.
-            if examples and not self.progress.step and not self.had_targets.all():
+            if predicts_tokens and examples and not labels and not self.progress.step:
                 raise UserError(
                     f"none of the {examples:,} training examples had a token to predict: raise --mlm_probability"
                 )
@@ -119,12 +117,6 @@ class PretrainingTrainer(ResumableTrainer):
         super().log(logs, *args, **kwargs)
         # With --fp16, the gradient norm is infinite if the loss scale is too large.
         self.state.log_history[-1] = finite(self.state.log_history[-1])
-
-    def reduce_running(self) -> np.ndarray:
-        """Return loss, count and hits of each objective since the last log, means over the processes."""
-        running = self.accelerator.reduce(self.running, reduction="mean").cpu().numpy()
-        self.had_targets |= running[:, 1] > 0
-        return running
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Return scores as logits, and no loss: the Trainer would average it over batches (transformers#39241).
